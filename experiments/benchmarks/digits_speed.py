@@ -1,0 +1,158 @@
+"""Training steps and samples per second on the digits, beside PyTorch, both sides interleaved in one run.
+
+    python experiments/benchmarks/digits_speed.py --torch-python PATH_OF_A_PYTHON_THAT_HAS_TORCH
+
+The PyTorch side is pytorch_top_down.py (eager PyTorch): `article`, the article's code with its DataLoader and checks,
+and `lean`, the same maths without them; each with one and with two threads. Same model (721,808 parameters), same
+batches (fifteen of 64 and one of 40 an epoch), batch normalisation and float32 on all sides. A round runs every
+contestant once for about `--seconds`; rounds are repeated, and the table gives medians, quartiles and the medians of
+the ratios taken round by round. Nothing else should run on the machine meanwhile.
+"""
+
+import dataclasses
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+import hvae_jax as hv
+from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+      torch_python: a Python that has torch 2.13 (CPU), numpy and scikit-learn.
+      rounds: how often every contestant runs.
+      steps: training steps a contestant takes in a round (rounded to epochs of 16).
+      samples: images a contestant draws in a round.
+      out: where to write the table as JSON; empty for nowhere.
+    """
+
+    torch_python: str
+    rounds: int = 9
+    steps: int = 320
+    samples: int = 20_000
+    out: str = ""
+
+
+class Torch:
+    """The worker in its own process."""
+
+    def __init__(self, python: str, threads: int) -> None:
+        script = Path(__file__).with_name("pytorch_top_down.py")
+        command = [python, str(script), "--threads", str(threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.info = self.ask("info")
+
+    def ask(self, command: str) -> dict[str, float]:
+        """One command, its JSON answer."""
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        if "error" in answer:
+            raise RuntimeError(f"{command}: {answer['error']}")
+        return answer
+
+    def train(self, mode: str, steps: int) -> float:
+        """Steps per second."""
+        answer = self.ask(f"train {mode} {steps}")
+        return answer["steps"] / answer["seconds"]
+
+    def sample(self, mode: str, images: int, batch: int) -> float:
+        """Images per second."""
+        answer = self.ask(f"sample {images} {batch} {mode}")
+        return answer["images"] / answer["seconds"]
+
+
+def jax_train() -> Callable[[int], float]:
+    """Our side, as the experiment runs it: steps per second of dispatches of one epoch."""
+    split = hv.data.digits().splits["train"]
+    model, objective, optimiser, mesh = hv.models.TopDownVAE(), hv.NegativeELBO(), Adamax().build(), data_mesh()
+    data = hv.Batch(jax.device_put(split.x))
+    state = init_state(model, objective, optimiser, jax.random.key(0), data.x[:64])
+    plan = Plan(len(split), 64, per_dispatch=100, last_step=10**9)
+    dispatch = make_dispatch(make_step(model, objective, optimiser), plan, mesh)
+    done = 0
+
+    def train(steps: int) -> float:
+        nonlocal state, done
+        seconds, taken = 0.0, 0
+        for epoch in range(1 + -(-steps // plan.epoch_steps)):  # the first warms the caches, as on the other side
+            start = time.perf_counter()
+            length = plan.length(done)
+            state, metrics = dispatch(state, data, jax.random.key(1), done, length)
+            float(metrics["loss"][-1])  # the loop reads the metrics of every dispatch
+            done += length
+            if epoch:
+                seconds, taken = seconds + time.perf_counter() - start, taken + length
+        return taken / seconds
+
+    return train
+
+
+def jax_sample() -> Callable[[int, int], float]:
+    """Images per second of `generate`, `batch` at a time, results fetched."""
+    x = hv.data.digits().splits["train"].x[:64]
+    model = hv.models.TopDownVAE()
+    variables = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(1))
+    draw = jax.jit(lambda v, key, n: model.apply(v, key, n, method="generate"), static_argnums=2)
+
+    def sample(images: int, batch: int) -> float:
+        np.asarray(draw(variables, jax.random.key(0), batch))
+        start, count = time.perf_counter(), -(-images // batch)
+        for i in range(count):
+            np.asarray(draw(variables, jax.random.key(i), batch))
+        return count * batch / (time.perf_counter() - start)
+
+    return sample
+
+
+def main(settings: Settings) -> None:
+    """Measures and prints the two tables."""
+    torch = {threads: Torch(settings.torch_python, threads) for threads in (1, 2)}
+    train, sample = jax_train(), jax_sample()
+    training: dict[str, Callable[[], float]] = {"hvae_jax": lambda: train(settings.steps)}
+    sampling: dict[str, Callable[[], float]] = {}
+    for threads, worker in torch.items():
+        for mode in ("article", "lean"):
+            name = f"PyTorch {mode}, {threads} thread{'s' if threads > 1 else ''}"
+            training[name] = lambda w=worker, m=mode: w.train(m, settings.steps)
+    for batch in (64, 1024):
+        sampling[f"hvae_jax, {batch} at a time"] = lambda b=batch: sample(settings.samples, b)
+        for threads, worker in torch.items():
+            name = f"PyTorch, {threads} thread{'s' if threads > 1 else ''}, {batch} at a time"
+            sampling[name] = lambda w=worker, b=batch: w.sample("lean", settings.samples, b)
+
+    tables = {}
+    for title, contestants in (("training steps per second", training), ("images sampled per second", sampling)):
+        rates: dict[str, list[float]] = {name: [] for name in contestants}
+        for _ in range(settings.rounds):
+            for name, run in contestants.items():
+                rates[name].append(run())
+        ours = np.array(next(iter(rates.values())))
+        tables[title] = {
+            name: {
+                "median": float(np.median(values)),
+                "quartiles": np.percentile(values, [25, 75]).tolist(),
+                "ratio": float(np.median(ours / np.array(values))),
+            }
+            for name, values in rates.items()
+        }
+        print(f"\n{title}, {settings.rounds} rounds (ratio: the first row over this one, median of rounds)")
+        for name, row in tables[title].items():
+            low, high = row["quartiles"]
+            print(f"  {name:36s} {row['median']:10,.0f}   [{low:,.0f}, {high:,.0f}]   x{row['ratio']:.2f}")
+    if settings.out:
+        Path(settings.out).write_text(json.dumps(tables, indent=2))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

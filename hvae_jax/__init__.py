@@ -1,0 +1,27 @@
+"""hvae_jax: hierarchical variational auto-encoders in JAX. Importing touches no device and reads no file."""
+
+from hvae_jax import data as data
+from hvae_jax import distributions as distributions
+from hvae_jax import likelihoods as likelihoods
+from hvae_jax import models as models
+from hvae_jax import networks as networks
+from hvae_jax import objectives as objectives
+from hvae_jax.distributions import Normal as Normal
+from hvae_jax.distributions import kl as kl
+from hvae_jax.distributions import kl_residual as kl_residual
+from hvae_jax.distributions import precision_weighted as precision_weighted
+from hvae_jax.distributions import residual as residual
+from hvae_jax.likelihoods import Bernoulli as Bernoulli
+from hvae_jax.likelihoods import Categorical as Categorical
+from hvae_jax.likelihoods import Gaussian as Gaussian
+from hvae_jax.objectives import Batch as Batch
+from hvae_jax.objectives import Importance as Importance
+from hvae_jax.objectives import NegativeELBO as NegativeELBO
+from hvae_jax.objectives import elbo as elbo
+from hvae_jax.objectives import importance as importance
+from hvae_jax.objectives import iwae as iwae
+from hvae_jax.objectives import log_weight as log_weight
+from hvae_jax.trace import Level as Level
+from hvae_jax.trace import Trace as Trace
+
+__version__ = "0.1.0"

@@ -1,0 +1,4 @@
+"""The contents page: one model, one file."""
+
+from hvae_jax.models.base import HVAE as HVAE
+from hvae_jax.models.top_down import TopDownVAE as TopDownVAE

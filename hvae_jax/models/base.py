@@ -1,0 +1,97 @@
+"""What every model answers to, written once over its one forward pass, `descend`."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import linen as nn
+from jax import Array
+
+from hvae_jax.descent import Pick, picks
+from hvae_jax.trace import Trace
+
+
+class HVAE(nn.Module):
+    """A hierarchical VAE: a frozen module whose fields are its settings.
+
+    A model author writes two things: `num_levels`, and `descend`, the forward pass that serves inference and
+    generation alike. Everything else follows:
+
+        model.apply(variables, x, key, y=, latents=, temperature=, keep_top=, train=)            -> Trace
+        model.apply(variables, key, n, y=, latents=, temperature=, method="decode")              -> Trace without x
+        model.apply(variables, key, n, y=, latents=, temperature=, method="generate")            -> x, drawn
+        model.apply(variables, x, key, y=, keep_top=, temperature=, method="reconstruct")        -> E[x | z]
+        model.apply(variables, x, key, y=, method="encode")                                      -> latents, top first
+
+    `latents` is a tuple, top first, None where a latent is not given: which ones are given is static. `temperature`
+    (`[]` or `[L]`) and `keep_top` (levels from that index on come from the prior) are data and may be traced.
+    `train=True` goes with `mutable=["batch_stats"]`.
+    """
+
+    @property
+    def num_levels(self) -> int:
+        """L, the number of latents."""
+        raise TypeError(f"{type(self).__name__} has to say how many levels it has: define num_levels.")
+
+    def descend(
+        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
+    ) -> Trace:
+        """The forward pass: an ascent if there is an x, then the descent, then p(x | z)."""
+        raise TypeError(f"{type(self).__name__} has no forward pass: define descend.")
+
+    def __call__(
+        self,
+        x: Array,
+        key: Array,
+        *,
+        y: Array | None = None,
+        latents: Sequence[Array | None] | None = None,
+        temperature: Array | float = 1.0,
+        keep_top: Array | int | None = None,
+        train: bool = False,
+    ) -> Trace:
+        """Infers the latents of x `[B, *event]` (those not given, above keep_top) and scores it."""
+        choices = picks(self.num_levels, latents, temperature, keep_top)
+        return self.descend(x, x.shape[0], key, y=y, picks=choices, train=train)
+
+    def decode(
+        self,
+        key: Array,
+        n: int,
+        *,
+        y: Array | None = None,
+        latents: Sequence[Array | None] | None = None,
+        temperature: Array | float = 1.0,
+    ) -> Trace:
+        """Draws n examples' latents from the prior (those not given); no x, so log_px is None."""
+        choices = picks(self.num_levels, latents, temperature)
+        return self.descend(None, n, key, y=y, picks=choices, train=False)
+
+    def generate(
+        self,
+        key: Array,
+        n: int,
+        *,
+        y: Array | None = None,
+        latents: Sequence[Array | None] | None = None,
+        temperature: Array | float = 1.0,
+    ) -> Array:
+        """n new x: latents as in `decode`, then a draw from p(x | z)."""
+        key_latents, key_x = jax.random.split(key)
+        trace = self.decode(key_latents, n, y=y, latents=latents, temperature=temperature)
+        return trace.x_dist.sample(key_x)
+
+    def reconstruct(
+        self,
+        x: Array,
+        key: Array,
+        *,
+        y: Array | None = None,
+        keep_top: Array | int | None = None,
+        temperature: Array | float = 1.0,
+    ) -> Array:
+        """E[x | z] with the top `keep_top` levels inferred from x and the rest drawn from their priors."""
+        return self(x, key, y=y, keep_top=keep_top, temperature=temperature).x_dist.mean
+
+    def encode(self, x: Array, key: Array, *, y: Array | None = None) -> tuple[Array, ...]:
+        """A draw of all latents of x, top first: what `decode(latents=...)` takes."""
+        return self(x, key, y=y).latents

@@ -1,0 +1,143 @@
+"""The article's top-down VAE, with any number of levels.
+
+    p(x, z) = p(x | z1) p(z1 | z2) ... p(z_L)          every Gaussian diagonal, p(z_L) = N(0, I)
+    q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z1 | z2, x)
+
+A deterministic path goes up, r1 = f1(x), r_l = f_l(r_{l-1}); each r_l gives an offset (dm_l, d log var_l) from the
+level's prior, so q(z_l | .) = N(m_l + dm_l, var_l * dvar_l) shares the generative path.
+
+Source: J. Tomczak, "Hierarchical Variational Auto-Encoders" (the article) and its code; the residual posterior is
+NVAE's (Vahdat & Kautz, 2020). It departs from the code in one thing: the log variance of the priors is clamped too
+(`prior_clamp`), where the article leaves it free to overflow; None gives the article's.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from hvae_jax.descent import Pick, draw
+from hvae_jax.distributions import Normal, hard_clamp, residual
+from hvae_jax.likelihoods import Categorical, Likelihood
+from hvae_jax.models.base import HVAE
+from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu
+from hvae_jax.networks.mlp import MLP, Readout, check_event, join, one_hot
+from hvae_jax.trace import Level, Trace
+
+
+class TopDownVAE(HVAE):
+    """The article's top-down VAE. The defaults are its networks: 721,808 parameters on 8x8 digits of 17 values.
+
+    Attributes:
+      latents: size of each latent vector, top first. The article: z2 has 8, z1 has 16.
+      hidden: width of every network.
+      depth: hidden layers (linear, sigmoid-GELU, batch norm) of every network; the decoder has one more.
+      likelihood: p(x | z1), a family from `hvae_jax.likelihoods`.
+      clamp: bounds of each level's d log var, the article's hardtanh.
+      prior_clamp: bounds of each prior's log var below the top, or None for none, as in the article.
+      classes: how many class labels there are; 0 for a model without y. With labels, a one-hot y joins the input of
+        every network and the top prior is learned from y.
+      bottom_up: networks that replace f_L, ..., f_1, top first, None where the article's stays; () replaces none.
+        Each is a module called as `net(v, train=train)`: x `[B, *event]` as it is for f_1 in a model without labels,
+        else `[B, F]`, to `[B, F']`.
+      delta: likewise for the networks of the offsets: `[B, F]` to `[B, 2 * latents[i]]`.
+      prior: likewise for the L - 1 networks of the priors below the top: `[B, latents[i]]` to `[B, 2*latents[i+1]]`.
+      decoder: replaces the network from z1 `[B, latents[-1]]` to the features `[B, F]` that the readout takes.
+    """
+
+    latents: tuple[int, ...] = (8, 16)
+    hidden: int = 256
+    depth: int = 1
+    likelihood: Likelihood = Categorical(17)
+    clamp: tuple[float, float] = (-7.0, 2.0)
+    prior_clamp: tuple[float, float] | None = (-7.0, 7.0)
+    classes: int = 0
+    bottom_up: tuple[nn.Module | None, ...] = ()
+    delta: tuple[nn.Module | None, ...] = ()
+    prior: tuple[nn.Module | None, ...] = ()
+    decoder: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("latents", "bottom_up", "delta", "prior"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
+        levels = len(self.latents)
+        if not levels:
+            raise ValueError("TopDownVAE(latents=()): at least one level is needed, such as latents=(8, 16).")
+        if min(self.latents) < 1 or self.hidden < 1 or self.depth < 1:
+            raise ValueError(
+                f"TopDownVAE(latents={self.latents}, hidden={self.hidden}, depth={self.depth}): every size has to be "
+                "1 or more."
+            )
+        if self.classes < 0 or self.classes == 1:
+            raise ValueError(f"TopDownVAE(classes={self.classes}): 0 for no labels, or 2 and more.")
+        for name, count in (("bottom_up", levels), ("delta", levels), ("prior", levels - 1)):
+            if len(getattr(self, name)) not in (0, count):
+                raise ValueError(
+                    f"TopDownVAE({name}=...) has {len(getattr(self, name))} networks, but {levels} levels need "
+                    f"{count}, top first; None keeps the article's own, () keeps all."
+                )
+
+    @property
+    def num_levels(self) -> int:
+        """L."""
+        return len(self.latents)
+
+    @nn.compact
+    def descend(
+        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
+    ) -> Trace:
+        sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
+        readout = Readout(self.likelihood.parameters, name="readout")
+        label = one_hot(y, self.classes, n)
+
+        offsets: dict[int, Normal] = {}
+        if x is not None:
+            check_event(readout.event(), x)
+            r = x
+            for level in range(1, self.num_levels + 1):
+                last = exact_gelu if level == 1 else leaky_relu
+                r = self._net(self.bottom_up, level, f"r{level}", self.hidden, last)(join(r, label), train=train)
+                net = self._net(self.delta, level, f"delta{level}", 2 * sizes[level])
+                mean, log_var = jnp.split(net(join(r, label), train=train), 2, axis=-1)
+                offsets[level] = Normal.from_log_var(mean, hard_clamp(log_var, *self.clamp))
+
+        levels: list[Level] = []
+        for level, level_key, pick in zip(sizes, jax.random.split(key, len(sizes)), picks, strict=True):
+            above = levels[-1].z if levels else None
+            prior = self._prior(level, sizes[level], above, label, n, train)
+            posterior = residual(prior, offsets[level]) if offsets else None
+            levels.append(draw(level_key, prior, posterior, pick, name=f"z{level}"))
+
+        decoder = self.decoder or MLP((self.hidden,) * (self.depth + 1), name="px")
+        h = decoder(join(levels[-1].z, label), train=train)
+        x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
+        return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
+
+    def _prior(self, level: int, size: int, above: Array | None, label: Array | None, n: int, train: bool) -> Normal:
+        """p(z_level | z above, y): N(0, I) at the top of a model without labels, else a network's."""
+        if above is None and label is None:
+            return Normal.standard((n, size))
+        if above is None:
+            net = MLP((self.hidden,) * self.depth, 2 * size, name=f"prior{level}")
+        else:
+            net = self._net(self.prior, level, f"prior{level}", 2 * size)
+        mean, log_var = jnp.split(net(label if above is None else join(above, label), train=train), 2, axis=-1)
+        return Normal.from_log_var(
+            mean, log_var if self.prior_clamp is None else hard_clamp(log_var, *self.prior_clamp)
+        )
+
+    def _net(
+        self,
+        replaced: tuple[nn.Module | None, ...],
+        level: int,
+        name: str,
+        features: int,
+        last: Callable[[Array], Array] = identity,
+    ) -> nn.Module:
+        """The network that the user put in this level's place, or the article's."""
+        if replaced and (module := replaced[-level]) is not None:
+            return module
+        return MLP((self.hidden,) * self.depth, features, last_activation=last, name=name)

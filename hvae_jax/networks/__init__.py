@@ -1,0 +1,6 @@
+"""Flax modules with no probability in them."""
+
+from hvae_jax.networks.mlp import MLP as MLP
+from hvae_jax.networks.mlp import BatchNorm as BatchNorm
+from hvae_jax.networks.mlp import Linear as Linear
+from hvae_jax.networks.mlp import Readout as Readout

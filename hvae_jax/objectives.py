@@ -1,0 +1,207 @@
+"""Bounds of log p(x), and what is minimised.
+
+`elbo`, `log_weight` are functions of one Trace; `iwae` and `importance` take as many draws as asked for, in bounded
+memory. An objective is what the training step minimises: `init() -> state` and
+`(forward, variables, batch, key, step, state) -> (loss, metrics, state, updates)`.
+"""
+
+import dataclasses
+import math
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax import Array
+from jaxtyping import Float, Key
+
+from hvae_jax.trace import Trace
+
+
+def elbo(trace: Trace) -> Float[Array, " batch"]:
+    """log p(x | z) - sum_l rate_l, one value per example, nats: a one-sample lower bound of log p(x).
+
+    Source: the article's ELBO; Kingma & Welling (2014), equation 3.
+    Raises ValueError for a trace without x.
+    """
+    return _log_px(trace) - trace.rates.sum(0)
+
+
+def log_weight(trace: Trace) -> Float[Array, " batch"]:
+    """log w = log p(x | z) + sum_l (log p_l - log q_l) at the sampled latents, per example, nats; E w = p(x).
+
+    Source: Burda et al. (2015), equation 5.
+    Raises ValueError for a trace without x.
+    """
+    return _log_px(trace) - trace.ratios.sum(0)
+
+
+def _log_px(trace: Trace) -> Array:
+    if trace.log_px is None:
+        raise ValueError("This trace has no x (it comes from decode): there is no bound of log p(x) in it.")
+    return trace.log_px
+
+
+# ---- importance-weighted bounds
+
+
+@struct.dataclass
+class Importance:
+    """What K importance-weighted draws say of log p(x), per example; every field `[B]`.
+
+    Attributes:
+      bound: log (1/K) sum_k w_k, nats: the IWAE bound.
+      elbo: mean_k of the ELBO's integrand (analytic KLs where they are right), nats.
+      effective_sample_size: (sum w)^2 / sum w^2, between 1 and K.
+      standard_error: of `bound`, by the delta method: sd(w) / (mean(w) sqrt(K)), nats. It trusts the K draws seen:
+        where the effective sample size is a few, it is too small and the bound too low.
+      elbo_standard_error: of `elbo`, nats; NaN for K = 1, as is standard_error.
+    """
+
+    bound: Array
+    elbo: Array
+    effective_sample_size: Array
+    standard_error: Array
+    elbo_standard_error: Array
+
+
+def importance(
+    model: nn.Module,
+    variables: Any,
+    x: Array,
+    key: Key[Array, ""],
+    k: int = 500,
+    chunk: int = 50,
+    y: Array | None = None,
+) -> Importance:
+    """The IWAE bound with K draws, one value per example, in memory that does not grow with K.
+
+    Draw i has the key `fold_in(key, i)` whatever k and chunk are, so that results do not depend on the chunk (beyond
+    rounding) and a larger K continues a smaller one.
+
+    Args:
+      model, variables: a model and its variables; evaluation mode.
+      x: `[B, *event]`; y: `[B]` labels for a model with classes.
+      key: of the draws.
+      k: number of draws K.
+      chunk: draws held in memory at once.
+    Source: Burda et al. (2015), equation 8; effective sample size after Kong (1992).
+    Raises ValueError for k or chunk below 1.
+    """
+    if k < 1 or chunk < 1:
+        raise ValueError(f"importance(k={k}, chunk={chunk}): both have to be 1 or more.")
+    chunk = min(chunk, k)
+
+    def draw_one(index: Array) -> tuple[Array, Array]:
+        trace = model.apply(variables, x, jax.random.fold_in(key, index), y=y)
+        counts = index < k
+        return jnp.where(counts, log_weight(trace), -jnp.inf), jnp.where(counts, elbo(trace), 0.0)
+
+    def fold(carry: tuple[Array, ...], draws: tuple[Array, Array]) -> tuple[tuple[Array, ...], None]:
+        peak, total, squares, elbo_mean, elbo_squares, seen = carry
+        log_w, one_elbo = draws
+        new_peak = jnp.maximum(peak, log_w)
+        safe = jnp.where(jnp.isneginf(new_peak), 0.0, new_peak)
+        shrink, w = jnp.exp(peak - safe), jnp.exp(log_w - safe)
+        counts = (seen < k).astype(log_w.dtype)
+        seen = seen + 1
+        step = counts * (one_elbo - elbo_mean)  # Welford's running mean and sum of squared deviations
+        mean = elbo_mean + step / seen
+        return (
+            new_peak,
+            total * shrink + w,
+            squares * shrink**2 + w**2,
+            mean,
+            elbo_squares + step * (one_elbo - mean),
+            seen,
+        ), None
+
+    def fold_chunk(carry: tuple[Array, ...], start: Array) -> tuple[tuple[Array, ...], None]:
+        draws = jax.vmap(draw_one)(start + jnp.arange(chunk))
+        return jax.lax.scan(fold, carry, draws)
+
+    probe = jax.eval_shape(lambda: draw_one(jnp.int32(0)))[0]
+    zeros = jnp.zeros(probe.shape, probe.dtype)
+    carry = (jnp.full(probe.shape, -jnp.inf, probe.dtype), zeros, zeros, zeros, zeros, jnp.int32(0))
+    carry, _ = jax.lax.scan(fold_chunk, carry, jnp.arange(0, k, chunk))
+    peak, total, squares, elbo_mean, elbo_squares, _ = carry
+
+    effective = total**2 / squares
+    few = jnp.nan if k == 1 else 1.0
+    return Importance(
+        bound=peak + jnp.log(total) - math.log(k),
+        elbo=elbo_mean,
+        effective_sample_size=effective,
+        # sd(w)^2/mean(w)^2 = K/ESS - 1, unbiased by K/(K-1)
+        standard_error=few * jnp.sqrt(jnp.maximum(k / effective - 1.0, 0.0) / max(k - 1, 1)),
+        elbo_standard_error=few * jnp.sqrt(elbo_squares / (max(k - 1, 1) * k)),
+    )
+
+
+def iwae(
+    model: nn.Module,
+    variables: Any,
+    x: Array,
+    key: Key[Array, ""],
+    k: int = 500,
+    chunk: int = 50,
+    y: Array | None = None,
+) -> Float[Array, " batch"]:
+    """log (1/K) sum_k w_k per example, nats: `importance(...).bound`, which see."""
+    return importance(model, variables, x, key, k, chunk, y).bound
+
+
+# ---- what is minimised
+
+
+@struct.dataclass
+class Batch:
+    """Examples and, where there are any, their labels. `x`: `[B, *event]`; `y`: `[B]` or None."""
+
+    x: Array
+    y: Array | None = None
+
+
+class Forward(Protocol):
+    """A model with its statistics: `(variables, x, key, **choices) -> (Trace, updates)`."""
+
+    def __call__(self, variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
+        """One trace of x, and what the model's other collections become."""
+        ...
+
+
+class Objective(Protocol):
+    """What training minimises: a frozen record. `metrics` always has the bare `elbo`, `log_px` and `rates` [L]."""
+
+    def init(self) -> Any:
+        """The objective's own state: a pytree of arrays, () where there is none."""
+        ...
+
+    def __call__(
+        self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
+    ) -> tuple[Array, dict[str, Array], Any, Any]:
+        """(loss, metrics, state, updates) of one batch; `updates` is what `forward` gave."""
+        ...
+
+
+def bare_metrics(trace: Trace) -> dict[str, Array]:
+    """Batch means in nats: `elbo`, `log_px`, and `rates` per level, top first. Never scaled, never regularised."""
+    return {"elbo": elbo(trace).mean(), "log_px": _log_px(trace).mean(), "rates": trace.rates.mean(1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class NegativeELBO:
+    """loss = -mean elbo: the article's objective."""
+
+    def init(self) -> tuple[()]:
+        """No state."""
+        return ()
+
+    def __call__(
+        self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
+    ) -> tuple[Array, dict[str, Array], Any, Any]:
+        """One descent, one sample of every latent."""
+        trace, updates = forward(variables, batch.x, key, y=batch.y)
+        metrics = bare_metrics(trace)
+        return -metrics["elbo"], metrics, state, updates

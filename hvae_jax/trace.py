@@ -1,0 +1,114 @@
+"""The one record: `Level` and `Trace`, what every model answers with, in nats.
+
+elbo = log_px - sum of rates        log_w = log_px + sum of (log_p - log_q)
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from hvae_jax.distributions import sum_event
+from hvae_jax.likelihoods import LikelihoodRecord
+
+
+@struct.dataclass
+class Level:
+    """One latent, or a run of `n` equal ones that were scanned (`stacked`; every array then has a leading axis n).
+
+    Attributes:
+      z: `[B, ...]`, the sample.
+      q: the distribution z was inferred from, a record of `[B, ...]` arrays; under a flow, its base. Where there
+        was no posterior it is the prior.
+      p: the prior p(z | above), likewise.
+      kl: `[B, ...]`, elementwise nats: analytic where the prior does not depend on this level's own sample, else
+        log q - log p at the sample. 0 where z came from the prior.
+      log_q: `[B]`, log density of z under what it was drawn from, with a flow's log-determinant, at temperature 1.
+      log_p: `[B]`, log density of z under the prior.
+      name: as in the paper: "z1" is next to x.
+      side: height of the latent's map, 1 for a vector.
+      stacked: whether the arrays have a leading axis of levels.
+    """
+
+    z: Array
+    q: Any
+    p: Any
+    kl: Array
+    log_q: Array
+    log_p: Array
+    name: str = struct.field(pytree_node=False, default="z")
+    side: int = struct.field(pytree_node=False, default=1)
+    stacked: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def rate(self) -> Array:
+        """Nats of KL per example, `[B]` (`[n, B]` for a run)."""
+        _refuse_extra_axes(self)
+        return jax.vmap(sum_event)(self.kl) if self.stacked else sum_event(self.kl)
+
+    @property
+    def ratio(self) -> Array:
+        """log q - log p at the sample, per example, `[B]` (`[n, B]` for a run)."""
+        _refuse_extra_axes(self)
+        return self.log_q - self.log_p
+
+
+@struct.dataclass
+class Trace:
+    """One joint sample of all latents and what it says of x.
+
+    Attributes:
+      log_px: `[B]`, log p(x | z), or None where there was no x.
+      levels: in generative order, top first. A scanned run is one stacked `Level`.
+      x_dist: p(x | z), a record with `log_prob(x)`, `sample(key)`, `mean` and `mode`.
+    """
+
+    log_px: Array | None
+    levels: tuple[Level, ...]
+    x_dist: LikelihoodRecord
+
+    @property
+    def rates(self) -> Array:
+        """KL of each latent, `[L, B]`, nats, top first.
+
+        Raises ValueError on a Trace that was vmapped: its axes cannot be told apart outside.
+        """
+        return jnp.concatenate([jnp.atleast_2d(level.rate) for level in self.levels])
+
+    @property
+    def ratios(self) -> Array:
+        """log q - log p of each latent at its sample, `[L, B]`, nats, top first. Raises as `rates` does."""
+        return jnp.concatenate([jnp.atleast_2d(level.ratio) for level in self.levels])
+
+    @property
+    def latents(self) -> tuple[Array, ...]:
+        """One array a latent, top first: exactly what `latents=` takes."""
+        return tuple(level.z for level in self.unstack())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name a latent, top first."""
+        return tuple(level.name for level in self.unstack())
+
+    def unstack(self) -> tuple[Level, ...]:
+        """One `Level` a latent; those of a run "z" are named "z.0", "z.1", ... from the top."""
+        single = []
+        for level in self.levels:
+            if not level.stacked:
+                single.append(level)
+                continue
+            for i in range(level.z.shape[0]):
+                one = jax.tree.map(lambda leaf, i=i: leaf[i], level)
+                single.append(one.replace(stacked=False, name=f"{level.name}.{i}"))
+        return tuple(single)
+
+
+def _refuse_extra_axes(level: Level) -> None:
+    if level.log_q.ndim != 1 + level.stacked:
+        raise ValueError(
+            f"Level {level.name!r} has log_q of shape {level.log_q.shape}, but one trace has "
+            f"{'[n, B]' if level.stacked else '[B]'}: this looks like a vmapped Trace. Use its properties inside "
+            "the vmap, as in vmap(lambda key: elbo(model.apply(variables, x, key)))."
+        )

@@ -1,0 +1,10 @@
+"""The training step, the dispatch, the loop, and what they need. It knows no model."""
+
+from hvae_jax.training.dispatch import Plan as Plan
+from hvae_jax.training.dispatch import make_dispatch as make_dispatch
+from hvae_jax.training.mesh import data_mesh as data_mesh
+from hvae_jax.training.optimisers import Adamax as Adamax
+from hvae_jax.training.optimisers import AdamW as AdamW
+from hvae_jax.training.state import TrainState as TrainState
+from hvae_jax.training.state import init_state as init_state
+from hvae_jax.training.step import make_step as make_step

@@ -1,0 +1,78 @@
+"""Everything a run needs to go on, as one pytree of arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import Array
+
+from hvae_jax.objectives import Objective
+
+
+@struct.dataclass
+class TrainState:
+    """The state of a run.
+
+    Attributes:
+      step: int32 `[]`, steps taken, skipped ones included: it also names the step's random key and batch.
+      params: what is trained.
+      statistics: the model's other collections, such as {"batch_stats": ...}; {} where there are none.
+      opt_state: the optimiser's.
+      objective_state: the objective's, () where it has none.
+      ema: exponential moving average of `params`, or None.
+      skipped: int32 `[]`, steps whose update was left out because the loss or a gradient was not finite.
+      streak: int32 `[]`, how many of the last steps in a row were skipped.
+    """
+
+    step: Array
+    params: Any
+    statistics: Any
+    opt_state: Any
+    objective_state: Any
+    ema: Any
+    skipped: Array
+    streak: Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` takes in evaluation: the averaged parameters where there are any, and statistics."""
+        return {"params": self.params if self.ema is None else self.ema, **self.statistics}
+
+
+def init_state(
+    model: nn.Module,
+    objective: Objective,
+    optimiser: optax.GradientTransformation,
+    key: Array,
+    x: Array,
+    y: Array | None = None,
+    ema: bool = False,
+) -> TrainState:
+    """A fresh state, jitted (eager initialisation is several times slower).
+
+    Args:
+      key: of the initialisation.
+      x, y: a batch of examples; only shapes and dtypes count.
+      ema: whether to keep an average of the parameters.
+    """
+
+    @jax.jit
+    def build(key: Array, x: Array, y: Array | None) -> TrainState:
+        init_key, sample_key = jax.random.split(key)
+        statistics = dict(model.init(init_key, x, sample_key, y=y))
+        params = statistics.pop("params")
+        return TrainState(
+            step=jnp.int32(0),
+            params=params,
+            statistics=statistics,
+            opt_state=optimiser.init(params),
+            objective_state=objective.init(),
+            ema=jax.tree.map(jnp.copy, params) if ema else None,
+            skipped=jnp.int32(0),
+            streak=jnp.int32(0),
+        )
+
+    return build(key, x, y)
