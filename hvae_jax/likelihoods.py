@@ -4,6 +4,7 @@ A family knows how many numbers it wants for each element of x (`parameters`), t
 record, and checks data (`check`). A record answers `log_prob(x) -> [B]` in nats, `sample(key)`, `mean` and `mode`.
 """
 
+import abc
 import dataclasses
 import math
 from typing import Any, Protocol, runtime_checkable
@@ -41,21 +42,24 @@ class LikelihoodRecord(Protocol):
         ...
 
 
-class Likelihood(Protocol):
-    """A family of likelihoods: a frozen, hashable setting of a model."""
+class Likelihood(abc.ABC):
+    """A family of likelihoods: a frozen, hashable setting of a model.
+
+    A base class and not a Protocol because a command line asks of a setting's default which family it is.
+    """
 
     @property
+    @abc.abstractmethod
     def parameters(self) -> int:
         """Numbers from the network for each element of x."""
-        ...
 
+    @abc.abstractmethod
     def __call__(self, h: Array) -> LikelihoodRecord:
         """Network output `[B, *event, parameters]` to the record of p(x | z)."""
-        ...
 
+    @abc.abstractmethod
     def check(self, x: np.ndarray, name: str = "x") -> None:
         """Raises ValueError if the family gives some value in `x` no probability at all."""
-        ...
 
 
 def _clip_log(log_prob: Array, min_probability: float) -> Array:
@@ -109,7 +113,7 @@ class BernoulliRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bernoulli:
+class Bernoulli(Likelihood):
     """Binary data, or values in [0, 1] taken as probabilities.
 
     Attributes:
@@ -151,12 +155,11 @@ class CategoricalRecord:
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """sum_d log softmax(logits_d)[x_d], nats; -inf where a value is not one of 0..K-1."""
         x = x.astype(self.logits.dtype)
-        values = jnp.arange(self.logits.shape[-1], dtype=self.logits.dtype)
+        values = jax.lax.broadcasted_iota(self.logits.dtype, self.logits.shape, self.logits.ndim - 1)
         picked = jnp.where(x[..., None] == values, self.logits, 0.0).sum(-1)
         log_p = picked - jax.nn.logsumexp(self.logits, axis=-1)
         allowed = (x >= 0) & (x < self.logits.shape[-1]) & (x == jnp.floor(x))
-        log_p = jnp.where(allowed, log_p, -jnp.inf)
-        return sum_event(_clip_log(log_p, self.min_probability))
+        return sum_event(jnp.where(allowed, _clip_log(log_p, self.min_probability), -jnp.inf))
 
     def sample(self, key: Key[Array, ""]) -> Num[Array, "batch ..."]:
         """Integers 0..K-1, int32, by inversion: one uniform number an element instead of one for each of K classes.
@@ -183,7 +186,7 @@ class CategoricalRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class Categorical:
+class Categorical(Likelihood):
     """Integer data 0..num_values-1, one softmax an element.
 
     Attributes:
@@ -249,7 +252,7 @@ class GaussianRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Likelihood):
     """Real data: a mean and a scale for each element, log_std soft-clamped to (-bound, bound).
 
     The bound keeps the density of a constant element from growing without limit.

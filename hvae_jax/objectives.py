@@ -7,7 +7,7 @@ memory. An objective is what the training step minimises: `init() -> state` and
 
 import dataclasses
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +163,7 @@ class Batch:
     y: Array | None = None
 
 
+@runtime_checkable
 class Forward(Protocol):
     """A model with its statistics: `(variables, x, key, **choices) -> (Trace, updates)`."""
 
@@ -171,6 +172,8 @@ class Forward(Protocol):
         ...
 
 
+@runtime_checkable
+@runtime_checkable
 class Objective(Protocol):
     """What training minimises: a frozen record. `metrics` always has the bare `elbo`, `log_px` and `rates` [L]."""
 

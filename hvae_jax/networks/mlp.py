@@ -17,6 +17,11 @@ def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+def _per_feature(v: Float[Array, " features"], ndim: int) -> Float[Array, "... features"]:
+    """v with leading axes of size 1, so that no operation promotes ranks silently."""
+    return v.reshape((1,) * (ndim - 1) + v.shape)
+
+
 class Linear(nn.Module):
     """x @ kernel + bias, initialised as PyTorch does; integer inputs are promoted to the kernel's dtype."""
 
@@ -27,7 +32,7 @@ class Linear(nn.Module):
         init = uniform_fan_in(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
-        return x @ kernel + bias
+        return x @ kernel + _per_feature(bias, x.ndim)
 
 
 class BatchNorm(nn.Module):
@@ -56,18 +61,19 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         if not train:
             gain = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
-            return x * gain + (bias - running_mean.value * gain)
+            return x * _per_feature(gain, x.ndim) + _per_feature(bias - running_mean.value * gain, x.ndim)
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
         mean = x.mean(axes)
-        centred = x - mean
+        centred = x - _per_feature(mean, x.ndim)
         var = jnp.square(centred).mean(axes)
         if not self.is_initializing():
             unbiased = var * (count / max(count - 1, 1))
             keep = self.momentum
             running_mean.value = keep * running_mean.value + (1.0 - keep) * jax.lax.stop_gradient(mean)
             running_var.value = keep * running_var.value + (1.0 - keep) * jax.lax.stop_gradient(unbiased)
-        return centred * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
+        gain = scale * jax.lax.rsqrt(var + self.epsilon)
+        return centred * _per_feature(gain, x.ndim) + _per_feature(bias, x.ndim)
 
 
 class MLP(nn.Module):
@@ -142,7 +148,7 @@ class Readout(nn.Module):
         init = uniform_fan_in(h.shape[-1])
         kernel = self.param("kernel", init, (h.shape[-1], *event, self.parameters), jnp.float32)
         bias = self.param("bias", init, (*event, self.parameters), jnp.float32)
-        flat = h @ kernel.reshape(h.shape[-1], -1) + bias.reshape(-1)
+        flat = h @ kernel.reshape(h.shape[-1], -1) + bias.reshape(1, -1)
         return flat.reshape(h.shape[0], *event, self.parameters)
 
     def event(self) -> tuple[int, ...] | None:

@@ -1,11 +1,13 @@
 """Optimisers as settings: frozen records that build the Optax transformation of the same name."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable, runtime_checkable
 
 import optax
 
 
+@runtime_checkable
+@runtime_checkable
 class Optimiser(Protocol):
     """A frozen record that builds an Optax transformation."""
 

@@ -1,0 +1,73 @@
+"""What this machine computes with: versions, backend, devices, and whether an accelerator lies idle."""
+
+import importlib.metadata
+import importlib.util
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "chex", "tensorflow-datasets")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what the numbers depend on; "missing" where a package is not there."""
+    found = {"python": platform.python_version(), "hvae-jax": _version("hvae-jax")}
+    return found | {name: _version(name) for name in (*_PACKAGES, "libtpu")}
+
+
+def devices() -> dict[str, Any]:
+    """Backend, kind and number of the devices that JAX sees."""
+    found = jax.devices()
+    return {
+        "backend": jax.default_backend(),
+        "kind": found[0].device_kind,
+        "count": len(found),
+        "processes": jax.process_count(),
+    }
+
+
+def idle_accelerator() -> str | None:
+    """What to do if this machine has a TPU or a GPU and JAX computes on the CPU all the same; None if all is well."""
+    if jax.default_backend() != "cpu":
+        return None
+    if (
+        list(Path("/dev").glob("accel*"))
+        or list(Path("/dev/vfio").glob("[0-9]*"))
+        or importlib.util.find_spec("libtpu")
+    ):
+        return (
+            "a TPU seems to be here, but JAX fell back to the CPU. Often a pip install has parted jax from libtpu: "
+            'pip install -U "jax[tpu]", then restart the runtime. Only one process may hold a TPU.'
+        )
+    if list(Path("/dev").glob("nvidia[0-9]*")):
+        return 'an NVIDIA GPU is here, but JAX fell back to the CPU: pip install -U "jax[cuda12]", then start again.'
+    return None
+
+
+def line() -> str:
+    """One line: what the training script prints first."""
+    here, found = devices(), versions()
+    text = (
+        f"hvae_jax {found['hvae-jax']}, jax {found['jax']}, flax {found['flax']}, python {found['python']}: "
+        f"{here['count']} x {here['kind']} ({here['backend']})"
+    )
+    warning = idle_accelerator()
+    return text if warning is None else f"{text}\nwarning: {warning}"
+
+
+def report() -> str:
+    """All of it, a line each: `hvae doctor`."""
+    here = devices()
+    rows = [f"{name:20s} {version}" for name, version in versions().items()]
+    rows += [f"{name:20s} {value}" for name, value in here.items()]
+    rows.append(f"{'accelerator':20s} {idle_accelerator() or ('in use' if here['backend'] != 'cpu' else 'none found')}")
+    return "\n".join(rows)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,99 @@
+"""The numbers of a run: bounds, bits per dimension, rates and active units over whole splits, as plain Python."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from hvae_jax.data.dataset import Dataset, Split
+from hvae_jax.diagnostics import Usage, active_units, usage
+from hvae_jax.objectives import Importance, importance
+
+
+def evaluate(
+    model: nn.Module,
+    variables: Any,
+    dataset: Dataset,
+    key: Array,
+    draws: dict[str, int],
+    chunk: int = 10,
+    size: int = 500,
+    usage_draws: int = 16,
+) -> dict[str, Any]:
+    """Everything `result.json` says about the model, over every example of the splits that `draws` names.
+
+    Args:
+      draws: K of the importance-weighted bound for each split to evaluate; the ELBO is the mean over the same draws.
+      chunk: draws held in memory at once; size: examples likewise.
+      usage_draws: draws behind rates and active units.
+    Returns: dicts by split: `elbo`, `iw_bound`, `k`, `bits_per_dim` (of both bounds), `standard_error` (of both
+      bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level,
+      `distortion`, `active_units` by level. Nats but for the bits.
+    Raises ValueError for a split that is not there.
+    """
+    labelled = bool(getattr(model, "classes", 0))
+    bound = jax.jit(partial(importance, model), static_argnames=("k", "chunk"))
+    use = jax.jit(partial(usage, model), static_argnames=("draws",))
+    nats = math.log(2) * dataset.dimensions
+    report: dict[str, Any] = {}
+    for name, k in draws.items():
+        if name not in dataset.splits:
+            raise ValueError(f"{dataset.name} has no split {name!r}; it has {list(dataset.splits)}.")
+        split, split_key = dataset.splits[name], jax.random.fold_in(key, list(dataset.splits).index(name))
+        bounds, usages = [], []
+        for i, (x, y, count) in enumerate(chunks(split, min(size, len(split)), labelled)):
+            bound_key, usage_key = jax.random.split(jax.random.fold_in(split_key, i))
+            drawn = bound(variables, x, bound_key, k=k, chunk=chunk, y=y)
+            used = use(variables, x, usage_key, draws=usage_draws, y=y)
+            bounds.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], drawn))
+            usages.append(
+                Usage(
+                    np.asarray(used.rates)[:, :count],
+                    np.asarray(used.log_px)[:count],
+                    tuple(np.asarray(means)[:count] for means in used.posterior_means),
+                )
+            )
+        levels = _level_names(model, variables, split.x[:1], split.y if labelled else None)
+        each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
+        means = tuple(np.concatenate(parts) for parts in zip(*(u.posterior_means for u in usages), strict=True))
+        rates = np.concatenate([u.rates for u in usages], axis=1).mean(1)
+        values = {
+            "elbo": float(each.elbo.mean()),
+            "iw_bound": float(each.bound.mean()),
+            "k": k,
+            "bits_per_dim": {"elbo": float(-each.elbo.mean() / nats), "iw_bound": float(-each.bound.mean() / nats)},
+            "standard_error": {"elbo": _standard_error(each.elbo), "iw_bound": _standard_error(each.bound)},
+            "effective_sample_size": float(each.effective_sample_size.mean()),
+            "rates": dict(zip(levels, rates.tolist(), strict=True)),
+            "distortion": float(-np.concatenate([u.log_px for u in usages]).mean()),
+            "active_units": dict(zip(levels, active_units(means), strict=True)),
+        }
+        for measure, value in values.items():
+            report.setdefault(measure, {})[name] = value
+    return report
+
+
+def chunks(split: Split, size: int, labelled: bool) -> Iterator[tuple[np.ndarray, np.ndarray | None, int]]:
+    """`size` examples at a time, always that many: the last chunk is filled up with its first ones, and how many
+    count is said, so that one compilation serves all and no example is left out."""
+    for start in range(0, len(split), size):
+        rows = np.arange(start, start + size)
+        count = min(size, len(split) - start)
+        rows[count:] = start
+        yield split.x[rows], split.y[rows] if labelled else None, count
+
+
+def _level_names(model: nn.Module, variables: Any, x: np.ndarray, y: np.ndarray | None) -> tuple[str, ...]:
+    """Names of the levels, top first, without computing anything."""
+    label = None if y is None else y[:1]
+    trace = jax.eval_shape(lambda v: model.apply(v, x, jax.random.key(0), y=label), variables)
+    return trace.names
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else float("nan")

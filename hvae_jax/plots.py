@@ -1,0 +1,100 @@
+"""Pictures: grids of images and training curves, as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+_GREY = "#52514e"
+_SERIES = ("#2a78d6", "#1baf7a", "#eda100", "#4a3aa7", "#e34948", "#008300", "#e87ba4", "#eb6834")
+
+
+def as_images(x: np.ndarray) -> np.ndarray:
+    """Examples as images `[N, H, W]` or `[N, H, W, 3]`: one-channel axes dropped, vectors as squares or rows."""
+    x = np.asarray(x)
+    if x.ndim == 4 and x.shape[-1] == 1:
+        return x[..., 0]
+    if x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (3, 4)):
+        return x
+    flat = x.reshape(len(x), -1)
+    side = int(flat.shape[1] ** 0.5)
+    return flat.reshape(len(x), side, side) if side * side == flat.shape[1] else flat[:, None, :]
+
+
+def tile(images: np.ndarray, columns: int, low: float, high: float) -> np.ndarray:
+    """Images `[N, H, W(, 3)]` as one picture, a pixel's margin between them; values scaled to 0..1 by low and high."""
+    scaled = np.clip((images.astype(np.float64) - low) / max(high - low, 1e-12), 0.0, 1.0)
+    rows = -(-len(images) // columns)
+    height, width = images.shape[1:3]
+    picture = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, *images.shape[3:]))
+    for i, image in enumerate(scaled):
+        top, left = i // columns * (height + 1) + 1, i % columns * (width + 1) + 1
+        picture[top : top + height, left : left + width] = image
+    return picture
+
+
+def save_grids(
+    path: Path, panels: dict[str, np.ndarray], columns: int, value_range: tuple[float, float], dpi: int = 150
+) -> None:
+    """Writes one PNG with a titled grid of images for each panel, side by side.
+
+    Args:
+      panels: title to examples `[N, *event]`.
+      columns: images in a row of a grid.
+      value_range: what is drawn black and white.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pictures = {title: tile(as_images(x), columns, *value_range) for title, x in panels.items()}
+    height, width = next(iter(pictures.values())).shape[:2]
+    size = 3.2
+    figure = Figure(figsize=(size * len(pictures), size * height / width + 0.35), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(pictures), squeeze=False)[0]
+    for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+        axis.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+        axis.set_title(title, fontsize=10)
+        axis.axis("off")
+    figure.savefig(path, dpi=dpi)
+
+
+def save_curve(path: Path, rows: Sequence[dict[str, float]], best_step: int, dpi: int = 150) -> None:
+    """Writes one PNG: minus the ELBO in training and validation, and the validation rate of each level, by epoch.
+
+    The first panel's axis starts where all but the first tenth of the curve fits, so that the end can be read.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    validated = [row for row in rows if row.get("validation/elbo") is not None]
+    epochs = [row["epoch"] for row in validated]
+    loss = [-row["validation/elbo"] for row in validated]
+    trained = [row for row in rows if row.get("elbo") is not None]
+    left.plot([row["epoch"] for row in trained], [-row["elbo"] for row in trained], color=_SERIES[0], label="train")
+    left.plot(epochs, loss, color=_SERIES[1], label="validation")
+    best = [row for row in validated if row["step"] == best_step]
+    if best:
+        point = (best[0]["epoch"], -best[0]["validation/elbo"])
+        left.plot(*point, "o", color=_SERIES[1], markersize=6, markeredgecolor="white")
+        left.annotate(f"best {point[1]:.1f}", point, (0, 8), textcoords="offset points", ha="center", fontsize=9)
+    settled = [-row["elbo"] for row in trained[len(trained) // 10 :]] + loss[len(loss) // 10 :]
+    if settled:
+        margin = 0.05 * (max(settled) - min(settled)) + 1e-3
+        left.set_ylim(min(settled) - margin, max(settled) + margin)
+    left.set_ylabel("-ELBO, nats")
+    names = [key for key in (validated[-1] if validated else {}) if key.startswith("validation/rate/")]
+    for name, colour in zip(names, _SERIES * (len(names) // len(_SERIES) + 1), strict=False):
+        right.plot(epochs, [row[name] for row in validated], color=colour, label=name.rsplit("/", 1)[1])
+    right.set_ylabel("validation rate (KL), nats")
+    right.set_ylim(bottom=0.0)
+    for axis in (left, right):
+        axis.set_xlabel("epoch")
+        axis.grid(color="#e6e5e0", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=_GREY)
+        axis.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=dpi)

@@ -1,0 +1,102 @@
+"""What a finished run leaves: numbers, pictures, and the lines that are printed last."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from hvae_jax import doctor, plots
+from hvae_jax.data.dataset import Dataset, Split
+from hvae_jax.evaluation import evaluate
+from hvae_jax.objectives import Batch
+from hvae_jax.training.loop import Outcome, level_names
+from hvae_jax.training.report import read_metrics
+
+
+def to_batch(split: Split, model: nn.Module) -> Batch:
+    """A split as the model takes it: labels only where it has classes."""
+    return Batch(split.x, split.y if getattr(model, "classes", 0) else None)
+
+
+def measure(experiment: Any, dataset: Dataset, outcome: Outcome) -> dict[str, Any]:
+    """What goes into result.json: the best variables' numbers on every split, and how they came about."""
+    wanted = experiment.evaluation
+    draws = {name: wanted.train_draws if name == "train" else wanted.draws for name in dataset.splits}
+    key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
+    numbers = evaluate(experiment.model, outcome.best, dataset, key, draws, wanted.chunk, wanted.size)
+    progress, state = outcome.progress, outcome.state
+    epoch_steps = experiment.training.plan(len(dataset.splits["train"])).epoch_steps
+    return numbers | {
+        "best_validation_elbo": progress.best_elbo,
+        "best_step": progress.best_step,
+        "best_epoch": progress.best_step / epoch_steps,
+        "steps": int(state.step),
+        "epochs": int(state.step) / epoch_steps,
+        "skipped_steps": int(state.skipped),
+        "seconds": progress.seconds,
+        "steps_per_second": outcome.steps_per_second,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "seed": experiment.seed,
+        "data": {
+            "name": dataset.name,
+            "hash": dataset.content_hash,
+            "protocol": dataset.protocol,
+            "kind": str(dataset.kind),
+            "examples": {name: len(split) for name, split in dataset.splits.items()},
+        },
+        "versions": doctor.versions(),
+        "device": doctor.devices(),
+    }
+
+
+def draw(experiment: Any, dataset: Dataset, outcome: Outcome, folder: Path) -> None:
+    """The four pictures."""
+    split = dataset.splits.get("test", dataset.splits["validation"])
+    model, variables = experiment.model, outcome.best
+    key = jax.random.fold_in(jax.random.key(experiment.seed), 2)
+    key_samples, key_all, key_top = jax.random.split(key, 3)
+    some = Split(split.x[:64], None if split.y is None else split.y[:64])
+    batch, value_range = to_batch(some, model), image_range(dataset)
+    samples = jax.jit(lambda v, k: model.apply(v, k, len(some), y=batch.y, method="generate"))(variables, key_samples)
+    reconstruct = jax.jit(lambda v, k, top: model.apply(v, batch.x, k, y=batch.y, keep_top=top, method="reconstruct"))
+    every = len(level_names(model, batch))
+    plots.save_grids(folder / "real.png", {"real": some.x}, 8, value_range)
+    plots.save_grids(folder / "samples.png", {"samples": np.asarray(samples)}, 8, value_range)
+    panels = {
+        "real": some.x,
+        f"all {every} levels" if every > 1 else "reconstruction": np.asarray(reconstruct(variables, key_all, every)),
+    }
+    if every > 1:
+        panels["top level only"] = np.asarray(reconstruct(variables, key_top, 1))
+    plots.save_grids(folder / "reconstructions.png", {k: v[:36] for k, v in panels.items()}, 6, value_range)
+    plots.save_curve(folder / "curve.png", read_metrics(folder / "metrics.jsonl"), outcome.progress.best_step)
+
+
+def image_range(dataset: Dataset) -> tuple[float, float]:
+    """What is drawn black and what white."""
+    if dataset.kind.num_values:
+        return 0.0, float(dataset.kind.num_values - 1)
+    x = dataset.splits["train"].x
+    return float(x.min()), float(x.max())
+
+
+def summary(result: dict[str, Any], folder: Path) -> str:
+    """The last lines of a run: its numbers, and where its files are."""
+    lines = [
+        f"{result['steps']:,} steps ({result['epochs']:.0f} epochs) in {result['seconds']:.1f} s, "
+        f"{result['steps_per_second']:.0f} steps/s; best at epoch {result['best_epoch']:.0f}, "
+        f"validation -ELBO {-result['best_validation_elbo']:.2f} (one draw)",
+        f"{'':12s}{'-ELBO':>16s}{'-log p(x) <=':>18s}{'bits/dim':>10s}   KL by level (active units)",
+    ]
+    for split in result["elbo"]:
+        error, rates, units = (result[name][split] for name in ("standard_error", "rates", "active_units"))
+        levels = ", ".join(f"{name} {rate:.2f} ({units[name]})" for name, rate in rates.items())
+        lines.append(
+            f"{split:12s}{-result['elbo'][split]:9.2f} +- {error['elbo']:4.2f}"
+            f"{-result['iw_bound'][split]:10.2f} (K={result['k'][split]:3d})"
+            f"{result['bits_per_dim'][split]['iw_bound']:9.3f}    {levels}"
+        )
+    lines.append(f"Everything is in {folder}/: result.json, curve.png, samples.png, reconstructions.png, real.png, ...")
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""Frozen records to JSON and back, without executing what a file says.
+
+A record (a frozen dataclass or a Linen module) is written as {"type": "module:Name", "fields": {...}} with `parent`
+and `name` left out; a function as {"function": "module:name"}; a tuple as a list. Reading imports only hvae_jax and the modules
+that the caller names, and makes nothing but dataclasses that are defined there.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import json
+import sys
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from flax import linen as nn
+
+_OURS = "hvae_jax."
+_FUNCTIONS = "hvae_jax.networks."  # activations and the like: nothing there touches a file
+_LEFT_OUT = ("parent", "name")
+
+
+def to_json(value: Any) -> Any:
+    """A record, and all records in it, as what `json.dumps` takes.
+
+    Raises ValueError for a value that would not come back: an array, a lambda, an object that is no dataclass.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        left_out = _LEFT_OUT if isinstance(value, nn.Module) else ()
+        fields = [field.name for field in dataclasses.fields(value) if field.init and field.name not in left_out]
+        return {"type": _address(type(value)), "fields": {name: to_json(getattr(value, name)) for name in fields}}
+    if inspect.isfunction(value) and "<" not in value.__qualname__:
+        return {"function": _address(value)}
+    raise ValueError(
+        f"{value!r} cannot be a setting: settings are numbers, strings, None, tuples, functions with a name and frozen "
+        "dataclasses (Flax modules among them)."
+    )
+
+
+def from_json(data: Any, modules: Iterable[str] = ()) -> Any:
+    """The record that `to_json` wrote.
+
+    Args:
+      data: parsed JSON.
+      modules: modules beside hvae_jax that may be imported, such as the user's own; a record that was written by a
+        script (`__main__`) is looked for in them too.
+    Raises ValueError for a module that is not allowed, a name that is not there or no dataclass, and fields that do
+    not fit, with the nearest.
+    """
+    allowed = tuple(modules)
+    if isinstance(data, list):
+        return tuple(from_json(item, allowed) for item in data)
+    if not isinstance(data, dict):
+        return data
+    if set(data) == {"function"}:
+        return _find(data["function"], allowed, function=True)
+    if set(data) != {"type", "fields"}:
+        raise ValueError(f"A record needs the keys 'type' and 'fields', but this has {sorted(data)}.")
+    record_type = _find(data["type"], allowed, function=False)
+    known = [field.name for field in dataclasses.fields(record_type) if field.init]
+    for name in data["fields"]:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{data['type']} has no field {name!r}.{hint} It has {known}.")
+    return record_type(**{name: from_json(value, allowed) for name, value in data["fields"].items()})
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between two JSON forms, one line a setting: "model.hidden: 256 -> 64"."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
+        old, new = old.get("fields", old), new.get("fields", new)
+        lines = []
+        for name in [*old, *(key for key in new if key not in old)]:
+            inner = f"{path}.{name}" if path else name
+            if name not in old or name not in new:
+                lines.append(
+                    f"{inner}: {'not there' if name not in old else _short(old[name])} -> "
+                    f"{'not there' if name not in new else _short(new[name])}"
+                )
+            else:
+                lines += differences(old[name], new[name], inner)
+        return lines
+    return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+
+
+def save(path: Path, record: Any) -> None:
+    """Writes a record as JSON, whole or not at all."""
+    write_whole(path, json.dumps(to_json(record), indent=2) + "\n")
+
+
+def load(path: Path, modules: Iterable[str] = ()) -> Any:
+    """Reads a record. Raises ValueError, naming the file, where it is no JSON or not allowed; FileNotFoundError."""
+    try:
+        return from_json(json.loads(path.read_text()), modules)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file so that a reader, or a crash, never sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _address(thing: Any) -> str:
+    return f"{thing.__module__}:{thing.__qualname__}"
+
+
+def _short(value: Any) -> str:
+    return f"{value['type'].split(':')[-1]}(...)" if isinstance(value, dict) and "type" in value else json.dumps(value)
+
+
+def _find(address: str, allowed: tuple[str, ...], *, function: bool) -> Any:
+    """The dataclass or function at "module:Name", if it may be had."""
+    module_name, _, name = str(address).partition(":")
+    wanted = "function" if function else "dataclass"
+    if module_name == "__main__":
+        candidates = [*allowed, "__main__"]
+    elif module_name in allowed or f"{module_name}.".startswith(_FUNCTIONS if function else _OURS):
+        candidates = [module_name]
+    else:
+        raise ValueError(
+            f"{address} is not of {(_FUNCTIONS if function else _OURS).rstrip('.')}, and nothing else is imported unasked. "
+            f"If you trust {module_name}, name it: --import {module_name}."
+        )
+    for candidate in candidates:
+        thing = getattr(_import(candidate), name, None)
+        fits = inspect.isfunction(thing) if function else isinstance(thing, type) and dataclasses.is_dataclass(thing)
+        if fits and thing.__module__ == candidate:
+            return thing
+    where = " or ".join(candidates)
+    hint = " It was defined in a script: name its module with --import." if module_name == "__main__" else ""
+    raise ValueError(f"There is no {wanted} {name!r} defined in {where}.{hint}")
+
+
+def _import(name: str) -> types.ModuleType:
+    if name == "__main__":
+        return sys.modules["__main__"]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"The module {name} cannot be imported ({error}).") from error
