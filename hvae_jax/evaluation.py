@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from hvae_jax.compilation import jit_once
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.diagnostics import Usage, active_units, usage
 from hvae_jax.objectives import Importance, importance
@@ -22,7 +23,7 @@ def evaluate(
     key: Array,
     draws: dict[str, int],
     chunk: int = 10,
-    size: int = 500,
+    size: int = 450,
     usage_draws: int = 16,
 ) -> dict[str, Any]:
     """Everything `result.json` says about the model, over every example of the splits that `draws` names.
@@ -36,20 +37,22 @@ def evaluate(
       `distortion`, `active_units` by level. Nats but for the bits.
     Raises ValueError for a split that is not there.
     """
+    unknown = [name for name in draws if name not in dataset.splits]
+    if unknown:
+        raise ValueError(f"{dataset.name} has no split {unknown[0]!r}; it has {list(dataset.splits)}.")
     labelled = bool(getattr(model, "classes", 0))
-    bound = jax.jit(partial(importance, model), static_argnames=("k", "chunk"))
-    use = jax.jit(partial(usage, model), static_argnames=("draws",))
+    bound = jax.jit(partial(importance, model), static_argnames="chunk")
+    use = jit_once(partial(usage, model, draws=usage_draws))
+    size = min(size, max(len(dataset.splits[name]) for name in draws))
     nats = math.log(2) * dataset.dimensions
     report: dict[str, Any] = {}
     for name, k in draws.items():
-        if name not in dataset.splits:
-            raise ValueError(f"{dataset.name} has no split {name!r}; it has {list(dataset.splits)}.")
         split, split_key = dataset.splits[name], jax.random.fold_in(key, list(dataset.splits).index(name))
         bounds, usages = [], []
-        for i, (x, y, count) in enumerate(chunks(split, min(size, len(split)), labelled)):
+        for i, (x, y, count) in enumerate(chunks(split, size, labelled)):
             bound_key, usage_key = jax.random.split(jax.random.fold_in(split_key, i))
             drawn = bound(variables, x, bound_key, k=k, chunk=chunk, y=y)
-            used = use(variables, x, usage_key, draws=usage_draws, y=y)
+            used = use(variables, x, usage_key, y=y)
             bounds.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], drawn))
             usages.append(
                 Usage(
@@ -80,7 +83,8 @@ def evaluate(
 
 def chunks(split: Split, size: int, labelled: bool) -> Iterator[tuple[np.ndarray, np.ndarray | None, int]]:
     """`size` examples at a time, always that many: the last chunk is filled up with its first ones, and how many
-    count is said, so that one compilation serves all and no example is left out."""
+    count is said, so that one compilation serves all and no example is left out.
+    """
     for start in range(0, len(split), size):
         rows = np.arange(start, start + size)
         count = min(size, len(split) - start)

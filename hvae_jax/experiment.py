@@ -14,16 +14,16 @@ import tyro
 from flax import linen as nn
 
 from hvae_jax import doctor, results, run_folder, settings
+from hvae_jax.compilation import use_compilation_cache
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.data.sources import load
-from hvae_jax.likelihoods import for_data
 from hvae_jax.objectives import Batch, NegativeELBO, Objective
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.loop import DivergedError, Outcome, Training, train
 from hvae_jax.training.mesh import data_mesh
 from hvae_jax.training.optimisers import Adamax, Optimiser
 from hvae_jax.training.report import JsonLines, Reporter, TensorBoard
-from hvae_jax.training.state import TrainState, init_state
+from hvae_jax.training.state import TrainState, initial_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Evaluation:
     draws: int = 500
     train_draws: int = 50
     chunk: int = 10
-    size: int = 500
+    size: int = 450
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -137,7 +137,7 @@ def run(experiment: Experiment, folder: Path, *, resume: bool = False, overwrite
     """
     dataset = experiment.data.load()
     print(dataset.describe(), flush=True)
-    check_fits(experiment.model, dataset)
+    results.check_fits(experiment.model, dataset)
     run_folder.prepare(folder, experiment, resume=resume, overwrite=overwrite)
     splits = {name: results.to_batch(split, experiment.model) for name, split in dataset.splits.items()}
     optimiser = experiment.optimiser.build()
@@ -177,26 +177,7 @@ def abstract_state(experiment: Experiment, data: Batch) -> TrainState:
     few = jax.tree.map(lambda a: a[:1], data)
     optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
     model, objective, key = experiment.model, experiment.objective, jax.random.key(0)
-    return jax.eval_shape(lambda: init_state(model, objective, optimiser, key, few.x, few.y, ema))
-
-
-def check_fits(model: nn.Module, dataset: Dataset) -> None:
-    """Raises ValueError if the model's likelihood or its labels do not fit the data, with what would."""
-    likelihood = getattr(model, "likelihood", None)
-    if likelihood is not None:
-        for name, split in dataset.splits.items():
-            try:
-                likelihood.check(split.x, f"{dataset.name}, {name} split,")
-            except ValueError as error:
-                raise ValueError(f"{error} For this data set ({dataset.kind}), {for_data(dataset)} fits.") from None
-    classes = getattr(model, "classes", 0)
-    if classes and dataset.classes == 0:
-        raise ValueError(f"The model has classes={classes}, but {dataset.name} has no labels: set model.classes to 0.")
-    if classes and dataset.classes > classes:
-        raise ValueError(
-            f"The model has classes={classes}, but {dataset.name} has {dataset.classes} labels: set model.classes to "
-            f"{dataset.classes}."
-        )
+    return jax.eval_shape(lambda: initial_state(model, objective, optimiser, key, few.x, few.y, ema))
 
 
 @contextmanager
@@ -209,11 +190,3 @@ def errors_said() -> Iterator[None]:
             raise
         print(f"error: {error}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr)
         sys.exit(1)
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs from run to run, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
-    if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hvae_jax" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

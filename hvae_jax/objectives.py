@@ -6,8 +6,7 @@ memory. An objective is what the training step minimises: `init() -> state` and
 """
 
 import dataclasses
-import math
-from typing import Any, Protocol, runtime_checkable, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +70,7 @@ def importance(
     variables: Any,
     x: Array,
     key: Key[Array, ""],
-    k: int = 500,
+    k: Array | int = 500,
     chunk: int = 50,
     y: Array | None = None,
 ) -> Importance:
@@ -84,14 +83,16 @@ def importance(
       model, variables: a model and its variables; evaluation mode.
       x: `[B, *event]`; y: `[B]` labels for a model with classes.
       key: of the draws.
-      k: number of draws K.
+      k: number of draws K; may be traced, so that one compilation serves every K, but is then not differentiable in
+        reverse.
       chunk: draws held in memory at once.
     Source: Burda et al. (2015), equation 8; effective sample size after Kong (1992).
     Raises ValueError for k or chunk below 1.
     """
-    if k < 1 or chunk < 1:
+    if chunk < 1 or (isinstance(k, int) and k < 1):
         raise ValueError(f"importance(k={k}, chunk={chunk}): both have to be 1 or more.")
-    chunk = min(chunk, k)
+    if isinstance(k, int):
+        chunk = min(chunk, k)
 
     def draw_one(index: Array) -> tuple[Array, Array]:
         trace = model.apply(variables, x, jax.random.fold_in(key, index), y=y)
@@ -117,25 +118,24 @@ def importance(
             seen,
         ), None
 
-    def fold_chunk(carry: tuple[Array, ...], start: Array) -> tuple[tuple[Array, ...], None]:
-        draws = jax.vmap(draw_one)(start + jnp.arange(chunk))
-        return jax.lax.scan(fold, carry, draws)
+    def fold_chunk(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        return jax.lax.scan(fold, carry, jax.vmap(draw_one)(i * chunk + jnp.arange(chunk)))[0]
 
     probe = jax.eval_shape(lambda: draw_one(jnp.int32(0)))[0]
     zeros = jnp.zeros(probe.shape, probe.dtype)
     carry = (jnp.full(probe.shape, -jnp.inf, probe.dtype), zeros, zeros, zeros, zeros, jnp.int32(0))
-    carry, _ = jax.lax.scan(fold_chunk, carry, jnp.arange(0, k, chunk))
+    carry = jax.lax.fori_loop(0, (k + chunk - 1) // chunk, fold_chunk, carry)
     peak, total, squares, elbo_mean, elbo_squares, _ = carry
 
+    draws = jnp.asarray(k, probe.dtype)
     effective = total**2 / squares
-    few = jnp.nan if k == 1 else 1.0
     return Importance(
-        bound=peak + jnp.log(total) - math.log(k),
+        bound=peak + jnp.log(total) - jnp.log(draws),
         elbo=elbo_mean,
         effective_sample_size=effective,
-        # sd(w)^2/mean(w)^2 = K/ESS - 1, unbiased by K/(K-1)
-        standard_error=few * jnp.sqrt(jnp.maximum(k / effective - 1.0, 0.0) / max(k - 1, 1)),
-        elbo_standard_error=few * jnp.sqrt(elbo_squares / (max(k - 1, 1) * k)),
+        # sd(w)^2 / mean(w)^2 = K/ESS - 1, made unbiased by K/(K - 1); 0/0, NaN, for K = 1
+        standard_error=jnp.sqrt(jnp.maximum(draws / effective - 1.0, 0.0) / (draws - 1.0)),
+        elbo_standard_error=jnp.sqrt(elbo_squares / ((draws - 1.0) * draws)),
     )
 
 
@@ -144,7 +144,7 @@ def iwae(
     variables: Any,
     x: Array,
     key: Key[Array, ""],
-    k: int = 500,
+    k: Array | int = 500,
     chunk: int = 50,
     y: Array | None = None,
 ) -> Float[Array, " batch"]:

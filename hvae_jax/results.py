@@ -1,4 +1,4 @@
-"""What a finished run leaves: numbers, pictures, and the lines that are printed last."""
+"""What goes between data, model and folder: do they fit, and a run's numbers, pictures and last lines."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,32 @@ import numpy as np
 from flax import linen as nn
 
 from hvae_jax import doctor, plots
+from hvae_jax.compilation import jit_once
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.evaluation import evaluate
+from hvae_jax.likelihoods import for_data
 from hvae_jax.objectives import Batch
 from hvae_jax.training.loop import Outcome, level_names
 from hvae_jax.training.report import read_metrics
+
+
+def check_fits(model: nn.Module, dataset: Dataset) -> None:
+    """Raises ValueError if the model's likelihood or its labels do not fit the data, with what would."""
+    likelihood = getattr(model, "likelihood", None)
+    if likelihood is not None:
+        for name, split in dataset.splits.items():
+            try:
+                likelihood.check(split.x, f"{dataset.name}, {name} split,")
+            except ValueError as error:
+                raise ValueError(f"{error} For this data set ({dataset.kind}), {for_data(dataset)} fits.") from None
+    classes = getattr(model, "classes", 0)
+    if classes and dataset.classes == 0:
+        raise ValueError(f"The model has classes={classes}, but {dataset.name} has no labels: set model.classes to 0.")
+    if classes and dataset.classes > classes:
+        raise ValueError(
+            f"The model has classes={classes}, but {dataset.name} has {dataset.classes} labels: set model.classes to "
+            f"{dataset.classes}."
+        )
 
 
 def to_batch(split: Split, model: nn.Module) -> Batch:
@@ -39,13 +60,7 @@ def measure(experiment: Any, dataset: Dataset, outcome: Outcome) -> dict[str, An
         "steps_per_second": outcome.steps_per_second,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "seed": experiment.seed,
-        "data": {
-            "name": dataset.name,
-            "hash": dataset.content_hash,
-            "protocol": dataset.protocol,
-            "kind": str(dataset.kind),
-            "examples": {name: len(split) for name, split in dataset.splits.items()},
-        },
+        "data": data_record(dataset),
         "versions": doctor.versions(),
         "device": doctor.devices(),
     }
@@ -59,8 +74,8 @@ def draw(experiment: Any, dataset: Dataset, outcome: Outcome, folder: Path) -> N
     key_samples, key_all, key_top = jax.random.split(key, 3)
     some = Split(split.x[:64], None if split.y is None else split.y[:64])
     batch, value_range = to_batch(some, model), image_range(dataset)
-    samples = jax.jit(lambda v, k: model.apply(v, k, len(some), y=batch.y, method="generate"))(variables, key_samples)
-    reconstruct = jax.jit(lambda v, k, top: model.apply(v, batch.x, k, y=batch.y, keep_top=top, method="reconstruct"))
+    samples = jit_once(lambda v, k: model.apply(v, k, len(some), y=batch.y, method="generate"))(variables, key_samples)
+    reconstruct = jit_once(lambda v, k, top: model.apply(v, batch.x, k, y=batch.y, keep_top=top, method="reconstruct"))
     every = len(level_names(model, batch))
     plots.save_grids(folder / "real.png", {"real": some.x}, 8, value_range)
     plots.save_grids(folder / "samples.png", {"samples": np.asarray(samples)}, 8, value_range)
@@ -84,19 +99,51 @@ def image_range(dataset: Dataset) -> tuple[float, float]:
 
 def summary(result: dict[str, Any], folder: Path) -> str:
     """The last lines of a run: its numbers, and where its files are."""
-    lines = [
-        f"{result['steps']:,} steps ({result['epochs']:.0f} epochs) in {result['seconds']:.1f} s, "
-        f"{result['steps_per_second']:.0f} steps/s; best at epoch {result['best_epoch']:.0f}, "
-        f"validation -ELBO {-result['best_validation_elbo']:.2f} (one draw)",
-        f"{'':12s}{'-ELBO':>16s}{'-log p(x) <=':>18s}{'bits/dim':>10s}   KL by level (active units)",
-    ]
-    for split in result["elbo"]:
-        error, rates, units = (result[name][split] for name in ("standard_error", "rates", "active_units"))
+    return "\n".join(
+        [
+            f"{result['steps']:,} steps ({result['epochs']:.0f} epochs) in {result['seconds']:.1f} s, "
+            f"{result['steps_per_second']:.0f} steps/s; best at epoch {result['best_epoch']:.0f}, "
+            f"validation -ELBO {-result['best_validation_elbo']:.2f} (one draw)",
+            table(result),
+            f"Everything is in {folder}/: result.json, curve.png, samples.png, reconstructions.png, real.png, ...",
+        ]
+    )
+
+
+def table(numbers: dict[str, Any]) -> str:
+    """Bounds, bits and rates by split, nats per example with the standard error over the split."""
+    lines = [f"{'':12s}{'-ELBO':>17s}{'-log p(x) <=':>17s}{'bits/dim':>10s}   KL by level (active units)"]
+    for split in numbers["elbo"]:
+        error, rates, units = (numbers[name][split] for name in ("standard_error", "rates", "active_units"))
         levels = ", ".join(f"{name} {rate:.2f} ({units[name]})" for name, rate in rates.items())
         lines.append(
-            f"{split:12s}{-result['elbo'][split]:9.2f} +- {error['elbo']:4.2f}"
-            f"{-result['iw_bound'][split]:10.2f} (K={result['k'][split]:3d})"
-            f"{result['bits_per_dim'][split]['iw_bound']:9.3f}    {levels}"
+            f"{split:12s}{-numbers['elbo'][split]:9.2f} +- {error['elbo']:4.2f}"
+            f"{-numbers['iw_bound'][split]:9.2f} (K={numbers['k'][split]:d})".ljust(46)
+            + f"{numbers['bits_per_dim'][split]['iw_bound']:10.3f}   {levels}"
         )
-    lines.append(f"Everything is in {folder}/: result.json, curve.png, samples.png, reconstructions.png, real.png, ...")
     return "\n".join(lines)
+
+
+def level_table(result: dict[str, Any]) -> str:
+    """One line a level, top first: rate by split, share of the total rate, active units."""
+    splits = list(result["rates"])
+    header = f"{'level':8s}" + "".join(f"{'KL ' + split:>16s}" for split in splits) + f"{'share':>8s}{'active':>8s}"
+    last = splits[-1]
+    total = sum(result["rates"][last].values()) or 1.0
+    lines = [header]
+    for level, rate in result["rates"][last].items():
+        cells = "".join(f"{result['rates'][split][level]:16.2f}" for split in splits)
+        lines.append(f"{level:8s}{cells}{rate / total:8.0%}{result['active_units'][last][level]:8d}")
+    lines.append(f"nats per example; share of the total rate and active units on the {last} split")
+    return "\n".join(lines)
+
+
+def data_record(dataset: Dataset) -> dict[str, Any]:
+    """What a result says of its data."""
+    return {
+        "name": dataset.name,
+        "hash": dataset.content_hash,
+        "protocol": dataset.protocol,
+        "kind": str(dataset.kind),
+        "examples": {name: len(split) for name, split in dataset.splits.items()},
+    }

@@ -7,4 +7,5 @@ from hvae_jax.training.optimisers import Adamax as Adamax
 from hvae_jax.training.optimisers import AdamW as AdamW
 from hvae_jax.training.state import TrainState as TrainState
 from hvae_jax.training.state import init_state as init_state
+from hvae_jax.training.state import initial_state as initial_state
 from hvae_jax.training.step import make_step as make_step

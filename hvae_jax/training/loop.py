@@ -21,7 +21,7 @@ from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.dispatch import Plan, make_dispatch
 from hvae_jax.training.mesh import check_divides, replicated
 from hvae_jax.training.report import Reporter
-from hvae_jax.training.state import TrainState, init_state
+from hvae_jax.training.state import TrainState, init_state, initial_state
 from hvae_jax.training.step import make_step
 from hvae_jax.training.validate import make_validate
 
@@ -129,14 +129,12 @@ def train(
     validate = make_validate(model, validation_data, settings.validation_size, mesh)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=everywhere)
 
-    def fresh() -> TrainState:
-        few = jax.tree.map(lambda a: a[: settings.batch_size], train_data)
-        return init_state(model, objective, optimiser, init_key, few.x, few.y, ema=settings.ema is not None)
-
-    wanted = jax.eval_shape(fresh)
+    few = jax.tree.map(lambda a: a[: settings.batch_size], train_data)
+    ingredients = (model, objective, optimiser, init_key, few.x, few.y, settings.ema is not None)
+    wanted = jax.eval_shape(lambda: initial_state(*ingredients))
     restored = checkpoints.restore(wanted, wanted.variables, mesh)
     if restored is None:
-        state = jax.device_put(fresh(), everywhere)
+        state = jax.device_put(init_state(*ingredients), everywhere)
         best, progress = copy(state.variables), Progress()
     else:
         state, best, progress = restored

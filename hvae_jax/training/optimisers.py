@@ -1,7 +1,7 @@
 """Optimisers as settings: frozen records that build the Optax transformation of the same name."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import optax
 

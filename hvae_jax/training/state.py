@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 
+from hvae_jax.compilation import jit_once
 from hvae_jax.objectives import Objective
 
 
@@ -42,6 +43,37 @@ class TrainState:
         return {"params": self.params if self.ema is None else self.ema, **self.statistics}
 
 
+def initial_state(
+    model: nn.Module,
+    objective: Objective,
+    optimiser: optax.GradientTransformation,
+    key: Array,
+    x: Array,
+    y: Array | None = None,
+    ema: bool = False,
+) -> TrainState:
+    """A fresh state, as a pure function: what `init_state` jits, and `jax.eval_shape` takes.
+
+    Args:
+      key: of the initialisation.
+      x, y: a batch of examples; only shapes and dtypes count.
+      ema: whether to keep an average of the parameters.
+    """
+    init_key, sample_key = jax.random.split(key)
+    statistics = dict(model.init(init_key, x, sample_key, y=y))
+    params = statistics.pop("params")
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        statistics=statistics,
+        opt_state=optimiser.init(params),
+        objective_state=objective.init(),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        skipped=jnp.int32(0),
+        streak=jnp.int32(0),
+    )
+
+
 def init_state(
     model: nn.Module,
     objective: Objective,
@@ -51,28 +83,5 @@ def init_state(
     y: Array | None = None,
     ema: bool = False,
 ) -> TrainState:
-    """A fresh state, jitted (eager initialisation is several times slower).
-
-    Args:
-      key: of the initialisation.
-      x, y: a batch of examples; only shapes and dtypes count.
-      ema: whether to keep an average of the parameters.
-    """
-
-    @jax.jit
-    def build(key: Array, x: Array, y: Array | None) -> TrainState:
-        init_key, sample_key = jax.random.split(key)
-        statistics = dict(model.init(init_key, x, sample_key, y=y))
-        params = statistics.pop("params")
-        return TrainState(
-            step=jnp.int32(0),
-            params=params,
-            statistics=statistics,
-            opt_state=optimiser.init(params),
-            objective_state=objective.init(),
-            ema=jax.tree.map(jnp.copy, params) if ema else None,
-            skipped=jnp.int32(0),
-            streak=jnp.int32(0),
-        )
-
-    return build(key, x, y)
+    """`initial_state`, jitted: eager initialisation is several times slower."""
+    return jit_once(lambda key, x, y: initial_state(model, objective, optimiser, key, x, y, ema))(key, x, y)

@@ -1,0 +1,269 @@
+"""`hvae`: what can be done with a finished run's folder, and `hvae doctor`."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from hvae_jax import doctor, plots, results, settings
+from hvae_jax.compilation import jit_once, use_compilation_cache
+from hvae_jax.data.dataset import Dataset, Split
+from hvae_jax.evaluation import evaluate
+from hvae_jax.experiment import Data, Experiment, abstract_state, errors_said
+from hvae_jax.training.checkpoint import Checkpoints, Progress
+from hvae_jax.training.loop import level_names
+from hvae_jax.training.mesh import data_mesh
+
+Run = Annotated[Path, tyro.conf.Positional]
+Import = Annotated[tuple[str, ...], tyro.conf.arg(name="import")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Bounds, rates and active units of a run's best variables, as in training but with other draws or data.
+
+    Attributes:
+      run: the run folder.
+      splits: which splits.
+      draws: K of the importance-weighted bound.
+      data: another data set than the run's, by name.
+      data_directory: where TFDS data is prepared.
+      seed: of the draws.
+      out: a JSON file to write to, as well as printing.
+      import_: modules that settings.json may name beside hvae_jax.
+    """
+
+    run: Run
+    splits: tuple[str, ...] = ("validation", "test")
+    draws: int = 500
+    data: str | None = None
+    data_directory: str | None = None
+    seed: int = 0
+    out: Path | None = None
+    import_: Import = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """New images from the prior.
+
+    Attributes:
+      run: the run folder.
+      n: how many.
+      temperature: of every latent's prior: 1 as trained, 0 the mode; or one number a level, top first.
+      label: of all samples, for a model with classes; otherwise labels in turn.
+      seed: of the draws.
+      out: the picture; samples_tTEMPERATURE.png in the run folder if it is not given. An .npz keeps the arrays.
+      import_: modules that settings.json may name beside hvae_jax.
+    """
+
+    run: Run
+    n: int = 64
+    temperature: tuple[float, ...] = (1.0,)
+    label: int | None = None
+    seed: int = 0
+    out: Path | None = None
+    import_: Import = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct:
+    """Test images beside what the top levels alone know of them.
+
+    Attributes:
+      run: the run folder.
+      keep_top: levels inferred from the image, from the top; the others are drawn from their priors. All if not given.
+      n: how many images.
+      split: which split they come from.
+      temperature: of the levels drawn from their priors.
+      seed: of the draws.
+      out: the picture; reconstructions_topK.png in the run folder if it is not given.
+      import_: modules that settings.json may name beside hvae_jax.
+    """
+
+    run: Run
+    keep_top: int | None = None
+    n: int = 36
+    split: str = "test"
+    temperature: float = 1.0
+    seed: int = 0
+    out: Path | None = None
+    import_: Import = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """The run's numbers, with a table of its levels.
+
+    Attributes:
+      run: the run folder.
+    """
+
+    run: Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Versions, backend and devices, and whether an accelerator lies idle."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run as its folder has it."""
+
+    experiment: Experiment
+    dataset: Dataset
+    variables: Any
+    progress: Progress
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line. Exit codes: 0 done, 1 an error that is said, 2 arguments that do not parse."""
+    commands = {"evaluate": Evaluate, "sample": Sample, "reconstruct": Reconstruct, "show": Show, "doctor": Doctor}
+    command = tyro.extras.subcommand_cli_from_dict(
+        {name: _identity(kind) for name, kind in commands.items()},
+        args=arguments,
+        prog="hvae",
+        description=__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    actions = {Evaluate: evaluate_run, Sample: sample, Reconstruct: reconstruct, Show: show, Doctor: diagnose}
+    with errors_said():
+        use_compilation_cache()
+        actions[type(command)](command)
+
+
+def open_run(folder: Path, modules: Sequence[str] = (), data: Data | None = None) -> Finished:
+    """Settings, data and best variables of a run folder, in the middle of training or finished.
+
+    Raises FileNotFoundError for a folder without a run, ValueError where its settings or its checkpoints do not do.
+    """
+    path = folder / "settings.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no settings.json in it.")
+    experiment = settings.load(path, modules)
+    if not isinstance(experiment, Experiment):
+        raise ValueError(f"{path} describes a {type(experiment).__name__}, not an Experiment.")
+    dataset = (data or experiment.data).load()
+    if data is not None:
+        results.check_fits(experiment.model, dataset)
+    state = abstract_state(experiment, results.to_batch(dataset.splits["train"], experiment.model))
+    if not (folder / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{folder} has no checkpoints: the run has not come to its first save.")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        restored = checkpoints.restore(state, state.variables, data_mesh())
+    finally:
+        checkpoints.close()
+    if restored is None:
+        raise FileNotFoundError(f"{folder} has no checkpoints: the run has not come to its first save.")
+    return Finished(experiment, dataset, restored[1], restored[2])
+
+
+def evaluate_run(command: Evaluate) -> None:
+    """`hvae evaluate`."""
+    data = None if command.data is None else Data(command.data, command.data_directory)
+    run = open_run(command.run, command.import_, data)
+    draws = dict.fromkeys(command.splits, command.draws)
+    if command.draws < 1:
+        raise ValueError(f"--draws is {command.draws}, but it has to be 1 or more.")
+    wanted = run.experiment.evaluation
+    key = jax.random.key(command.seed)
+    numbers = evaluate(run.experiment.model, run.variables, run.dataset, key, draws, wanted.chunk, wanted.size)
+    numbers |= {"data": results.data_record(run.dataset), "seed": command.seed, "best_step": run.progress.best_step}
+    if command.out is not None:
+        settings.write_whole(command.out, json.dumps(numbers, indent=2) + "\n")
+    print(results.table(numbers))
+
+
+def sample(command: Sample) -> None:
+    """`hvae sample`."""
+    if command.n < 1:
+        raise ValueError(f"--n is {command.n}, but it has to be 1 or more.")
+    run = open_run(command.run, command.import_)
+    model = run.experiment.model
+    temperature = np.asarray(command.temperature if len(command.temperature) > 1 else command.temperature[0])
+    y = _labels(model, command.label, command.n)
+    draw = jit_once(lambda v, key: model.apply(v, key, command.n, y=y, temperature=temperature, method="generate"))
+    x = np.asarray(draw(run.variables, jax.random.key(command.seed)))
+    name = "_".join(f"{t:g}" for t in command.temperature)
+    out = command.out or command.run / f"samples_t{name}.png"
+    if out.suffix == ".npz":
+        np.savez_compressed(out, x=x, **({} if y is None else {"y": y}))
+    else:
+        plots.save_grids(out, {f"temperature {name}": x}, _columns(command.n), results.image_range(run.dataset))
+    print(out)
+
+
+def reconstruct(command: Reconstruct) -> None:
+    """`hvae reconstruct`."""
+    run = open_run(command.run, command.import_)
+    if command.split not in run.dataset.splits:
+        raise ValueError(f"{run.dataset.name} has no split {command.split!r}; it has {list(run.dataset.splits)}.")
+    if command.n < 1:
+        raise ValueError(f"--n is {command.n}, but it has to be 1 or more.")
+    model, split = run.experiment.model, run.dataset.splits[command.split]
+    few = Split(split.x[: command.n], None if split.y is None else split.y[: command.n])
+    batch = results.to_batch(few, model)
+    levels = len(level_names(model, batch))
+    keep = levels if command.keep_top is None else command.keep_top
+    if not 0 <= keep <= levels:
+        raise ValueError(f"--keep-top is {keep}, but the model has {levels} levels: 0 to {levels}.")
+    mean = jit_once(
+        lambda v, key: model.apply(
+            v, batch.x, key, y=batch.y, keep_top=keep, temperature=command.temperature, method="reconstruct"
+        )
+    )(run.variables, jax.random.key(command.seed))
+    out = command.out or command.run / f"reconstructions_top{keep}.png"
+    panels = {"real": few.x, f"top {keep} of {levels} levels": np.asarray(mean)}
+    plots.save_grids(out, panels, _columns(len(few)), results.image_range(run.dataset))
+    print(out)
+
+
+def show(command: Show) -> None:
+    """`hvae show`."""
+    path = command.run / "result.json"
+    if not path.exists():
+        known = (command.run / "settings.json").exists()
+        raise FileNotFoundError(
+            f"{command.run} holds {'an unfinished run' if known else 'no run'}: there is no result.json in it."
+            + (" Run its script again to go on, or `hvae evaluate` it as it is." if known else "")
+        )
+    result = json.loads(path.read_text())
+    print(results.summary(result, command.run))
+    print()
+    print(results.level_table(result))
+
+
+def diagnose(command: Doctor) -> None:
+    """`hvae doctor`. Exits with 1 where an accelerator lies idle."""
+    print(doctor.report())
+    if doctor.idle_accelerator():
+        sys.exit(1)
+
+
+def _labels(model: Any, label: int | None, n: int) -> np.ndarray | None:
+    """Labels for n samples: none, one for all, or all in turn."""
+    classes = getattr(model, "classes", 0)
+    if label is not None and not 0 <= label < classes:
+        allowed = f"0 to {classes - 1}" if classes else "none: it was trained without labels"
+        raise ValueError(f"--label is {label}, but the model allows {allowed}.")
+    if not classes:
+        return None
+    return np.full(n, label, np.int32) if label is not None else np.arange(n, dtype=np.int32) % classes
+
+
+def _columns(n: int) -> int:
+    """Of a grid about as wide as it is high."""
+    return max(1, int(np.ceil(np.sqrt(n))))
+
+
+def _identity(kind: type) -> Any:
+    """The record itself as a subcommand."""
+    return kind
