@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Exit codes: 0 done, 1 an error that is said, 2 arguments that do not parse."""
     commands = {"evaluate": Evaluate, "sample": Sample, "reconstruct": Reconstruct, "show": Show, "doctor": Doctor}
     command = tyro.extras.subcommand_cli_from_dict(
-        {name: _identity(kind) for name, kind in commands.items()},
+        commands,
         args=arguments,
         prog="hvae",
         description=__doc__,
@@ -159,6 +159,10 @@ def open_run(folder: Path, modules: Sequence[str] = (), data: Data | None = None
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         restored = checkpoints.restore(state, state.variables, data_mesh())
+    except ValueError as error:
+        if data is None:
+            raise
+        raise ValueError(f"{dataset.name} has examples of shape {dataset.event}, which do not fit: {error}") from error
     finally:
         checkpoints.close()
     if restored is None:
@@ -262,8 +266,3 @@ def _labels(model: Any, label: int | None, n: int) -> np.ndarray | None:
 def _columns(n: int) -> int:
     """Of a grid about as wide as it is high."""
     return max(1, int(np.ceil(np.sqrt(n))))
-
-
-def _identity(kind: type) -> Any:
-    """The record itself as a subcommand."""
-    return kind

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
+from jax.typing import ArrayLike
 
 from hvae_jax.distributions import Normal, kl, sum_event
 from hvae_jax.trace import Level
@@ -48,9 +49,9 @@ class Pick:
 
 def picks(
     num_levels: int,
-    latents: Sequence[Array | None] | None = None,
-    temperature: Array | float | Sequence[float] = 1.0,
-    keep_top: Array | int | None = None,
+    latents: Sequence[ArrayLike | None] | None = None,
+    temperature: ArrayLike | Sequence[float] = 1.0,
+    keep_top: ArrayLike | None = None,
 ) -> tuple[Pick, ...]:
     """One `Pick` a level, top first.
 

@@ -1,5 +1,6 @@
 """What a trained model does with its latents, from traces: rates, distortion, active units. Nats, per level."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 from jax import Array
+from jax.typing import ArrayLike
 
 
 @struct.dataclass
@@ -25,7 +27,9 @@ class Usage:
     posterior_means: tuple[Array, ...]
 
 
-def usage(model: nn.Module, variables: Any, x: Array, key: Array, draws: int = 16, y: Array | None = None) -> Usage:
+def usage(
+    model: nn.Module, variables: Any, x: ArrayLike, key: Array, draws: int = 16, y: ArrayLike | None = None
+) -> Usage:
     """Averages `draws` traces of x; memory does not grow with the draws.
 
     Raises ValueError for fewer than one draw.
@@ -46,7 +50,7 @@ def usage(model: nn.Module, variables: Any, x: Array, key: Array, draws: int = 1
     return jax.tree.map(lambda leaf: leaf / draws, total)
 
 
-def active_units(posterior_means: tuple[Array, ...], threshold: float = 0.01) -> list[int]:
+def active_units(posterior_means: Sequence[ArrayLike], threshold: float = 0.01) -> list[int]:
     """Units of each level, top first, whose posterior mean varies over the examples by more than `threshold`.
 
     A_u = Var_x(E_q[u | x]) > 0.01. In a top-down model a lower level's posterior mean also moves with the levels

@@ -82,8 +82,9 @@ def evaluate(
 
 
 def chunks(split: Split, size: int, labelled: bool) -> Iterator[tuple[np.ndarray, np.ndarray | None, int]]:
-    """`size` examples at a time, always that many: the last chunk is filled up with its first ones, and how many
-    count is said, so that one compilation serves all and no example is left out.
+    """Yields `size` examples at a time, always that many, and how many of them count.
+
+    The last chunk is filled up with its first examples, so that one compilation serves all and none is left out.
     """
     for start in range(0, len(split), size):
         rows = np.arange(start, start + size)

@@ -48,14 +48,14 @@ class Evaluation:
     """How the finished model is measured.
 
     Attributes:
-      draws: K of the importance-weighted bound on validation and test.
-      train_draws: K on the train split.
+      draws: K of the importance-weighted bound on the test split (validation, where there is none).
+      other_draws: K on the other splits.
       chunk: draws held in memory at once.
       size: examples held in memory at once.
     """
 
     draws: int = 500
-    train_draws: int = 50
+    other_draws: int = 50
     chunk: int = 10
     size: int = 450
 
@@ -112,14 +112,14 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None, descrip
 
     Exit codes: 0 done, 1 an error that is said, 2 settings that do not parse, 128 + n ended by signal n.
     """
-    command = tyro.cli(
-        Command,
-        args=arguments,
-        default=Command(experiment),
-        description=description,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
     with errors_said():
+        command = tyro.cli(
+            Command,
+            args=arguments,
+            default=Command(experiment),
+            description=description,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
         use_compilation_cache()
         print(doctor.line(), flush=True)
         folder = command.folder or Path("runs") / command.experiment.name

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Key
 
 from hvae_jax.trace import Trace
@@ -68,11 +69,11 @@ class Importance:
 def importance(
     model: nn.Module,
     variables: Any,
-    x: Array,
+    x: ArrayLike,
     key: Key[Array, ""],
     k: Array | int = 500,
     chunk: int = 50,
-    y: Array | None = None,
+    y: ArrayLike | None = None,
 ) -> Importance:
     """The IWAE bound with K draws, one value per example, in memory that does not grow with K.
 
@@ -142,11 +143,11 @@ def importance(
 def iwae(
     model: nn.Module,
     variables: Any,
-    x: Array,
+    x: ArrayLike,
     key: Key[Array, ""],
     k: Array | int = 500,
     chunk: int = 50,
-    y: Array | None = None,
+    y: ArrayLike | None = None,
 ) -> Float[Array, " batch"]:
     """log (1/K) sum_k w_k per example, nats: `importance(...).bound`, which see."""
     return importance(model, variables, x, key, k, chunk, y).bound
@@ -172,7 +173,6 @@ class Forward(Protocol):
         ...
 
 
-@runtime_checkable
 @runtime_checkable
 class Objective(Protocol):
     """What training minimises: a frozen record. `metrics` always has the bare `elbo`, `log_px` and `rates` [L]."""

@@ -59,7 +59,7 @@ def save_grids(
     figure.savefig(path, dpi=dpi)
 
 
-def save_curve(path: Path, rows: Sequence[dict[str, float]], best_step: int, dpi: int = 150) -> None:
+def save_curve(path: Path, rows: Sequence[dict[str, float | int]], best_step: int, dpi: int = 150) -> None:
     """Writes one PNG: minus the ELBO in training and validation, and the validation rate of each level, by epoch.
 
     The first panel's axis starts where all but the first tenth of the curve fits, so that the end can be read.

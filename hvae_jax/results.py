@@ -44,7 +44,8 @@ def to_batch(split: Split, model: nn.Module) -> Batch:
 def measure(experiment: Any, dataset: Dataset, outcome: Outcome) -> dict[str, Any]:
     """What goes into result.json: the best variables' numbers on every split, and how they came about."""
     wanted = experiment.evaluation
-    draws = {name: wanted.train_draws if name == "train" else wanted.draws for name in dataset.splits}
+    last = list(dataset.splits)[-1]
+    draws = {name: wanted.draws if name == last else wanted.other_draws for name in dataset.splits}
     key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
     numbers = evaluate(experiment.model, outcome.best, dataset, key, draws, wanted.chunk, wanted.size)
     progress, state = outcome.progress, outcome.state
@@ -99,15 +100,13 @@ def image_range(dataset: Dataset) -> tuple[float, float]:
 
 def summary(result: dict[str, Any], folder: Path) -> str:
     """The last lines of a run: its numbers, and where its files are."""
-    return "\n".join(
-        [
-            f"{result['steps']:,} steps ({result['epochs']:.0f} epochs) in {result['seconds']:.1f} s, "
-            f"{result['steps_per_second']:.0f} steps/s; best at epoch {result['best_epoch']:.0f}, "
-            f"validation -ELBO {-result['best_validation_elbo']:.2f} (one draw)",
-            table(result),
-            f"Everything is in {folder}/: result.json, curve.png, samples.png, reconstructions.png, real.png, ...",
-        ]
+    head = (
+        f"{result['steps']:,} steps ({result['epochs']:.0f} epochs) in {result['seconds']:.1f} s, "
+        f"{result['steps_per_second']:.0f} steps/s; best at epoch {result['best_epoch']:.0f}, "
+        f"validation -ELBO {-result['best_validation_elbo']:.2f} (one draw)"
     )
+    files = f"Everything is in {folder}/: result.json, curve.png, samples.png, reconstructions.png, real.png, ..."
+    return "\n".join((head, table(result), files))
 
 
 def table(numbers: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Frozen records to JSON and back, without executing what a file says.
 
 A record (a frozen dataclass or a Linen module) is written as {"type": "module:Name", "fields": {...}} with `parent`
-and `name` left out; a function as {"function": "module:name"}; a tuple as a list. Reading imports only hvae_jax and the modules
-that the caller names, and makes nothing but dataclasses that are defined there.
+and `name` left out; a function as {"function": "module:name"}; a tuple as a list. Reading imports only hvae_jax and
+the modules that the caller names, and makes nothing but dataclasses that are defined there.
 """
 
 import dataclasses
@@ -129,8 +129,8 @@ def _find(address: str, allowed: tuple[str, ...], *, function: bool) -> Any:
         candidates = [module_name]
     else:
         raise ValueError(
-            f"{address} is not of {(_FUNCTIONS if function else _OURS).rstrip('.')}, and nothing else is imported unasked. "
-            f"If you trust {module_name}, name it: --import {module_name}."
+            f"{address} is not of {(_FUNCTIONS if function else _OURS).rstrip('.')}, and nothing else is imported "
+            f"unasked. If you trust {module_name}, name it: --import {module_name}."
         )
     for candidate in candidates:
         thing = getattr(_import(candidate), name, None)

@@ -3,7 +3,7 @@
 import difflib
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +74,14 @@ def from_npz(path: str | os.PathLike[str]) -> Dataset:
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}. Give the path of an .npz with an array x_train.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names = file.files
-            arrays = {name: _read(file, name, path) for name in names if name.startswith(("x_", "y_", "num_values"))}
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        file = np.load(path, allow_pickle=False)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an .npz ({error}). Write it with numpy.savez.") from error
-    except AttributeError as error:
-        raise ValueError(f"{path} is a single .npy array. Write it with numpy.savez(path, x_train=...).") from error
+    if isinstance(file, np.ndarray):
+        raise ValueError(f"{path} is a single .npy array. Write it with numpy.savez(path, x_train=...).")
+    with file:
+        names = file.files
+        arrays = {name: _read(file, name, path) for name in names if name.startswith(("x_", "y_", "num_values"))}
     if "x_train" not in arrays:
         raise ValueError(
             f"{path} holds {names or 'no arrays'}, but x_train is needed (x_validation, x_test, y_train, "
@@ -107,6 +108,8 @@ def from_npz(path: str | os.PathLike[str]) -> Dataset:
 def _read(file: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
     try:
         return file[name]
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"{name} in {path} is damaged ({error}). Write the file anew.") from error
     except ValueError as error:
         raise ValueError(
             f"{name} in {path} has object dtype, which would have to be unpickled, and unpickling runs code. Save "
@@ -200,16 +203,17 @@ def from_tfds(name: str, directory: str | None = None) -> Dataset:
         raise ValueError(f"TFDS has no data set {name!r}.{hint}") from error
     if "image" not in (builder.info.features or {}):
         raise ValueError(f"tfds:{name} has the features {list(builder.info.features or {})}, but no 'image'.")
-    found = [part for part in ("train", "validation", "test") if part in builder.info.splits]
-    if "train" not in found:
+    try:
+        parts = [part for part in ("train", "validation", "test") if part in builder.info.splits] or ["train", "test"]
+        splits = {part: _decode(builder.as_data_source(split=part)) for part in parts}
+    except (NotImplementedError, AssertionError, FileNotFoundError) as error:
         where = directory or str(tfds.core.constants.DATA_DIR)
         raise FileNotFoundError(
-            f"tfds:{name} is not prepared in {where}. Prepare it once, on a machine with a network:\n"
+            f"tfds:{name} is not prepared as ArrayRecord in {where}. Prepare it once, on a machine with a network:\n"
             "  pip install 'hvae-jax[tfds]'\n"
             f"  tfds build {name} --data_dir {where} --file_format array_record\n"
             "or give the folder that holds it as --data.directory."
-        )
-    splits = {part: _decode(builder.as_data_source(split=part)) for part in found}
+        ) from error
     protocol = f"TFDS {builder.info.full_name}"
     if "validation" not in splits:
         splits, note = _split_off(splits, max(1, min(10_000, len(splits["train"]) // 6)), Path(name))
@@ -218,16 +222,12 @@ def from_tfds(name: str, directory: str | None = None) -> Dataset:
     return Dataset(_TFDS + name, splits, kind, protocol)
 
 
-def _decode(source: object) -> Split:
+def _decode(source: Sequence[dict[str, np.ndarray]]) -> Split:
     """Every record of a TFDS data source as arrays."""
-    step = 2000
-    xs, ys = [], []
-    for start in range(0, len(source), step):
-        for record in source.__getitems__(range(start, min(start + step, len(source)))):
-            xs.append(record["image"])
-            if "label" in record:
-                ys.append(record["label"])
-    return Split(np.stack(xs).astype(np.uint8), np.asarray(ys, np.int32) if ys else None)
+    records = [source[i] for i in range(len(source))]
+    x = np.stack([record["image"] for record in records]).astype(np.uint8)
+    y = np.asarray([record["label"] for record in records], np.int32) if "label" in records[0] else None
+    return Split(x, y)
 
 
 def _builders(list_builders: Callable[..., list[str]]) -> list[str]:

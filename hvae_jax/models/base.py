@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, picks
 from hvae_jax.trace import Trace
@@ -40,40 +42,41 @@ class HVAE(nn.Module):
 
     def __call__(
         self,
-        x: Array,
+        x: ArrayLike,
         key: Array,
         *,
-        y: Array | None = None,
-        latents: Sequence[Array | None] | None = None,
-        temperature: Array | float = 1.0,
-        keep_top: Array | int | None = None,
+        y: ArrayLike | None = None,
+        latents: Sequence[ArrayLike | None] | None = None,
+        temperature: ArrayLike = 1.0,
+        keep_top: ArrayLike | None = None,
         train: bool = False,
     ) -> Trace:
         """Infers the latents of x `[B, *event]` (those not given, above keep_top) and scores it."""
+        x = jnp.asarray(x)
         choices = picks(self.num_levels, latents, temperature, keep_top)
-        return self.descend(x, x.shape[0], key, y=y, picks=choices, train=train)
+        return self.descend(x, x.shape[0], key, y=_array(y), picks=choices, train=train)
 
     def decode(
         self,
         key: Array,
         n: int,
         *,
-        y: Array | None = None,
-        latents: Sequence[Array | None] | None = None,
-        temperature: Array | float = 1.0,
+        y: ArrayLike | None = None,
+        latents: Sequence[ArrayLike | None] | None = None,
+        temperature: ArrayLike = 1.0,
     ) -> Trace:
         """Draws n examples' latents from the prior (those not given); no x, so log_px is None."""
         choices = picks(self.num_levels, latents, temperature)
-        return self.descend(None, n, key, y=y, picks=choices, train=False)
+        return self.descend(None, n, key, y=_array(y), picks=choices, train=False)
 
     def generate(
         self,
         key: Array,
         n: int,
         *,
-        y: Array | None = None,
-        latents: Sequence[Array | None] | None = None,
-        temperature: Array | float = 1.0,
+        y: ArrayLike | None = None,
+        latents: Sequence[ArrayLike | None] | None = None,
+        temperature: ArrayLike = 1.0,
     ) -> Array:
         """n new x: latents as in `decode`, then a draw from p(x | z)."""
         key_latents, key_x = jax.random.split(key)
@@ -82,16 +85,20 @@ class HVAE(nn.Module):
 
     def reconstruct(
         self,
-        x: Array,
+        x: ArrayLike,
         key: Array,
         *,
-        y: Array | None = None,
-        keep_top: Array | int | None = None,
-        temperature: Array | float = 1.0,
+        y: ArrayLike | None = None,
+        keep_top: ArrayLike | None = None,
+        temperature: ArrayLike = 1.0,
     ) -> Array:
         """E[x | z] with the top `keep_top` levels inferred from x and the rest drawn from their priors."""
         return self(x, key, y=y, keep_top=keep_top, temperature=temperature).x_dist.mean
 
-    def encode(self, x: Array, key: Array, *, y: Array | None = None) -> tuple[Array, ...]:
+    def encode(self, x: ArrayLike, key: Array, *, y: ArrayLike | None = None) -> tuple[Array, ...]:
         """A draw of all latents of x, top first: what `decode(latents=...)` takes."""
         return self(x, key, y=y).latents
+
+
+def _array(y: ArrayLike | None) -> Array | None:
+    return None if y is None else jnp.asarray(y)

@@ -2,6 +2,9 @@
 
 from hvae_jax.training.dispatch import Plan as Plan
 from hvae_jax.training.dispatch import make_dispatch as make_dispatch
+from hvae_jax.training.loop import DivergedError as DivergedError
+from hvae_jax.training.loop import Training as Training
+from hvae_jax.training.loop import train as train
 from hvae_jax.training.mesh import data_mesh as data_mesh
 from hvae_jax.training.optimisers import Adamax as Adamax
 from hvae_jax.training.optimisers import AdamW as AdamW

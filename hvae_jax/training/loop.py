@@ -143,7 +143,7 @@ def train(
         progress = dataclasses.replace(progress, finished=False)  # a run that is given more steps goes on
 
     reporter: Reporter = reporter_at(step, plan.last_step)
-    clock = Clock(progress.seconds)
+    clock, cause = Clock(progress.seconds), "It began before this sitting."
     with stop_signals() as stop:
         while not progress.finished and not stop.signal:
             length = plan.length(step)
@@ -167,7 +167,9 @@ def train(
             reporter.write(row | {"seconds": clock.seconds, "steps_per_second": clock.steps_per_second})
             reporter.advance(step, **shown(row, progress, settings))
             if metrics["skipped"].any():
-                reporter.say(why_skipped(metrics, names, first))
+                reporter.say(why_skipped(metrics, names, first, int(np.flatnonzero(metrics["skipped"])[0])))
+                if 0 < int(state.streak) <= length:
+                    cause = why_skipped(metrics, names, first, length - int(state.streak))
             if over or diverged or stop.signal or step // settings.save_every > first // settings.save_every:
                 checkpoints.save(step, copy(state), best, progress)
             if diverged:
@@ -177,7 +179,7 @@ def train(
     if int(state.streak) >= settings.max_streak:
         raise DivergedError(
             f"{int(state.streak)} steps in a row had a loss or gradients that were not finite, so training stopped at "
-            f"step {step}. {why_skipped(metrics, names, first)} The state is as it was before them, and is saved. "
+            f"step {step}. {cause} The state is as it was before them, and is saved. "
             "Try a smaller learning rate, a tighter clamp, or look for what is wrong with the data."
         )
     return Outcome(state, best, progress, clock.steps_per_second, stop.signal)
@@ -194,12 +196,12 @@ def level_names(model: nn.Module, data: Batch) -> tuple[str, ...]:
     return jax.eval_shape(trace_of, one.x, one.y).names
 
 
-def per_level(prefix: str, names: tuple[str, ...], rates: np.ndarray) -> dict[str, float]:
+def per_level(prefix: str, names: tuple[str, ...], rates: np.ndarray) -> dict[str, float | int]:
     """One entry a level."""
     return {f"{prefix}/{name}": float(rate) for name, rate in zip(names, rates, strict=True)}
 
 
-def summarise(metrics: dict[str, np.ndarray], names: tuple[str, ...], step: int, plan: Plan) -> dict[str, float]:
+def summarise(metrics: dict[str, np.ndarray], names: tuple[str, ...], step: int, plan: Plan) -> dict[str, float | int]:
     """The metrics of one dispatch as one row: means over its steps that were not skipped, nats."""
     taken = metrics["skipped"] == 0
     means = {
@@ -210,7 +212,7 @@ def summarise(metrics: dict[str, np.ndarray], names: tuple[str, ...], step: int,
     return {"step": step, "epoch": step / plan.epoch_steps, **means, **per_level("rate", names, rates)}
 
 
-def shown(row: dict[str, float], progress: Progress, settings: Training) -> dict[str, str]:
+def shown(row: dict[str, float | int], progress: Progress, settings: Training) -> dict[str, str]:
     """What stands on the progress line."""
     return {
         "loss": f"{row['loss']:.2f}",
@@ -220,12 +222,8 @@ def shown(row: dict[str, float], progress: Progress, settings: Training) -> dict
     }
 
 
-def why_skipped(metrics: dict[str, np.ndarray], names: tuple[str, ...], first: int) -> str:
-    """Which steps of a dispatch were skipped, and which level's rate went first."""
-    where = np.flatnonzero(metrics["skipped"])
-    if not len(where):
-        return ""
-    at = int(where[0])
+def why_skipped(metrics: dict[str, np.ndarray], names: tuple[str, ...], first: int, at: int) -> str:
+    """Why step `at` of a dispatch was skipped: which level's rate went first, from the top."""
     broken = [name for name, rate in zip(names, metrics["rates"][at], strict=True) if not np.isfinite(rate)]
     if broken:
         cause = f"the rate of {broken[0]} went first"
@@ -235,9 +233,8 @@ def why_skipped(metrics: dict[str, np.ndarray], names: tuple[str, ...], first: i
         cause = "the loss itself, every rate was finite"
     else:
         cause = "the gradients, the loss and every rate were finite"
-    return (
-        f"Step {first + at}: not finite ({cause}); {len(where)} of the last {len(metrics['skipped'])} updates skipped."
-    )
+    count, total = int(metrics["skipped"].sum()), len(metrics["skipped"])
+    return f"Step {first + at} was not finite ({cause}); {count} of the {total} updates of its dispatch were skipped."
 
 
 class Clock:

@@ -7,9 +7,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXIS = "data"
 
 
-def data_mesh() -> Mesh:
-    """A mesh of all devices with the one axis "data"."""
-    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+def data_mesh(devices: int | None = None) -> Mesh:
+    """A mesh of the first `devices` devices, all if it is None, with the one axis "data"."""
+    some = jax.devices()[:devices]
+    return jax.make_mesh((len(some),), (AXIS,), axis_types=(AxisType.Auto,), devices=some)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -10,7 +10,7 @@ import numpy as np
 class Sink(Protocol):
     """Anything that takes a row of numbers."""
 
-    def write(self, row: dict[str, float]) -> None:
+    def write(self, row: dict[str, float | int]) -> None:
         """One row; `row["step"]` is where it belongs."""
         ...
 
@@ -30,11 +30,14 @@ class JsonLines:
         partial.replace(path)
         self._file = path.open("a")
 
-    def write(self, row: dict[str, float]) -> None:
-        self._file.write(json.dumps(row) + "\n")
+    def write(self, row: dict[str, float | int]) -> None:
+        """One line."""
+        finite = {name: value if np.isfinite(value) else None for name, value in row.items()}
+        self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
@@ -46,7 +49,8 @@ class TensorBoard:
 
         self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
-    def write(self, row: dict[str, float]) -> None:
+    def write(self, row: dict[str, float | int]) -> None:
+        """One scalar a number."""
         for name, value in row.items():
             if name != "step":
                 self._writer.add_scalar(name, value, int(row["step"]))
@@ -56,6 +60,7 @@ class TensorBoard:
         self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Closes the event file."""
         self._writer.close()
 
 
@@ -73,7 +78,7 @@ class Reporter:
         self._bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in shown.items()), refresh=False)
         self._bar.update(step - self._bar.n)
 
-    def write(self, row: dict[str, float]) -> None:
+    def write(self, row: dict[str, float | int]) -> None:
         """One row of numbers to every sink."""
         for sink in self._sinks:
             sink.write(row)
@@ -89,7 +94,7 @@ class Reporter:
             sink.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[dict[str, float | int]]:
     """The rows of a metrics.jsonl; a last line that a crash cut short is left out."""
     rows = []
     for line in path.read_text().splitlines():

@@ -8,6 +8,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 from jax import Array
+from jax.typing import ArrayLike
 
 from hvae_jax.compilation import jit_once
 from hvae_jax.objectives import Objective
@@ -48,8 +49,8 @@ def initial_state(
     objective: Objective,
     optimiser: optax.GradientTransformation,
     key: Array,
-    x: Array,
-    y: Array | None = None,
+    x: ArrayLike,
+    y: ArrayLike | None = None,
     ema: bool = False,
 ) -> TrainState:
     """A fresh state, as a pure function: what `init_state` jits, and `jax.eval_shape` takes.
@@ -79,8 +80,8 @@ def init_state(
     objective: Objective,
     optimiser: optax.GradientTransformation,
     key: Array,
-    x: Array,
-    y: Array | None = None,
+    x: ArrayLike,
+    y: ArrayLike | None = None,
     ema: bool = False,
 ) -> TrainState:
     """`initial_state`, jitted: eager initialisation is several times slower."""

@@ -1,0 +1,179 @@
+"""Data sets: the article's split, a user's arrays, TFDS by name; and every way in which a file can be wrong."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hvae_jax as hv
+from hvae_jax import data
+from hvae_jax.data.dataset import BINARY, REAL
+from hvae_jax.likelihoods import for_data
+
+
+def save(tmp_path: Path, **arrays: np.ndarray) -> str:
+    """An .npz, whatever is in it."""
+    path = tmp_path / "mine.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def images(n: int = 20, high: int = 4, dtype: type = np.uint8) -> np.ndarray:
+    """A few small images with the values 0..high."""
+    x = np.random.default_rng(0).integers(0, high + 1, (n, 3, 3, 1))
+    x.flat[0], x.flat[1] = 0, high
+    return x.astype(dtype)
+
+
+def test_digits_are_the_articles() -> None:
+    digits = data.digits()
+    assert {name: len(split) for name, split in digits.splits.items()} == {
+        "train": 1000,
+        "validation": 350,
+        "test": 447,
+    }
+    assert digits.event == (8, 8, 1) and digits.dimensions == 64 and digits.classes == 10
+    assert digits.kind == data.integer(17)
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    everything = np.concatenate([split.x for split in digits.splits.values()])
+    np.testing.assert_array_equal(everything.reshape(-1, 64), raw.data)
+    np.testing.assert_array_equal(np.concatenate([split.y for split in digits.splits.values()]), raw.target)
+
+
+def test_content_hash_sees_one_changed_pixel(tmp_path: Path) -> None:
+    x = images()
+    before = data.from_npz(save(tmp_path, x_train=x)).content_hash
+    assert data.from_npz(save(tmp_path, x_train=x)).content_hash == before
+    x[3, 1, 1] ^= 1
+    assert data.from_npz(save(tmp_path, x_train=x)).content_hash != before
+
+
+@pytest.mark.parametrize(
+    ("x", "kind"),
+    [
+        (images(high=1), BINARY),
+        (images(high=1, dtype=bool), BINARY),
+        (images(high=4), data.integer(5)),
+        (images(high=200), data.integer(256)),
+        (images(high=300, dtype=np.int64), data.integer(301)),
+        (images().astype(np.float64) / 4, REAL),
+    ],
+)
+def test_kinds_of_value(x: np.ndarray, kind: data.Kind, tmp_path: Path) -> None:
+    dataset = data.load(save(tmp_path, x_train=x))
+    assert dataset.kind == kind
+    likelihood = for_data(dataset)
+    expected = {"binary": hv.Bernoulli(), "integer": hv.Categorical(max(kind.num_values, 2)), "real": hv.Gaussian()}
+    assert likelihood == expected[kind.name]
+    likelihood.check(dataset.splits["train"].x)
+    np.testing.assert_allclose(dataset.splits["train"].x, x[:18].astype(dataset.splits["train"].x.dtype))
+    assert len(dataset.splits["validation"]) == 2  # the last tenth
+
+
+def test_npz_with_all_its_arrays(tmp_path: Path) -> None:
+    x = images(30)
+    y = np.arange(30) % 3
+    path = save(
+        tmp_path,
+        x_train=x[:10],
+        x_validation=x[10:20],
+        x_test=x[20:],
+        y_train=y[:10],
+        y_validation=y[10:20],
+        y_test=y[20:],
+        num_values=9,
+    )
+    dataset = data.from_npz(path)
+    assert list(dataset.splits) == ["train", "validation", "test"]
+    assert dataset.kind == data.integer(9) and dataset.classes == 3
+    np.testing.assert_array_equal(dataset.splits["test"].y, y[20:])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_test": images()}, "x_train is needed"),
+        ({"x_train": images(0 + 1)[:0].reshape(0, 3, 3, 1)}, "nothing in it"),
+        ({"x_train": np.array([[1.0, np.nan], [2.0, 3.0]])}, r"nan at index \(0, 1\)"),
+        ({"x_train": np.array([[1.0, np.inf], [2.0, 3.0]])}, "not finite"),
+        ({"x_train": np.array([[1, -2], [2, 3]])}, "-2"),
+        ({"x_train": np.array(["a", "b"])}, "dtype"),
+        ({"x_train": np.array([[1j, 2.0]])}, "dtype"),
+        ({"x_train": np.arange(5)}, r"\[N, \.\.\.\]"),
+        ({"x_train": images(), "x_test": images()[:, :2]}, "shape of x_train"),
+        ({"x_train": images(), "y_train": np.zeros(3, int)}, "20 examples"),
+        ({"x_train": images(), "y_train": np.zeros(20)}, "one whole number"),
+        ({"x_train": images(), "y_train": np.full(20, -1)}, "count from 0"),
+        ({"x_train": images(), "y_test": np.zeros(3, int)}, "no x of that name"),
+        ({"x_train": images(), "num_values": np.array(3)}, "holds the value 4"),
+        ({"x_train": images(1)}, "one example"),
+    ],
+)
+def test_bad_arrays(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+    path = save(tmp_path, **arrays)
+    with pytest.raises(ValueError, match=message) as raised:
+        data.load(path)
+    assert "mine.npz" in str(raised.value)
+
+
+def test_object_arrays_are_never_unpickled(tmp_path: Path) -> None:
+    """Loading runs nothing: the payload below would leave a file."""
+    witness = tmp_path / "witness"
+
+    class Payload:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(witness),)
+
+    path = tmp_path / "evil.npz"
+    np.savez(path, x_train=np.array([Payload(), Payload()], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="object dtype"):
+        data.load(str(path))
+    assert not witness.exists()
+
+
+def test_files_that_are_no_npz(tmp_path: Path) -> None:
+    path = tmp_path / "torn.npz"
+    np.savez(path, x_train=images())
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="cannot be read"):
+        data.load(str(path))
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read"):
+        data.load(str(path))
+    with open(path, "wb") as file:
+        np.save(file, images())
+    with pytest.raises(ValueError, match=r"\.npy"):
+        data.load(str(path))
+    with pytest.raises(FileNotFoundError, match="no file"):
+        data.load(str(tmp_path / "nowhere.npz"))
+
+
+@pytest.mark.parametrize(("name", "near"), [("digts", "digits"), ("mnist", "tfds:mnist"), ("tfds-mnist", "tfds:mnist")])
+def test_unknown_names_get_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ValueError, match=f"Did you mean '{near}'"):
+        data.load(name)
+
+
+def test_tfds_names_and_preparation(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(ValueError, match="tfds:mnist"):
+        data.load("tfds:mnits", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="tfds build mnist --data_dir"):
+        data.load("tfds:mnist", str(tmp_path))
+
+
+def test_tfds_through_its_real_loader() -> None:
+    """The builders' own records, with made-up pixels: names, splits, labels and kinds as TFDS declares them."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    with tfds.testing.mock_data(num_examples=12):
+        mnist = data.load("tfds:mnist")
+        binarised = data.load("tfds:binarized_mnist")
+    assert mnist.event == (28, 28, 1) and mnist.kind == data.integer(256) and mnist.classes > 1
+    assert {name: len(split) for name, split in mnist.splits.items()} == {"train": 10, "validation": 2, "test": 12}
+    assert mnist.splits["train"].x.dtype == np.uint8
+    assert "TFDS mnist/3.0.1" in mnist.protocol and "last 2 train examples" in mnist.protocol
+    assert binarised.classes == 0 and binarised.splits["train"].y is None

@@ -1,0 +1,460 @@
+"""A run from its command line: what it leaves, what it refuses, and how it goes on after an interruption."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hvae_jax as hv
+from hvae_jax import cli, experiment
+from hvae_jax.experiment import Data, Evaluation, Experiment, abstract_state, main, run
+from hvae_jax.objectives import Forward
+from hvae_jax.results import to_batch
+from hvae_jax.settings import load
+from hvae_jax.training import DivergedError, Training, TrainState
+from hvae_jax.training.checkpoint import Checkpoints
+from hvae_jax.training.mesh import data_mesh
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "experiments" / "digits_topdown.py"
+SMALL = ["--model.hidden", "16", "--evaluation.draws", "3", "--evaluation.other-draws", "2", "--save-every", "16"]
+CACHE = (
+    Path(tempfile.gettempdir()) / f"hvae_jax_tests_{os.getuid()}"
+)  # the same few programs are compiled over and over
+CPU = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+CPU |= {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
+
+
+@pytest.fixture(autouse=True)
+def few_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process take one device: eight of them on two cores only wait for each other."""
+    if "all_devices" not in request.keywords:
+        monkeypatch.setattr(experiment, "data_mesh", lambda: data_mesh(1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """A compilation cache for the runs in this process too."""
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data set of 40 digits as a user's .npz: two batches of 16 and one of 8 an epoch."""
+    digits = hv.data.digits().splits["train"]
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, x_train=digits.x[:40], x_validation=digits.x[40:60], y_train=digits.y[:40], num_values=17)
+    return str(path)
+
+
+def script(folder: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Runs the experiment's script as a user does, in `folder`'s parent."""
+    command = [sys.executable, str(SCRIPT), *SMALL, "--folder", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=CPU, timeout=600, **options)
+
+
+def newest(folder: Path, modules: Sequence[str] = ()) -> tuple[TrainState, Any]:
+    """State and best variables of the newest checkpoint."""
+    settings = load(folder / "settings.json", modules)
+    state = abstract_state(settings, to_batch(settings.data.load().splits["train"], settings.model))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    restored = checkpoints.restore(state, state.variables, data_mesh(1))
+    checkpoints.close()
+    assert restored is not None
+    return restored[:2]
+
+
+def parameters(folder: Path) -> list[np.ndarray]:
+    """Every array of the newest checkpoint."""
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(newest(folder))]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs through the script's command line."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    done = script(folder, "--epochs", "3")
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.strip().splitlines()
+    assert last[0].startswith("hvae_jax ")
+    assert str(folder) in last[-1]
+    return folder
+
+
+@pytest.mark.leg
+def test_what_a_run_leaves(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    for measure in ("elbo", "iw_bound", "k", "bits_per_dim", "rates", "active_units", "standard_error"):
+        assert set(result[measure]) == {"train", "validation", "test"}, measure
+    assert result["steps"] == 48 and result["k"] == {"train": 2, "validation": 2, "test": 3}
+    assert result["bits_per_dim"]["test"]["elbo"] == pytest.approx(-result["elbo"]["test"] / 64 / np.log(2))
+    assert list(result["rates"]["test"]) == ["z2", "z1"]
+    assert all(0 <= n <= size for n, size in zip(result["active_units"]["test"].values(), (8, 16), strict=True))
+    assert result["iw_bound"]["test"] >= result["elbo"]["test"] - 1.0
+    for name in ("seconds", "steps_per_second", "parameters", "versions", "device", "data"):
+        assert result[name], name
+    for picture in ("real", "samples", "reconstructions", "curve"):
+        assert (finished / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [16, 32, 48]
+    assert all(np.isfinite(row["validation/elbo"]) and "rate/z2" in row for row in rows)
+    assert list((finished / "tensorboard").glob("events*"))
+    assert load(finished / "settings.json").model.hidden == 16
+
+
+@pytest.mark.leg
+def test_the_same_command_again_finds_it_done(finished: Path) -> None:
+    before = parameters(finished)
+    again = script(finished, "--epochs", "3")
+    assert again.returncode == 0, again.stderr
+    for a, b in zip(before, parameters(finished), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_other_settings_are_refused_by_name(finished: Path) -> None:
+    refused = script(finished, "--epochs", "4", "--model.clamp", "-6", "2")
+    assert refused.returncode == 1
+    for part in ("training.epochs: 3 -> 4", "model.clamp", "--resume", "--overwrite"):
+        assert part in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.leg
+def test_killed_and_started_again_is_bit_for_bit_the_same(tmp_path: Path) -> None:
+    """SIGKILL in the middle of training; the second start ends where a run that was never interrupted ends."""
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert script(straight, "--epochs", "12").returncode == 0
+    command = [sys.executable, str(SCRIPT), *SMALL, "--folder", str(killed), "--epochs", "12"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=CPU)
+    checkpoints = killed / "checkpoints"
+    deadline = time.time() + 300
+    while not (checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (killed / "result.json").exists()
+    again = script(killed, "--epochs", "12")
+    assert again.returncode == 0, again.stderr
+    assert "resuming at step" in again.stdout
+    for a, b in zip(parameters(straight), parameters(killed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [16 * (i + 1) for i in range(12)]
+    numbers = [json.loads((folder / "result.json").read_text()) for folder in (straight, killed)]
+    for measure in ("elbo", "iw_bound", "rates", "best_validation_elbo"):
+        assert numbers[0][measure] == numbers[1][measure], measure
+
+
+def test_a_signal_saves_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    command = [sys.executable, str(SCRIPT), *SMALL, "--folder", str(folder), "--save-every", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=CPU)
+    deadline = time.time() + 300
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "The same command goes on from there" in output
+    assert parameters(folder)
+
+
+# ---- in this process, where it is quicker
+
+
+@pytest.fixture
+def small(arrays: str) -> Callable[..., Experiment]:
+    """Makes runs of a second: two epochs of three steps."""
+
+    def make(**changes: object) -> Experiment:
+        settings = {
+            "model": hv.models.TopDownVAE(latents=(2, 3), hidden=8),
+            "data": Data(arrays),
+            "training": Training(batch_size=16, epochs=2, save_every=3),
+            "evaluation": Evaluation(draws=2, other_draws=2),
+        }
+        return Experiment("small", **{**settings, **changes})
+
+    return make
+
+
+def errors(experiment: Experiment, arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command line says when it refuses."""
+    with pytest.raises(SystemExit) as left:
+        main(experiment, arguments)
+    assert left.value.code not in (0, None)
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--model.hiden", "3"], ["model.hidden"]),
+        (["--model.hidden", "many"], ["many", "int"]),
+        (["--steps", "0"], ["steps is 0"]),
+        (["--model.hidden", "0"], ["hidden=0"]),
+        (["--model.likelihood.num-values", "16"], ["16 at index", "0..15", "Categorical(17)"]),
+        (["--data.name", "digts"], ["'digts'", "'digits'"]),
+        (["--model.classes", "5"], ["10 labels"]),
+        (["--resume", "--overwrite"], ["exclude each other"]),
+    ],
+)
+def test_wrong_settings_are_said_before_training(
+    arguments: list[str],
+    parts: list[str],
+    small: Callable[..., Experiment],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    message = errors(small(), [*arguments, "--folder", str(tmp_path / "run")], capsys)
+    for part in parts:
+        assert part in message
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_likelihood_that_does_not_fit(
+    small: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = hv.models.TopDownVAE(latents=(2,), hidden=8, likelihood=hv.Bernoulli())
+    message = errors(small(model=model), ["--folder", str(tmp_path)], capsys)
+    assert "[0, 1]" in message and "Categorical(num_values=17" in message
+
+
+def test_a_folder_that_cannot_be_written(
+    small: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in errors(small(), ["--folder", str(tmp_path / "file" / "run")], capsys)
+
+
+def test_a_disk_that_is_too_small(
+    small: Callable[..., Experiment],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hvae_jax import run_folder
+
+    class Full:
+        free = 1000
+
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda _: Full)
+    assert "MiB free" in errors(small(), ["--folder", str(tmp_path / "run")], capsys)
+
+
+def test_resume_under_new_settings_and_overwrite(small: Callable[..., Experiment], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(small(), folder)
+    longer = small(training=Training(batch_size=16, epochs=3, save_every=3))
+    outcome = run(longer, folder, resume=True)
+    assert int(outcome.state.step) == 9
+    assert load(folder / "settings.json") == longer
+    outcome = run(small(training=Training(batch_size=16, epochs=1)), folder, overwrite=True)
+    assert int(outcome.state.step) == 3
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_checkpoint_of_another_model_names_the_first_leaf(
+    small: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    run(small(), folder)
+    other = small(model=hv.models.TopDownVAE(latents=(2, 3), hidden=9))
+    message = errors(other, ["--folder", str(folder), "--resume"], capsys)
+    assert "another model" in message and "(8,)" in message and "(9,)" in message
+
+
+@pytest.mark.all_devices
+def test_a_batch_that_does_not_divide_over_the_devices(
+    small: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = errors(small(), ["--batch-size", "12", "--folder", str(tmp_path / "run")], capsys)
+    assert "batch of 12" in message and "8 devices" in message and "8 or 16" in message
+
+
+@pytest.mark.all_devices
+def test_all_devices_train_as_one_does(small: Callable[..., Experiment], tmp_path: Path) -> None:
+    """The last batch of an epoch, 8 examples, divides over 8 devices here; an uneven one is computed by all alike."""
+    outcomes = [run(small(), tmp_path / "eight")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "data_mesh", lambda: data_mesh(1))
+        outcomes.append(run(small(), tmp_path / "one"))
+    eight, one = (outcome.progress.best_elbo for outcome in outcomes)
+    assert eight == pytest.approx(one, rel=1e-3)
+
+
+def biggest(folder: Path) -> Path:
+    """The array file of a checkpoint."""
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "metadata"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    harm: str, small: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves(run(small(), folder).state)]
+    last = folder / "checkpoints" / "6"
+    if harm == "truncate":
+        file = biggest(last)
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif harm == "flip":
+        file = biggest(last)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(bytes(content))
+    else:
+        (last / "_CHECKPOINT_METADATA").unlink()
+    with pytest.warns(UserWarning, match="Checkpoint 6 .* cannot be read: going on from 3"):
+        outcome = run(small(), folder)
+    for a, b in zip(before, jax.tree.leaves(outcome.state), strict=True):
+        np.testing.assert_array_equal(a, np.asarray(b))
+    assert (folder / "checkpoints" / "6").is_dir()  # saved anew
+
+
+def test_no_readable_checkpoint_is_said(small: Callable[..., Experiment], tmp_path: Path) -> None:
+    once = small(training=Training(batch_size=16, epochs=1))
+    run(once, tmp_path / "run")
+    biggest(tmp_path / "run" / "checkpoints" / "3").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"No checkpoint .* --overwrite"):
+        run(once, tmp_path / "run")
+
+
+@dataclasses.dataclass(frozen=True)
+class Explodes:
+    """An objective whose loss is not a number from a step on, through a level or by itself."""
+
+    at: int
+    level: int | None = None
+
+    def init(self) -> tuple[()]:
+        """No state."""
+        return ()
+
+    def __call__(
+        self, forward: Forward, variables: Any, batch: hv.Batch, key: jax.Array, step: jax.Array, state: Any
+    ) -> tuple[jax.Array, dict[str, jax.Array], Any, Any]:
+        """The negative ELBO until then."""
+        loss, metrics, state, updates = hv.NegativeELBO()(forward, variables, batch, key, step, state)
+        broken = jnp.where(step >= self.at, jnp.nan, 0.0)
+        if self.level is not None:
+            metrics = metrics | {"rates": metrics["rates"].at[self.level].add(broken)}
+        return loss + broken, metrics, state, updates
+
+
+@pytest.mark.parametrize(("level", "cause"), [(1, "the rate of z1 went first"), (None, "the loss itself")])
+def test_a_loss_that_is_not_finite_stops_with_the_good_state_saved(
+    level: int | None, cause: str, small: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    training = Training(batch_size=16, epochs=20, save_every=1000, max_streak=5)
+    with pytest.raises(DivergedError, match=f"Step 4 .*{cause}.* is saved"):
+        run(small(objective=Explodes(4, level), training=training), tmp_path / "run")
+    good = run(small(training=Training(batch_size=16, steps=4)), tmp_path / "good")
+    saved = newest(tmp_path / "run", (__name__,))[0]
+    for a, b in zip(jax.tree.leaves(good.state.params), jax.tree.leaves(saved.params), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    assert int(saved.skipped) == int(saved.streak) == int(saved.step) - 4
+
+
+def test_skipped_steps_are_counted_and_training_goes_on(small: Callable[..., Experiment], tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Once(Explodes):
+        def __call__(self, forward: Forward, variables: Any, batch: Any, key: Any, step: Any, state: Any) -> Any:
+            loss, *rest = hv.NegativeELBO()(forward, variables, batch, key, step, state)
+            return jnp.where(step == self.at, jnp.inf, loss), *rest
+
+    outcome = run(small(objective=Once(2)), tmp_path / "run")
+    assert int(outcome.state.skipped) == 1 and int(outcome.state.streak) == 0 and int(outcome.state.step) == 6
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["skipped_steps"] == 1
+
+
+# ---- the console script
+
+
+@pytest.mark.leg
+def test_hvae_on_a_finished_run(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(finished)
+    cli.main(["show", folder])
+    shown = capsys.readouterr().out
+    assert "z2" in shown and "active" in shown
+    cli.main(["sample", folder, "--n", "5", "--temperature", "0.8", "--out", str(tmp_path / "s.png")])
+    cli.main(["sample", folder, "--n", "5", "--temperature", "0.5", "0", "--out", str(tmp_path / "s.npz")])
+    cli.main(["reconstruct", folder, "--keep-top", "1", "--out", str(tmp_path / "r.png")])
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    assert np.load(tmp_path / "s.npz")["x"].shape == (5, 8, 8, 1)
+    capsys.readouterr()
+    cli.main(["evaluate", folder, "--draws", "4", "--splits", "test", "--out", str(tmp_path / "e.json")])
+    numbers = json.loads((tmp_path / "e.json").read_text())
+    result = json.loads((finished / "result.json").read_text())
+    assert numbers["elbo"]["test"] == pytest.approx(result["elbo"]["test"], abs=1.0)
+    assert numbers["data"] == result["data"]
+    cli.main(["doctor"])
+    assert "jaxlib" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["show", "{tmp}"], ["no run", "result.json"]),
+        (["sample", "{tmp}"], ["no run", "settings.json"]),
+        (["sample", "{run}", "--temperature", "-1"], ["-1", "0 (the mode)"]),
+        (["sample", "{run}", "--temperature", "1", "1", "1"], ["2 levels"]),
+        (["sample", "{run}", "--n", "0"], ["--n is 0"]),
+        (["sample", "{run}", "--label", "3"], ["without labels"]),
+        (["reconstruct", "{run}", "--keep-top", "3"], ["--keep-top is 3", "2 levels"]),
+        (["reconstruct", "{run}", "--split", "tset"], ["'tset'", "test"]),
+        (["evaluate", "{run}", "--draws", "0"], ["--draws is 0"]),
+        (["evaluate", "{run}", "--splits", "dev"], ["'dev'"]),
+    ],
+)
+def test_hvae_says_what_is_wrong(
+    arguments: list[str], parts: list[str], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([a.format(tmp=tmp_path, run=finished) for a in arguments])
+    assert left.value.code == 1
+    message = capsys.readouterr().err
+    for part in parts:
+        assert part in message
+
+
+def test_hvae_evaluates_on_other_data(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = hv.data.digits().splits["test"]
+    path = tmp_path / "mine.npz"
+    np.savez(path, x_train=digits.x[:20], x_test=digits.x[20:40])
+    cli.main(["evaluate", str(finished), "--draws", "2", "--splits", "test", "--data", str(path)])
+    assert "test" in capsys.readouterr().out
+    np.savez(path, x_train=digits.x[:20, :4])
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(finished), "--draws", "2", "--splits", "validation", "--data", str(path)])
+    assert "(4, 8, 1), which do not fit" in capsys.readouterr().err
+
+
+@pytest.mark.leg
+def test_a_users_own_arrays_train(small: Callable[..., Experiment], tmp_path: Path) -> None:
+    """Flat real vectors from an .npz, under a Gaussian likelihood, with labels."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", x_train=rng.normal(size=(50, 6)), y_train=np.arange(50) % 3)
+    model = hv.models.TopDownVAE(latents=(2,), hidden=8, likelihood=hv.Gaussian(), classes=3)
+    outcome = run(small(model=model, data=Data(str(tmp_path / "mine.npz"))), tmp_path / "run")
+    assert int(outcome.state.step) == 6
+    assert (tmp_path / "run" / "reconstructions.png").exists()
