@@ -1,0 +1,70 @@
+# The environment is .venv: made once, installed anew only when pyproject.toml changes. Otherwise no network is needed.
+#
+#   make digits ARGS="--steps 500 --model.hidden 64"    ARGS goes to the script, or to pytest
+#   make test PYTHON=python3.13                         the interpreter .venv is made with, where there is none yet
+
+VENV = .venv
+PYTHON ?=
+ARGS =
+
+python = $(VENV)/bin/python
+install = $(python) -m pip install -qq --disable-pip-version-check --editable
+
+.PHONY: help digits test test-all lint types format clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
+	    while IFS='|' read -r name does; do printf '  make %-9s %s\n' "$$name" "$$does"; done
+
+digits: $(VENV)/installed ## train the article's top-down VAE on digits; pictures and numbers in runs/digits_topdown
+	$(python) experiments/digits_topdown.py $(ARGS)
+
+test: $(VENV)/installed-tests ## the test-suite but its slow tests
+	$(python) -m pytest -n 2 $(ARGS)
+
+test-all: $(VENV)/installed-tests ## the test-suite with its slow tests
+	$(python) -m pytest -n 2 --slow $(ARGS)
+
+lint: $(VENV)/installed-lint ## ruff: rules and format
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+types: $(VENV)/installed-lint ## pyrefly: types
+	$(python) -m pyrefly check --python-interpreter-path $(python)
+
+format: $(VENV)/installed-lint ## mend what ruff can mend
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+
+clean: ## remove environments, builds and caches; runs/ stays
+	rm -rf $(VENV) .legs build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/installed: pyproject.toml | $(python)
+	@echo "Installing hvae_jax into $(VENV) (a minute, once)"
+	@$(install) .
+	@touch $@
+
+$(VENV)/installed-tests: pyproject.toml | $(python)
+	@echo "Installing hvae_jax and what its tests need into $(VENV) (a minute, once)"
+	@$(install) '.[tests]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/installed-lint: pyproject.toml | $(python)
+	@echo "Installing hvae_jax, its linter and its type checker into $(VENV) (a minute, once)"
+	@$(install) '.[lint]'
+	@touch $(VENV)/installed $@
+
+# The first interpreter that runs (a pyenv shim may not), is new enough and can make environments.
+$(python):
+	@for candidate in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 python); do \
+	    "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	    echo "Making $(VENV) with $$candidate ($$("$$candidate" -V))"; \
+	    "$$candidate" -m venv --clear $(VENV) && exit 0; \
+	    rm -rf $(VENV); \
+	    echo "$$candidate cannot make environments. On Debian and Ubuntu: apt install python3-venv" >&2; \
+	done; \
+	echo "hvae_jax needs Python 3.11 or newer with its venv module." >&2; \
+	echo "Tried: $(or $(PYTHON),python3 and python3.11 to python3.14)." >&2; \
+	echo "Install one, or name it: make $(or $(MAKECMDGOALS),test) PYTHON=/path/to/python3" >&2; \
+	exit 1

@@ -1,0 +1,153 @@
+"""One row a model: what the contract of tests/contract.py is held against. A new model adds its row here."""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+from toys import BottomUp, Flow, LinearGaussian, Scanned
+
+from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian
+from hvae_jax.models import HVAE, TopDownVAE
+from hvae_jax.networks.activations import identity, leaky_relu
+from hvae_jax.networks.mlp import MLP
+
+BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """A model on tiny data.
+
+    Attributes:
+      name: of the row.
+      model: as small as it can be.
+      x: `[BATCH, *event]`; y: `[BATCH]` or None.
+      every_x: all values of x, `[M, *event]`, or the nodes of a quadrature; None where there are too many.
+      log_volume: of one value in `every_x`: 0 for discrete data, the logarithm of the spacing for a quadrature.
+      cancelled: parameters without gradient in training, as "a/b/bias": biases that a normaliser takes away.
+      stacked: prefixes of paths whose parameters have a leading axis of blocks.
+      top_down: no prior depends on its level's own sample: E_q[p/q] = 1 holds for each level, and levels above
+        keep_top do not notice it.
+      exact: the posterior is the model's own, so that every log weight is log p(x).
+    """
+
+    name: str
+    model: HVAE
+    x: Array
+    y: Array | None = None
+    every_x: Array | None = None
+    log_volume: float = 0.0
+    cancelled: tuple[str, ...] = ()
+    stacked: tuple[str, ...] = ()
+    top_down: bool = True
+    exact: bool = False
+
+
+def integers(values: int, *event: int) -> Array:
+    """A batch of uint8 in 0..values-1."""
+    return jnp.asarray(np.random.default_rng(0).integers(0, values, (BATCH, *event)), jnp.uint8)
+
+
+def reals(*event: int) -> Array:
+    """A batch of standard normal numbers."""
+    return jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, *event)), jnp.float32)
+
+
+def every(values: int, *event: int) -> Array:
+    """All x with elements in 0..values-1."""
+    return jnp.asarray(list(itertools.product(range(values), repeat=math.prod(event))), jnp.uint8).reshape(-1, *event)
+
+
+def grid(low: float, high: float, count: int) -> tuple[Array, float]:
+    """Nodes `[count, 1]` of the trapezoid rule for one real pixel, and the logarithm of their spacing."""
+    nodes = np.linspace(low, high, count)
+    return jnp.asarray(nodes, jnp.float32)[:, None], math.log(nodes[1] - nodes[0])
+
+
+class Convolutions(nn.Module):
+    """A replaced first network: two convolutions over `[B, side, side]`, no statistics, so it takes x as it is."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        h = nn.Conv(3, (2, 2), name="first")(x[..., None].astype(jnp.float32))
+        return nn.Conv(2, (2, 2), name="second")(jnp.tanh(h)).reshape(x.shape[0], -1)
+
+
+LINE, LOG_STEP = grid(-12.0, 12.0, 121)
+
+CASES = (
+    Case(
+        "top_down_1",
+        TopDownVAE(latents=(2,), hidden=6, likelihood=Bernoulli()),
+        integers(2, 4),
+        every_x=every(2, 4),
+    ),
+    Case(
+        "top_down_2",
+        TopDownVAE(latents=(2, 3), hidden=6, likelihood=Categorical(3)),
+        integers(3, 2, 1),
+        every_x=every(3, 2, 1),
+    ),
+    Case(
+        "top_down_3",
+        TopDownVAE(latents=(2, 2, 3), hidden=6, depth=2, likelihood=Gaussian()),
+        reals(1),
+        every_x=LINE,
+        log_volume=LOG_STEP,
+    ),
+    Case(
+        "classes",
+        TopDownVAE(latents=(2, 2), hidden=6, likelihood=Bernoulli(), classes=3),
+        integers(2, 3),
+        y=jnp.arange(BATCH) % 3,
+        every_x=every(2, 3),
+    ),
+    Case(
+        "replaced",
+        TopDownVAE(
+            latents=(2, 2),
+            hidden=6,
+            likelihood=Bernoulli(),
+            bottom_up=(None, Convolutions()),
+            delta=(MLP((), 4), None),
+            prior=(MLP((5,), 4, activation=jnp.tanh, normalise=False),),
+            decoder=MLP((7,), activation=leaky_relu, normalise=False),
+        ),
+        integers(2, 2, 2),
+        every_x=every(2, 2, 2),
+    ),
+    Case(
+        "cancelled_biases",
+        TopDownVAE(
+            latents=(2, 2),
+            hidden=6,
+            likelihood=Bernoulli(),
+            bottom_up=(None, MLP((5,), 4, activation=identity)),
+            decoder=MLP((7,), activation=identity),
+        ),
+        integers(2, 4),
+        every_x=every(2, 4),
+        cancelled=("bottom_up_1/linear_0/bias", "decoder/linear_0/bias"),
+    ),
+    Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
+    Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),
+    Case("bottom_up", BottomUp(), integers(2, 4), every_x=every(2, 4), top_down=False),
+    Case("scanned", Scanned(), integers(2, 4), every_x=every(2, 4), stacked=("run/",)),
+    Case("flow", Flow(), integers(2, 4), every_x=every(2, 4)),
+)
+
+
+def case(name: str) -> Case:
+    """The row of that name."""
+    return next(one for one in CASES if one.name == name)
+
+
+def jitter(params: dict, seed: int = 0, scale: float = 0.05) -> dict:
+    """Parameters moved by N(0, scale^2), so that zero-initialised parts speak."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: leaf + np.float32(scale) * rng.normal(size=leaf.shape).astype(np.float32), params)

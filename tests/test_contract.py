@@ -1,0 +1,26 @@
+"""Every model of tests/cases.py keeps every promise of tests/contract.py."""
+
+import functools
+from collections.abc import Callable
+
+import pytest
+from cases import CASES, Case
+from contract import PROMISES, Row, weights_sum_to_one
+
+row_of = functools.cache(Row)
+
+
+def pairs() -> list:
+    """Each case with each promise that applies to it; one case is one xdist group, and so compiled once."""
+    return [
+        pytest.param(one, promise, id=f"{one.name}-{promise.__name__}", marks=pytest.mark.xdist_group(one.name))
+        for one in CASES
+        for promise in PROMISES
+        if not (promise is weights_sum_to_one and one.every_x is None)
+    ]
+
+
+@pytest.mark.parametrize(("case", "promise"), pairs())
+def test_contract(case: Case, promise: Callable[[Row], None]) -> None:
+    """The promise's own docstring says what is proved."""
+    promise(row_of(case))

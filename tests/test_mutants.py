@@ -1,0 +1,109 @@
+"""The contract catches wrong maths: each mutant fails the promises that should notice it, and only with it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import contract
+import jax.numpy as jnp
+import pytest
+import toys
+from cases import case
+from contract import Row
+
+from hvae_jax import descent, distributions
+from hvae_jax.descent import Drawn
+from hvae_jax.distributions import Normal
+from hvae_jax.trace import Level
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def dropped_log_determinant(patch: pytest.MonkeyPatch) -> None:
+    """A flow that forgets how it stretches space."""
+
+    def forgetful(*terms: Any) -> descent.Flow:
+        return tuple(lambda z, f=f: (f(z)[0], jnp.zeros_like(z)) for f in coupling(*terms))
+
+    coupling = toys.coupling
+    patch.setattr(toys, "coupling", forgetful)
+
+
+def swapped_kl(patch: pytest.MonkeyPatch) -> None:
+    """KL(p || q) for KL(q || p)."""
+    patch.setattr(descent, "kl", lambda q, p: distributions.kl(p, q))
+
+
+def missing_two_pi(patch: pytest.MonkeyPatch) -> None:
+    """Gaussian densities without their constant: it cancels between q and p, so only p(x | z) shows it."""
+    patch.setattr(distributions, "_HALF_LOG_2PI", 0.0)
+
+
+def missing_two_pi_in_the_prior(patch: pytest.MonkeyPatch) -> None:
+    """The same in the prior's density alone."""
+
+    def log_prob(self: Normal, z: Any) -> Any:
+        return density(self, z) + distributions._HALF_LOG_2PI * (self.log_std == 0)
+
+    density = Normal.log_prob
+    patch.setattr(Normal, "log_prob", log_prob)
+
+
+def analytic_kl_bottom_up(patch: pytest.MonkeyPatch) -> None:
+    """The article's printed formula: the analytic KL where the prior depends on the level's own sample."""
+
+    def draw(key: Any, prior: Normal, posterior: Any, *args: Any, **names: Any) -> Level:
+        level = descent.draw(key, prior, posterior, *args, **names)
+        return level.replace(kl=distributions.kl(level.q, level.p)) if isinstance(posterior, Drawn) else level
+
+    patch.setattr(toys, "draw", draw)
+
+
+def latent_drawn_twice(patch: pytest.MonkeyPatch) -> None:
+    """A bottom-up latent drawn once on the way up and again, with an analytic KL, on the way down."""
+
+    def draw(key: Any, prior: Normal, posterior: Any, *args: Any, **names: Any) -> Level:
+        again = posterior.q if isinstance(posterior, Drawn) else posterior
+        return descent.draw(key, prior, again, *args, **names)
+
+    patch.setattr(toys, "draw", draw)
+
+
+MUTANTS: tuple[tuple[Patch, str, tuple[Callable[[Row], None], ...]], ...] = (
+    (dropped_log_determinant, "flow", (contract.mean_weight_is_one, contract.weights_sum_to_one)),
+    (swapped_kl, "top_down_2", (contract.mean_rate_is_mean_ratio,)),
+    (missing_two_pi, "linear_gaussian", (contract.weights_sum_to_one,)),
+    (missing_two_pi_in_the_prior, "bottom_up", (contract.mean_weight_is_one, contract.weights_sum_to_one)),
+    (analytic_kl_bottom_up, "bottom_up", (contract.mean_rate_is_mean_ratio,)),
+    (latent_drawn_twice, "bottom_up", (contract.given_latents_reproduce,)),
+)
+
+
+@functools.cache
+def sound(name: str) -> Row:
+    """The unharmed model."""
+    return Row(case(name))
+
+
+@pytest.mark.parametrize(
+    ("mutate", "name", "promise"),
+    [
+        pytest.param(mutate, name, promise, id=f"{mutate.__name__}-{promise.__name__}")
+        for mutate, name, promises in MUTANTS
+        for promise in promises
+    ],
+)
+def test_mutant_is_caught(
+    monkeypatch: pytest.MonkeyPatch, mutate: Patch, name: str, promise: Callable[[Row], None]
+) -> None:
+    """The promise holds for the model as it is and fails for the mutant."""
+    promise(sound(name))
+    mutate(monkeypatch)
+    with pytest.raises(AssertionError):
+        promise(Row(case(name)))
+
+
+def test_what_a_dropped_log_determinant_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where kl is the log-ratio itself, "mean rate = mean log-ratio" is blind: why the weights have to be one too."""
+    dropped_log_determinant(monkeypatch)
+    contract.mean_rate_is_mean_ratio(Row(case("flow")))

@@ -1,0 +1,276 @@
+"""Small models in the protocol, one for each way a latent may come to be; tests know more of them than of real ones."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from hvae_jax.descent import Flow as FlowMaps
+from hvae_jax.descent import Pick, draw, propose, stack
+from hvae_jax.distributions import Normal, precision_weighted, residual, soft_clamp
+from hvae_jax.likelihoods import Bernoulli, GaussianRecord, Likelihood
+from hvae_jax.models.base import HVAE
+from hvae_jax.networks.mlp import Linear, Readout
+from hvae_jax.trace import Level, Trace
+
+
+def gaussian_head(h: Array) -> Normal:
+    """`[B, 2 d]` to a Gaussian with log_std soft-clamped to (-0.15, 0.15).
+
+    The weights p/q have a variance only where var_q > var_p / 2, that is log_std_q - log_std_p > -0.35: two heads of
+    this kind never differ by more than 0.3, so standard errors of mean weights mean what they say.
+    """
+    mean, log_std = jnp.split(h, 2, axis=-1)
+    return Normal(mean, soft_clamp(log_std, 0.15))
+
+
+def shifted(q: Normal, z: Array) -> Normal:
+    """The Gaussian moved by half of z, so that the two are well correlated."""
+    return Normal(q.mean + 0.5 * z, q.log_std)
+
+
+def flat(x: Array) -> Array:
+    """`[B, *event]` to float `[B, D]`."""
+    return x.reshape(x.shape[0], -1).astype(jnp.float32)
+
+
+def orthonormal(pixels: int, size: int) -> np.ndarray:
+    """`[pixels, size]` with orthonormal columns: the first cosines of the type-II transform."""
+    angles = np.outer(np.arange(pixels) + 0.5, np.arange(size)) * np.pi / pixels
+    basis = np.cos(angles)
+    return basis / np.linalg.norm(basis, axis=0)
+
+
+class LinearGaussian(HVAE):
+    """z_L ~ N(0, I), z_l ~ N(a_l z_{l+1} + b_l, s_l^2), x ~ N(Q c z_1 + d, s_x^2 I): p(x) is a Gaussian.
+
+    Q has orthonormal columns, so the exact posteriors q(z_l | z_{l+1}, x) are diagonal; they are a
+    precision-weighted merge of the prior and what x says of z_l.
+
+    Attributes:
+      levels: L.
+      size: of each latent.
+      pixels: of x, at least `size`.
+      exact: the exact posterior, or one that is off by a mean and a log scale for each unit (parameters).
+    """
+
+    levels: int = 2
+    size: int = 2
+    pixels: int = 3
+    exact: bool = False
+
+    @property
+    def num_levels(self) -> int:
+        """L."""
+        return self.levels
+
+    @nn.compact
+    def descend(
+        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
+    ) -> Trace:
+        near_one = nn.initializers.constant(0.9)
+        c = self.param("c", near_one, (self.size,), jnp.float32)
+        d = self.param("d", nn.initializers.normal(0.5), (self.pixels,), jnp.float32)
+        basis = jnp.asarray(orthonormal(self.pixels, self.size), d.dtype)
+        log_std_x = self.param("log_std_x", nn.initializers.constant(0.5), (), jnp.float32)
+        slopes, shifts, log_stds = {}, {}, {}
+        for level in range(1, self.levels):
+            slopes[level] = self.param(f"a{level}", near_one, (self.size,), jnp.float32)[None]
+            shifts[level] = self.param(f"b{level}", nn.initializers.normal(0.5), (self.size,), jnp.float32)[None]
+            shape = (self.size,)
+            log_stds[level] = self.param(f"log_std{level}", nn.initializers.constant(-0.3), shape, jnp.float32)[None]
+
+        evidence: dict[int, Normal] = {}
+        if x is not None:
+            says = Normal(
+                (x - d[None]) @ basis / c[None], jnp.full((n, self.size), log_std_x) - jnp.log(jnp.abs(c))[None]
+            )
+            for level in range(1, self.levels + 1):
+                evidence[level] = says
+                if level < self.levels:
+                    a = slopes[level]
+                    log_var = jnp.logaddexp(says.log_var, 2.0 * log_stds[level]) - 2.0 * jnp.log(jnp.abs(a))
+                    says = Normal.from_log_var((says.mean - shifts[level]) / a, log_var)
+
+        levels: list[Level] = []
+        names = range(self.levels, 0, -1)
+        for level, level_key, pick in zip(names, jax.random.split(key, self.levels), picks, strict=True):
+            prior = Normal.standard((n, self.size))
+            if levels:
+                mean = slopes[level] * levels[-1].z + shifts[level]
+                prior = Normal(mean, jnp.broadcast_to(log_stds[level], mean.shape))
+            posterior = precision_weighted(prior, evidence[level]) if evidence else None
+            if posterior is not None and not self.exact:
+                dm = self.param(f"off_mean{level}", nn.initializers.constant(0.3), (self.size,), jnp.float32)
+                ds = self.param(f"off_log_std{level}", nn.initializers.constant(0.1), (self.size,), jnp.float32)
+                posterior = residual(posterior, Normal(dm[None], ds[None]))
+            levels.append(draw(level_key, prior, posterior, pick, name=f"z{level}"))
+
+        mean = (c[None] * levels[-1].z) @ basis.T + d[None]
+        x_dist = GaussianRecord(Normal(mean, jnp.broadcast_to(log_std_x, mean.shape)))
+        return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
+
+
+class BottomUp(HVAE):
+    """q(z1 | x) q(z2 | z1) against p(z2) p(z1 | z2) p(x | z1): z1 is proposed on the way up.
+
+    Attributes:
+      size: of z2 and of z1.
+      hidden: width of the networks.
+      likelihood: p(x | z1).
+    """
+
+    size: int = 2
+    hidden: int = 6
+    likelihood: Likelihood = Bernoulli()
+
+    @property
+    def num_levels(self) -> int:
+        """Two."""
+        return 2
+
+    @nn.compact
+    def descend(
+        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
+    ) -> Trace:
+        ascent_key, key2, key1 = jax.random.split(key, 3)
+        pick2, pick1 = picks
+        z1 = q2 = None
+        if x is not None:
+            r = jnp.tanh(Linear(self.hidden, name="r")(flat(x)))
+            z1 = propose(ascent_key, gaussian_head(Linear(2 * self.size, name="q1")(r)), pick1)
+            r = jnp.tanh(Linear(self.hidden, name="r2")(z1.z))
+            q2 = shifted(gaussian_head(Linear(2 * self.size, name="q2")(r)), z1.z)
+        level2 = draw(key2, Normal.standard((n, self.size)), q2, pick2, name="z2")
+        h = jnp.tanh(Linear(self.hidden, name="h")(level2.z))
+        p1 = shifted(gaussian_head(Linear(2 * self.size, name="p1")(h)), level2.z)
+        level1 = draw(key1, p1, z1, pick1, name="z1")
+        h = jnp.tanh(Linear(self.hidden, name="px")(level1.z))
+        readout = Readout(self.likelihood.parameters, name="readout")
+        x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
+        return Trace(None if x is None else x_dist.log_prob(x), (level2, level1), x_dist)
+
+
+class Block(nn.Module):
+    """One residual stochastic block: prior from h, posterior from h and the evidence, z added to h."""
+
+    width: int
+    size: int
+
+    @nn.compact
+    def __call__(self, h: Array, key: Array, pick: Pick, evidence: Array | None) -> tuple[Array, Level]:
+        prior = gaussian_head(Linear(2 * self.size, name="prior")(jnp.tanh(h)))
+        posterior = None
+        if evidence is not None:
+            delta = Linear(2 * self.size, name="delta")(jnp.tanh(jnp.concatenate([h, evidence], -1)))
+            posterior = residual(prior, gaussian_head(delta))
+        level = draw(key, prior, posterior, pick, name="run")
+        return h + Linear(self.width, name="merge")(level.z), level
+
+
+class Scanned(HVAE):
+    """A top latent, then a run of n equal blocks with stacked parameters under nn.scan.
+
+    Attributes:
+      blocks: n; the model has n + 1 levels.
+      width, size: of the deterministic path and of each latent.
+      remat: whether the blocks recompute instead of remembering.
+      unroll: of the scan.
+      likelihood: p(x | h).
+    """
+
+    blocks: int = 3
+    width: int = 5
+    size: int = 2
+    remat: bool = False
+    unroll: int = 1
+    likelihood: Likelihood = Bernoulli()
+
+    @property
+    def num_levels(self) -> int:
+        """The top and the run."""
+        return 1 + self.blocks
+
+    @nn.compact
+    def descend(
+        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
+    ) -> Trace:
+        evidence = q = None
+        if x is not None:
+            evidence = jnp.tanh(Linear(self.width, name="r")(flat(x)))
+            q = gaussian_head(Linear(2 * self.size, name="q")(evidence))
+        keys = jax.random.split(key, self.num_levels)
+        top = draw(keys[0], Normal.standard((n, self.size)), q, picks[0], name="top")
+        h = Linear(self.width, name="h")(top.z)
+
+        block: Any = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        run = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, 0, nn.broadcast),
+            length=self.blocks,
+            unroll=1 if self.is_initializing() else self.unroll,
+        )
+        h, levels = run(self.width, self.size, name="run")(h, keys[1:], stack(picks[1:]), evidence)
+        readout = Readout(self.likelihood.parameters, name="readout")
+        x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
+        return Trace(None if x is None else x_dist.log_prob(x), (top, levels.replace(stacked=True)), x_dist)
+
+
+def coupling(scale: Array, shift: Array, context: Array) -> FlowMaps:
+    """An affine coupling of two units: z = (u, v e^s + t), s and t functions of u and the context `[B, 3]`."""
+
+    def terms(u: Array) -> tuple[Array, Array]:
+        return 0.1 + 0.05 * jnp.tanh(context[:, 0] + scale * u), context[:, 1] + shift * u + context[:, 2] * u**2 * 0.1
+
+    def forward(z0: Array) -> tuple[Array, Array]:
+        s, t = terms(z0[:, 0])
+        z = jnp.stack([z0[:, 0], z0[:, 1] * jnp.exp(s) + t], -1)
+        return z, jnp.stack([jnp.zeros_like(s), s], -1)
+
+    def inverse(z: Array) -> tuple[Array, Array]:
+        s, t = terms(z[:, 0])
+        z0 = jnp.stack([z[:, 0], (z[:, 1] - t) * jnp.exp(-s)], -1)
+        return z0, jnp.stack([jnp.zeros_like(s), s], -1)
+
+    return forward, inverse
+
+
+class Flow(HVAE):
+    """One level whose posterior is an affine coupling of a diagonal Gaussian, so its KL is a log-ratio.
+
+    Attributes:
+      hidden: width of the networks.
+      likelihood: p(x | z).
+    """
+
+    hidden: int = 6
+    likelihood: Likelihood = Bernoulli()
+
+    @property
+    def num_levels(self) -> int:
+        """One."""
+        return 1
+
+    @nn.compact
+    def descend(
+        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
+    ) -> Trace:
+        ascent_key, descent_key = jax.random.split(key)
+        proposed = None
+        if x is not None:
+            r = jnp.tanh(Linear(self.hidden, name="r")(flat(x)))
+            q = gaussian_head(Linear(4, name="q")(r))
+            scale = self.param("scale", nn.initializers.constant(0.4), (), jnp.float32)
+            shift = self.param("shift", nn.initializers.constant(0.4), (), jnp.float32)
+            flow = coupling(scale, shift, Linear(3, name="context")(r))
+            proposed = propose(ascent_key, q, picks[0], flow)
+        level = draw(descent_key, Normal.standard((n, 2)), proposed, picks[0], name="z1")
+        h = jnp.tanh(Linear(self.hidden, name="px")(level.z))
+        readout = Readout(self.likelihood.parameters, name="readout")
+        x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
+        return Trace(None if x is None else x_dist.log_prob(x), (level,), x_dist)
