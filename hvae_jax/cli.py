@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,7 +125,13 @@ class Finished:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Exit codes: 0 done, 1 an error that is said, 2 arguments that do not parse."""
-    commands = {"evaluate": Evaluate, "sample": Sample, "reconstruct": Reconstruct, "show": Show, "doctor": Doctor}
+    commands: dict[str, Callable[..., Any]] = {
+        "evaluate": Evaluate,
+        "sample": Sample,
+        "reconstruct": Reconstruct,
+        "show": Show,
+        "doctor": Doctor,
+    }
     command = tyro.extras.subcommand_cli_from_dict(
         commands,
         args=arguments,
@@ -199,7 +205,8 @@ def sample(command: Sample) -> None:
     name = "_".join(f"{t:g}" for t in command.temperature)
     out = command.out or command.run / f"samples_t{name}.png"
     if out.suffix == ".npz":
-        np.savez_compressed(out, x=x, **({} if y is None else {"y": y}))
+        arrays: dict[str, Any] = {"x": x} if y is None else {"x": x, "y": y}
+        np.savez_compressed(out, **arrays)
     else:
         plots.save_grids(out, {f"temperature {name}": x}, _columns(command.n), results.image_range(run.dataset))
     print(out)

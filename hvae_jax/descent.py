@@ -92,6 +92,7 @@ def picks(
 def stack(run: Sequence[Pick]) -> Pick:
     """The picks of a run as one, every array with a leading axis, to be scanned along with the keys."""
     given = is_given = None
+    infers = [pick.infer for pick in run if pick.infer is not None]
     known = [pick.given for pick in run if pick.given is not None]
     if known:
         filler = jnp.zeros_like(known[0])
@@ -99,7 +100,7 @@ def stack(run: Sequence[Pick]) -> Pick:
         is_given = jnp.array([pick.given is not None for pick in run])
     return Pick(
         temperature=jnp.stack([pick.temperature for pick in run]),
-        infer=None if run[0].infer is None else jnp.stack([pick.infer for pick in run]),
+        infer=jnp.stack(infers) if infers else None,
         given=given,
         is_given=is_given,
     )

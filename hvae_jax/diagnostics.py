@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
+
+from hvae_jax.trace import Model
 
 
 @struct.dataclass
@@ -27,9 +28,7 @@ class Usage:
     posterior_means: tuple[Array, ...]
 
 
-def usage(
-    model: nn.Module, variables: Any, x: ArrayLike, key: Array, draws: int = 16, y: ArrayLike | None = None
-) -> Usage:
+def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 16, y: ArrayLike | None = None) -> Usage:
     """Averages `draws` traces of x; memory does not grow with the draws.
 
     Raises ValueError for fewer than one draw.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Key, Num
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -38,7 +39,7 @@ class Normal:
         return cls(mean, 0.5 * log_var)
 
     @classmethod
-    def standard(cls, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> "Normal":
+    def standard(cls, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> "Normal":
         """N(0, I) of the given shape. Its zeros are exact, so that float32 is right beside float64 too."""
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
@@ -67,7 +68,8 @@ class Normal:
     def log_prob(self, z: Array) -> Array:
         """log N(z; mean, std^2) = -log(2 pi)/2 - log_std - ((z - mean)/std)^2/2, elementwise nats."""
         standardised = (z - self.mean) * jnp.exp(-self.log_std)
-        return -_HALF_LOG_2PI - self.log_std - 0.5 * standardised**2
+        # In this order the constant is rounded to the dtype of z: the top prior stays float32 beside a float64 z.
+        return -0.5 * standardised**2 - self.log_std - _HALF_LOG_2PI
 
 
 def kl(q: Normal, p: Normal) -> Array:

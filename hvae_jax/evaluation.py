@@ -7,17 +7,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
 from hvae_jax.compilation import jit_once
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.diagnostics import Usage, active_units, usage
 from hvae_jax.objectives import Importance, importance
+from hvae_jax.trace import Model
 
 
 def evaluate(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     dataset: Dataset,
     key: Array,
@@ -52,14 +52,10 @@ def evaluate(
         for i, (x, y, count) in enumerate(chunks(split, size, labelled)):
             bound_key, usage_key = jax.random.split(jax.random.fold_in(split_key, i))
             drawn = bound(variables, x, bound_key, k=k, chunk=chunk, y=y)
-            used = use(variables, x, usage_key, y=y)
+            used: Usage = jax.device_get(use(variables, x, usage_key, y=y))
             bounds.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], drawn))
             usages.append(
-                Usage(
-                    np.asarray(used.rates)[:, :count],
-                    np.asarray(used.log_px)[:count],
-                    tuple(np.asarray(means)[:count] for means in used.posterior_means),
-                )
+                Usage(used.rates[:, :count], used.log_px[:count], tuple(q[:count] for q in used.posterior_means))
             )
         levels = _level_names(model, variables, split.x[:1], split.y if labelled else None)
         each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
@@ -86,19 +82,20 @@ def chunks(split: Split, size: int, labelled: bool) -> Iterator[tuple[np.ndarray
 
     The last chunk is filled up with its first examples, so that one compilation serves all and none is left out.
     """
+    labels = split.y if labelled else None
     for start in range(0, len(split), size):
         rows = np.arange(start, start + size)
         count = min(size, len(split) - start)
         rows[count:] = start
-        yield split.x[rows], split.y[rows] if labelled else None, count
+        yield split.x[rows], None if labels is None else labels[rows], count
 
 
-def _level_names(model: nn.Module, variables: Any, x: np.ndarray, y: np.ndarray | None) -> tuple[str, ...]:
+def _level_names(model: Model, variables: Any, x: np.ndarray, y: np.ndarray | None) -> tuple[str, ...]:
     """Names of the levels, top first, without computing anything."""
     label = None if y is None else y[:1]
     trace = jax.eval_shape(lambda v: model.apply(v, x, jax.random.key(0), y=label), variables)
     return trace.names
 
 
-def _standard_error(values: np.ndarray) -> float:
+def _standard_error(values: Array | np.ndarray) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else float("nan")

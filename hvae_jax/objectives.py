@@ -10,13 +10,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Key
 
-from hvae_jax.trace import Trace
+from hvae_jax.trace import Model, Trace
 
 
 def elbo(trace: Trace) -> Float[Array, " batch"]:
@@ -67,7 +66,7 @@ class Importance:
 
 
 def importance(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     x: ArrayLike,
     key: Key[Array, ""],
@@ -141,7 +140,7 @@ def importance(
 
 
 def iwae(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     x: ArrayLike,
     key: Key[Array, ""],

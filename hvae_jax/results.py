@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from hvae_jax import doctor, plots
 from hvae_jax.compilation import jit_once
@@ -13,11 +13,12 @@ from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.evaluation import evaluate
 from hvae_jax.likelihoods import for_data
 from hvae_jax.objectives import Batch
+from hvae_jax.trace import Model
 from hvae_jax.training.loop import Outcome, level_names
 from hvae_jax.training.report import read_metrics
 
 
-def check_fits(model: nn.Module, dataset: Dataset) -> None:
+def check_fits(model: Model, dataset: Dataset) -> None:
     """Raises ValueError if the model's likelihood or its labels do not fit the data, with what would."""
     likelihood = getattr(model, "likelihood", None)
     if likelihood is not None:
@@ -36,9 +37,10 @@ def check_fits(model: nn.Module, dataset: Dataset) -> None:
         )
 
 
-def to_batch(split: Split, model: nn.Module) -> Batch:
+def to_batch(split: Split, model: Model) -> Batch:
     """A split as the model takes it: labels only where it has classes."""
-    return Batch(split.x, split.y if getattr(model, "classes", 0) else None)
+    labels = split.y if getattr(model, "classes", 0) else None
+    return Batch(jnp.asarray(split.x), None if labels is None else jnp.asarray(labels))
 
 
 def measure(experiment: Any, dataset: Dataset, outcome: Outcome) -> dict[str, Any]:

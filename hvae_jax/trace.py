@@ -3,7 +3,7 @@
 elbo = log_px - sum of rates        log_w = log_px + sum of (log_p - log_q)
 """
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +103,23 @@ class Trace:
                 one = jax.tree.map(lambda leaf, i=i: leaf[i], level)
                 single.append(one.replace(stacked=False, name=f"{level.name}.{i}"))
         return tuple(single)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What objectives, diagnostics and training ask of a model: Linen's `init` and `apply`.
+
+    `apply` is typed Any where Linen says a union with (answer, updates): which of the two comes back depends on
+    `mutable=`, and what the answer is, a Trace or arrays, on `method=`. `models.HVAE` lists the calls.
+    """
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Fresh variables."""
+        ...
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass, or the method that is named."""
+        ...
 
 
 def _refuse_extra_axes(level: Level) -> None:

@@ -143,8 +143,8 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="cannot be read"):
         data.load(str(path))
-    with open(path, "wb") as file:
-        np.save(file, images())
+    np.save(path.with_suffix(".npy"), images())
+    path.with_suffix(".npy").replace(path)
     with pytest.raises(ValueError, match=r"\.npy"):
         data.load(str(path))
     with pytest.raises(FileNotFoundError, match="no file"):

@@ -54,6 +54,8 @@ class Torch:
 
     def ask(self, command: str) -> dict[str, float]:
         """One command, its JSON answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())

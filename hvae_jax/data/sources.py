@@ -3,8 +3,9 @@
 import difflib
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def digits() -> Dataset:
     """
     from sklearn.datasets import load_digits
 
-    raw = load_digits()
+    raw: Any = load_digits()
     x = raw.images.astype(np.uint8)[..., None]
     y = raw.target.astype(np.int32)
     parts = {"train": slice(0, 1000), "validation": slice(1000, 1350), "test": slice(1350, None)}
@@ -222,7 +223,7 @@ def from_tfds(name: str, directory: str | None = None) -> Dataset:
     return Dataset(_TFDS + name, splits, kind, protocol)
 
 
-def _decode(source: Sequence[dict[str, np.ndarray]]) -> Split:
+def _decode(source: Any) -> Split:
     """Every record of a TFDS data source as arrays."""
     records = [source[i] for i in range(len(source))]
     x = np.stack([record["image"] for record in records]).astype(np.uint8)

@@ -118,13 +118,13 @@ class TopDownVAE(HVAE):
 
     def _prior(self, level: int, size: int, above: Array | None, label: Array | None, n: int, train: bool) -> Normal:
         """p(z_level | z above, y): N(0, I) at the top of a model without labels, else a network's."""
-        if above is None and label is None:
-            return Normal.standard((n, size))
-        if above is None:
-            net = MLP((self.hidden,) * self.depth, 2 * size, name=f"prior{level}")
+        if above is not None:
+            net, given = self._net(self.prior, level, f"prior{level}", 2 * size), join(above, label)
+        elif label is not None:
+            net, given = MLP((self.hidden,) * self.depth, 2 * size, name=f"prior{level}"), label
         else:
-            net = self._net(self.prior, level, f"prior{level}", 2 * size)
-        mean, log_var = jnp.split(net(label if above is None else join(above, label), train=train), 2, axis=-1)
+            return Normal.standard((n, size))
+        mean, log_var = jnp.split(net(given, train=train), 2, axis=-1)
         return Normal.from_log_var(
             mean, log_var if self.prior_clamp is None else hard_clamp(log_var, *self.prior_clamp)
         )

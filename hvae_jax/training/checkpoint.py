@@ -48,10 +48,10 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         self.folder = folder.resolve()
-        self._training = ocp.training
-        self._open = lambda: ocp.training.Checkpointer(
+        training: Any = ocp.training  # untyped: in Orbax 0.12.8 LatestN does not fit the type Checkpointer asks for
+        self._open = lambda: training.Checkpointer(
             self.folder,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )
         self._checkpointer = self._open()

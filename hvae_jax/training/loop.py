@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
 from hvae_jax.objectives import Batch, Objective
+from hvae_jax.trace import Model
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.dispatch import Plan, make_dispatch
 from hvae_jax.training.mesh import check_divides, replicated
@@ -94,7 +94,7 @@ class DivergedError(RuntimeError):
 
 
 def train(
-    model: nn.Module,
+    model: Model,
     objective: Objective,
     optimiser: optax.GradientTransformation,
     train_data: Batch,
@@ -185,7 +185,7 @@ def train(
     return Outcome(state, best, progress, clock.steps_per_second, stop.signal)
 
 
-def level_names(model: nn.Module, data: Batch) -> tuple[str, ...]:
+def level_names(model: Model, data: Batch) -> tuple[str, ...]:
     """Names of the model's levels, top first, from shapes alone."""
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data)
 

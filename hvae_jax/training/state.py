@@ -5,13 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.compilation import jit_once
 from hvae_jax.objectives import Objective
+from hvae_jax.trace import Model
 
 
 @struct.dataclass
@@ -45,7 +45,7 @@ class TrainState:
 
 
 def initial_state(
-    model: nn.Module,
+    model: Model,
     objective: Objective,
     optimiser: optax.GradientTransformation,
     key: Array,
@@ -76,7 +76,7 @@ def initial_state(
 
 
 def init_state(
-    model: nn.Module,
+    model: Model,
     objective: Objective,
     optimiser: optax.GradientTransformation,
     key: Array,

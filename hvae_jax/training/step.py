@@ -6,18 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jax import Array
 
 from hvae_jax.objectives import Batch, Objective
-from hvae_jax.trace import Trace
+from hvae_jax.trace import Model, Trace
 from hvae_jax.training.state import TrainState
 
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
 
 
 def make_step(
-    model: nn.Module,
+    model: Model,
     objective: Objective,
     optimiser: optax.GradientTransformation,
     *,

@@ -5,17 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
 from hvae_jax.objectives import Batch, elbo
+from hvae_jax.trace import Model
 from hvae_jax.training.mesh import replicated, split_rows
 
 Validate = Callable[[Any, Array], tuple[Array, Array]]
 
 
-def make_validate(model: nn.Module, data: Batch, size: int, mesh: Mesh) -> Validate:
+def make_validate(model: Model, data: Batch, size: int, mesh: Mesh) -> Validate:
     """A jitted `(variables, key) -> (elbo [], rates [L])`: means over all examples, nats.
 
     Examples go `size` at a time over the devices; the last batch is padded, and the padding is masked out of the

@@ -55,8 +55,9 @@ def test_exact_posterior_gives_log_px(levels: int) -> None:
 def test_levels_are_the_conditionals(levels: int, exact: bool) -> None:
     """Each level's posterior and prior, at the latents drawn above, are those of the joint Gaussian."""
     model, variables, x, oracle = built(levels, exact)
-    above = None
-    for level, one in zip(range(levels, 0, -1), model.apply(variables, x, jax.random.key(3)).levels, strict=True):
+    trace = model.apply(variables, x, jax.random.key(3))
+    above, x = None, np.asarray(x)
+    for level, one in zip(range(levels, 0, -1), trace.levels, strict=True):
         from_z, from_x, shift, noise = oracle.level_posterior(level)
         mean = x @ from_x.T + shift + (0.0 if above is None else above @ from_z.T)
         np.testing.assert_allclose(one.q.mean, mean, atol=1e-12)
