@@ -8,14 +8,26 @@ from typing import Any
 import jax
 
 
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit` for a whole program of ours, compiled quickly on a CPU.
+
+    There, LLVM's second level of optimisation makes training steps as fast as its third, and compiles them in 3.6 s
+    instead of 4.7 s (the article's model, two cores). Elsewhere it is plain `jax.jit`.
+    """
+    return jax.jit(function, compiler_options=_cpu_level(2), **options)
+
+
 def jit_once(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit` for a program that runs once or twice, where compiling takes longer than running.
 
     On a CPU the code is generated without optimisation: initialising the article's model took 1.2 s of compilation
     instead of 4.0 s. Elsewhere it is plain `jax.jit`.
     """
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=quick, **options)
+    return jax.jit(function, compiler_options=_cpu_level(0), **options)
+
+
+def _cpu_level(level: int) -> dict[str, int] | None:
+    return {"xla_backend_optimization_level": level} if jax.default_backend() == "cpu" else None
 
 
 def use_compilation_cache() -> None:

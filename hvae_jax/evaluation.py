@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from hvae_jax.compilation import jit_once
+from hvae_jax.compilation import jit, jit_once
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.diagnostics import Usage, active_units, usage
 from hvae_jax.objectives import Importance, importance
@@ -41,7 +41,7 @@ def evaluate(
     if unknown:
         raise ValueError(f"{dataset.name} has no split {unknown[0]!r}; it has {list(dataset.splits)}.")
     labelled = bool(getattr(model, "classes", 0))
-    bound = jax.jit(partial(importance, model), static_argnames="chunk")
+    bound = jit(partial(importance, model), static_argnames="chunk")
     use = jit_once(partial(usage, model, draws=usage_draws))
     size = min(size, max(len(dataset.splits[name]) for name in draws))
     nats = math.log(2) * dataset.dimensions

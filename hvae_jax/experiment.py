@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -165,9 +166,11 @@ def run(experiment: Experiment, folder: Path, *, resume: bool = False, overwrite
     )
     checkpoints.close()
     if not outcome.interrupted:
-        result = results.measure(experiment, dataset, outcome)
+        with ThreadPoolExecutor(1) as beside:  # the pictures wait for Python, the numbers for the device
+            pictures = beside.submit(results.draw, experiment, dataset, outcome, folder)
+            result = results.measure(experiment, dataset, outcome)
+            pictures.result()
         settings.write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
-        results.draw(experiment, dataset, outcome, folder)
         print(results.summary(result, folder))
     return outcome
 

@@ -145,6 +145,23 @@ class Bernoulli(Likelihood):
 # ---- Categorical
 
 
+@jax.custom_jvp
+def _pick(logits: Array, index: Array) -> Array:
+    """logits[..., index], the index clipped to what there is.
+
+    A gather going forward; its derivative is written with a comparison, because a gather's own transpose is a scatter,
+    which is slow on a CPU and a TPU.
+    """
+    return jnp.take_along_axis(logits, index[..., None], axis=-1, mode="clip")[..., 0]
+
+
+@_pick.defjvp
+def _pick_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    (logits, index), (change, _) = primals, tangents
+    values = jax.lax.broadcasted_iota(index.dtype, logits.shape, logits.ndim - 1)
+    return _pick(logits, index), jnp.where(index[..., None] == values, change, 0.0).sum(-1)
+
+
 @struct.dataclass
 class CategoricalRecord:
     """Independent categorical variables over 0..K-1. `logits`: `[B, *event, K]`, unnormalised."""
@@ -154,10 +171,7 @@ class CategoricalRecord:
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """sum_d log softmax(logits_d)[x_d], nats; -inf where a value is not one of 0..K-1."""
-        x = x.astype(self.logits.dtype)
-        values = jax.lax.broadcasted_iota(self.logits.dtype, self.logits.shape, self.logits.ndim - 1)
-        picked = jnp.where(x[..., None] == values, self.logits, 0.0).sum(-1)
-        log_p = picked - jax.nn.logsumexp(self.logits, axis=-1)
+        log_p = _pick(self.logits, x.astype(jnp.int32)) - jax.nn.logsumexp(self.logits, axis=-1)
         allowed = (x >= 0) & (x < self.logits.shape[-1]) & (x == jnp.floor(x))
         return sum_event(jnp.where(allowed, _clip_log(log_p, self.min_probability), -jnp.inf))
 

@@ -105,9 +105,9 @@ def importance(
         new_peak = jnp.maximum(peak, log_w)
         safe = jnp.where(jnp.isneginf(new_peak), 0.0, new_peak)
         shrink, w = jnp.exp(peak - safe), jnp.exp(log_w - safe)
-        counts = (seen < k).astype(log_w.dtype)
+        # Welford's running mean and sum of squared deviations; a mean of -inf, of data without probability, stays.
+        step = jnp.where((seen < k) & (one_elbo != elbo_mean), one_elbo - elbo_mean, 0.0)
         seen = seen + 1
-        step = counts * (one_elbo - elbo_mean)  # Welford's running mean and sum of squared deviations
         mean = elbo_mean + step / seen
         return (
             new_peak,

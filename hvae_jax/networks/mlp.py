@@ -148,7 +148,11 @@ class Readout(nn.Module):
         init = uniform_fan_in(h.shape[-1])
         kernel = self.param("kernel", init, (h.shape[-1], *event, self.parameters), jnp.float32)
         bias = self.param("bias", init, (*event, self.parameters), jnp.float32)
-        flat = h @ kernel.reshape(h.shape[-1], -1) + bias.reshape(1, -1)
+        # The bias is a row of the product: added afterwards, XLA's CPU backend fuses its broadcast into what the
+        # likelihood reads and takes twice as long for the two together.
+        ones = jnp.ones((h.shape[0], 1), h.dtype)
+        weights = jnp.concatenate([kernel.reshape(h.shape[-1], -1), bias.reshape(1, -1)])
+        flat = jnp.concatenate([h, ones], axis=1) @ weights
         return flat.reshape(h.shape[0], *event, self.parameters)
 
     def event(self) -> tuple[int, ...] | None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
+from hvae_jax.compilation import jit
 from hvae_jax.objectives import Batch
 from hvae_jax.training.mesh import replicated, split_rows
 from hvae_jax.training.state import TrainState
@@ -91,5 +92,5 @@ def make_dispatch(step: Step, plan: Plan, mesh: Mesh) -> Dispatch:
         return state, jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
 
     everywhere = replicated(mesh)
-    run = jax.jit(run, static_argnums=(6, 7), donate_argnums=0, out_shardings=(everywhere, everywhere))
+    run = jit(run, static_argnums=(6, 7), donate_argnums=0, out_shardings=(everywhere, everywhere))
     return dispatch

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
+from hvae_jax.compilation import jit
 from hvae_jax.objectives import Batch, elbo
 from hvae_jax.trace import Model
 from hvae_jax.training.mesh import replicated, split_rows
@@ -41,5 +42,5 @@ def make_validate(model: Model, data: Batch, size: int, mesh: Mesh) -> Validate:
         return jax.tree.map(lambda a: a.sum(0) / examples, sums)
 
     everywhere = replicated(mesh)
-    jitted = jax.jit(run, out_shardings=(everywhere, everywhere))
+    jitted = jit(run, out_shardings=(everywhere, everywhere))
     return lambda variables, key: jitted(variables, data, key)
