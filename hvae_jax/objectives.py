@@ -92,7 +92,14 @@ def importance(
     if chunk < 1 or (isinstance(k, int) and k < 1):
         raise ValueError(f"importance(k={k}, chunk={chunk}): both have to be 1 or more.")
     if isinstance(k, int):
-        chunk = min(chunk, k)
+        return _importance_static(model, variables, x, key, k, min(chunk, k), y)
+    return _importance_traced(model, variables, x, key, k, chunk, y)
+
+
+def _importance(
+    model: Model, variables: Any, x: ArrayLike, key: Key[Array, ""], k: ArrayLike, chunk: int, y: ArrayLike | None
+) -> Importance:
+    """`importance`, to be jitted: without it every call would compile its loop anew."""
 
     def draw_one(index: Array) -> tuple[Array, Array]:
         trace = model.apply(variables, x, jax.random.fold_in(key, index), y=y)
@@ -137,6 +144,10 @@ def importance(
         standard_error=jnp.sqrt(jnp.maximum(draws / effective - 1.0, 0.0) / (draws - 1.0)),
         elbo_standard_error=jnp.sqrt(elbo_squares / ((draws - 1.0) * draws)),
     )
+
+
+_importance_static = jax.jit(_importance, static_argnames=("model", "k", "chunk"))
+_importance_traced = jax.jit(_importance, static_argnames=("model", "chunk"))
 
 
 def iwae(

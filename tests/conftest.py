@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the marker and the filter; tests of one file or group share a process, and with it compilations."""
-    config.addinivalue_line("markers", "slow: takes long; runs with --slow only")
+    config.addinivalue_line("markers", "xdist_group(name): tests that share a process under pytest-xdist")
     config.addinivalue_line("filterwarnings", r"error:::hvae_jax(\..*)?$")
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadgroup"

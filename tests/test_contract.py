@@ -5,15 +5,28 @@ from collections.abc import Callable
 
 import pytest
 from cases import CASES, Case
-from contract import PROMISES, Row, weights_sum_to_one
+from contract import PROMISES, Row, jit_equals_eager, weights_sum_to_one
 
 row_of = functools.cache(Row)
+
+# One way of making a latent each, for the other versions of JAX.
+LEGS = ("top_down_2", "bottom_up", "scanned", "flow")
+
+
+def marks(one: Case, promise: Callable[[Row], None]) -> list[pytest.MarkDecorator]:
+    """The row's group; for some rows the quick subset, for the others no eager pass: it compiles op by op."""
+    marks = [pytest.mark.xdist_group(one.name)]
+    if one.name in LEGS:
+        marks.append(pytest.mark.leg)
+    elif promise is jit_equals_eager:
+        marks.append(pytest.mark.slow)
+    return marks
 
 
 def pairs() -> list:
     """Each case with each promise that applies to it; one case is one xdist group, and so compiled once."""
     return [
-        pytest.param(one, promise, id=f"{one.name}-{promise.__name__}", marks=pytest.mark.xdist_group(one.name))
+        pytest.param(one, promise, id=f"{one.name}-{promise.__name__}", marks=marks(one, promise))
         for one in CASES
         for promise in PROMISES
         if not (promise is weights_sum_to_one and one.every_x is None)

@@ -1,4 +1,4 @@
-"""The contract catches wrong maths: each mutant fails the promises that should notice it, and only with it."""
+"""The contract catches wrong maths: each mutant fails the promises that should notice it."""
 
 import functools
 from collections.abc import Callable
@@ -80,8 +80,8 @@ MUTANTS: tuple[tuple[Patch, str, tuple[Callable[[Row], None], ...]], ...] = (
 
 
 @functools.cache
-def sound(name: str) -> Row:
-    """The unharmed model."""
+def mutant(mutate: Patch, name: str) -> Row:
+    """One row a mutant; its functions are compiled within the tests, while the patch is in place."""
     return Row(case(name))
 
 
@@ -96,14 +96,13 @@ def sound(name: str) -> Row:
 def test_mutant_is_caught(
     monkeypatch: pytest.MonkeyPatch, mutate: Patch, name: str, promise: Callable[[Row], None]
 ) -> None:
-    """The promise holds for the model as it is and fails for the mutant."""
-    promise(sound(name))
+    """The promise, which tests/test_contract.py holds the unharmed model to, fails for the mutant."""
     mutate(monkeypatch)
     with pytest.raises(AssertionError):
-        promise(Row(case(name)))
+        promise(mutant(mutate, name))
 
 
 def test_what_a_dropped_log_determinant_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where kl is the log-ratio itself, "mean rate = mean log-ratio" is blind: why the weights have to be one too."""
     dropped_log_determinant(monkeypatch)
-    contract.mean_rate_is_mean_ratio(Row(case("flow")))
+    contract.mean_rate_is_mean_ratio(mutant(dropped_log_determinant, "flow"))

@@ -50,6 +50,10 @@ def make_step(
             loss, metrics, objective_state, updates = objective(
                 forward, variables, batch, key, state.step, state.objective_state
             )
+            if axis_name is not None:
+                # Averaged here and not only below: shard_map, where it tracks what varies over the axis, sums the
+                # gradients of what does not, so that a mean of them later would come too late.
+                loss = jax.lax.pmean(loss, axis_name)
             return loss, (metrics, objective_state, updates)
 
         (loss, (metrics, objective_state, updates)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
