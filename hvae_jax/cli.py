@@ -30,7 +30,7 @@ class Evaluate:
 
     Attributes:
       run: the run folder.
-      splits: which splits.
+      splits: which splits; validation and, where there is one, test if none is named.
       draws: K of the importance-weighted bound.
       data: another data set than the run's, by name.
       data_directory: where TFDS data is prepared.
@@ -40,7 +40,7 @@ class Evaluate:
     """
 
     run: Run
-    splits: tuple[str, ...] = ("validation", "test")
+    splits: tuple[str, ...] = ()
     draws: int = 500
     data: str | None = None
     data_directory: str | None = None
@@ -80,7 +80,7 @@ class Reconstruct:
       run: the run folder.
       keep_top: levels inferred from the image, from the top; the others are drawn from their priors. All if not given.
       n: how many images.
-      split: which split they come from.
+      split: which split they come from; the last one (test, where there is one) if it is not given.
       temperature: of the levels drawn from their priors.
       seed: of the draws.
       out: the picture; reconstructions_topK.png in the run folder if it is not given.
@@ -90,7 +90,7 @@ class Reconstruct:
     run: Run
     keep_top: int | None = None
     n: int = 36
-    split: str = "test"
+    split: str | None = None
     temperature: float = 1.0
     seed: int = 0
     out: Path | None = None
@@ -162,7 +162,7 @@ def open_run(folder: Path, modules: Sequence[str] = (), data: Data | None = None
     state = abstract_state(experiment, results.to_batch(dataset.splits["train"], experiment.model))
     if not (folder / "checkpoints").is_dir():
         raise FileNotFoundError(f"{folder} has no checkpoints: the run has not come to its first save.")
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         restored = checkpoints.restore(state, state.variables, data_mesh())
     except ValueError as error:
@@ -180,7 +180,8 @@ def evaluate_run(command: Evaluate) -> None:
     """`hvae evaluate`."""
     data = None if command.data is None else Data(command.data, command.data_directory)
     run = open_run(command.run, command.import_, data)
-    draws = dict.fromkeys(command.splits, command.draws)
+    splits = command.splits or [name for name in run.dataset.splits if name != "train"]
+    draws = dict.fromkeys(splits, command.draws)
     if command.draws < 1:
         raise ValueError(f"--draws is {command.draws}, but it has to be 1 or more.")
     wanted = run.experiment.evaluation
@@ -188,14 +189,14 @@ def evaluate_run(command: Evaluate) -> None:
     numbers = evaluate(run.experiment.model, run.variables, run.dataset, key, draws, wanted.chunk, wanted.size)
     numbers |= {"data": results.data_record(run.dataset), "seed": command.seed, "best_step": run.progress.best_step}
     if command.out is not None:
-        settings.write_whole(command.out, json.dumps(numbers, indent=2) + "\n")
+        settings.write_whole(command.out, settings.dumps(numbers))
     print(results.table(numbers))
 
 
 def sample(command: Sample) -> None:
     """`hvae sample`."""
-    if command.n < 1:
-        raise ValueError(f"--n is {command.n}, but it has to be 1 or more.")
+    if command.n < 1 or not command.temperature:
+        raise ValueError(f"--n is {command.n} and --temperature {command.temperature}: at least one of each is needed.")
     run = open_run(command.run, command.import_)
     model = run.experiment.model
     temperature = np.asarray(command.temperature if len(command.temperature) > 1 else command.temperature[0])
@@ -215,11 +216,12 @@ def sample(command: Sample) -> None:
 def reconstruct(command: Reconstruct) -> None:
     """`hvae reconstruct`."""
     run = open_run(command.run, command.import_)
-    if command.split not in run.dataset.splits:
-        raise ValueError(f"{run.dataset.name} has no split {command.split!r}; it has {list(run.dataset.splits)}.")
+    name = command.split or list(run.dataset.splits)[-1]
+    if name not in run.dataset.splits:
+        raise ValueError(f"{run.dataset.name} has no split {name!r}; it has {list(run.dataset.splits)}.")
     if command.n < 1:
         raise ValueError(f"--n is {command.n}, but it has to be 1 or more.")
-    model, split = run.experiment.model, run.dataset.splits[command.split]
+    model, split = run.experiment.model, run.dataset.splits[name]
     few = Split(split.x[: command.n], None if split.y is None else split.y[: command.n])
     batch = results.to_batch(few, model)
     levels = len(level_names(model, batch))

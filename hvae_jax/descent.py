@@ -69,14 +69,14 @@ def picks(
     if len(given) > num_levels:
         raise ValueError(f"{len(given)} latents were given, but the model has {num_levels} levels.")
     given += (None,) * (num_levels - len(given))
-    temperatures = jnp.asarray(temperature, jnp.float32)
+    temperatures = jnp.asarray(temperature, float)
     if temperatures.ndim > 1 or (temperatures.ndim == 1 and temperatures.shape[0] != num_levels):
         raise ValueError(
             f"temperature has shape {temperatures.shape}: one number, or one for each of the {num_levels} levels."
         )
     if not isinstance(temperature, Array) and (np.asarray(temperature) < 0).any():
         raise ValueError(f"temperature is {temperature}, but it must be 0 (the mode) or more.")
-    if isinstance(keep_top, int) and not 0 <= keep_top <= num_levels:
+    if isinstance(keep_top, int | np.integer) and not 0 <= keep_top <= num_levels:
         raise ValueError(f"keep_top is {keep_top}, but the model has {num_levels} levels: 0 to {num_levels}.")
     temperatures = jnp.broadcast_to(temperatures, (num_levels,))
     return tuple(

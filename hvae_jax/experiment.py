@@ -1,7 +1,6 @@
 """An experiment: one frozen record of real objects, run by one function, with a typed command line over it."""
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,9 +20,9 @@ from hvae_jax.data.sources import load
 from hvae_jax.objectives import Batch, NegativeELBO, Objective
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.loop import DivergedError, Outcome, Training, train
-from hvae_jax.training.mesh import data_mesh
+from hvae_jax.training.mesh import check_divides, data_mesh
 from hvae_jax.training.optimisers import Adamax, Optimiser
-from hvae_jax.training.report import JsonLines, Reporter, TensorBoard
+from hvae_jax.training.report import JsonLines, Reporter, Sink, TensorBoard
 from hvae_jax.training.state import TrainState, initial_state
 
 
@@ -139,38 +138,45 @@ def run(experiment: Experiment, folder: Path, *, resume: bool = False, overwrite
     dataset = experiment.data.load()
     print(dataset.describe(), flush=True)
     results.check_fits(experiment.model, dataset)
-    run_folder.prepare(folder, experiment, resume=resume, overwrite=overwrite)
+    mesh = data_mesh()
+    check_divides(experiment.training.batch_size, mesh)
     splits = {name: results.to_batch(split, experiment.model) for name, split in dataset.splits.items()}
-    optimiser = experiment.optimiser.build()
-    run_folder.check_space(folder, abstract_state(experiment, splits["train"]))
-
-    checkpoints = Checkpoints(folder / "checkpoints")
-    board: list[TensorBoard] = []
+    state = abstract_state(experiment, splits["train"])
+    run_folder.check(folder, experiment, resume=resume, overwrite=overwrite)
+    run_folder.check_space(folder, state)
+    if overwrite:
+        run_folder.clear(folder)
 
     def reporter_at(step: int, last_step: int) -> Reporter:
-        board.append(TensorBoard(folder / "tensorboard", step))
-        print(f"{'resuming at step ' + str(step) if step else 'training'}, at most {last_step:,} steps; {folder}/")
-        return Reporter([JsonLines(folder / "metrics.jsonl", step), board[0]], last_step, step)
+        settings.save(folder / "settings.json", experiment)  # not before the checkpoint has turned out to fit
+        if step < last_step:
+            (folder / "result.json").unlink(missing_ok=True)
+        print(f"{f'at step {step}, ' if step else ''}training to step {last_step:,} at most; {folder}/", flush=True)
+        sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl", step), TensorBoard(folder / "tensorboard", step)]
+        return Reporter(sinks, last_step, step)
 
-    outcome = train(
-        experiment.model,
-        experiment.objective,
-        optimiser,
-        splits["train"],
-        splits["validation"],
-        experiment.training,
-        jax.random.key(experiment.seed),
-        data_mesh(),
-        checkpoints,
-        reporter_at,
-    )
-    checkpoints.close()
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        outcome = train(
+            experiment.model,
+            experiment.objective,
+            experiment.optimiser.build(),
+            splits["train"],
+            splits["validation"],
+            experiment.training,
+            jax.random.key(experiment.seed),
+            mesh,
+            checkpoints,
+            reporter_at,
+        )
+    finally:
+        checkpoints.close()
     if not outcome.interrupted:
         with ThreadPoolExecutor(1) as beside:  # the pictures wait for Python, the numbers for the device
             pictures = beside.submit(results.draw, experiment, dataset, outcome, folder)
             result = results.measure(experiment, dataset, outcome)
+            settings.write_whole(folder / "result.json", settings.dumps(result))
             pictures.result()
-        settings.write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
         print(results.summary(result, folder))
     return outcome
 

@@ -171,8 +171,9 @@ class CategoricalRecord:
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """sum_d log softmax(logits_d)[x_d], nats; -inf where a value is not one of 0..K-1."""
-        log_p = _pick(self.logits, x.astype(jnp.int32)) - jax.nn.logsumexp(self.logits, axis=-1)
-        allowed = (x >= 0) & (x < self.logits.shape[-1]) & (x == jnp.floor(x))
+        index = x.astype(jnp.int32)  # first of all: uint8 would compare with 256 as with 0
+        log_p = _pick(self.logits, index) - jax.nn.logsumexp(self.logits, axis=-1)
+        allowed = (index >= 0) & (index < self.logits.shape[-1]) & (x == index)
         return sum_event(jnp.where(allowed, _clip_log(log_p, self.min_probability), -jnp.inf))
 
     def sample(self, key: Key[Array, ""]) -> Num[Array, "batch ..."]:

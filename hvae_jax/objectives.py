@@ -97,7 +97,7 @@ def importance(
 
 
 def _importance(
-    model: Model, variables: Any, x: ArrayLike, key: Key[Array, ""], k: ArrayLike, chunk: int, y: ArrayLike | None
+    model: Model, variables: Any, x: ArrayLike, key: Key[Array, ""], k: Array | int, chunk: int, y: ArrayLike | None
 ) -> Importance:
     """`importance`, to be jitted: without it every call would compile its loop anew."""
 

@@ -28,13 +28,19 @@ def check_fits(model: Model, dataset: Dataset) -> None:
             except ValueError as error:
                 raise ValueError(f"{error} For this data set ({dataset.kind}), {for_data(dataset)} fits.") from None
     classes = getattr(model, "classes", 0)
-    if classes and dataset.classes == 0:
-        raise ValueError(f"The model has classes={classes}, but {dataset.name} has no labels: set model.classes to 0.")
-    if classes and dataset.classes > classes:
-        raise ValueError(
-            f"The model has classes={classes}, but {dataset.name} has {dataset.classes} labels: set model.classes to "
-            f"{dataset.classes}."
-        )
+    if not classes:
+        return
+    for name, split in dataset.splits.items():
+        if split.y is None:
+            raise ValueError(
+                f"The model has classes={classes}, but {dataset.name} has no labels in its {name} split: set "
+                "model.classes to 0, or add them."
+            )
+        if split.y.max() >= classes:
+            raise ValueError(
+                f"The model has classes={classes}, but {dataset.name} has the label {split.y.max()} in its {name} "
+                f"split ({dataset.classes} labels in train): set model.classes to {int(split.y.max()) + 1} or more."
+            )
 
 
 def to_batch(split: Split, model: Model) -> Batch:
@@ -60,7 +66,7 @@ def measure(experiment: Any, dataset: Dataset, outcome: Outcome) -> dict[str, An
         "epochs": int(state.step) / epoch_steps,
         "skipped_steps": int(state.skipped),
         "seconds": progress.seconds,
-        "steps_per_second": outcome.steps_per_second,
+        "steps_per_second": progress.steps_per_second,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "seed": experiment.seed,
         "data": data_record(dataset),

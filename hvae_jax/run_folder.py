@@ -23,10 +23,11 @@ CONTENTS = (
 )
 
 
-def prepare(folder: Path, experiment: Any, *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder, or sees that what is in it is this experiment's; leaves settings.json in it.
+def check(folder: Path, experiment: Any, *, resume: bool, overwrite: bool) -> None:
+    """Makes the folder if it is not there, and sees that what is in it may become, or is, this experiment's.
 
-    Raises ValueError where it holds other settings, naming them; OSError where it cannot be made or written.
+    Raises ValueError where it holds other settings, naming them, or checkpoints without settings; OSError where it
+    cannot be made or written. Nothing that lies there is touched.
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: going on, or starting over?")
@@ -37,24 +38,34 @@ def prepare(folder: Path, experiment: Any, *, resume: bool, overwrite: bool) -> 
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({error.strerror}). Give another with --folder.") from error
     path = folder / "settings.json"
-    if overwrite:
-        for name in CONTENTS:
-            target = folder / name
-            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-    if path.exists() and not resume:
-        try:
-            old = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no JSON ({error}). --overwrite starts over.") from error
-        changed = settings.differences(old, settings.to_json(experiment))
-        if changed:
-            raise ValueError(
-                f"{folder} holds a run with other settings:\n  "
-                + "\n  ".join(changed)
-                + "\n--resume goes on from its last state under the new ones, --overwrite starts over, --folder takes "
-                "another folder."
-            )
-    settings.save(path, experiment)
+    if resume or overwrite:
+        return
+    if not path.exists():
+        if any(saved.name.isdigit() for saved in (folder / "checkpoints").glob("*")):
+            raise ValueError(f"{folder} holds checkpoints but no settings.json. --overwrite starts over there.")
+        return
+    try:
+        old = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}). --overwrite starts over.") from error
+    changed = settings.differences(old, settings.to_json(experiment))
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with other settings:\n  "
+            + "\n  ".join(changed)
+            + "\n--resume goes on from its last state under the new ones, --overwrite starts over, --folder takes "
+            "another folder."
+        )
+
+
+def clear(folder: Path) -> None:
+    """Deletes what an earlier run left, its settings last, so that a crash in between leaves nothing to mistake."""
+    for name in reversed(CONTENTS):
+        target = folder / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
 
 
 def check_space(folder: Path, state: TrainState) -> None:

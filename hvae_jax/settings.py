@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import json
+import math
 import sys
 import types
 from collections.abc import Iterable
@@ -102,6 +103,19 @@ def load(path: Path, modules: Iterable[str] = ()) -> Any:
         return from_json(json.loads(path.read_text()), modules)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def dumps(numbers: Any) -> str:
+    """Numbers as strict JSON: what is not finite becomes null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(numbers), indent=2, allow_nan=False) + "\n"
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ tests/test_x64.py starts that process.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -38,6 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", r"error:::hvae_jax(\..*)?$")
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadgroup"
+    if getattr(config, "workerinput", {}).get("grouped"):
+        config.option.loadgroup = True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tells each of pytest-xdist's workers, which read the command line anew, that tests come in groups."""
+    node.workerinput["grouped"] = node.config.option.dist == "loadgroup"
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -47,8 +56,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if ("x64" in collection_path.parts) != jax.config.jax_enable_x64 else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips slow tests unless asked for, and puts each file into one group unless a test names its own."""
+    """Skips slow tests unless asked for, and puts each file into one group unless a test names its own.
+
+    First of all plugins, since pytest-xdist reads the groups in the same hook.
+    """
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))

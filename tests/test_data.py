@@ -109,6 +109,8 @@ def test_npz_with_all_its_arrays(tmp_path: Path) -> None:
         ({"x_train": images(), "y_train": np.full(20, -1)}, "count from 0"),
         ({"x_train": images(), "y_test": np.zeros(3, int)}, "no x of that name"),
         ({"x_train": images(), "num_values": np.array(3)}, "holds the value 4"),
+        ({"x_train": images(), "num_values": np.array([5, 6])}, "one whole number"),
+        ({"x_train": images(), "x_validation": images() / 9}, "all of one kind"),
         ({"x_train": images(1)}, "one example"),
     ],
 )

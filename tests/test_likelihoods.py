@@ -313,3 +313,12 @@ def test_for_data_picks_by_kind() -> None:
         assert for_data(SimpleNamespace(kind=kind)) == family
     with pytest.raises(ValueError, match="binary, integer and real"):
         for_data(SimpleNamespace(kind=data.Kind("complex")))
+
+
+def test_categorical_of_256_values_takes_uint8() -> None:
+    """As images are stored: a comparison in uint8 would take 256 for 0, and call every value impossible."""
+    logits = jax.random.normal(jax.random.key(3), (2, 5, 256))
+    x = jnp.array([[0, 1, 127, 128, 255], [7, 8, 9, 10, 254]], jnp.uint8)
+    log_px = Categorical(256)(logits).log_prob(x)
+    expected = jnp.take_along_axis(jax.nn.log_softmax(logits), x.astype(jnp.int32)[..., None], -1)[..., 0].sum(-1)
+    np.testing.assert_allclose(log_px, expected, rtol=1e-5)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,8 +123,7 @@ def test_the_same_command_again_finds_it_done(finished: Path) -> None:
     before = parameters(finished)
     again = script(finished, "--epochs", "3")
     assert again.returncode == 0, again.stderr
-    for a, b in zip(before, parameters(finished), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(before, parameters(finished))
 
 
 def test_other_settings_are_refused_by_name(finished: Path) -> None:
@@ -151,9 +151,8 @@ def test_killed_and_started_again_is_bit_for_bit_the_same(tmp_path: Path) -> Non
     assert not (killed / "result.json").exists()
     again = script(killed, "--epochs", "12")
     assert again.returncode == 0, again.stderr
-    assert "resuming at step" in again.stdout
-    for a, b in zip(parameters(straight), parameters(killed), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert "at step" in again.stdout
+    chex.assert_trees_all_equal(parameters(straight), parameters(killed))
     rows = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").read_text().splitlines()]
     assert rows == [16 * (i + 1) for i in range(12)]
     numbers = [json.loads((folder / "result.json").read_text()) for folder in (straight, killed)]
@@ -213,7 +212,7 @@ def errors(experiment: Experiment, arguments: Sequence[str], capsys: pytest.Capt
         (["--model.hidden", "0"], ["hidden=0"]),
         (["--model.likelihood.num-values", "16"], ["16 at index", "0..15", "Categorical(17)"]),
         (["--data.name", "digts"], ["'digts'", "'digits'"]),
-        (["--model.classes", "5"], ["10 labels"]),
+        (["--model.classes", "5"], ["classes=5", "label"]),
         (["--resume", "--overwrite"], ["exclude each other"]),
     ],
 )
@@ -280,6 +279,28 @@ def test_a_checkpoint_of_another_model_names_the_first_leaf(
     other = small(model=hv.models.TopDownVAE(latents=(2, 3), hidden=9))
     message = errors(other, ["--folder", str(folder), "--resume"], capsys)
     assert "another model" in message and "(8,)" in message and "(9,)" in message
+    assert load(folder / "settings.json") == small()  # and nothing is lost
+    assert (folder / "result.json").exists()
+
+
+def test_overwrite_deletes_nothing_before_the_new_run_is_found_to_fit(
+    small: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(small(), tmp_path)
+    errors(small(), ["--folder", str(tmp_path), "--overwrite", "--model.likelihood.num-values", "3"], capsys)
+    assert (tmp_path / "result.json").exists() and (tmp_path / "checkpoints" / "6").exists()
+
+
+def test_labels_are_checked_in_every_split(
+    small: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = hv.data.digits().splits["train"].x[:8]
+    path = tmp_path / "labels.npz"
+    np.savez(path, x_train=x, x_validation=x, y_train=np.arange(8) % 3, num_values=17)
+    labelled = small(model=hv.models.TopDownVAE(latents=(2,), hidden=8, classes=3), data=Data(str(path)))
+    assert "no labels in its validation split" in errors(labelled, ["--folder", str(tmp_path / "run")], capsys)
+    np.savez(path, x_train=x, x_validation=x, y_train=np.arange(8) % 3, y_validation=np.full(8, 9), num_values=17)
+    assert "the label 9 in its validation split" in errors(labelled, ["--folder", str(tmp_path / "run")], capsys)
 
 
 @pytest.mark.all_devices
@@ -311,7 +332,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     harm: str, small: Callable[..., Experiment], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    before = [np.asarray(leaf) for leaf in jax.tree.leaves(run(small(), folder).state)]
+    before = jax.device_get(run(small(), folder).state)
     last = folder / "checkpoints" / "6"
     if harm == "truncate":
         file = biggest(last)
@@ -325,8 +346,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         (last / "_CHECKPOINT_METADATA").unlink()
     with pytest.warns(UserWarning, match="Checkpoint 6 .* cannot be read: going on from 3"):
         outcome = run(small(), folder)
-    for a, b in zip(before, jax.tree.leaves(outcome.state), strict=True):
-        np.testing.assert_array_equal(a, np.asarray(b))
+    chex.assert_trees_all_equal(before, jax.device_get(outcome.state))
     assert (folder / "checkpoints" / "6").is_dir()  # saved anew
 
 
@@ -369,8 +389,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_good_state_saved(
         run(small(objective=Explodes(4, level), training=training), tmp_path / "run")
     good = run(small(training=Training(batch_size=16, steps=4)), tmp_path / "good")
     saved = newest(tmp_path / "run", (__name__,))[0]
-    for a, b in zip(jax.tree.leaves(good.state.params), jax.tree.leaves(saved.params), strict=True):
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    chex.assert_trees_all_equal(jax.device_get(good.state.params), jax.device_get(saved.params))
     assert int(saved.skipped) == int(saved.streak) == int(saved.step) - 4
 
 

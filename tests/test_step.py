@@ -139,7 +139,7 @@ RATE = 0.02
 @functools.cache
 def fresh() -> TrainState:
     """A state of MODEL."""
-    return jax.device_get(init_state(MODEL, NegativeELBO(), optax.sgd(RATE), KEY, X))
+    return init_state(MODEL, NegativeELBO(), optax.sgd(RATE), KEY, X)
 
 
 step_of_all = jax.jit(make_step(MODEL, NegativeELBO(), optax.sgd(RATE)))
@@ -223,7 +223,7 @@ def step_of_each() -> Any:
 
 def on_each_device(tree: Any) -> Any:
     """A copy for each of eight devices."""
-    return jax.tree.map(lambda leaf: np.stack([leaf] * 8), tree)
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * 8), tree)
 
 
 def test_pmap_averages_over_the_axis() -> None:

@@ -5,8 +5,8 @@
 The PyTorch side is pytorch_top_down.py (eager PyTorch): `article`, the article's code with its DataLoader and checks,
 and `lean`, the same maths without them; each with one and with two threads. Same model (721,808 parameters), same
 batches (fifteen of 64 and one of 40 an epoch), batch normalisation and float32 on all sides. A round runs every
-contestant once for about `--seconds`; rounds are repeated, and the table gives medians, quartiles and the medians of
-the ratios taken round by round. Nothing else should run on the machine meanwhile.
+contestant once, for `--steps` steps or `--samples` images; rounds are repeated, and the table gives medians, quartiles
+and the medians of the ratios taken round by round. Nothing else should run on the machine meanwhile.
 """
 
 import dataclasses

@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,9 @@ def from_npz(path: str | os.PathLike[str]) -> Dataset:
     if "validation" not in splits:
         splits, note = _split_off(splits, max(1, len(splits["train"]) // 10), path)
         protocol += note
+    if num_values is not None and (num_values.size != 1 or not np.issubdtype(num_values.dtype, np.integer)):
+        what = f"shape {num_values.shape} and dtype {num_values.dtype}"
+        raise ValueError(f"num_values in {path} has {what}: it has to be one whole number.")
     kind = _kind([split.x for split in splits.values()], None if num_values is None else int(num_values), path)
     as_stored = {part: Split(_compact(split.x, kind), split.y) for part, split in splits.items()}
     return Dataset(str(path), as_stored, kind, protocol)
@@ -122,7 +126,7 @@ def from_npz(path: str | os.PathLike[str]) -> Dataset:
 def _read(file: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
     try:
         return file[name]
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{name} in {path} is damaged ({error}). Write the file anew.") from error
     except ValueError as error:
         raise ValueError(
@@ -172,6 +176,8 @@ def _split_off(splits: dict[str, Split], count: int, path: Path) -> tuple[dict[s
 
 def _kind(arrays: list[np.ndarray], num_values: int | None, path: Path) -> Kind:
     dtype = arrays[0].dtype
+    if any(np.issubdtype(x.dtype, np.floating) != np.issubdtype(dtype, np.floating) for x in arrays):
+        raise ValueError(f"{path} holds whole numbers in one split and floats in another: save all of one kind.")
     if np.issubdtype(dtype, np.floating):
         return REAL
     low, high = min(int(x.min()) for x in arrays), max(int(x.max()) for x in arrays)
@@ -224,10 +230,12 @@ def from_tfds(name: str, directory: str | None = None) -> Dataset:
         where = directory or str(tfds.core.constants.DATA_DIR)
         raise FileNotFoundError(
             f"tfds:{name} is not prepared as ArrayRecord in {where}. Prepare it once, on a machine with a network:\n"
-            "  pip install 'hvae-jax[tfds]'\n"
+            "  pip install tensorflow tensorflow-datasets\n"
             f"  tfds build {name} --data_dir {where} --file_format array_record\n"
             "or give the folder that holds it as --data.directory."
         ) from error
+    if "train" not in splits:
+        raise ValueError(f"tfds:{name} has the splits {list(builder.info.splits)}, but no 'train'.")
     protocol = f"TFDS {builder.info.full_name}"
     if "validation" not in splits:
         splits, note = _split_off(splits, max(1, min(10_000, len(splits["train"]) // 6)), Path(name))

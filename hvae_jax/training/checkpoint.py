@@ -26,6 +26,7 @@ class Progress:
       best_step: the step it was reached at.
       stale: validations since then, what patience counts.
       seconds: spent training up to here, over all runs of the folder.
+      steps_per_second: of the last sitting's dispatches that did not compile; 0 before there were any.
       finished: whether training came to its end.
     """
 
@@ -33,6 +34,7 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     seconds: float = 0.0
+    steps_per_second: float = 0.0
     finished: bool = False
 
 
@@ -43,8 +45,13 @@ class Checkpoints:
     that step: they are committed as one, so whatever is restored is consistent with itself.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        """Opens `folder`, made if it is not there. `keep`: how many checkpoints stay."""
+    def __init__(self, folder: Path, keep: int = 2, read_only: bool = False) -> None:
+        """Opens `folder`, made if it is not there.
+
+        Args:
+          keep: how many checkpoints stay.
+          read_only: touch nothing, since the run may be training: neither half-written saves nor unreadable ones.
+        """
         from orbax.checkpoint import v1 as ocp
 
         self.folder = folder.resolve()
@@ -52,8 +59,9 @@ class Checkpoints:
         self._open = lambda: training.Checkpointer(
             self.folder,
             preservation_policy=training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
+        self._read_only = read_only
         self._checkpointer = self._open()
 
     def save(self, step: int, state: Any, best: Any, progress: Progress) -> None:
@@ -100,13 +108,13 @@ class Checkpoints:
             try:
                 metadata = self._checkpointer.checkpointables_metadata(step)
                 found, saved = metadata.metadata, dict(metadata.custom_metadata or {})
-                progress = Progress(**json.loads(saved["progress"]))
+                written, record = saved["format"], saved["progress"]
             except Exception as error:  # Orbax raises what its many layers raise: any of it means unreadable
                 failures.append(f"{step} ({_first_line(error)})")
                 continue
-            if saved["format"] != FORMAT:
+            if written != FORMAT:
                 raise ValueError(
-                    f"{self.folder}/{step} was written in format {saved['format']}, but this hvae_jax reads format "
+                    f"{self.folder}/{step} was written in format {written}, but this hvae_jax reads format "
                     f"{FORMAT}. Install the version that wrote it, or start over with --overwrite."
                 )
             wanted = {"state": state, "best": best}
@@ -125,7 +133,7 @@ class Checkpoints:
                     stacklevel=2,
                 )
                 self._discard_after(step)
-            return loaded["state"], loaded["best"], progress
+            return loaded["state"], loaded["best"], Progress(**json.loads(record))
         if failures:
             raise ValueError(
                 f"No checkpoint in {self.folder} can be read: {'; '.join(failures)}. Start over with --overwrite."
@@ -134,10 +142,13 @@ class Checkpoints:
 
     def _discard_after(self, step: int) -> None:
         """Moves unreadable newer checkpoints aside, so that their steps can be saved anew."""
+        if self._read_only:
+            return
         self._checkpointer.close()
-        for other in self.folder.iterdir():
+        for other in list(self.folder.iterdir()):
             if other.name.isdigit() and int(other.name) > step:
-                other.rename(self.folder / f"unreadable_{other.name}")
+                count = sum(1 for _ in self.folder.glob(f"unreadable_{other.name}*"))
+                other.rename(self.folder / f"unreadable_{other.name}{f'_{count}' if count else ''}")
         self._checkpointer = self._open()
 
 

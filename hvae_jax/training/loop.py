@@ -78,14 +78,12 @@ class Outcome:
       state: the last one.
       best: variables of the best validation.
       progress: see there.
-      steps_per_second: of the dispatches that did not compile.
       interrupted: the signal that ended the run early, or None.
     """
 
     state: TrainState
     best: Any
     progress: Progress
-    steps_per_second: float
     interrupted: int | None
 
 
@@ -147,7 +145,7 @@ def train(
     with stop_signals() as stop:
         while not progress.finished and not stop.signal:
             length = plan.length(step)
-            with clock.dispatch(length):
+            with clock.dispatch(length, step % plan.epoch_steps + length == plan.epoch_steps):
                 state, metrics = dispatch(state, train_data, step_key, step, length)
                 metrics = jax.device_get(metrics)
             first, step = step, step + length
@@ -162,7 +160,9 @@ def train(
                     progress = dataclasses.replace(progress, stale=progress.stale + 1)
             diverged = int(state.streak) >= settings.max_streak
             over = step >= plan.last_step or progress.stale > settings.patience
-            progress = dataclasses.replace(progress, seconds=clock.seconds, finished=over)
+            progress = dataclasses.replace(
+                progress, seconds=clock.seconds, steps_per_second=clock.steps_per_second, finished=over
+            )
 
             reporter.write(row | {"seconds": clock.seconds, "steps_per_second": clock.steps_per_second})
             reporter.advance(step, **shown(row, progress, settings))
@@ -174,6 +174,8 @@ def train(
                 checkpoints.save(step, copy(state), best, progress)
             if diverged:
                 break
+    if stop.signal and step not in checkpoints.steps():
+        checkpoints.save(step, copy(state), best, progress)
     checkpoints.wait()
     reporter.close()
     if int(state.streak) >= settings.max_streak:
@@ -182,7 +184,7 @@ def train(
             f"step {step}. {cause} The state is as it was before them, and is saved. "
             "Try a smaller learning rate, a tighter clamp, or look for what is wrong with the data."
         )
-    return Outcome(state, best, progress, clock.steps_per_second, stop.signal)
+    return Outcome(state, best, progress, stop.signal)
 
 
 def level_names(model: Model, data: Batch) -> tuple[str, ...]:
@@ -242,17 +244,17 @@ class Clock:
 
     def __init__(self, before: float) -> None:
         self._start, self._before = time.perf_counter(), before
-        self._seen: set[int] = set()
+        self._seen: set[tuple[int, bool]] = set()
         self._steps, self._seconds = 0, 0.0
 
     @contextmanager
-    def dispatch(self, length: int) -> Iterator[None]:
-        """Times one dispatch; the first of each length compiles, and does not count."""
+    def dispatch(self, length: int, last: bool) -> Iterator[None]:
+        """Times one dispatch; the first of each length, with and without an epoch's last batch, compiles."""
         start = time.perf_counter()
         yield
-        if length in self._seen:
+        if (length, last) in self._seen:
             self._steps, self._seconds = self._steps + length, self._seconds + time.perf_counter() - start
-        self._seen.add(length)
+        self._seen.add((length, last))
 
     @property
     def seconds(self) -> float:

@@ -7,7 +7,6 @@ import optax
 
 
 @runtime_checkable
-@runtime_checkable
 class Optimiser(Protocol):
     """A frozen record that builds an Optax transformation."""
 
