@@ -1,6 +1,6 @@
 """The article's top-down VAE on the handwritten digits of scikit-learn.
 
-    python experiments/digits_topdown.py                                   # about 20 seconds on two cores
+    python experiments/digits_topdown.py                                   # two cores: 25 s the first time, then 17 s
     python experiments/digits_topdown.py --steps 500 --model.hidden 64     # any setting; --help lists them
 
 Two levels, 8 latents at the top (z2) and 16 below (z1), 721,808 parameters, Adamax, batches of 64, early stopping on
