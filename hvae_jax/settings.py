@@ -1,14 +1,13 @@
 """Frozen records to JSON and back, without executing what a file says.
 
 A record (a frozen dataclass or a Linen module) is written as {"type": "module:Name", "fields": {...}} with `parent`
-and `name` left out; a function as {"function": "module:name"}; a tuple as a list. Reading imports only hvae_jax and
-the modules that the caller names, and makes nothing but dataclasses that are defined there.
+and `name` left out; a function as {"function": "module:name"}; a tuple as a list. Reading imports only hvae_jax,
+jax.nn and the modules that the caller names, and makes nothing but dataclasses that are defined there.
 """
 
 import dataclasses
 import difflib
 import importlib
-import inspect
 import json
 import math
 import sys
@@ -17,10 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import linen as nn
 
 _OURS = "hvae_jax."
-_FUNCTIONS = "hvae_jax.networks."  # activations and the like: nothing there touches a file
+_FUNCTIONS = ("hvae_jax.networks.", "jax.nn.")  # activations and the like: nothing there touches a file
 _LEFT_OUT = ("parent", "name")
 
 
@@ -37,8 +37,8 @@ def to_json(value: Any) -> Any:
         left_out = _LEFT_OUT if isinstance(value, nn.Module) else ()
         fields = [field.name for field in dataclasses.fields(value) if field.init and field.name not in left_out]
         return {"type": _address(type(value)), "fields": {name: to_json(getattr(value, name)) for name in fields}}
-    if inspect.isfunction(value) and "<" not in value.__qualname__:
-        return {"function": _address(value)}
+    if address := _function_address(value):
+        return {"function": address}
     raise ValueError(
         f"{value!r} cannot be a setting: settings are numbers, strings, None, tuples, functions with a name and frozen "
         "dataclasses (Flax modules among them)."
@@ -129,6 +129,17 @@ def _address(thing: Any) -> str:
     return f"{thing.__module__}:{thing.__qualname__}"
 
 
+def _function_address(value: Any) -> str | None:
+    """Where a function lies, if it has a name there. What `jax.jit` or `jax.custom_jvp` return is a function too."""
+    name = getattr(value, "__name__", None)
+    if isinstance(value, type) or not callable(value) or not isinstance(name, str):
+        return None
+    if getattr(jax.nn, name, None) is value:
+        return f"jax.nn:{name}"
+    is_there = getattr(sys.modules.get(value.__module__), name, None) is value
+    return _address(value) if is_there else None
+
+
 def _short(value: Any) -> str:
     return f"{value['type'].split(':')[-1]}(...)" if isinstance(value, dict) and "type" in value else json.dumps(value)
 
@@ -142,14 +153,18 @@ def _find(address: str, allowed: tuple[str, ...], *, function: bool) -> Any:
     elif module_name in allowed or f"{module_name}.".startswith(_FUNCTIONS if function else _OURS):
         candidates = [module_name]
     else:
+        ours = " or ".join(prefix.rstrip(".") for prefix in (_FUNCTIONS if function else (_OURS,)))
         raise ValueError(
-            f"{address} is not of {(_FUNCTIONS if function else _OURS).rstrip('.')}, and nothing else is imported "
+            f"{address} is not of {ours}, and nothing else is imported "
             f"unasked. If you trust {module_name}, name it: --import {module_name}."
         )
     for candidate in candidates:
         thing = getattr(_import(candidate), name, None)
-        fits = inspect.isfunction(thing) if function else isinstance(thing, type) and dataclasses.is_dataclass(thing)
-        if fits and thing.__module__ == candidate:
+        if function:
+            fits = _function_address(thing) == f"{candidate}:{name}"
+        else:
+            fits = isinstance(thing, type) and dataclasses.is_dataclass(thing) and thing.__module__ == candidate
+        if fits:
             return thing
     where = " or ".join(candidates)
     hint = " It was defined in a script: name its module with --import." if module_name == "__main__" else ""

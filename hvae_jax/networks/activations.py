@@ -1,6 +1,9 @@
 """Activations that jax.nn does not have, or has with other constants."""
 
+import math
+
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
@@ -13,9 +16,21 @@ def sigmoid_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+@jax.custom_jvp
 def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x * Phi(x) with the error function, not its tanh approximation."""
+    """x * Phi(x) with the error function, not its tanh approximation.
+
+    Its derivative is written out because JAX 0.12.0 cannot differentiate the error function inside a `jax.shard_map`
+    that tracks what varies over an axis.
+    """
     return jax.nn.gelu(x, approximate=False)
+
+
+@exact_gelu.defjvp
+def _exact_gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    density = jnp.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
+    return exact_gelu(x), (0.5 * jax.lax.erfc(-x / math.sqrt(2.0)) + x * density) * dx
 
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:

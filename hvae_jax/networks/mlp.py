@@ -112,7 +112,7 @@ def join(v: Num[Array, "batch ..."], label: Float[Array, "batch classes"] | None
     return v if label is None else jnp.concatenate([v.reshape(v.shape[0], -1), label], axis=-1)
 
 
-def one_hot(y: Num[Array, " batch"] | None, classes: int, n: int) -> Float[Array, "batch classes"] | None:
+def one_hot(y: Num[Array, "..."] | None, classes: int, n: int) -> Float[Array, "batch classes"] | None:
     """Labels `[n]` as one-hot rows, or None in a model without classes.
 
     Raises ValueError if a label is missing, not wanted, or not one number an example.
