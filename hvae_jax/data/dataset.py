@@ -1,10 +1,13 @@
-"""`Dataset`: arrays by split, the kind of their values, and where they come from."""
+"""`Dataset`: examples by split, in memory or read where they lie, the kind of their values, and where they come from."""
 
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
+
+from hvae_jax.data.augment import Augment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,37 +35,80 @@ def integer(num_values: int) -> Kind:
     return Kind("integer", num_values)
 
 
+class Rows(Protocol):
+    """Examples that are read when they are asked for: what a NumPy array `[N, *event]` can do, and no more.
+
+    An implementation can be pickled (the workers of a streamed feed get a copy), reads from many threads at once, and
+    has a `fingerprint`: a hash of what it reads.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(N, *event)`."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the arrays it gives."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """The examples at a slice or an array of row numbers, `[n, *event]`."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples of one split. `x`: `[N, *event]`; `y`: int `[N]` labels, or None."""
+    """Examples of one split. `x`: `[N, *event]`, an array or `Rows`; `y`: int `[N]` labels, or None."""
 
-    x: np.ndarray
+    x: Any
     y: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of x as an array."""
+        return int(np.prod(self.x.shape)) * self.x.dtype.itemsize
+
+    def take(self, rows: Any) -> "Split":
+        """The examples at a slice or an array of row numbers, in memory."""
+        return Split(np.asarray(self.x[rows]), None if self.y is None else self.y[rows])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory.
+    """A data set.
 
     Attributes:
       name: as it was asked for.
-      splits: "train", "validation", and "test" where there is one, in that order.
-      kind: what values x takes.
+      splits: "train", "validation", and "test" where there is one, in that order: what the model is measured on.
+      kind: what values x takes, as the model sees it.
       protocol: one sentence on splits and preparation, for tables and results.
+      augment: what training does to each of its batches anew.
+      training: what training draws from, where that is not `splits["train"]`: grey values, where `augment` redraws
+        binary ones at each step and the splits hold one draw, the same for every evaluation.
     """
 
     name: str
     splits: Mapping[str, Split]
     kind: Kind
     protocol: str
+    augment: Augment = Augment()
+    training: Split | None = None
+
+    @property
+    def train(self) -> Split:
+        """What training draws from, before `augment`."""
+        return self.splits["train"] if self.training is None else self.training
 
     @property
     def event(self) -> tuple[int, ...]:
         """Shape of one x."""
-        return self.splits["train"].x.shape[1:]
+        return tuple(self.splits["train"].x.shape[1:])
 
     @property
     def dimensions(self) -> int:
@@ -77,16 +123,22 @@ class Dataset:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over names, dtypes, shapes and bytes of every array, 16 hexadecimal digits."""
+        """SHA-256 over names, dtypes, shapes and contents of every split, 16 hexadecimal digits.
+
+        The contents are the bytes of an array, and the `fingerprint` of examples that are read where they lie.
+        """
         digest = hashlib.sha256()
-        for name, split in self.splits.items():
+        named = [*self.splits.items(), *([] if self.training is None else [("training", self.training)])]
+        for name, split in named:
             for part, array in (("x", split.x), ("y", split.y)):
                 if array is not None:
                     digest.update(f"{name}/{part}/{array.dtype}/{array.shape}".encode())
-                    digest.update(np.ascontiguousarray(array).tobytes())
+                    lazy = not isinstance(array, np.ndarray)
+                    digest.update(array.fingerprint.encode() if lazy else np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
     def describe(self) -> str:
         """One line for logs."""
         counts = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
-        return f"{self.name}: {counts}; {'x'.join(map(str, self.event))}, {self.kind}"
+        each_step = f"; {self.augment}" if str(self.augment) else ""
+        return f"{self.name}: {counts}; {'x'.join(map(str, self.event))}, {self.kind}{each_step}"
