@@ -13,12 +13,12 @@ import tyro
 
 from hvae_jax import doctor, plots, results, settings
 from hvae_jax.compilation import jit_once, use_compilation_cache
-from hvae_jax.data.dataset import Dataset, Split
+from hvae_jax.data.dataset import Dataset
 from hvae_jax.evaluation import evaluate
 from hvae_jax.experiment import Data, Experiment, abstract_state, errors_said
 from hvae_jax.training.checkpoint import Checkpoints, Progress
-from hvae_jax.training.loop import level_names
 from hvae_jax.training.mesh import data_mesh
+from hvae_jax.training.rows import level_names
 
 Run = Annotated[Path, tyro.conf.Positional]
 Import = Annotated[tuple[str, ...], tyro.conf.arg(name="import")]
@@ -159,7 +159,7 @@ def open_run(folder: Path, modules: Sequence[str] = (), data: Data | None = None
     dataset = (data or experiment.data).load()
     if data is not None:
         results.check_fits(experiment.model, dataset)
-    state = abstract_state(experiment, results.to_batch(dataset.splits["train"], experiment.model))
+    state = abstract_state(experiment, results.for_model(dataset.splits["train"], experiment.model))
     if not (folder / "checkpoints").is_dir():
         raise FileNotFoundError(f"{folder} has no checkpoints: the run has not come to its first save.")
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
@@ -186,7 +186,9 @@ def evaluate_run(command: Evaluate) -> None:
         raise ValueError(f"--draws is {command.draws}, but it has to be 1 or more.")
     wanted = run.experiment.evaluation
     key = jax.random.key(command.seed)
-    numbers = evaluate(run.experiment.model, run.variables, run.dataset, key, draws, wanted.chunk, wanted.size)
+    numbers = evaluate(
+        run.experiment.model, run.variables, run.dataset, key, draws, wanted.chunk, wanted.size, mesh=data_mesh()
+    )
     numbers |= {"data": results.data_record(run.dataset), "seed": command.seed, "best_step": run.progress.best_step}
     if command.out is not None:
         settings.write_whole(command.out, settings.dumps(numbers))
@@ -222,15 +224,14 @@ def reconstruct(command: Reconstruct) -> None:
     if command.n < 1:
         raise ValueError(f"--n is {command.n}, but it has to be 1 or more.")
     model, split = run.experiment.model, run.dataset.splits[name]
-    few = Split(split.x[: command.n], None if split.y is None else split.y[: command.n])
-    batch = results.to_batch(few, model)
-    levels = len(level_names(model, batch))
+    few = results.for_model(split.take(slice(command.n)), model)
+    levels = len(level_names(model, few))
     keep = levels if command.keep_top is None else command.keep_top
     if not 0 <= keep <= levels:
         raise ValueError(f"--keep-top is {keep}, but the model has {levels} levels: 0 to {levels}.")
     mean = jit_once(
         lambda v, key: model.apply(
-            v, batch.x, key, y=batch.y, keep_top=keep, temperature=command.temperature, method="reconstruct"
+            v, few.x, key, y=few.y, keep_top=keep, temperature=command.temperature, method="reconstruct"
         )
     )(run.variables, jax.random.key(command.seed))
     out = command.out or command.run / f"reconstructions_top{keep}.png"

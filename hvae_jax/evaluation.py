@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from hvae_jax.compilation import jit, jit_once
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.diagnostics import Usage, active_units, usage
 from hvae_jax.objectives import Importance, importance
 from hvae_jax.trace import Model
+from hvae_jax.training.mesh import data_mesh, place_rows, replicated
 
 
 def evaluate(
@@ -25,6 +27,7 @@ def evaluate(
     chunk: int = 10,
     size: int = 450,
     usage_draws: int = 16,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Everything `result.json` says about the model, over every example of the splits that `draws` names.
 
@@ -32,6 +35,7 @@ def evaluate(
       draws: K of the importance-weighted bound for each split to evaluate; the ELBO is the mean over the same draws.
       chunk: draws held in memory at once; size: examples likewise.
       usage_draws: draws behind rates and active units.
+      mesh: devices, of one process or of several, over which the examples are spread; None takes the first one.
     Returns: dicts by split: `elbo`, `iw_bound`, `k`, `bits_per_dim` (of both bounds), `standard_error` (of both
       bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level,
       `distortion`, `active_units` by level. Nats but for the bits.
@@ -41,15 +45,19 @@ def evaluate(
     if unknown:
         raise ValueError(f"{dataset.name} has no split {unknown[0]!r}; it has {list(dataset.splits)}.")
     labelled = bool(getattr(model, "classes", 0))
-    bound = jit(partial(importance, model), static_argnames="chunk")
-    use = jit_once(partial(usage, model, draws=usage_draws))
+    mesh = data_mesh(1) if mesh is None else mesh
+    everywhere = replicated(mesh)
+    bound = jit(partial(importance, model), static_argnames="chunk", out_shardings=everywhere)
+    use = jit_once(partial(usage, model, draws=usage_draws), out_shardings=everywhere)
     size = min(size, max(len(dataset.splits[name]) for name in draws))
+    size = -(-size // mesh.size) * mesh.size
     nats = math.log(2) * dataset.dimensions
     report: dict[str, Any] = {}
     for name, k in draws.items():
         split, split_key = dataset.splits[name], jax.random.fold_in(key, list(dataset.splits).index(name))
         bounds, usages = [], []
-        for i, (x, y, count) in enumerate(chunks(split, size, labelled)):
+        for i, (*arrays, count) in enumerate(chunks(split, size, labelled)):
+            x, y = (place_rows(array, mesh) for array in arrays)
             bound_key, usage_key = jax.random.split(jax.random.fold_in(split_key, i))
             drawn = bound(variables, x, bound_key, k=k, chunk=chunk, y=y)
             used: Usage = jax.device_get(use(variables, x, usage_key, y=y))
@@ -57,7 +65,8 @@ def evaluate(
             usages.append(
                 Usage(used.rates[:, :count], used.log_px[:count], tuple(q[:count] for q in used.posterior_means))
             )
-        levels = _level_names(model, variables, split.x[:1], split.y if labelled else None)
+        few = split.take(slice(1))
+        levels = _level_names(model, variables, few.x, few.y if labelled else None)
         each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
         means = tuple(np.concatenate(parts) for parts in zip(*(u.posterior_means for u in usages), strict=True))
         rates = np.concatenate([u.rates for u in usages], axis=1).mean(1)
@@ -87,7 +96,7 @@ def chunks(split: Split, size: int, labelled: bool) -> Iterator[tuple[np.ndarray
         rows = np.arange(start, start + size)
         count = min(size, len(split) - start)
         rows[count:] = start
-        yield split.x[rows], None if labels is None else labels[rows], count
+        yield np.asarray(split.x[rows]), None if labels is None else labels[rows], count
 
 
 def _level_names(model: Model, variables: Any, x: np.ndarray, y: np.ndarray | None) -> tuple[str, ...]:

@@ -1,46 +1,82 @@
 """An experiment: one frozen record of real objects, run by one function, with a typed command line over it."""
 
+import contextlib
 import dataclasses
+import logging
 import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
 from flax import linen as nn
 
-from hvae_jax import doctor, results, run_folder, settings
+from hvae_jax import data, doctor, meters, results, run_folder, settings
+from hvae_jax.cluster import Cluster, is_first
 from hvae_jax.compilation import use_compilation_cache
+from hvae_jax.data.augment import Augment
 from hvae_jax.data.dataset import Dataset
-from hvae_jax.data.sources import load
-from hvae_jax.objectives import Batch, NegativeELBO, Objective
-from hvae_jax.training.checkpoint import Checkpoints
-from hvae_jax.training.loop import DivergedError, Outcome, Training, train
-from hvae_jax.training.mesh import check_divides, data_mesh
+from hvae_jax.objectives import NegativeELBO, Objective
+from hvae_jax.training.checkpoint import Checkpoints, NotSavedError
+from hvae_jax.training.feeds import Examples, Feeding
+from hvae_jax.training.loop import DivergedError, Machine, Outcome, Watching, train
+from hvae_jax.training.mesh import agree, check_divides, data_mesh
 from hvae_jax.training.optimisers import Adamax, Optimiser
-from hvae_jax.training.report import JsonLines, Reporter, Sink, TensorBoard
+from hvae_jax.training.report import JsonLines, Reporter, Sink, TensorBoard, Tracker
+from hvae_jax.training.schedule import Training
 from hvae_jax.training.state import TrainState, initial_state
+
+PREEMPTED = 75  # the exit code after SIGTERM: saved, start again (EX_TEMPFAIL of sysexits.h)
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which data set.
+    """Which data set, and how its values are prepared.
 
     Attributes:
-      name: "digits", "tfds:NAME" (such as tfds:mnist, tfds:binarized_mnist), or the path of an .npz.
-      directory: where TFDS data is prepared; None is TFDS's own default.
+      name: digits, mnist, fashion_mnist, cifar10, binarized_mnist, omniglot, svhn_cropped, imagenet32, imagenet64,
+        downsampled_imagenet32, downsampled_imagenet64, celeb_a64, tfds:NAME, the path of an .npz or of a folder of
+        images.
+      directory: where TFDS data is prepared or downloads are kept; None is the usual place.
+      binarise: binary values from grey ones: "dynamic" draws x ~ Bernoulli(x / max) anew at each training step and
+        once, for good, in evaluation; "static" draws once; "threshold" cuts at half. None is as the data set has it.
+      flip: mirror training images from left to right with probability 1/2.
+      bits: of each pixel that are kept, 1 to 8.
+      size: images of a folder are resized and cropped to this height and width; None leaves them as they are.
+      bad_files: whether a file of a folder that will not do is refused or skipped.
     """
 
     name: str = "digits"
     directory: str | None = None
+    binarise: Literal["dynamic", "static", "threshold"] | None = None
+    flip: bool = False
+    bits: int = 8
+    size: int | None = None
+    bad_files: Literal["refuse", "skip"] = "refuse"
 
     def load(self) -> Dataset:
-        """Reads it."""
-        return load(self.name, self.directory)
+        """Reads it, or opens it where it is too large for that."""
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return data.load(**options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What the run is spread over.
+
+    Attributes:
+      count: of devices, over all processes; None takes all there are.
+      fsdp: split parameters, averages and the optimiser's state over the devices, for a model that does not fit on one.
+    """
+
+    count: int | None = None
+    fsdp: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +88,20 @@ class Evaluation:
       other_draws: K on the other splits.
       chunk: draws held in memory at once.
       size: examples held in memory at once.
+      train_examples: how many of the train split are measured, its first ones; None takes all.
     """
 
     draws: int = 500
     other_draws: int = 50
     chunk: int = 10
     size: int = 450
+    train_examples: int | None = 10_000
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(f"evaluation.{field.name} is {getattr(self, field.name)}, but it has to be 1 or more.")
+            value = getattr(self, field.name)
+            if value is not None and value < 1:
+                raise ValueError(f"evaluation.{field.name} is {value}, but it has to be 1 or more.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +116,8 @@ class Experiment:
       optimiser: how.
       training: how long, in what portions.
       evaluation: how the finished model is measured.
+      feed: how the data comes to the devices.
+      devices: what the run is spread over.
       seed: of everything random.
     """
 
@@ -87,6 +128,8 @@ class Experiment:
     optimiser: Optimiser = Adamax()
     training: Annotated[Training, tyro.conf.arg(name="")] = Training()
     evaluation: Evaluation = Evaluation()
+    feed: Feeding = Feeding()
+    devices: Devices = Devices()
     seed: int = 0
 
 
@@ -97,21 +140,29 @@ class Command:
     Attributes:
       experiment: its settings.
       folder: the run folder; runs/NAME if it is not given.
-      resume: go on in a folder that holds other settings, under the new ones.
+      resume: go on in a folder that holds other settings, or on other data, under the new ones.
       overwrite: start over, deleting what an earlier run left in the folder.
+      profile: write a trace of three dispatches to profile/ in the run folder, for xprof or ui.perfetto.dev.
+      tracker: send numbers and pictures to Weights & Biases or trackio too.
+      cluster: the processes of a run on several machines.
     """
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     folder: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    profile: bool = False
+    tracker: Literal["wandb", "trackio"] | None = None
+    cluster: Cluster = Cluster()
 
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None, description: str | None = None) -> None:
     """The command line of an experiment script: parses, runs, and turns what went wrong into one clear line.
 
-    Exit codes: 0 done, 1 an error that is said, 2 settings that do not parse, 128 + n ended by signal n.
+    Exit codes: 0 done, 1 an error that is said, 2 settings that do not parse, 75 ended by SIGTERM and saved (the same
+    command goes on), 130 likewise by Ctrl-C, 134 another process of the run was lost.
     """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs of an error, the error itself says
     with errors_said():
         command = tyro.cli(
             Command,
@@ -120,73 +171,150 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None, descrip
             description=description,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+        meters.compiled()  # counts from here on
+        several = command.cluster.start()
         use_compilation_cache()
-        print(doctor.line(), flush=True)
+        if is_first():
+            print(doctor.line(), flush=True)
+        if several:
+            here = f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} devices"
+            print(f"{here}; ends within {command.cluster.lost_timeout} s if another one is lost", flush=True)
         folder = command.folder or Path("runs") / command.experiment.name
-        outcome = run(command.experiment, folder, resume=command.resume, overwrite=command.overwrite)
+        outcome = run(
+            command.experiment,
+            folder,
+            resume=command.resume,
+            overwrite=command.overwrite,
+            profile=command.profile,
+            tracker=command.tracker,
+        )
     if outcome.interrupted:
-        print(f"Interrupted at step {int(outcome.state.step)}; saved in {folder}. The same command goes on from there.")
-        sys.exit(128 + outcome.interrupted)
+        say(f"Interrupted at step {int(outcome.state.step)}; saved in {folder}. The same command goes on from there.")
+        sys.exit(PREEMPTED if outcome.interrupted == signal.SIGTERM else 128 + outcome.interrupted)
 
 
-def run(experiment: Experiment, folder: Path, *, resume: bool = False, overwrite: bool = False) -> Outcome:
+def run(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    profile: bool = False,
+    tracker: str | None = None,
+) -> Outcome:
     """Trains, measures and draws; leaves everything in `folder`, and goes on where an earlier run of it ended.
+
+    In a run of several processes all of them call this alike, with the same folder on a disk that all of them see.
 
     Raises ValueError for settings that do not fit the data or a folder that holds other ones, OSError where the
     folder cannot be written, DivergedError as `train` does.
     """
     dataset = experiment.data.load()
-    print(dataset.describe(), flush=True)
+    say(dataset.describe())
     results.check_fits(experiment.model, dataset)
-    mesh = data_mesh()
-    check_divides(experiment.training.batch_size, mesh)
-    splits = {name: results.to_batch(split, experiment.model) for name, split in dataset.splits.items()}
-    state = abstract_state(experiment, splits["train"])
-    run_folder.check(folder, experiment, resume=resume, overwrite=overwrite)
-    run_folder.check_space(folder, state)
-    if overwrite:
-        run_folder.clear(folder)
+    mesh = data_mesh(experiment.devices.count)
+    check_divides(experiment.training.batch_size, mesh, experiment.training.microbatch)
+    machine = Machine(mesh, experiment.feed, meters.total_device_memory(), experiment.devices.fsdp)
+    train_data, validation = (
+        results.for_model(split, experiment.model) for split in (dataset.train, dataset.splits["validation"])
+    )
+    state = abstract_state(experiment, train_data)
+
+    def prepare() -> None:
+        run_folder.check(folder, experiment, resume=resume, overwrite=overwrite)
+        run_folder.check_space(folder, state)
+        if overwrite:
+            run_folder.clear(folder)
+        if warning := run_folder.outlives_machine(folder):
+            say(f"warning: {warning}")
+
+    _first_alone(prepare)
+    sketch = results.Sketch(experiment.model, dataset, experiment.seed, folder)
+    profiler = meters.Profiler(folder / "profile") if profile and is_first() else None
 
     def reporter_at(step: int, last_step: int) -> Reporter:
-        settings.save(folder / "settings.json", experiment)  # not before the checkpoint has turned out to fit
-        if step < last_step:
-            (folder / "result.json").unlink(missing_ok=True)
-        print(f"{f'at step {step}, ' if step else ''}training to step {last_step:,} at most; {folder}/", flush=True)
-        sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl", step), TensorBoard(folder / "tensorboard", step)]
-        return Reporter(sinks, last_step, step)
+        sinks: list[Sink] = []
+        if is_first():
+            settings.save(folder / "settings.json", experiment)  # not before the checkpoint has turned out to fit
+            if step < last_step:
+                (folder / "result.json").unlink(missing_ok=True)
+            sinks = [JsonLines(folder / "metrics.jsonl", step), TensorBoard(folder / "tensorboard", step)]
+            if tracker is not None:
+                sinks.append(Tracker(tracker, "hvae_jax", experiment.name, settings.to_json(experiment), folder))
+        say(f"{f'at step {step}, ' if step else ''}training to step {last_step:,} at most; {folder}/")
+        return Reporter(
+            sinks, last_step, step, batch_size=experiment.training.batch_size, silent=not is_first()
+        )
 
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints", experiment.training.keep)
     try:
         outcome = train(
             experiment.model,
             experiment.objective,
             experiment.optimiser.build(),
-            splits["train"],
-            splits["validation"],
+            train_data,
+            validation,
             experiment.training,
             jax.random.key(experiment.seed),
-            mesh,
+            machine,
             checkpoints,
-            reporter_at,
+            Watching(reporter_at, folder / "metrics.jsonl", sketch, profiler),
+            None if dataset.augment == Augment() else dataset.augment,
+            None if resume else dataset.content_hash,
         )
-    finally:
-        checkpoints.close()
+    except BaseException:
+        if profiler is not None:
+            profiler.close()
+        if jax.process_count() == 1:  # of several, the others may be gone, and closing waits for them
+            with contextlib.suppress(Exception):
+                checkpoints.close()
+        raise
+    checkpoints.close()
+    if profiler is not None:
+        profiler.close()
+        say(f"a trace of {profiler.traced} dispatches is in {folder}/profile" if profiler.traced else "too short to trace")
     if not outcome.interrupted:
         with ThreadPoolExecutor(1) as beside:  # the pictures wait for Python, the numbers for the device
-            pictures = beside.submit(results.draw, experiment, dataset, outcome, folder)
-            result = results.measure(experiment, dataset, outcome)
-            settings.write_whole(folder / "result.json", settings.dumps(result))
+            pictures = beside.submit(results.draw, experiment, dataset, sketch, outcome, folder)
+            result = results.measure(experiment, dataset, outcome, mesh)
+            if is_first():
+                settings.write_whole(folder / "result.json", settings.dumps(result))
             pictures.result()
-        print(results.summary(result, folder))
+        say(results.summary(result, folder))
     return outcome
 
 
-def abstract_state(experiment: Experiment, data: Batch) -> TrainState:
+def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
     """Shapes and dtypes of the training state, nothing computed."""
-    few = jax.tree.map(lambda a: a[:1], data)
+    one = examples.take(slice(1))
     optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
     model, objective, key = experiment.model, experiment.objective, jax.random.key(0)
-    return jax.eval_shape(lambda: initial_state(model, objective, optimiser, key, few.x, few.y, ema))
+    return jax.eval_shape(lambda: initial_state(model, objective, optimiser, key, one.x, one.y, ema))
+
+
+def say(line: str) -> None:
+    """Prints, on the first process of a run."""
+    if is_first():
+        print(line, flush=True)
+
+
+def _first_alone(action: Callable[[], None]) -> None:
+    """Does something on the first process alone; what that raises, the others hear of."""
+    error: Exception | None = None
+    if is_first():
+        try:
+            action()
+        except Exception as caught:
+            error = caught
+    (failed,) = agree(int(error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        raise ValueError("process 0 did not start; its message says why.")
+
+
+def _silence(*_: Any) -> None:
+    """Says nothing."""
 
 
 @contextmanager
@@ -197,5 +325,10 @@ def errors_said() -> Iterator[None]:
     except (ValueError, OSError, ImportError, DivergedError) as error:
         if os.environ.get("HVAE_TRACEBACK"):
             raise
-        print(f"error: {error}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr)
+        print(f"error: {error}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr, flush=True)
+        if isinstance(error, NotSavedError):  # Orbax's threads go on to complain, for thousands of lines
+            sys.excepthook, sys.unraisablehook = _silence, _silence
+            warnings.simplefilter("ignore")
+        if jax.distributed.is_initialized() and jax.process_count() > 1:
+            os._exit(1)  # an orderly end would wait for the other processes, which wait for this one
         sys.exit(1)

@@ -33,6 +33,27 @@ def tile(images: np.ndarray, columns: int, low: float, high: float) -> np.ndarra
     return picture
 
 
+def grid_picture(x: np.ndarray, columns: int, value_range: tuple[float, float]) -> np.ndarray:
+    """Examples as one picture `[H, W, 3]` uint8, for sinks that take pictures; what is not finite is drawn black.
+
+    Args:
+      x: `[N, *event]`.
+      columns: images in a row.
+      value_range: what is drawn black and white.
+    """
+    low, high = value_range
+    picture = tile(np.nan_to_num(as_images(x), nan=low, posinf=low, neginf=low), columns, low, high)
+    picture = np.repeat(picture[..., None], 3, axis=-1) if picture.ndim == 2 else picture[..., :3]
+    return np.round(255.0 * picture).astype(np.uint8)
+
+
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes a picture `[H, W, 3]` uint8, a pixel a pixel, in the format of the path's ending, such as PNG."""
+    from PIL import Image
+
+    Image.fromarray(picture).save(path)
+
+
 def save_grids(
     path: Path, panels: dict[str, np.ndarray], columns: int, value_range: tuple[float, float], dpi: int = 150
 ) -> None:

@@ -1,21 +1,23 @@
 """What goes between data, model and folder: do they fit, and a run's numbers, pictures and last lines."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from hvae_jax import doctor, plots
+from hvae_jax import doctor, meters, plots
 from hvae_jax.compilation import jit_once
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.evaluation import evaluate
 from hvae_jax.likelihoods import for_data
-from hvae_jax.objectives import Batch
 from hvae_jax.trace import Model
-from hvae_jax.training.loop import Outcome, level_names
-from hvae_jax.training.report import read_metrics
+from hvae_jax.training.loop import Outcome
+from hvae_jax.training.mesh import host_copy
+from hvae_jax.training.report import Reporter, read_metrics
+from hvae_jax.training.rows import level_names
 
 
 def check_fits(model: Model, dataset: Dataset) -> None:
@@ -23,8 +25,9 @@ def check_fits(model: Model, dataset: Dataset) -> None:
     likelihood = getattr(model, "likelihood", None)
     if likelihood is not None:
         for name, split in dataset.splits.items():
+            some = split if isinstance(split.x, np.ndarray) else split.take(slice(256))  # the rest as it is read
             try:
-                likelihood.check(split.x, f"{dataset.name}, {name} split,")
+                likelihood.check(some.x, f"{dataset.name}, {name} split,")
             except ValueError as error:
                 raise ValueError(f"{error} For this data set ({dataset.kind}), {for_data(dataset)} fits.") from None
     classes = getattr(model, "classes", 0)
@@ -43,22 +46,26 @@ def check_fits(model: Model, dataset: Dataset) -> None:
             )
 
 
-def to_batch(split: Split, model: Model) -> Batch:
+def for_model(split: Split, model: Model) -> Split:
     """A split as the model takes it: labels only where it has classes."""
-    labels = split.y if getattr(model, "classes", 0) else None
-    return Batch(jnp.asarray(split.x), None if labels is None else jnp.asarray(labels))
+    return split if getattr(model, "classes", 0) else Split(split.x)
 
 
-def measure(experiment: Any, dataset: Dataset, outcome: Outcome) -> dict[str, Any]:
+def measure(experiment: Any, dataset: Dataset, outcome: Outcome, mesh: Mesh) -> dict[str, Any]:
     """What goes into result.json: the best variables' numbers on every split, and how they came about."""
     wanted = experiment.evaluation
     last = list(dataset.splits)[-1]
     draws = {name: wanted.draws if name == last else wanted.other_draws for name in dataset.splits}
     key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
-    numbers = evaluate(experiment.model, outcome.best, dataset, key, draws, wanted.chunk, wanted.size)
+    measured = dataset
+    if wanted.train_examples is not None and len(dataset.splits["train"]) > wanted.train_examples:
+        some = dataset.splits["train"].take(slice(wanted.train_examples))
+        measured = dataclasses.replace(dataset, splits={**dataset.splits, "train": some})
+    numbers = evaluate(experiment.model, outcome.best, measured, key, draws, wanted.chunk, wanted.size, mesh=mesh)
     progress, state = outcome.progress, outcome.state
-    epoch_steps = experiment.training.plan(len(dataset.splits["train"])).epoch_steps
+    epoch_steps = experiment.training.plan(len(dataset.train)).epoch_steps
     return numbers | {
+        "examples": {name: len(split) for name, split in measured.splits.items()},
         "best_validation_elbo": progress.best_elbo,
         "best_step": progress.best_step,
         "best_epoch": progress.best_step / epoch_steps,
@@ -67,34 +74,76 @@ def measure(experiment: Any, dataset: Dataset, outcome: Outcome) -> dict[str, An
         "skipped_steps": int(state.skipped),
         "seconds": progress.seconds,
         "steps_per_second": progress.steps_per_second,
+        "images_per_second": progress.steps_per_second * experiment.training.batch_size,
+        "compilation": dataclasses.asdict(meters.compiled()),
+        "memory": meters.peak_memory(),
+        "feed": outcome.feed,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "seed": experiment.seed,
         "data": data_record(dataset),
         "versions": doctor.versions(),
-        "device": doctor.devices(),
+        "device": doctor.devices() | {"used": mesh.size, "fsdp": experiment.devices.fsdp},
     }
 
 
-def draw(experiment: Any, dataset: Dataset, outcome: Outcome, folder: Path) -> None:
+class Sketch:
+    """Samples and reconstructions of a model as it is: the same examples and the same keys at every call.
+
+    Called as `sketch(step, variables, reporter)` it leaves two grids in pictures/ of the run folder and hands them to
+    the reporter's sinks: what training does at intervals.
+    """
+
+    def __init__(self, model: Model, dataset: Dataset, seed: int, folder: Path) -> None:
+        """Takes the first 64 examples of the test split, or of validation."""
+        split = for_model(dataset.splits.get("test", dataset.splits["validation"]).take(slice(64)), model)
+        self.x, self._y, self._folder = split.x, split.y, folder
+        self.value_range = image_range(dataset)
+        self.levels = len(level_names(model, split))
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        self._key_samples, self._key_all, self._key_top = jax.random.split(key, 3)
+        x, y, n = split.x, split.y, len(split)
+        self._generate = jit_once(lambda v, k: model.apply(v, k, n, y=y, method="generate"))
+        self._reconstruct = jit_once(
+            lambda v, k, top: model.apply(v, x, k, y=y, keep_top=top, method="reconstruct")
+        )
+
+    def __call__(self, step: int, variables: Any, reporter: Reporter) -> None:
+        """Draws and hands on; all processes of a run have to call it."""
+        local = host_copy(variables)
+        if jax.process_index() != 0:
+            return
+        self._folder.joinpath("pictures").mkdir(exist_ok=True)
+        reconstructions = np.stack([self.x[:32], self.reconstructions(local)[:32]], axis=1)
+        beside = reconstructions.reshape(-1, *self.x.shape[1:])
+        for name, images in (("samples", self.samples(local)), ("reconstructions", beside)):
+            picture = plots.grid_picture(images, 8, self.value_range)
+            plots.save_picture(self._folder / "pictures" / f"{name}_{step:08d}.png", picture)
+            reporter.image(name, picture, step)
+
+    def samples(self, variables: Any) -> np.ndarray:
+        """As many new examples as there are real ones here."""
+        return np.asarray(self._generate(variables, self._key_samples))
+
+    def reconstructions(self, variables: Any, keep_top: int | None = None) -> np.ndarray:
+        """Means of the examples, all levels inferred or the top ones alone."""
+        key = self._key_all if keep_top is None else self._key_top
+        return np.asarray(self._reconstruct(variables, key, self.levels if keep_top is None else keep_top))
+
+
+def draw(experiment: Any, dataset: Dataset, sketch: Sketch, outcome: Outcome, folder: Path) -> None:
     """The four pictures."""
-    split = dataset.splits.get("test", dataset.splits["validation"])
-    model, variables = experiment.model, outcome.best
-    key = jax.random.fold_in(jax.random.key(experiment.seed), 2)
-    key_samples, key_all, key_top = jax.random.split(key, 3)
-    some = Split(split.x[:64], None if split.y is None else split.y[:64])
-    batch, value_range = to_batch(some, model), image_range(dataset)
-    samples = jit_once(lambda v, k: model.apply(v, k, len(some), y=batch.y, method="generate"))(variables, key_samples)
-    reconstruct = jit_once(lambda v, k, top: model.apply(v, batch.x, k, y=batch.y, keep_top=top, method="reconstruct"))
-    every = len(level_names(model, batch))
-    plots.save_grids(folder / "real.png", {"real": some.x}, 8, value_range)
-    plots.save_grids(folder / "samples.png", {"samples": np.asarray(samples)}, 8, value_range)
+    local, every = host_copy(outcome.best), sketch.levels
+    if jax.process_index() != 0:
+        return
+    plots.save_grids(folder / "real.png", {"real": sketch.x}, 8, sketch.value_range)
+    plots.save_grids(folder / "samples.png", {"samples": sketch.samples(local)}, 8, sketch.value_range)
     panels = {
-        "real": some.x,
-        f"all {every} levels" if every > 1 else "reconstruction": np.asarray(reconstruct(variables, key_all, every)),
+        "real": sketch.x,
+        f"all {every} levels" if every > 1 else "reconstruction": sketch.reconstructions(local),
     }
     if every > 1:
-        panels["top level only"] = np.asarray(reconstruct(variables, key_top, 1))
-    plots.save_grids(folder / "reconstructions.png", {k: v[:36] for k, v in panels.items()}, 6, value_range)
+        panels["top level only"] = sketch.reconstructions(local, 1)
+    plots.save_grids(folder / "reconstructions.png", {k: v[:36] for k, v in panels.items()}, 6, sketch.value_range)
     plots.save_curve(folder / "curve.png", read_metrics(folder / "metrics.jsonl"), outcome.progress.best_step)
 
 
@@ -102,7 +151,7 @@ def image_range(dataset: Dataset) -> tuple[float, float]:
     """What is drawn black and what white."""
     if dataset.kind.num_values:
         return 0.0, float(dataset.kind.num_values - 1)
-    x = dataset.splits["train"].x
+    x = dataset.splits["train"].take(slice(1024)).x
     return float(x.min()), float(x.max())
 
 

@@ -1,7 +1,10 @@
 """The folder of a run: what may be in it, and what has to be true before anything is written there."""
 
 import json
+import os
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,10 @@ CONTENTS = (
     "samples.png",
     "reconstructions.png",
     "curve.png",
+    "pictures",
+    "profile",
+    "tracker.json",
+    "wandb",
 )
 
 
@@ -77,3 +84,62 @@ def check_space(folder: Path, state: TrainState) -> None:
             f"{folder} is on a disk with {free / 2**20:,.0f} MiB free, but the checkpoints of this run need about "
             f"{needed / 2**20:,.0f} MiB. Make room, or give another folder with --folder."
         )
+
+
+def outlives_machine(
+    folder: Path, environment: Mapping[str, str] | None = None, mounts: str | None = None
+) -> str | None:
+    """What to say of a folder that is lost with the machine or its memory; None where nothing suggests that.
+
+    Colab's own disk is lost with the session, mounted Google Drive is not. On Kaggle only /kaggle/working is kept: by
+    a saved version, or in a session whose settings have persistence of files turned on. Memory file systems
+    (tmpfs, ramfs) are lost at the next start. A container's own layer is not recognised.
+
+    Args:
+      environment: variables; None takes the process's.
+      mounts: in the form of /proc/mounts; None reads that, where there is one.
+    """
+    if environment is None:
+        colab = {"COLAB_RELEASE_TAG": ""} if "google.colab" in sys.modules else {}
+        environment = {**colab, **os.environ}
+    if mounts is None:
+        table = Path("/proc/mounts")
+        mounts = table.read_text() if table.exists() else ""
+    folder = folder.expanduser().resolve()
+    kind = _file_system(folder, mounts)
+    if kind in ("tmpfs", "ramfs"):
+        return (
+            f"{folder} lies in memory ({kind}), so that the run and its checkpoints are lost when this machine "
+            "restarts. Give a folder on a disk with --folder."
+        )
+    if "COLAB_RELEASE_TAG" in environment or "COLAB_GPU" in environment:
+        if kind.startswith(("fuse", "nfs")):  # Drive, a bucket by gcsfuse, a network disk
+            return None
+        return (
+            f"{folder} lies on Colab's own disk, which is lost with the session, the run and its checkpoints with it. "
+            "Mount Drive (from google.colab import drive; drive.mount('/content/drive')) and give a folder below "
+            "/content/drive/MyDrive with --folder; the same command then goes on after a lost session."
+        )
+    run_type = environment.get("KAGGLE_KERNEL_RUN_TYPE")
+    if run_type is not None:
+        if not folder.is_relative_to("/kaggle/working"):
+            return f"{folder} is lost with the Kaggle session. Give a folder below /kaggle/working with --folder."
+        if run_type == "Interactive":
+            return (
+                f"{folder} is lost with the Kaggle session, unless its settings have persistence of files turned on. "
+                "A saved version (Save & Run All) keeps what is below /kaggle/working."
+            )
+    return None
+
+
+def _file_system(folder: Path, mounts: str) -> str:
+    """The type of the file system a folder lies on, "" if unknown: the deepest mount above it, the last one there."""
+    found, depth = "", -1
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = Path(fields[1].replace("\\040", " "))
+        if folder.is_relative_to(point) and len(point.parts) >= depth:
+            found, depth = fields[2], len(point.parts)
+    return found

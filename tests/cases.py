@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,3 +153,12 @@ def jitter(params: dict, seed: int = 0, scale: float = 0.05) -> dict:
     """Parameters moved by N(0, scale^2), so that zero-initialised parts speak."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: leaf + np.float32(scale) * rng.normal(size=leaf.shape).astype(np.float32), params)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Every equation of a jaxpr and, after it, of the jaxprs in it: what a function computes, for tests of how."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation
+        for leaf in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr"):
+                yield from equations(leaf)

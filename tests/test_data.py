@@ -153,29 +153,38 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
         data.load(str(tmp_path / "nowhere.npz"))
 
 
-@pytest.mark.parametrize(("name", "near"), [("digts", "digits"), ("mnist", "tfds:mnist"), ("tfds-mnist", "tfds:mnist")])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("digts", "digits"),
+        ("mnits", "mnist"),
+        ("tfds-mnist", "mnist"),
+        ("cifar", "cifar10"),
+        ("imagenet_64", "imagenet64"),
+        ("celeba64", "celeb_a64"),
+        ("binarised_mnist", "binarized_mnist"),
+    ],
+)
 def test_unknown_names_get_the_nearest(name: str, near: str) -> None:
-    with pytest.raises(ValueError, match=f"Did you mean '{near}'"):
+    with pytest.raises(ValueError, match=f"Did you mean '{near}'") as raised:
         data.load(name)
+    assert all(known in str(raised.value) for known in (*data.NAMES, "tfds:NAME", ".npz", "folder"))
 
 
-def test_tfds_names_and_preparation(tmp_path: Path) -> None:
-    pytest.importorskip("tensorflow_datasets")
-    with pytest.raises(ValueError, match="tfds:mnist"):
-        data.load("tfds:mnits", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="tfds build mnist --data_dir"):
-        data.load("tfds:mnist", str(tmp_path))
+def test_names_that_are_paths(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no folder .*tfds:NAME"):
+        data.load("imagenet_resized/32x32")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        data.load(str(tmp_path / "pictures"))
 
 
-def test_tfds_through_its_real_loader() -> None:
-    """The builders' own records, with made-up pixels: names, splits, labels and kinds as TFDS declares them."""
-    tfds = pytest.importorskip("tensorflow_datasets")
-
-    with tfds.testing.mock_data(num_examples=12):
-        mnist = data.load("tfds:mnist")
-        binarised = data.load("tfds:binarized_mnist")
-    assert mnist.event == (28, 28, 1) and mnist.kind == data.integer(256) and mnist.classes > 1
-    assert {name: len(split) for name, split in mnist.splits.items()} == {"train": 10, "validation": 2, "test": 12}
-    assert mnist.splits["train"].x.dtype == np.uint8
-    assert "TFDS mnist/3.0.1" in mnist.protocol and "last 2 train examples" in mnist.protocol
-    assert binarised.classes == 0 and binarised.splits["train"].y is None
+def test_settings_reach_the_data_by_name(tmp_path: Path) -> None:
+    path = save(tmp_path, x_train=images(high=255))
+    dataset = data.load(path, binarise="static", flip=True, bits=2)
+    assert dataset.kind == BINARY and dataset.augment.flip and "top 2 bits" in dataset.protocol
+    with pytest.raises(ValueError, match=r"size=8 is for folders .* has the size it has"):
+        data.load(path, size=8)
+    with pytest.raises(ValueError, match="size=8"):
+        data.load("mnist", size=8)
+    with pytest.raises(ValueError, match="refuse and skip"):
+        data.load("digits", bad_files="drop")

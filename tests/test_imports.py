@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plots": {"trace"},
     "compilation": set(),
     "settings": set(),
+    "meters": set(),
     "doctor": set(),
     "training": {"trace", "objectives", "diagnostics", "compilation"},
     "evaluation": {"trace", "objectives", "diagnostics", "data", "compilation"},
@@ -48,7 +49,9 @@ HEAVY = (
     "tensorflow",
     "tensorflow_datasets",
     "tqdm",
+    "trackio",
     "tyro",
+    "wandb",
 )
 LIGHT_MODULES = (
     "hvae_jax",

@@ -22,7 +22,7 @@ import hvae_jax as hv
 from hvae_jax import cli, experiment
 from hvae_jax.experiment import Data, Evaluation, Experiment, abstract_state, main, run
 from hvae_jax.objectives import Forward
-from hvae_jax.results import to_batch
+from hvae_jax.results import for_model
 from hvae_jax.settings import load
 from hvae_jax.training import DivergedError, Training, TrainState
 from hvae_jax.training.checkpoint import Checkpoints
@@ -42,7 +42,7 @@ CPU |= {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
 def few_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process take one device: eight of them on two cores only wait for each other."""
     if "all_devices" not in request.keywords:
-        monkeypatch.setattr(experiment, "data_mesh", lambda: data_mesh(1))
+        monkeypatch.setattr(experiment, "data_mesh", lambda count=None: data_mesh(count or 1))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +72,7 @@ def script(folder: Path, *arguments: str, **options: object) -> subprocess.Compl
 def newest(folder: Path, modules: Sequence[str] = ()) -> tuple[TrainState, Any]:
     """State and best variables of the newest checkpoint."""
     settings = load(folder / "settings.json", modules)
-    state = abstract_state(settings, to_batch(settings.data.load().splits["train"], settings.model))
+    state = abstract_state(settings, for_model(settings.data.load().splits["train"], settings.model))
     checkpoints = Checkpoints(folder / "checkpoints")
     restored = checkpoints.restore(state, state.variables, data_mesh(1))
     checkpoints.close()
@@ -171,7 +171,7 @@ def test_a_signal_saves_and_says_so(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == experiment.PREEMPTED == 75
     assert "The same command goes on from there" in output
     assert parameters(folder)
 
@@ -316,7 +316,7 @@ def test_all_devices_train_as_one_does(small: Callable[..., Experiment], tmp_pat
     """The last batch of an epoch, 8 examples, divides over 8 devices here; an uneven one is computed by all alike."""
     outcomes = [run(small(), tmp_path / "eight")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "data_mesh", lambda: data_mesh(1))
+        patch.setattr(experiment, "data_mesh", lambda count=None: data_mesh(count or 1))
         outcomes.append(run(small(), tmp_path / "one"))
     eight, one = (outcome.progress.best_elbo for outcome in outcomes)
     assert eight == pytest.approx(one, rel=1e-3)

@@ -22,6 +22,7 @@ import tyro
 
 import hvae_jax as hv
 from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch, make_step
+from hvae_jax.training.feeds import Resident
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,23 +79,20 @@ def jax_train() -> Callable[[int], float]:
     """Our side, as the experiment runs it: steps per second of dispatches of one epoch."""
     split = hv.data.digits().splits["train"]
     model, objective, optimiser, mesh = hv.models.TopDownVAE(), hv.NegativeELBO(), Adamax().build(), data_mesh()
-    data = hv.Batch(jax.device_put(split.x))
-    state = init_state(model, objective, optimiser, jax.random.key(0), data.x[:64])
-    plan = Plan(len(split), 64, per_dispatch=100, last_step=10**9)
-    dispatch = make_dispatch(make_step(model, objective, optimiser), plan, mesh)
-    done = 0
+    state = init_state(model, objective, optimiser, jax.random.key(0), split.x[:64])
+    feed = Resident(split.x, None, Plan(len(split), 64, per_dispatch=100, last_step=10**9), mesh)
+    portions = feed.portions(0)
+    dispatch = make_dispatch(make_step(model, objective, optimiser), mesh)
 
     def train(steps: int) -> float:
-        nonlocal state, done
+        nonlocal state
         seconds, taken = 0.0, 0
-        for epoch in range(1 + -(-steps // plan.epoch_steps)):  # the first warms the caches, as on the other side
+        for epoch in range(1 + -(-steps // feed.plan.epoch_steps)):  # the first warms the caches, as on the other side
             start = time.perf_counter()
-            length = plan.length(done)
-            state, metrics = dispatch(state, data, jax.random.key(1), done, length)
-            float(metrics["loss"][-1])  # the loop reads the metrics of every dispatch
-            done += length
+            state, metrics = dispatch(state, feed.data, next(portions), jax.random.key(1))
+            losses = jax.device_get(metrics["loss"])  # the loop reads the metrics of every dispatch
             if epoch:
-                seconds, taken = seconds + time.perf_counter() - start, taken + length
+                seconds, taken = seconds + time.perf_counter() - start, taken + len(losses)
         return taken / seconds
 
     return train

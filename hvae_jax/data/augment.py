@@ -37,5 +37,7 @@ class Augment:
         return x
 
     def __str__(self) -> str:
-        said = (["binarised anew at each step"] if self.binarise else []) + (["mirrored at random"] if self.flip else [])
+        said = (["binarised anew at each step"] if self.binarise else []) + (
+            ["mirrored at random"] if self.flip else []
+        )
         return ", ".join(said)

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -35,6 +35,7 @@ def integer(num_values: int) -> Kind:
     return Kind("integer", num_values)
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Examples that are read when they are asked for: what a NumPy array `[N, *event]` can do, and no more.
 

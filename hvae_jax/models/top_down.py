@@ -23,6 +23,7 @@ from hvae_jax.distributions import Normal, hard_clamp, residual
 from hvae_jax.likelihoods import Categorical, Likelihood
 from hvae_jax.models.base import HVAE
 from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu
+from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.mlp import MLP, Readout, check_event, join, one_hot
 from hvae_jax.trace import Level, Trace
 
@@ -45,6 +46,11 @@ class TopDownVAE(HVAE):
       delta: likewise for the networks of the offsets: `[B, F]` to `[B, 2 * latents[i]]`.
       prior: likewise for the L - 1 networks of the priors below the top: `[B, latents[i]]` to `[B, 2*latents[i+1]]`.
       decoder: replaces the network from z1 `[B, latents[-1]]` to the features `[B, F]` that the readout takes.
+      dtype: what the products and activations of the model's own networks are computed in: "bfloat16", less
+        memory and the fast units of a TPU or GPU; None for what the parameters are. Parameters, gradients, statistics,
+        latents, KLs and likelihoods are float32 either way. Networks that replace others keep their own.
+      remat: whether the backward pass recomputes what is inside each network instead of remembering it: less memory
+        for about a third more arithmetic.
     """
 
     latents: tuple[int, ...] = (8, 16)
@@ -58,6 +64,8 @@ class TopDownVAE(HVAE):
     delta: tuple[nn.Module | None, ...] = ()
     prior: tuple[nn.Module | None, ...] = ()
     decoder: nn.Module | None = None
+    dtype: ComputeDtype = None
+    remat: bool = False
 
     def __post_init__(self) -> None:
         for name in ("latents", "bottom_up", "delta", "prior"):
@@ -73,6 +81,7 @@ class TopDownVAE(HVAE):
             )
         if self.classes < 0 or self.classes == 1:
             raise ValueError(f"TopDownVAE(classes={self.classes}): 0 for no labels, or 2 and more.")
+        check_dtype("TopDownVAE", self.dtype)
         for name, count in (("bottom_up", levels), ("delta", levels), ("prior", levels - 1)):
             if len(getattr(self, name)) not in (0, count):
                 raise ValueError(
@@ -90,7 +99,7 @@ class TopDownVAE(HVAE):
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
         sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
-        readout = Readout(self.likelihood.parameters, name="readout")
+        readout = Readout(self.likelihood.parameters, self.dtype, name="readout")
         label = one_hot(y, self.classes, n)
 
         offsets: dict[int, Normal] = {}
@@ -99,9 +108,10 @@ class TopDownVAE(HVAE):
             r = x
             for level in range(1, self.num_levels + 1):
                 last = exact_gelu if level == 1 else leaky_relu
-                r = self._net(self.bottom_up, level, f"r{level}", self.hidden, last)(join(r, label), train=train)
+                net = self._net(self.bottom_up, level, f"r{level}", self.hidden, last)
+                r = self._call(net, join(r, label), train)
                 net = self._net(self.delta, level, f"delta{level}", 2 * sizes[level])
-                mean, log_var = jnp.split(net(join(r, label), train=train), 2, axis=-1)
+                mean, log_var = jnp.split(widen(self._call(net, join(r, label), train)), 2, axis=-1)
                 offsets[level] = Normal.from_log_var(mean, hard_clamp(log_var, *self.clamp))
 
         levels: list[Level] = []
@@ -111,9 +121,9 @@ class TopDownVAE(HVAE):
             posterior = residual(prior, offsets[level]) if offsets else None
             levels.append(draw(level_key, prior, posterior, pick, name=f"z{level}"))
 
-        decoder = self.decoder or MLP((self.hidden,) * (self.depth + 1), name="px")
-        h = decoder(join(levels[-1].z, label), train=train)
-        x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
+        decoder = self.decoder or MLP((self.hidden,) * (self.depth + 1), dtype=self.dtype, name="px")
+        h = self._call(decoder, join(levels[-1].z, label), train)
+        x_dist = self.likelihood(widen(readout(h, None if x is None else x.shape[1:])))
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
 
     def _prior(self, level: int, size: int, above: Array | None, label: Array | None, n: int, train: bool) -> Normal:
@@ -121,10 +131,10 @@ class TopDownVAE(HVAE):
         if above is not None:
             net, given = self._net(self.prior, level, f"prior{level}", 2 * size), join(above, label)
         elif label is not None:
-            net, given = MLP((self.hidden,) * self.depth, 2 * size, name=f"prior{level}"), label
+            net, given = MLP((self.hidden,) * self.depth, 2 * size, dtype=self.dtype, name=f"prior{level}"), label
         else:
             return Normal.standard((n, size))
-        mean, log_var = jnp.split(net(given, train=train), 2, axis=-1)
+        mean, log_var = jnp.split(widen(self._call(net, given, train)), 2, axis=-1)
         return Normal.from_log_var(
             mean, log_var if self.prior_clamp is None else hard_clamp(log_var, *self.prior_clamp)
         )
@@ -140,4 +150,8 @@ class TopDownVAE(HVAE):
         """The network that the user put in this level's place, or the article's."""
         if replaced and (module := replaced[-level]) is not None:
             return module
-        return MLP((self.hidden,) * self.depth, features, last_activation=last, name=name)
+        return MLP((self.hidden,) * self.depth, features, last_activation=last, dtype=self.dtype, name=name)
+
+    def _call(self, net: nn.Module, v: Array, train: bool) -> Array:
+        """The network at v, remembered or not."""
+        return call(net, v, train=train, remat=self.remat)

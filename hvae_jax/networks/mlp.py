@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Float, Num
 
 from hvae_jax.networks.activations import identity, sigmoid_gelu
+from hvae_jax.networks.computing import ComputeDtype, widen
 
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
@@ -23,15 +24,25 @@ def _per_feature(v: Float[Array, " features"], ndim: int) -> Float[Array, "... f
 
 
 class Linear(nn.Module):
-    """x @ kernel + bias, initialised as PyTorch does; integer inputs are promoted to the kernel's dtype."""
+    """x @ kernel + bias, initialised as PyTorch does; integer inputs are promoted to the kernel's dtype.
+
+    Attributes:
+      features: width of the output.
+      dtype: what the product is computed in, and the output's; None for what x and the kernel promote to. The bias is
+        added in float32 all the same, so that its gradient, a sum over the batch, is one of float32.
+    """
 
     features: int
+    dtype: ComputeDtype = None
 
     @nn.compact
     def __call__(self, x: Num[Array, "... inputs"]) -> Float[Array, "... features"]:
         init = uniform_fan_in(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
+        if self.dtype is not None:
+            product = x.astype(self.dtype) @ kernel.astype(self.dtype)
+            return (widen(product) + _per_feature(bias, x.ndim)).astype(self.dtype)
         return x @ kernel + _per_feature(bias, x.ndim)
 
 
@@ -41,7 +52,8 @@ class BatchNorm(nn.Module):
     (x - mean)/sqrt(var + epsilon) * scale + bias; mean and biased variance of the batch when `train`, running ones
     otherwise. The running variance takes the *unbiased* variance of each batch, as PyTorch's does and Flax's does
     not: at 64 examples they differ by 1.6%, which would show in parity with weights trained there. The variance is
-    computed from centred values (Flax's default, E x^2 - (E x)^2, loses digits in float32).
+    computed from centred values (Flax's default, E x^2 - (E x)^2, loses digits in float32). Statistics and
+    normalisation are computed in float32 at least, whatever x is; the output is what x is.
     Source: Ioffe & Szegedy (2015), algorithms 1 and 2.
 
     Attributes:
@@ -59,9 +71,11 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        dtype, x = x.dtype, widen(x)
         if not train:
             gain = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
-            return x * _per_feature(gain, x.ndim) + _per_feature(bias - running_mean.value * gain, x.ndim)
+            y = x * _per_feature(gain, x.ndim) + _per_feature(bias - running_mean.value * gain, x.ndim)
+            return y.astype(dtype)
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
         mean = x.mean(axes)
@@ -73,7 +87,7 @@ class BatchNorm(nn.Module):
             running_mean.value = keep * running_mean.value + (1.0 - keep) * jax.lax.stop_gradient(mean)
             running_var.value = keep * running_var.value + (1.0 - keep) * jax.lax.stop_gradient(unbiased)
         gain = scale * jax.lax.rsqrt(var + self.epsilon)
-        return centred * _per_feature(gain, x.ndim) + _per_feature(bias, x.ndim)
+        return (centred * _per_feature(gain, x.ndim) + _per_feature(bias, x.ndim)).astype(dtype)
 
 
 class MLP(nn.Module):
@@ -87,6 +101,7 @@ class MLP(nn.Module):
       activation: after each hidden linear layer.
       last_activation: after the last linear layer.
       normalise: whether a `BatchNorm` follows each hidden activation.
+      dtype: what products and activations are computed in, and the output's; None for what the parameters are.
     """
 
     hidden: tuple[int, ...]
@@ -94,17 +109,18 @@ class MLP(nn.Module):
     activation: Callable[[Array], Array] = sigmoid_gelu
     last_activation: Callable[[Array], Array] = identity
     normalise: bool = True
+    dtype: ComputeDtype = None
 
     @nn.compact
     def __call__(self, x: Num[Array, "batch ..."], *, train: bool = False) -> Float[Array, "batch features"]:
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.hidden):
-            x = self.activation(Linear(width, name=f"linear_{i}")(x))
+            x = self.activation(Linear(width, self.dtype, name=f"linear_{i}")(x))
             if self.normalise:
                 x = BatchNorm(name=f"norm_{i}")(x, train=train)
         if self.features is None:
             return x
-        return self.last_activation(Linear(self.features, name="last")(x))
+        return self.last_activation(Linear(self.features, self.dtype, name="last")(x))
 
 
 def join(v: Num[Array, "batch ..."], label: Float[Array, "batch classes"] | None) -> Num[Array, "batch ..."]:
@@ -135,9 +151,12 @@ class Readout(nn.Module):
 
     Attributes:
       parameters: how many numbers the likelihood wants for each element of x.
+      dtype: what the product is computed in; the bias is added in float32 all the same, and the output is float32 at
+        least.
     """
 
     parameters: int
+    dtype: ComputeDtype = None
 
     @nn.compact
     def __call__(self, h: Float[Array, "batch inputs"], event: tuple[int, ...] | None) -> Float[Array, "batch ..."]:
@@ -148,6 +167,9 @@ class Readout(nn.Module):
         init = uniform_fan_in(h.shape[-1])
         kernel = self.param("kernel", init, (h.shape[-1], *event, self.parameters), jnp.float32)
         bias = self.param("bias", init, (*event, self.parameters), jnp.float32)
+        if self.dtype is not None:
+            product = jnp.tensordot(h.astype(self.dtype), kernel.astype(self.dtype), 1)
+            return widen(product) + bias[None]
         # The bias is a row of the product: added afterwards, XLA's CPU backend fuses its broadcast into what the
         # likelihood reads and takes twice as long for the two together.
         ones = jnp.ones((h.shape[0], 1), h.dtype)

@@ -1,13 +1,16 @@
 """The training step, the dispatch, the loop, and what they need. It knows no model."""
 
-from hvae_jax.training.dispatch import Plan as Plan
+from hvae_jax.training.feeds import Feeding as Feeding
 from hvae_jax.training.dispatch import make_dispatch as make_dispatch
 from hvae_jax.training.loop import DivergedError as DivergedError
-from hvae_jax.training.loop import Training as Training
+from hvae_jax.training.loop import Machine as Machine
+from hvae_jax.training.loop import Watching as Watching
 from hvae_jax.training.loop import train as train
 from hvae_jax.training.mesh import data_mesh as data_mesh
 from hvae_jax.training.optimisers import Adamax as Adamax
 from hvae_jax.training.optimisers import AdamW as AdamW
+from hvae_jax.training.plan import Plan as Plan
+from hvae_jax.training.schedule import Training as Training
 from hvae_jax.training.state import TrainState as TrainState
 from hvae_jax.training.state import init_state as init_state
 from hvae_jax.training.state import initial_state as initial_state

@@ -2,19 +2,23 @@
 
 import dataclasses
 import json
+import shutil
 import warnings
-import zlib
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from hvae_jax.training.mesh import replicated
+from hvae_jax.training.mesh import state_sharding
 
-FORMAT = 1
+FORMAT = 2
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,10 @@ class Progress:
     seconds: float = 0.0
     steps_per_second: float = 0.0
     finished: bool = False
+
+
+class NotSavedError(OSError):
+    """A checkpoint could not be written; those that were committed before are whole."""
 
 
 class Checkpoints:
@@ -64,25 +72,55 @@ class Checkpoints:
         self._read_only = read_only
         self._checkpointer = self._open()
 
-    def save(self, step: int, state: Any, best: Any, progress: Progress) -> None:
-        """Starts a save and returns while it is written; waits for the one before. A step that is there stays."""
-        self._checkpointer.wait()
+    def save(self, step: int, state: Any, best: Any, progress: Progress, place: Mapping[str, Any] = EMPTY) -> None:
+        """Starts a save and returns while it is written; waits for the one before. A step that is there stays.
+
+        Args:
+          place: where in which data the run stands, as `Plan.place` has it, with the data's "hash".
+        Raises NotSavedError where this save or the one before cannot be written; what was committed before stays.
+        """
+        self.wait()
         if step in self.steps():
             return
-        self._checkpointer.save_checkpointables_async(
-            step,
-            {"state": state, "best": best},
-            force=True,
-            custom_metadata={
-                "format": FORMAT,
-                "progress": json.dumps(dataclasses.asdict(progress)),
-                "checksum": _checksum({"state": state, "best": best}),
-            },
-        )
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, best)))
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise self._not_saved(f"it takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free")
+        with self._writing():
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {"state": state, "best": best},
+                force=True,
+                custom_metadata={
+                    "format": FORMAT,
+                    "progress": json.dumps(dataclasses.asdict(progress)),
+                    "place": json.dumps(dict(place)),
+                    "checksum": checksum({"state": state, "best": best}),
+                },
+            )
 
     def wait(self) -> None:
-        """Until what was started is on disk. Raises what went wrong on the way."""
-        self._checkpointer.wait()
+        """Until what was started is on disk. Raises NotSavedError where it cannot be written."""
+        with self._writing():
+            self._checkpointer.wait()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says what Orbax's many layers raise where a disk is full or gone as one kind of error."""
+        try:
+            yield
+        except Exception as error:
+            if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+                raise
+            raise self._not_saved(_first_line(error)) from error
+
+    def _not_saved(self, reason: str) -> NotSavedError:
+        kept = self.steps()
+        return NotSavedError(
+            f"A checkpoint could not be written to {self.folder}: {reason}. "
+            f"{f'The last one, of step {kept[-1]}, is whole' if kept else 'There is none yet'}. Make room or mend the "
+            "disk, and start the same command again: it goes on from there."
+        )
 
     def close(self) -> None:
         """Waits, and lets go."""
@@ -92,15 +130,20 @@ class Checkpoints:
         """Steps that were committed, oldest first."""
         return [int(found.step) for found in self._checkpointer.checkpoints]
 
-    def restore(self, state: Any, best: Any, mesh: Mesh) -> tuple[Any, Any, Progress] | None:
-        """The newest checkpoint that can be read, replicated over `mesh`; None where there is none.
+    def restore(
+        self, state: Any, best: Any, mesh: Mesh, fsdp: bool = False, data_hash: str | None = None
+    ) -> tuple[Any, Any, Progress] | None:
+        """The newest checkpoint that can be read, laid out over `mesh`; None where there is none.
 
-        A checkpoint that cannot be read is said so and the one before is tried.
+        The mesh need not be the one it was saved from. A checkpoint that cannot be read is said so and the one before
+        is tried.
 
         Args:
           state, best: abstract trees (`jax.eval_shape`): the shapes that are wanted.
-        Raises ValueError, naming the first leaf, where a readable checkpoint is of another model; and where no
-        checkpoint can be read at all.
+          fsdp: whether they are split over the devices, see `state_sharding`.
+          data_hash: of the data that is at hand; None does not compare it with the checkpoint's.
+        Raises ValueError, naming the first leaf, where a readable checkpoint is of another model; where it was made
+        on other data or by a newer version of the format; and where no checkpoint can be read at all.
         """
         steps = self.steps()
         failures = []
@@ -108,21 +151,29 @@ class Checkpoints:
             try:
                 metadata = self._checkpointer.checkpointables_metadata(step)
                 found, saved = metadata.metadata, dict(metadata.custom_metadata or {})
-                written, record = saved["format"], saved["progress"]
+                written, record, place = saved["format"], saved["progress"], json.loads(saved.get("place", "{}"))
             except Exception as error:  # Orbax raises what its many layers raise: any of it means unreadable
                 failures.append(f"{step} ({_first_line(error)})")
                 continue
             if written != FORMAT:
+                newer = written > FORMAT
                 raise ValueError(
-                    f"{self.folder}/{step} was written in format {written}, but this hvae_jax reads format "
-                    f"{FORMAT}. Install the version that wrote it, or start over with --overwrite."
+                    f"{self.folder}/{step} was written in format {written}, {'newer' if newer else 'older'} than the "
+                    f"format {FORMAT} that this hvae_jax reads. "
+                    f"{'Upgrade hvae_jax' if newer else 'Install the version that wrote it'}, or start over with "
+                    "--overwrite."
+                )
+            if data_hash is not None and place.get("hash") not in (None, data_hash):
+                raise ValueError(
+                    f"{self.folder}/{step} was made on other data: its hash was {place['hash']} and is {data_hash} "
+                    "now. --resume goes on with the new data, --overwrite starts over, --folder takes another folder."
                 )
             wanted = {"state": state, "best": best}
             _check_tree(wanted, {name: found.get(name) for name in wanted}, f"{self.folder}/{step}")
-            target = jax.tree.map(partial(_placed, sharding=replicated(mesh)), wanted)
+            target = jax.tree.map(_placed, wanted, state_sharding(wanted, mesh, fsdp))
             try:
                 loaded = self._checkpointer.load_checkpointables(step, target)
-                if _checksum(loaded) != saved["checksum"]:
+                if checksum(loaded) != saved["checksum"]:
                     raise OSError("its arrays are not those that were saved: the checksum differs")
             except Exception as error:
                 failures.append(f"{step} ({_first_line(error)})")
@@ -174,12 +225,37 @@ def _placed(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _checksum(tree: Any) -> int:
-    """CRC-32 over the bytes of every leaf: Orbax does not notice a flipped bit in an array."""
+def checksum(tree: Any) -> int:
+    """A hash of the bits of every leaf, since Orbax does not notice a flipped bit in an array.
+
+    sum_i (2 i + 1) w_i mod 2^32 over a leaf's 32-bit words w_i; leaves are combined likewise. Every weight is odd, so
+    one changed word always changes the sum; and a sum can be computed where the words lie, on any mesh.
+    """
     total = 0
     for leaf in jax.tree.leaves(tree):
-        total = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), total)
+        whole = not isinstance(leaf, jax.Array) or leaf.is_fully_replicated or leaf.is_fully_addressable
+        total = (total * 0x9E3779B1 + (_sum_of_words(np.asarray(leaf)) if whole else int(_sum_on_devices(leaf)))) % 2**32
     return total
+
+
+def _sum_of_words(array: np.ndarray) -> int:
+    """On the host, a block at a time."""
+    raw = np.ascontiguousarray(array).reshape(-1)
+    words = raw.view(np.dtype(f"u{min(raw.itemsize, 4)}")) if raw.dtype != bool else raw.view(np.uint8)
+    total, block = 0, 2**20
+    for start in range(0, len(words), block):
+        part = words[start : start + block].astype(np.uint32, copy=False)
+        weights = np.arange(2 * start + 1, 2 * (start + len(part)) + 1, 2, dtype=np.uint64).astype(np.uint32)
+        total += int((part * weights).sum(dtype=np.uint32))
+    return total % 2**32
+
+
+@jax.jit
+def _sum_on_devices(array: jax.Array) -> jax.Array:
+    """Where parts of it lie on devices of other processes."""
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[array.dtype.itemsize]
+    words = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32).reshape(-1)
+    return (words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""Many steps per dispatch: the data stays on the device, batches are gathered there, steps are scanned."""
+"""Many steps per dispatch: a portion of batches goes to the device, steps are scanned over it."""
 
-import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,83 +14,46 @@ from hvae_jax.training.mesh import replicated, split_rows
 from hvae_jax.training.state import TrainState
 from hvae_jax.training.step import Step
 
-Dispatch = Callable[[TrainState, Batch, Array, int, int], tuple[TrainState, dict[str, Array]]]
+Portion = tuple[Any, Any]  # full batches [full, batch_size, ...] and the partial one [rest, ...], either may be None
+Dispatch = Callable[[TrainState, Batch | None, Portion, Array], tuple[TrainState, dict[str, Array]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Which batches a dispatch takes.
+def make_dispatch(
+    step: Step, mesh: Mesh, augment: Callable[[Array, Array], Array] | None = None, shardings: Any = None
+) -> Dispatch:
+    """A jitted `(state, data, portion, key) -> (state, metrics)` that takes the steps of one portion.
 
-    Attributes:
-      examples: N, in the train split.
-      batch_size: of a full batch; the epoch's last one has what is left.
-      per_dispatch: steps per dispatch at most. Dispatches start over with each epoch.
-      last_step: where training ends at the latest.
+    `data` is the whole train split on every device, and the portion holds row numbers into it; or `data` is None, and
+    the portion holds the batches themselves. Step s draws with the key folded with s. The state is donated. Metrics
+    are stacked, `[steps, ...]`.
+
+    Args:
+      augment: `(x, key) -> x`, what is done to every batch anew.
+      shardings: of the state that comes out; whole on every device if it is None.
     """
 
-    examples: int
-    batch_size: int
-    per_dispatch: int
-    last_step: int
-
-    @property
-    def epoch_steps(self) -> int:
-        """Steps in an epoch, the partial one included."""
-        return -(-self.examples // self.batch_size)
-
-    def length(self, step: int) -> int:
-        """How many steps the dispatch that starts at `step` takes: a function of the step alone.
-
-        So a resumed run repeats the dispatches of an uninterrupted one, and with them its rounding.
-        """
-        within = step % self.epoch_steps
-        boundary = min((within // self.per_dispatch + 1) * self.per_dispatch, self.epoch_steps)
-        return min(boundary - within, self.last_step - step)
-
-
-def make_dispatch(step: Step, plan: Plan, mesh: Mesh) -> Dispatch:
-    """A jitted `(state, data, key, start, length) -> (state, metrics)` that takes `length` steps.
-
-    `data` is the whole train split on every device; the state is donated. The epoch's examples are permuted with the
-    key folded with the epoch, step s draws with the key folded with s. Metrics are stacked, `[length, ...]`.
-    """
-    full_steps = plan.examples // plan.batch_size
-
-    def dispatch(
-        state: TrainState, data: Batch, key: Array, start: int, length: int
-    ) -> tuple[TrainState, dict[str, Array]]:
-        order_key, step_key = jax.random.split(key)
-        within = start % plan.epoch_steps
-        full = min(length, full_steps - within)
-        epoch = jnp.int32(start // plan.epoch_steps)
-        return run(state, data, order_key, step_key, epoch, jnp.int32(within), full, full < length)
-
-    def one(state: TrainState, data: Batch, rows: Array, key: Array) -> tuple[TrainState, dict[str, Array]]:
-        return step(state, jax.tree.map(lambda a: split_rows(a[rows], mesh), data), key)
+    def one(state: TrainState, data: Batch | None, item: Any, key: Array) -> tuple[TrainState, dict[str, Array]]:
+        batch = item if data is None else jax.tree.map(lambda a: a[item], data)
+        batch = jax.tree.map(lambda a: split_rows(a, mesh), batch)
+        if augment is not None:
+            augment_key, key = jax.random.split(key)
+            batch = batch.replace(x=augment(batch.x, augment_key))
+        return step(state, batch, key)
 
     def run(
-        state: TrainState,
-        data: Batch,
-        order_key: Array,
-        step_key: Array,
-        epoch: Array,
-        within: Array,
-        full: int,
-        has_tail: bool,
+        state: TrainState, data: Batch | None, portion: Portion, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), plan.examples)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, state.step + jnp.arange(full + has_tail))
+        full, tail = portion
+        steps = 0 if full is None else jax.tree.leaves(full)[0].shape[0]
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, state.step + jnp.arange(steps + (tail is not None)))
         pieces = []
-        if full:
-            rows = jax.lax.dynamic_slice(order, (within * plan.batch_size,), (full * plan.batch_size,))
-            batches = (rows.reshape(full, plan.batch_size), keys[:full])
-            state, metrics = jax.lax.scan(lambda s, batch: one(s, data, *batch), state, batches)
+        if full is not None:
+            state, metrics = jax.lax.scan(lambda s, batch: one(s, data, *batch), state, (full, keys[:steps]))
             pieces.append(metrics)
-        if has_tail:
-            state, metrics = one(state, data, order[full_steps * plan.batch_size :], keys[-1])
+        if tail is not None:
+            state, metrics = one(state, data, tail, keys[-1])
             pieces.append(jax.tree.map(lambda a: a[None], metrics))
         return state, jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
 
     everywhere = replicated(mesh)
-    run = jit(run, static_argnums=(6, 7), donate_argnums=0, out_shardings=(everywhere, everywhere))
-    return dispatch
+    return jit(run, donate_argnums=0, out_shardings=(everywhere if shardings is None else shardings, everywhere))

@@ -1,15 +1,32 @@
-"""Devices as a sharding: a mesh with one axis, the batch split over it, everything else on every device."""
+"""Devices as a sharding: a mesh with one axis, the batch split over it, parameters on every device or split too."""
+
+from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+SMALLEST = 2**14  # numbers: an array below that is kept whole on each device, since gathering it would cost more
 
 
 def data_mesh(devices: int | None = None) -> Mesh:
-    """A mesh of the first `devices` devices, all if it is None, with the one axis "data"."""
-    some = jax.devices()[:devices]
+    """A mesh of the first `devices` devices of all processes, all if it is None, with the one axis "data".
+
+    Raises ValueError for more devices than there are, and for a mesh that leaves one of the processes without a device
+    or gives them different numbers of them.
+    """
+    found = jax.devices()
+    if devices is not None and not 1 <= devices <= len(found):
+        raise ValueError(f"A mesh of {devices} devices was asked for, but there are {len(found)}: 1 to {len(found)}.")
+    some = found[:devices]
+    counts = [sum(d.process_index == process for d in some) for process in range(jax.process_count())]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"A mesh of {len(some)} devices gives the {len(counts)} processes {counts} of them. Each needs the same "
+            f"number: leave the number of devices out for all {len(found)}, or start every process with as many."
+        )
     return jax.make_mesh((len(some),), (AXIS,), axis_types=(AxisType.Auto,), devices=some)
 
 
@@ -18,22 +35,86 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_rows(x: Array, mesh: Mesh) -> Array:
-    """Inside jit: the first axis of x over the devices where it divides, x on every device otherwise.
+def rows_sharding(rows: int, mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """How a batch of `rows` examples lies: axis `axis` over the devices where that divides, whole on each otherwise.
 
     A batch that does not divide, such as the last one of an epoch, is computed by all devices alike rather than
     padded, so that no padding reaches a mean or a batch statistic.
     """
-    spec = PartitionSpec(AXIS) if x.shape[0] % mesh.size == 0 else PartitionSpec()
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+    split = (None,) * axis + (AXIS,) if rows % mesh.size == 0 else ()
+    return NamedSharding(mesh, PartitionSpec(*split))
 
 
-def check_divides(batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError if a full batch cannot be split evenly over the devices."""
-    if batch_size % mesh.size:
-        lower = batch_size // mesh.size * mesh.size
-        fits = [size for size in (lower, lower + mesh.size) if size]
-        raise ValueError(
-            f"A batch of {batch_size} cannot be split evenly over {mesh.size} devices; "
-            f"{' or '.join(map(str, fits))} would do."
-        )
+def local_rows(rows: int, mesh: Mesh) -> slice:
+    """Which of a batch's rows this process holds, and so has to read."""
+    places = rows_sharding(rows, mesh).addressable_devices_indices_map((rows,)).values()
+    bounds = [place[0].indices(rows)[:2] for place in places if place is not None]
+    return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
+
+
+def split_rows(x: Array, mesh: Mesh) -> Array:
+    """Inside jit: x laid out as `rows_sharding` says."""
+    return jax.lax.with_sharding_constraint(x, rows_sharding(x.shape[0], mesh))
+
+
+def state_sharding(tree: Any, mesh: Mesh, fsdp: bool = False) -> Any:
+    """A sharding for each leaf of a state: whole on every device or, with `fsdp`, split over them.
+
+    Fully sharded data parallelism (Rajbhandari et al. 2020, ZeRO stage 3): parameters, averages and the optimiser's
+    moments of `SMALLEST` numbers and more are split along their longest axis that the devices divide. XLA gathers a
+    parameter where it is used and scatters its gradient; the numbers are those of the replicated state to rounding.
+
+    Args:
+      tree: arrays or their shapes.
+    """
+
+    def of(leaf: Any) -> NamedSharding:
+        fits = [(size, -axis) for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
+        if not fsdp or leaf.size < SMALLEST or not fits:
+            return replicated(mesh)
+        return NamedSharding(mesh, PartitionSpec(*(None,) * -max(fits)[1], AXIS))
+
+    return jax.tree.map(of, tree)
+
+
+def place_rows(array: np.ndarray | None, mesh: Mesh) -> Array | None:
+    """A batch that every process has whole, as `rows_sharding` lays it out; None stays None."""
+    if array is None:
+        return None
+    local = array[local_rows(len(array), mesh)]
+    return jax.make_array_from_process_local_data(rows_sharding(len(array), mesh), local, array.shape)
+
+
+def agree(*numbers: int) -> list[int]:
+    """The largest of each number over all processes, so that all of them decide alike. Waits for every process."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(np.asarray(numbers, np.int32)).max(0).tolist()
+
+
+def host_copy(tree: Any) -> Any:
+    """A tree of global arrays as NumPy arrays on every process; all processes have to call it."""
+
+    def of(leaf: Array) -> np.ndarray:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(of, tree)
+
+
+def check_divides(batch_size: int, mesh: Mesh, microbatch: int | None = None) -> None:
+    """Raises ValueError if a full batch, or what is computed of it at once, cannot be split evenly over the devices."""
+    processes = jax.process_count()
+    devices = f"{mesh.size} devices" + (f" of {processes} processes" if processes > 1 else "")
+    for what, size in (("batch", batch_size), ("microbatch", microbatch)):
+        if size is not None and size % mesh.size:
+            lower = size // mesh.size * mesh.size
+            fits = [candidate for candidate in (lower, lower + mesh.size) if candidate]
+            raise ValueError(
+                f"A {what} of {size} cannot be split evenly over {devices}; {' or '.join(map(str, fits))} would do."
+            )

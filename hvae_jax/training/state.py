@@ -83,6 +83,15 @@ def init_state(
     x: ArrayLike,
     y: ArrayLike | None = None,
     ema: bool = False,
+    shardings: Any = None,
 ) -> TrainState:
-    """`initial_state`, jitted: eager initialisation is several times slower."""
-    return jit_once(lambda key, x, y: initial_state(model, objective, optimiser, key, x, y, ema))(key, x, y)
+    """`initial_state`, jitted: eager initialisation is several times slower.
+
+    Args:
+      shardings: how the state is to lie on the devices, such as `state_sharding` gives; it never lies whole on one
+        where it is split.
+    """
+    make = jit_once(
+        lambda key, x, y: initial_state(model, objective, optimiser, key, x, y, ema), out_shardings=shardings
+    )
+    return make(key, x, y)

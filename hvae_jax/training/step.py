@@ -1,5 +1,6 @@
 """One training step, a pure function, and many of them in one dispatch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ def make_step(
     *,
     ema_decay: float | None = None,
     axis_name: str | None = None,
+    microbatch: int | None = None,
 ) -> Step:
     """The pure step `(state, batch, key) -> (state, metrics)`.
 
@@ -34,32 +36,47 @@ def make_step(
     Args:
       ema_decay: of the averaged parameters: min(decay, (1 + t)/(10 + t)) at update t, so that the average does not
         remember the initialisation; None keeps none.
+      microbatch: gradient accumulation: a larger batch is computed in turn, at most this many examples at once and in
+        the memory of so many, and makes one update all the same (`accumulate` has the rule). Where it divides the
+        batch and the devices divide it, all devices have the same share of each part. With `axis_name` it counts a
+        device's own examples. None, or a number that no batch exceeds, costs nothing.
     Returns: a step whose metrics are the objective's, with `loss`, `grad_norm` and `skipped` (0 or 1), all `[]` but
       `rates` `[L]`.
+    Raises ValueError for a microbatch below 1.
     """
+    if microbatch is not None and microbatch < 1:
+        raise ValueError(
+            f"microbatch is {microbatch}, but it has to be 1 or more (or None, for the whole batch at once)."
+        )
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
+        params = state.params
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+            params = _varying(params, axis_name)
 
         def forward(variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
             return model.apply(variables, x, key, train=True, mutable=list(state.statistics), **choices)
 
-        def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any, Any]]:
+        def loss_fn(params: Any, batch: Batch, key: Array) -> tuple[Array, tuple[dict[str, Array], Any, Any]]:
             variables = {"params": params, **state.statistics}
             loss, metrics, objective_state, updates = objective(
                 forward, variables, batch, key, state.step, state.objective_state
             )
-            if axis_name is not None:
-                # Averaged here and not only below: shard_map, where it tracks what varies over the axis, sums the
-                # gradients of what does not, so that a mean of them later would come too late.
-                loss = jax.lax.pmean(loss, axis_name)
-            return loss, (metrics, objective_state, updates)
+            return loss, ({"loss": loss, **metrics}, objective_state, updates)
 
-        (loss, (metrics, objective_state, updates)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        metrics = {"loss": loss, **metrics}
+        def gradient(batch: Batch, key: Array) -> tuple[Any, tuple[dict[str, Array], Any, Any]]:
+            (_, rest), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+            return grads, rest
+
+        if microbatch is None or batch.x.shape[0] <= microbatch:
+            grads, rest = gradient(batch, key)
+        else:
+            grads, rest = accumulate(gradient, params, batch, key, microbatch)
         if axis_name is not None:
-            grads, metrics, updates = jax.lax.pmean((grads, metrics, updates), axis_name)
+            average = functools.partial(jax.lax.pmean, axis_name=axis_name)
+            grads, rest = jax.tree.map(lambda leaf: average(leaf) if _is_real(leaf) else leaf, (grads, rest))
+        metrics, objective_state, updates = rest
         grad_norm = optax.tree.norm(grads)
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
 
@@ -92,3 +109,74 @@ def make_step(
         return state, {**metrics, "grad_norm": grad_norm, "skipped": skip}
 
     return step
+
+
+def accumulate(
+    gradient: Callable[[Batch, Array], tuple[Any, Any]], params: Any, batch: Batch, key: Array, microbatch: int
+) -> tuple[Any, Any]:
+    """`gradient(batch, key) -> (gradient, rest)` of a batch, in the memory of a microbatch.
+
+    n examples are cut into ceil(n / microbatch) parts that differ by one example at most, so that the last batch of
+    an epoch, of whatever size, leaves no part too small for batch statistics. Of k equal parts the j-th has rows j,
+    j + k, j + 2 k, ...: where the rows are split over devices in order, each part is split likewise, and nothing
+    moves. Each part has its own key.
+
+    Where the microbatch divides the batch, every part has just so many examples.
+
+    What comes back is the mean over the parts, weighted by their examples. For a loss that is a mean over examples
+    this is the whole batch's gradient, and so are the metrics. Of `rest`:
+
+    * Statistics of the batch: each part normalises by its own; a running statistic is affine in the batch's, so the
+      mean of its updates is the update with the mean statistic.
+    * The objective's state: every part starts from the same one, and the mean of what they make of it counts. A state
+      handed from part to part would move several times a step, and a choice of memory would change what is trained.
+    * What is no real number (counters, keys) cannot be averaged: the last part's counts.
+
+    A scan rather than `optax.microbatching.microbatch`, which has no key for each part, no parts of unequal size and
+    no mean of a tree with integers in it.
+    """
+    n = batch.x.shape[0]
+    parts = -(-n // microbatch)
+    size, longer = divmod(n, parts)
+    keys = jax.random.split(key, parts)
+
+    def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, Any]:
+        share = part[0].x.shape[0] / n
+        grads, rest = gradient(*part)
+        total = jax.tree.map(lambda t, g: t + share * g, total, grads)
+        return total, jax.tree.map(lambda leaf: share * leaf if _is_real(leaf) else leaf, rest)
+
+    def cut(a: Array, count: int, rows: int, start: int) -> Array:
+        return a[start : start + count * rows].reshape(rows, count, *a.shape[1:]).swapaxes(0, 1)
+
+    grads, pieces = jax.tree.map(jnp.zeros_like, params), []
+    long_rows = longer * (size + 1)
+    for count, rows, start, own in (
+        (longer, size + 1, 0, keys[:longer]),
+        (parts - longer, size, long_rows, keys[longer:]),
+    ):
+        if count:
+            equal = jax.tree.map(functools.partial(cut, count=count, rows=rows, start=start), batch)
+            grads, piece = jax.lax.scan(add, grads, (equal, own))
+            pieces.append(piece)
+
+    def combine(*pieces: Array) -> Array:
+        every = jnp.concatenate(pieces)
+        return every.sum(0) if _is_real(every) else every[-1]
+
+    return grads, jax.tree.map(combine, *pieces)
+
+
+def _is_real(leaf: Array) -> bool:
+    """Whether a mean makes sense: floating, not an integer, a truth value or a key."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _varying(tree: Any, axis_name: str) -> Any:
+    """The same values, marked as each device's own where shard_map tracks what varies over the axis.
+
+    The gradient with respect to what does not vary would be summed over the axis there, once a microbatch.
+    """
+    if not hasattr(jax.lax, "pcast"):  # JAX 0.7 has another name for it
+        return jax.lax.pvary(tree, axis_name)  # pyrefly: ignore[missing-attribute]
+    return jax.lax.pcast(tree, axis_name, to="varying")

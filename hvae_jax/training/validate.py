@@ -1,46 +1,83 @@
-"""Validation: the ELBO of every example of a split, one draw each, in one dispatch."""
+"""Validation: the ELBO of every example of a split, one draw each."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
 from hvae_jax.compilation import jit
 from hvae_jax.objectives import Batch, elbo
 from hvae_jax.trace import Model
-from hvae_jax.training.mesh import replicated, split_rows
+from hvae_jax.training.feeds import Feeding, read, to_devices
+from hvae_jax.training.mesh import local_rows, replicated, rows_sharding, split_rows
 
 Validate = Callable[[Any, Array], tuple[Array, Array]]
 
 
-def make_validate(model: Model, data: Batch, size: int, mesh: Mesh) -> Validate:
-    """A jitted `(variables, key) -> (elbo [], rates [L])`: means over all examples, nats.
+def make_validate(
+    model: Model, x: Any, y: np.ndarray | None, size: int, mesh: Mesh, streamed: Feeding | None = None
+) -> Validate:
+    """A `(variables, key) -> (elbo [], rates [L])`: means over all examples, nats.
 
     Examples go `size` at a time over the devices; the last batch is padded, and the padding is masked out of the
-    means (in evaluation no example depends on its batch mates).
+    means (in evaluation no example depends on its batch mates). A batch draws with the key folded with the number of
+    its first example, however the split comes to the devices.
 
     Args:
-      data: the split, on the devices.
+      x, y: the split, arrays or `Rows`.
       size: examples at a time; rounded up to divide over the devices.
+      streamed: how batches are read; None sends the whole split to the devices, and measures it in one dispatch.
     """
-    examples = data.x.shape[0]
+    examples = len(x)
     size = -(-min(size, examples) // mesh.size) * mesh.size
-    batches = -(-examples // size)
+    starts = np.arange(0, examples, size, dtype=np.int32)
+    everywhere = replicated(mesh)
 
-    def one(variables: Any, data: Batch, key: Array, start: Array) -> tuple[Array, Array]:
-        rows = start + jnp.arange(size)
-        counts = (rows < examples).astype(jnp.float32)
-        batch = jax.tree.map(lambda a: split_rows(a[jnp.minimum(rows, examples - 1)], mesh), data)
+    def one(variables: Any, batch: Batch, key: Array, start: Array) -> tuple[Array, Array]:
+        counts = (start + jnp.arange(size) < examples).astype(jnp.float32)
         trace = model.apply(variables, batch.x, jax.random.fold_in(key, start), y=batch.y)
-        return (elbo(trace) * counts).sum(), (trace.rates * counts[None]).sum(1)
+        return (elbo(trace) * counts).sum() / examples, (trace.rates * counts[None]).sum(1) / examples
+
+    if streamed is not None:
+        part = jit(one, out_shardings=everywhere)
+        source, sharding = Chunks(x, y, starts, size, local_rows(size, mesh)), rows_sharding(size, mesh)
+
+        def stream(variables: Any, key: Array) -> tuple[Array, Array]:
+            sums = []
+            for start, arrays in zip(starts, read(source, streamed), strict=True):
+                parts = [jax.make_array_from_process_local_data(sharding, a, (size, *a.shape[1:])) for a in arrays]
+                sums.append(part(variables, Batch(*parts), key, start))
+            return jax.tree.map(lambda *parts: sum(np.asarray(part) for part in parts), *sums)
+
+        return stream
 
     def run(variables: Any, data: Batch, key: Array) -> tuple[Array, Array]:
-        sums = jax.lax.map(lambda start: one(variables, data, key, start), jnp.arange(batches) * size)
-        return jax.tree.map(lambda a: a.sum(0) / examples, sums)
+        def at(start: Array) -> tuple[Array, Array]:
+            rows = jnp.minimum(start + jnp.arange(size), examples - 1)
+            return one(variables, jax.tree.map(lambda a: split_rows(a[rows], mesh), data), key, start)
 
-    everywhere = replicated(mesh)
-    jitted = jit(run, out_shardings=(everywhere, everywhere))
+        return jax.tree.map(lambda a: a.sum(0), jax.lax.map(at, jnp.asarray(starts)))
+
+    jitted, data = jit(run, out_shardings=everywhere), to_devices(x, y, mesh)
     return lambda variables, key: jitted(variables, data, key)
+
+
+class Chunks:
+    """A split in batches of `size`, the last one filled up with its last example, as a Grain source."""
+
+    def __init__(self, x: Any, y: np.ndarray | None, starts: np.ndarray, size: int, rows: slice) -> None:
+        self._x, self._y, self._starts, self._size, self._rows = x, y, starts, size, rows
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, i: Any) -> tuple[np.ndarray, ...]:
+        """(x, y) of this process's rows of batch i."""
+        rows = np.minimum(self._starts[int(i)] + np.arange(self._size), len(self._x) - 1)[self._rows]
+        x = np.asarray(self._x[rows])
+        return (x,) if self._y is None else (x, self._y[rows])
+

@@ -1,0 +1,119 @@
+"""Several processes as one: `jax.distributed`, started from the environment or from what the user says."""
+
+import dataclasses
+import inspect
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Which processes make up the run. A single one needs none of this.
+
+    On a Cloud TPU pod and under Slurm's srun nothing has to be given: JAX reads the environment. Elsewhere start the
+    same command once a process, with the first three fields.
+
+    Attributes:
+      coordinator: HOST:PORT of process 0, which the others can reach.
+      processes: how many there are.
+      process: the number of this one, from 0.
+      start_timeout: seconds in which all processes have to have come together.
+      lost_timeout: seconds after which a process that gives no sign of life counts as lost. JAX then ends the others
+        with an error that names it (exit code 134); started again, all go on from the last checkpoint.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    start_timeout: int = 300
+    lost_timeout: int = 100
+
+    def start(self, environment: Mapping[str, str] = os.environ) -> bool:
+        """Joins the other processes, before JAX is used for the first time; whether there are any.
+
+        Raises ValueError for fields that do not go together, ConnectionError where the coordinator does not answer in
+        time, with its address and what to check.
+        """
+        given = {name: getattr(self, name) for name in ("coordinator", "processes", "process")}
+        missing = [name for name, value in given.items() if value is None]
+        if len(missing) == 3 and not detected(environment):
+            return False
+        options: dict[str, Any] = {"initialization_timeout": self.start_timeout}
+        if len(missing) < 3:
+            if missing:
+                raise ValueError(
+                    f"cluster.{missing[0]} is missing: a run of several processes that the environment does not "
+                    "describe needs --cluster.coordinator HOST:PORT, --cluster.processes N and --cluster.process I."
+                )
+            self._check()
+            options |= dict(
+                coordinator_address=self.coordinator, num_processes=self.processes, process_id=self.process
+            )
+        if self.start_timeout < 1 or self.lost_timeout < 1:
+            raise ValueError("cluster.start_timeout and cluster.lost_timeout are seconds, 1 or more.")
+        if "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
+            options["heartbeat_timeout_seconds"] = self.lost_timeout
+        if self.coordinator and self.process:
+            _wait_for(self.coordinator, self.start_timeout)
+        try:
+            jax.distributed.initialize(**options)
+        except Exception as error:  # what JAX raises here differs between its versions
+            where = self.coordinator or "the coordinator that the environment names"
+            raise ConnectionError(
+                f"The processes did not come together within {self.start_timeout} s at {where} ({_first(error)}). "
+                f"Check that all {self.processes or ''} of them run, with the same --cluster.processes and a "
+                "--cluster.process of their own, and that they can reach that address."
+            ) from error
+        return True
+
+    def _check(self) -> None:
+        assert self.coordinator is not None and self.processes is not None and self.process is not None
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"cluster.coordinator is {self.coordinator!r}, but HOST:PORT is needed.")
+        if not 0 <= self.process < self.processes:
+            raise ValueError(
+                f"cluster.process is {self.process}, but with cluster.processes {self.processes} it has to be "
+                f"0 to {self.processes - 1}."
+            )
+
+
+def detected(environment: Mapping[str, str]) -> str | None:
+    """What the environment says it is, if it describes several processes: variables that JAX reads itself."""
+    if int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment:
+        return "Slurm"
+    if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or "MEGASCALE_COORDINATOR_ADDRESS" in environment:
+        return "Cloud TPU"
+    return "JAX_COORDINATOR_ADDRESS" if "JAX_COORDINATOR_ADDRESS" in environment else None
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes logs, pictures and results."""
+    return jax.process_index() == 0
+
+
+def _wait_for(address: str, timeout: float) -> None:
+    """Until something listens there: JAX itself ends the whole process where nothing does."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5.0).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(
+                    f"The coordinator {address} did not answer within {timeout} s ({error}). Check that process 0 "
+                    "runs (its command has --cluster.process 0), that the address is that of its machine, and that no "
+                    "firewall closes the port."
+                ) from error
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

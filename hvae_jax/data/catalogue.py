@@ -1,0 +1,97 @@
+"""Data sets by name."""
+
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from hvae_jax.data.cifar import cifar10
+from hvae_jax.data.dataset import Dataset
+from hvae_jax.data.folder import BAD_FILES, from_folder
+from hvae_jax.data.mnist_family import binarized_mnist, fashion_mnist, mnist
+from hvae_jax.data.natural import celeb_a64, downsampled_imagenet, imagenet_resized, svhn_cropped
+from hvae_jax.data.npz import from_npz
+from hvae_jax.data.omniglot28 import omniglot, omniglot_resized
+from hvae_jax.data.prepare import prepare
+from hvae_jax.data.sklearn_digits import digits
+from hvae_jax.data.tfds import PREFIX, from_tfds
+
+# Those that are fetched, into memory; and those that TFDS has prepared, read where they lie when they are large.
+FETCHED: Mapping[str, Callable[..., Dataset]] = {
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
+    "binarized_mnist": binarized_mnist,
+    "omniglot": omniglot,
+    "cifar10": cifar10,
+}
+PREPARED: Mapping[str, Callable[..., Dataset]] = {
+    "omniglot_resized": omniglot_resized,
+    "svhn_cropped": svhn_cropped,
+    "imagenet32": functools.partial(imagenet_resized, 32),
+    "imagenet64": functools.partial(imagenet_resized, 64),
+    "downsampled_imagenet32": functools.partial(downsampled_imagenet, 32),
+    "downsampled_imagenet64": functools.partial(downsampled_imagenet, 64),
+    "celeb_a64": celeb_a64,
+}
+NAMES = ("digits", *FETCHED, *PREPARED)
+
+
+def load(
+    name: str,
+    directory: str | None = None,
+    *,
+    binarise: str | None = None,
+    flip: bool = False,
+    bits: int = 8,
+    size: int | None = None,
+    bad_files: str = "refuse",
+    in_memory_bytes: int = 2**30,
+) -> Dataset:
+    """Loads a data set by name.
+
+    Args:
+      name: one of `NAMES`, whose functions say what they hold and how they are split; "tfds:NAME" for any other image
+        data set of TFDS, such as "tfds:cars196"; the path of an .npz; or the path of a folder of pictures.
+      directory: where fetched files are kept, or TFDS's data_dir; None is the default of pooch or TFDS.
+      binarise: "dynamic", "static" or "threshold" (`prepare.binarised`); None leaves values as they are.
+      flip: mirror images at random in training.
+      bits: of 8-bit data, how many are kept.
+      size: for a folder of pictures or "tfds:NAME": what the shorter side becomes, before the centre is cropped.
+      bad_files: for a folder of pictures: "refuse" or "skip" files that will not do.
+      in_memory_bytes: a split of more is read where it lies, where it can be: TFDS and folders.
+    Raises ValueError for an unknown name (with the nearest), for settings that do not go with the data, and for data
+    that will not do; FileNotFoundError for a path that is not there, and for data that is not prepared or cannot be
+    fetched (with what to do).
+    """
+    if bad_files not in BAD_FILES:
+        raise ValueError(f"bad_files={bad_files!r}: it has to be one of {' and '.join(BAD_FILES)}.")
+    dataset = _load(name, directory, size, bad_files, in_memory_bytes)
+    return prepare(dataset, binarise=binarise, flip=flip, bits=bits)
+
+
+def _load(name: str, directory: str | None, size: int | None, bad_files: str, limit: int) -> Dataset:
+    if name.startswith(PREFIX):
+        return from_tfds(name.removeprefix(PREFIX), directory, size=size, in_memory_bytes=limit)
+    is_named = name in NAMES
+    if not is_named and not name.endswith(".npz") and _is_path(name):
+        return from_folder(name, size=size, bad_files=bad_files, in_memory_bytes=limit)
+    if size is not None and (is_named or name.endswith(".npz")):
+        raise ValueError(f"size={size} is for folders of pictures and tfds:NAME; {name} has the size it has.")
+    if name == "digits":
+        return digits()
+    if name in FETCHED:
+        return FETCHED[name](directory)
+    if name in PREPARED:
+        return PREPARED[name](directory, in_memory_bytes=limit)
+    if name.endswith(".npz"):
+        return from_npz(name)
+    near = difflib.get_close_matches(name.removeprefix("tfds-"), NAMES, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"Unknown data set {name!r}.{hint} Known are {', '.join(NAMES)}; 'tfds:NAME' for any image data set of TFDS; "
+        "and the path of an .npz file or of a folder of pictures."
+    )
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or name.startswith(("~", ".")) or Path(name).is_dir()

@@ -1,0 +1,257 @@
+"""A folder of pictures as a data set, read where it lies."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hvae_jax.data.dataset import Dataset, Split, integer
+from hvae_jax.data.images import BadImageError, CentreSquare, Header, read_header, read_image
+from hvae_jax.data.rows import LazyRows, blocks, for_each, hashed, in_memory
+
+BAD_FILES = ("refuse", "skip")
+_SUFFIXES = "avif bmp gif jfif jpeg jpg jp2 pbm pgm png pnm ppm tga tif tiff webp"
+SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+_VALIDATION = dict.fromkeys(("validation", "valid", "val"), "validation")
+_SPLIT_NAMES = {"train": "train", **_VALIDATION, "test": "test"}
+_NAMED = 5  # bad files that a message names
+
+
+def from_folder(
+    path: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    bad_files: str = "refuse",
+    in_memory_bytes: int = 2**30,
+) -> Dataset:
+    """The pictures of a folder and of the folders in it, `[N, H, W, C]` uint8 0..255.
+
+    Files: those whose names end as pictures' do (`SUFFIXES`), but hidden ones, in the order of their relative paths.
+
+    Splits: subfolders train, validation (or valid, val) and test, where there is a `train`; what lies beside them is
+    left out. Without a `validation` it is that tenth of the train pictures whose relative paths have the smallest
+    SHA-256, which adding files barely changes. Where all files lie in subfolders of these, and those of train are two
+    or more, the subfolders are the classes: labels in the order of their names.
+
+    Pixels: with `size`, the shorter side is resized to it (PIL's bicubic filter, antialiased) and the centre kept;
+    without, all pictures must have one size. Pictures are turned as their EXIF says, palettes become RGB, what is
+    transparent is laid on white. C is 1 where every file is stored as grey, otherwise 3 for all.
+
+    What will not do: files that are empty, unreadable, cut short, animated, of more than 8 bits a channel, CMYK, or
+    larger than Pillow opens safely. `bad_files` "refuse" raises, "skip" leaves them out and warns, naming them. All
+    headers are read at the start; pixels too, where all splits fit into `in_memory_bytes`. Otherwise a file that
+    turns out to be cut short later raises then, naming it, whatever `bad_files` says: rows cannot change any more.
+
+    Raises FileNotFoundError for a path that is no folder, and ValueError naming the files for all the rest.
+    """
+    if bad_files not in BAD_FILES:
+        raise ValueError(f"bad_files={bad_files!r}: it has to be one of {' and '.join(BAD_FILES)}.")
+    fit = None if size is None else CentreSquare(size)
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {root}. Give the path of a folder of pictures, or tfds:NAME for a data set of TFDS."
+        )
+    found = _files(root)
+    has_splits = any(name.startswith("train/") for name in found)
+    if has_splits:
+        found = [name for name in found if name.partition("/")[0] in _SPLIT_NAMES]
+    if not found:
+        raise ValueError(f"{root} holds no pictures: no file in it ends in {', '.join(sorted(SUFFIXES))}.")
+
+    bad = _Bad(root, bad_files)
+    names, headers = bad.keep(found, functools.partial(_header, root))
+    height, width = (size, size) if size is not None else _one_size(root, names, headers)
+    channels = 1 if all(header.grey for header in headers) else 3
+    event = (height, width, channels)
+    pixels: list[np.ndarray] = []
+    if len(names) * height * width * channels <= in_memory_bytes:
+        names, pixels = bad.keep(names, ImageRows(str(root), tuple(names), event, fit).picture)
+    bad.warn()
+
+    parts, note = _parts(names, has_splits)
+    labels, splits = _labels(parts, names, has_splits), {}
+    for part, where in parts.items():
+        rows = ImageRows(str(root), tuple(names[i] for i in where), event, fit)
+        x = np.stack([pixels[i] for i in where]) if pixels else in_memory(rows, in_memory_bytes)
+        splits[part] = Split(x, labels[part])
+    done = "as stored" if size is None else f"shorter side resized to {size} (bicubic), centre cropped"
+    skipped = f", bad files skipped: {len(bad.reasons):,}" if bad.reasons else ""
+    return Dataset(str(root), splits, integer(256), f"pictures of {root.name}, {done}{note}{skipped}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageRows(LazyRows):
+    """Pictures decoded when they are asked for.
+
+    Attributes:
+      root: the folder.
+      names: paths relative to it, one a row.
+      event: (height, width, channels) that each picture has in the end.
+      fit: what is done to each PIL image.
+    """
+
+    root: str
+    names: tuple[str, ...]
+    event: tuple[int, int, int]
+    fit: Callable[[Any], Any] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(N, *event)`."""
+        return (len(self.names), *self.event)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the arrays it gives."""
+        return np.dtype(np.uint8)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Over the names and sizes of all files, and the first 64 KiB of 256 of them, evenly spaced."""
+        sizes = [str(Path(self.root, name).stat().st_size) for name in self.names]
+        read = [self.names[i * len(self.names) // 256] for i in range(256)] if len(self.names) > 256 else self.names
+        digest = hashlib.sha256()
+        for name in read:
+            with Path(self.root, name).open("rb") as file:
+                digest.update(file.read(65_536))
+        return hashed([*self.names, *sizes, digest.hexdigest(), repr(self.event), repr(self.fit)])
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """The examples with these row numbers, `[n, *event]`."""
+        x = np.empty((len(numbers), *self.event), np.uint8)
+        for i, number in enumerate(numbers):
+            x[i] = self._or_named(self.names[number])
+        return x
+
+    def picture(self, name: str) -> np.ndarray:
+        """One file's pixels. Raises BadImageError."""
+        x = read_image(str(Path(self.root, name)), self.event[2], self.fit)
+        if x.shape != self.event:
+            raise BadImageError(f"has become {x.shape[0]} x {x.shape[1]} pixels, where its header said otherwise")
+        return x
+
+    def _or_named(self, name: str) -> np.ndarray:
+        try:
+            return self.picture(name)
+        except (BadImageError, OSError) as error:
+            raise ValueError(
+                f"{Path(self.root, name)} {error}. Its header was fine when the folder was read. Mend or remove it; "
+                "--data.bad-files skip leaves out what its header gives away, and no more, in a folder larger than "
+                "memory."
+            ) from error
+
+
+class _Bad:
+    """Files that will not do: refused at once, or gathered and warned of together."""
+
+    def __init__(self, root: Path, bad_files: str) -> None:
+        self.root = root
+        self.skips = bad_files == "skip"
+        self.reasons: dict[str, str] = {}
+
+    def keep(self, names: list[str], read: Callable[[str], Any]) -> tuple[list[str], list[Any]]:
+        """The names that `read` takes, and what it makes of them."""
+        results = [
+            result
+            for block in for_each(lambda b: [_tried(read, names[i]) for i in b], blocks(len(names), 64))
+            for result in block
+        ]
+        bad = {name: str(result) for name, result in zip(names, results, strict=True) if isinstance(result, Exception)}
+        self.reasons |= bad
+        if bad and not self.skips:
+            raise ValueError(f"{self._said(bad)}\nMend or remove them, or leave them out with --data.bad-files skip.")
+        if len(bad) == len(names):
+            raise ValueError(f"No picture of {self.root} will do. {self._said(bad)}")
+        good = [(name, result) for name, result in zip(names, results, strict=True) if name not in bad]
+        return [name for name, _ in good], [result for _, result in good]
+
+    def warn(self) -> None:
+        if self.reasons:
+            warnings.warn(f"Left out: {self._said(self.reasons)}", stacklevel=3)
+
+    def _said(self, reasons: dict[str, str]) -> str:
+        named = "".join(f"\n  {self.root / name} {why}" for name, why in list(reasons.items())[:_NAMED])
+        more = f"\n  and {len(reasons) - _NAMED:,} more" if len(reasons) > _NAMED else ""
+        count = "one file is" if len(reasons) == 1 else f"{len(reasons):,} files are"
+        return f"{count} no picture of 8 bits a channel:{named}{more}"
+
+
+def _tried(read: Callable[[str], Any], name: str) -> Any:
+    try:
+        return read(name)
+    except BadImageError as error:
+        return error
+    except OSError as error:
+        return BadImageError(f"cannot be read ({error.strerror or error})")
+
+
+def _header(root: Path, name: str) -> Header:
+    return read_header(str(root / name))
+
+
+def _files(root: Path) -> list[str]:
+    """Relative paths with `/`, sorted; folders that are links are entered, each real folder once."""
+    found, seen = [], set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = Path(folder).relative_to(root)
+        paths = (inside / name for name in files if not name.startswith("."))
+        found += [path.as_posix() for path in paths if path.suffix.lower() in SUFFIXES]
+    return sorted(found)
+
+
+def _one_size(root: Path, names: list[str], headers: list[Header]) -> tuple[int, int]:
+    """(height, width) of all pictures."""
+    first = headers[0]
+    for name, header in zip(names, headers, strict=True):
+        if (header.height, header.width) != (first.height, first.width):
+            raise ValueError(
+                f"{root / names[0]} has {first.height} x {first.width} pixels and {root / name} has {header.height} x "
+                f"{header.width}: one size is needed. With --data.size N each is resized and cropped to N x N."
+            )
+    return first.height, first.width
+
+
+def _parts(names: list[str], has_splits: bool) -> tuple[dict[str, list[int]], str]:
+    """Positions of the names by split, and how that came about."""
+    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for i, name in enumerate(names):
+        parts[_SPLIT_NAMES[name.partition("/")[0]] if has_splits else "train"].append(i)
+    train, note = parts["train"], ""
+    needed = 1 if parts["validation"] else 2
+    if len(train) < needed:
+        raise ValueError(
+            f"Pictures to train on: {len(train)}, where at least {needed} are needed; one of them may have to validate."
+        )
+    if not parts["validation"]:
+        by_hash = sorted(train, key=lambda i: hashlib.sha256(names[i].encode()).digest())
+        held = set(by_hash[: max(1, len(train) // 10)])
+        note = f", validation = a tenth of the train pictures ({len(held):,}), by hash of their names"
+        parts |= {"train": [i for i in train if i not in held], "validation": sorted(held)}
+    return {part: where for part, where in parts.items() if where}, note
+
+
+def _labels(parts: dict[str, list[int]], names: list[str], has_splits: bool) -> dict[str, np.ndarray | None]:
+    """Which of the classes each picture is of; None where train has fewer than two, or some picture has none."""
+
+    def class_of(name: str) -> str:
+        folders = name.split("/")[:-1]
+        return next(iter(folders[1:] if has_splits else folders), "")
+
+    found = {part: [class_of(names[i]) for i in where] for part, where in parts.items()}
+    number = {name: i for i, name in enumerate(sorted({name for part in found.values() for name in part}))}
+    if "" in number or len(set(found["train"])) < 2:
+        return dict.fromkeys(parts)
+    return {part: np.array([number[name] for name in classes], np.int32) for part, classes in found.items()}

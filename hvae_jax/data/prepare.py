@@ -1,0 +1,197 @@
+"""What is done to a data set once it is there: fewer bits, binary pixels, mirror images, a validation split cut off."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from hvae_jax.data.dataset import BINARY, Dataset, Split, integer
+from hvae_jax.data.rows import blocks, changed, chosen
+
+BINARISATIONS = ("dynamic", "static", "threshold")
+SEED = 0  # of the one draw that static binarisation and every evaluation see
+_STREAMS = {"train": 0, "validation": 1, "test": 2}
+
+
+def prepare(dataset: Dataset, *, binarise: str | None = None, flip: bool = False, bits: int = 8) -> Dataset:
+    """The data set after `quantised`, `binarised` and `flipped`, in that order, each where it is asked for."""
+    if bits != 8:
+        dataset = quantised(dataset, bits)
+    if binarise is not None:
+        dataset = binarised(dataset, binarise)
+    return flipped(dataset) if flip else dataset
+
+
+def quantised(dataset: Dataset, bits: int) -> Dataset:
+    """The top `bits` bits of 8-bit data, x >> (8 - bits): whole numbers 0..2^bits - 1, binary for one bit.
+
+    Five bits are what Glow and VDVAE use on faces; bits per dimension of 5-bit and 8-bit data do not compare.
+    Raises ValueError for a number of bits out of 1..8, and for data that is not of 256 values.
+    """
+    if not 1 <= bits <= 8:
+        raise ValueError(f"bits={bits}: 1 to 8 of the 8 bits of a pixel can be kept.")
+    if dataset.kind != integer(256):
+        raise ValueError(
+            f"bits={bits} keeps the top bits of 8-bit data, but {dataset.name} holds {dataset.kind}. Leave bits at 8."
+        )
+    splits = {part: Split(changed(split.x, Shift(8 - bits)), split.y) for part, split in dataset.splits.items()}
+    kind = BINARY if bits == 1 else integer(2**bits)
+    return dataclasses.replace(dataset, splits=splits, kind=kind, protocol=f"{dataset.protocol}; top {bits} bits")
+
+
+def binarised(dataset: Dataset, how: str) -> Dataset:
+    """Binary pixels of grey ones, x in [0, 1] after division by the largest value.
+
+    - "dynamic": training draws each pixel ~ Bernoulli(x) anew at every step (Salakhutdinov & Murray 2008; Burda et
+      al. 2016), and every split, train included, is measured on one draw. That draw depends on `SEED`, the split and
+      the row alone, so that all runs are measured on the same pixels.
+    - "static": that one draw is what training sees, too. It is not Larochelle's file of binarised MNIST, with which
+      numbers do not compare to the last tenth of a nat: that is the data set binarized_mnist.
+    - "threshold": x > 1/2.
+
+    Raises ValueError for another word, and for data that is binary already, in colour, or real outside [0, 1].
+    """
+    if how not in BINARISATIONS:
+        raise ValueError(f"binarise={how!r}: it has to be one of {', '.join(BINARISATIONS)}, or be left out.")
+    _check_grey(dataset, how)
+    levels = dataset.kind.num_values
+    splits = {
+        part: Split(changed(split.x, Threshold(levels) if how == "threshold" else Draw(levels, part)), split.y)
+        for part, split in dataset.splits.items()
+    }
+    said = {
+        "dynamic": f"binarised anew at each training step; measured on one draw, seed {SEED}",
+        "static": f"binarised once, seed {SEED}",
+        "threshold": "binarised at one half",
+    }
+    result = dataclasses.replace(dataset, splits=splits, kind=BINARY, protocol=f"{dataset.protocol}; {said[how]}")
+    if how != "dynamic":
+        return result
+    # reals in [0, 1] are probabilities as they are: two values, 0 and 1, and what lies between
+    augment = dataclasses.replace(dataset.augment, binarise=levels or 2)
+    return dataclasses.replace(result, augment=augment, training=dataset.train)
+
+
+def flipped(dataset: Dataset) -> Dataset:
+    """Training mirrors each image from left to right with probability 1/2; what is measured stays as it is.
+
+    Raises ValueError for data that is no image [H, W, C].
+    """
+    if len(dataset.event) != 3:
+        raise ValueError(
+            f"flip mirrors images [H, W, C], but one example of {dataset.name} has shape {list(dataset.event)}."
+        )
+    return dataclasses.replace(dataset, augment=dataclasses.replace(dataset.augment, flip=True))
+
+
+def split_off(splits: Mapping[str, Split], numbers: np.ndarray | int) -> dict[str, Split]:
+    """Makes some train examples the validation split: these row numbers, or the last so many.
+
+    Both parts keep the order they were in. Raises ValueError where that would leave none to train on.
+    """
+    train = splits["train"]
+    count = len(train)
+    held = np.arange(count - numbers, count) if isinstance(numbers, int) else np.sort(numbers)
+    if not 0 < len(held) < count:
+        raise ValueError(f"{len(held):,} of {count:,} train examples cannot be the validation split: some stay.")
+    parts = {"train": np.setdiff1d(np.arange(count), held, assume_unique=True), "validation": held}
+    made = {}
+    for part, where in parts.items():
+        consecutive = where[-1] - where[0] + 1 == len(where)
+        rows = range(int(where[0]), int(where[-1]) + 1) if consecutive else where
+        made[part] = Split(chosen(train.x, rows), None if train.y is None else train.y[where])
+    return {**made, **{part: split for part, split in splits.items() if part == "test"}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """x >> by."""
+
+    by: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what it gives."""
+        return np.dtype(np.uint8)
+
+    def __call__(self, x: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """`[n, *event]`, whatever the row numbers."""
+        return x >> np.uint8(self.by)
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """x > half the largest value: 0 or 1; `levels` values are taken, 0 stands for reals in [0, 1]."""
+
+    levels: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what it gives."""
+        return np.dtype(np.uint8)
+
+    def __call__(self, x: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """`[n, *event]`, whatever the row numbers."""
+        return (x > ((self.levels or 2) - 1) / 2).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One draw of x ~ Bernoulli(x / (levels - 1)), or Bernoulli(x) for reals (levels 0), fixed for a split's row.
+
+    The uniform numbers of row r are the r-th piece of one stream of Philox, a generator that can start anywhere in its
+    stream: examples read alone and all at once come out the same.
+    """
+
+    levels: int
+    split: str
+    seed: int = SEED
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what it gives."""
+        return np.dtype(np.uint8)
+
+    def __call__(self, x: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """`[n, *event]` of 0 and 1."""
+        uniform = uniform_words(numbers, int(np.prod(x.shape[1:])), self.seed + (_STREAMS[self.split] << 64))
+        return (uniform.reshape(x.shape) < self._bounds(x)).astype(np.uint8)
+
+    def _bounds(self, x: np.ndarray) -> np.ndarray:
+        """2^32 times the probability of a one."""
+        if not self.levels:
+            return np.rint(x * np.float64(2**32)).astype(np.uint64)
+        return np.rint(np.arange(self.levels) * (2**32 / (self.levels - 1))).astype(np.uint64)[x]
+
+
+def uniform_words(numbers: np.ndarray, size: int, key: int) -> np.ndarray:
+    """`size` uniform 32-bit words for each row number: uint32 `[n, size]`, a function of key, row and size alone."""
+    counters = -(-size // 8)  # Philox makes four 64-bit words, eight of these, each time that it counts
+    words = np.empty((len(numbers), counters * 8), np.uint32)
+    runs = np.flatnonzero(np.diff(numbers) != 1) + 1  # where the next number is not the next row
+    for start, stop in itertools.pairwise([0, *runs, len(numbers)] if len(numbers) else []):
+        generator = np.random.Philox(key=key, counter=int(numbers[start]) * counters)
+        raw = generator.random_raw((stop - start) * counters * 4).astype("<u8", copy=False)
+        words[start:stop] = raw.view("<u4").reshape(stop - start, -1)
+    return words[:, :size]
+
+
+def _check_grey(dataset: Dataset, how: str) -> None:
+    asked = f"binarise={how!r}"
+    if dataset.kind == BINARY:
+        raise ValueError(f"{asked}: {dataset.name} is binary as it is ({dataset.protocol}). Leave binarise out.")
+    if len(dataset.event) == 3 and dataset.event[-1] != 1:
+        raise ValueError(
+            f"{asked} is for grey images, but one example of {dataset.name} has shape {list(dataset.event)}: its "
+            f"{dataset.event[-1]} channels would each be drawn on their own, which no protocol does."
+        )
+    if dataset.kind.name == "real":
+        for part, split in dataset.splits.items():
+            for block in blocks(len(split)):
+                x = split.x[block.start : block.stop]
+                if x.min() < 0 or x.max() > 1:
+                    raise ValueError(
+                        f"{asked} takes reals as probabilities, but the {part} split of {dataset.name} reaches from "
+                        f"{x.min():.4g} to {x.max():.4g}. Scale x to [0, 1]."
+                    )

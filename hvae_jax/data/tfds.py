@@ -1,0 +1,252 @@
+"""Data sets that TFDS has prepared as ArrayRecord, read where they lie and without TensorFlow."""
+
+import dataclasses
+import difflib
+import functools
+import io
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hvae_jax.data.dataset import BINARY, Dataset, Kind, Split, integer
+from hvae_jax.data.images import CentreSquare
+from hvae_jax.data.prepare import split_off
+from hvae_jax.data.rows import LazyRows, blocks, for_each, hashed, in_memory, sampled_hash
+
+PREFIX = "tfds:"
+_PARTS = ("train", "validation", "test")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def from_tfds(
+    name: str, directory: str | None = None, *, size: int | None = None, in_memory_bytes: int = 2**30
+) -> Dataset:
+    """Any image data set of TFDS that is prepared as ArrayRecord; reading it needs no TensorFlow.
+
+    Splits, and the order of examples, are TFDS's. Without a validation split the last sixth of train becomes it, at
+    most 10,000. Binary where every value is 0 or 1, else integers 0..255. With `size`, each image's shorter side is
+    resized to it and the centre kept, as of a folder of images. A split whose bytes exceed `in_memory_bytes` is read
+    when it is asked for, and has no labels.
+
+    Raises ValueError for a name TFDS does not know, a data set without images of 8 bits, or of images that differ in
+    size; FileNotFoundError where it is not prepared, with the command that prepares it.
+    """
+    fit = None if size is None else CentreSquare(size)
+    rows = open_tfds(name, directory, _PARTS, fit, None if size is None else (size, size))
+    splits = {part: read_split(source, in_memory_bytes) for part, source in rows.items()}
+    protocol = f"TFDS {rows['train'].full_name}"
+    if size is not None:
+        protocol += f", shorter side resized to {size}, centre cropped"
+    if "validation" not in splits:
+        count = max(1, min(10_000, len(splits["train"]) // 6))
+        splits = split_off(splits, count)
+        protocol += f", validation = last {count:,} train examples"
+    splits = {part: Split(in_memory(split.x, in_memory_bytes), split.y) for part, split in splits.items()}
+    return Dataset(PREFIX + name, splits, _kind(splits), protocol)
+
+
+def open_tfds(
+    name: str,
+    directory: str | None,
+    parts: Sequence[str],
+    fit: Callable[[Any], Any] | None = None,
+    fitted: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> "dict[str, TfdsRows]":
+    """Those of `parts` that the data set has; `fit` changes each PIL image, `fitted` is its (height, width) then.
+
+    Raises as `from_tfds` does.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError("TFDS is needed for tfds: data sets: pip install tensorflow-datasets.") from error
+
+    try:
+        builder = tfds.builder(name, data_dir=directory)
+    except tfds.core.DatasetNotFoundError as error:
+        near = difflib.get_close_matches(name, _builders(tfds.list_builders), n=3, cutoff=0.6)
+        hint = f" Did you mean {' or '.join(PREFIX + n for n in near)}?" if near else ""
+        raise ValueError(f"TFDS has no data set {name!r}.{hint}") from error
+    event = _event(name, builder.info.features or {}, fitted, channels)
+    try:
+        found = [part for part in parts if part in builder.info.splits] or parts  # mock_data knows of no splits
+        rows = {part: TfdsRows(builder.as_data_source(split=part), part, event, fit) for part in found}
+    except (NotImplementedError, AssertionError, FileNotFoundError) as error:
+        raise _not_prepared(name, directory or str(tfds.core.constants.DATA_DIR)) from error
+    if "train" not in rows:
+        raise ValueError(f"tfds:{name} has the splits {list(builder.info.splits)}, but no 'train'.")
+    return rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TfdsRows(LazyRows):
+    """Images of one split of a TFDS data source, decoded by PIL when they are asked for.
+
+    Attributes:
+      source: what `as_data_source` gave.
+      split: its name.
+      event: (height, width, channels) of an image.
+      fit: what is done to each PIL image: a frozen record whose repr says all of it, since it is hashed.
+    """
+
+    source: Any
+    split: str
+    event: tuple[int, int, int]
+    fit: Callable[[Any], Any] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(N, *event)`."""
+        return (len(self.source), *self.event)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the arrays it gives."""
+        return np.dtype(np.uint8)
+
+    @property
+    def full_name(self) -> str:
+        """Such as mnist/3.0.1."""
+        return self.source.dataset_info.full_name
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Over its files' names and sizes and pieces of their contents."""
+        folder = Path(self.source.dataset_info.data_dir)
+        files = sorted(folder.glob(f"*-{self.split}.array_record*"))
+        return hashed([self.full_name, self.split, repr(self.event), repr(self.fit), sampled_hash(files)])
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """The examples with these row numbers, `[n, *event]`."""
+        return self.examples(numbers)[0]
+
+    def examples(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Images `[n, H, W, C]` and their labels, int32 `[n]`, where there are any."""
+        import tensorflow_datasets as tfds
+
+        info, decoders = self.source.dataset_info, {"image": tfds.decode.SkipDecoding()}
+        x = np.empty((len(numbers), *self.event), np.uint8)
+        y = np.empty(len(numbers), np.int32) if "label" in info.features else None
+        for i, record in enumerate(self._records([int(number) for number in numbers])):
+            example = info.features.deserialize_example_np(record, decoders=decoders)
+            x[i] = self._decoded(example["image"], int(numbers[i]))
+            if y is not None:
+                y[i] = example["label"]
+        return x, y
+
+    def _records(self, numbers: list[int]) -> Sequence[Any]:
+        raw = self.source.data_source
+        try:
+            return raw.__getitems__(numbers) if numbers else []  # many times faster than one by one
+        except TypeError:  # of tfds.testing.mock_data, whose __getitems__ lacks an argument
+            return [raw[number] for number in numbers]
+
+    def _decoded(self, image: Any, number: int) -> np.ndarray:
+        """From an encoded image, or from an array, which is what tfds.testing.mock_data makes up."""
+        from PIL import Image
+
+        if isinstance(image, np.ndarray):
+            if self.fit is None:
+                return image
+            picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        else:
+            picture = Image.open(io.BytesIO(image))
+        if self.fit is not None:
+            picture = self.fit(picture)
+        mode = _MODES[self.event[2]]
+        picture = picture if picture.mode == mode else picture.convert(mode)
+        if (picture.height, picture.width) != self.event[:2]:
+            raise ValueError(
+                f"Image {number} of the {self.split} split of {self.full_name} has {picture.height} x {picture.width} "
+                f"pixels, not {self.event[0]} x {self.event[1]}. Give --data.size, to which all are brought."
+            )
+        return np.asarray(picture).reshape(self.event)
+
+
+def read_split(rows: TfdsRows, limit: int) -> Split:
+    """In memory with its labels where its bytes are within `limit`; else read when asked for, without labels."""
+    split = Split(rows)
+    if split.nbytes > limit:
+        return split
+    return _examples(rows, np.arange(len(rows)))
+
+
+def original_order(name: str, directory: str | None) -> dict[str, Split]:
+    """A prepared data set whose examples the builder numbered, in that order and in memory.
+
+    TFDS writes examples in the order of a hash of their numbers.
+    """
+    from tensorflow_datasets.core import hashing
+
+    splits = {}
+    for part, rows in open_tfds(name, directory, _PARTS).items():
+        hasher = hashing.Hasher(part)
+        place = np.empty(len(rows), np.int64)
+        place[sorted(range(len(rows)), key=hasher.hash_key)] = np.arange(len(rows))
+        stored = _examples(rows, np.arange(len(rows)))
+        splits[part] = stored.take(place)
+    return splits
+
+
+def is_prepared(name: str, directory: str | None) -> bool:
+    """Whether `directory` holds a copy that TFDS has prepared."""
+    return directory is not None and any((Path(directory).expanduser() / name).glob("*/dataset_info.json"))
+
+
+def _examples(rows: TfdsRows, numbers: np.ndarray) -> Split:
+    """Some examples in memory, by several threads."""
+    parts = for_each(lambda block: rows.examples(numbers[block.start : block.stop]), blocks(len(numbers)))
+    y = None if parts[0][1] is None else np.concatenate([labels for _, labels in parts])
+    return Split(np.concatenate([x for x, _ in parts]), y)
+
+
+def _event(name: str, features: Any, fitted: tuple[int, int] | None, channels: int | None) -> tuple[int, int, int]:
+    """(height, width, channels) of its images."""
+    if "image" not in features:
+        raise ValueError(f"tfds:{name} has the features {list(features)}, but no 'image'.")
+    image = features["image"]
+    if len(image.shape) != 3 or np.dtype(image.np_dtype) != np.uint8:
+        raise ValueError(
+            f"tfds:{name} has images of shape {image.shape} and dtype {np.dtype(image.np_dtype)}, but [H, W, C] of "
+            "8 bits are needed."
+        )
+    height, width = image.shape[:2] if fitted is None else fitted
+    if height is None or width is None:
+        raise ValueError(f"tfds:{name} has images that differ in size. Give --data.size, to which all are brought.")
+    count = channels or image.shape[2] or 3
+    if count not in _MODES:
+        raise ValueError(f"tfds:{name} has images of {count} channels, but 1, 3 or 4 are needed.")
+    return height, width, count
+
+
+def _kind(splits: dict[str, Split]) -> Kind:
+    """Binary where no value exceeds 1: natural images say so in their first rows, binary ones are read through."""
+    below = all(
+        split.x[block.start : block.stop].max() <= 1 for split in splits.values() for block in blocks(len(split))
+    )
+    return BINARY if below else integer(256)
+
+
+def _not_prepared(name: str, where: str) -> FileNotFoundError:
+    # `tfds build` would be shorter, but that of TFDS 4.9.10 does not start without Apache Beam
+    builder = f"tfds.builder({name!r}, data_dir={where!r}, file_format='array_record')"
+    program = f"import tensorflow_datasets as tfds; {builder}.download_and_prepare()"
+    quoted = shlex.quote(program) if set(program) & set('"$`\\') else f'"{program}"'
+    return FileNotFoundError(
+        f"tfds:{name} is not prepared as ArrayRecord in {where}. Prepare it once, on a machine with a network:\n"
+        "  pip install tensorflow tensorflow-datasets importlib_resources scipy\n"
+        f"  python -c {quoted}\n"
+        "or give the folder that holds it as --data.directory."
+    )
+
+
+def _builders(list_builders: Callable[..., list[str]]) -> list[str]:
+    """TFDS's own data sets, without asking the network for the community's."""
+    try:
+        return list_builders(with_community_datasets=False)
+    except Exception:
+        return []

@@ -1,0 +1,50 @@
+"""What a network computes in, and what it remembers of it for the backward pass: settings that change no parameter."""
+
+from typing import Any, Literal, get_args
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float, Num
+
+# In Linen's sense, as a name that JSON and a command line can say: what products and activations are computed in,
+# while parameters stay as they are. None is whatever parameters and inputs promote to.
+ComputeDtype = Literal["bfloat16"] | None
+
+
+def check_dtype(owner: str, dtype: Any) -> None:
+    """Raises ValueError for anything but the names that `ComputeDtype` allows. `owner` is named in the error."""
+    allowed = get_args(get_args(ComputeDtype)[0])
+    if dtype is not None and dtype not in allowed:
+        raise ValueError(
+            f"{owner}(dtype={dtype!r}): {' or '.join(map(repr, allowed))} for products and activations in that, or "
+            "None to compute in what the parameters are, float32 as a rule."
+        )
+
+
+def widen(h: Num[Array, "..."]) -> Float[Array, "..."]:
+    """h in float32 at least: what every output of a network goes through before a distribution sees it.
+
+    bfloat16 has eight bits of precision: enough for a network, not for an exponential, a difference of logarithms or
+    a sum over pixels. float64 stays.
+    """
+    return h.astype(jnp.promote_types(h.dtype, jnp.float32))
+
+
+def call(net: nn.Module, *inputs: Any, train: bool, remat: bool = False) -> Any:
+    """`net(*inputs, train=train)`; with `remat` the backward pass recomputes what is inside instead of remembering it.
+
+    Only the inputs are kept, for one more forward pass of the network. Parameters, their paths, the statistics and
+    the answer are the same. It fits any bound module whose `__call__` takes `train`; blocks under `nn.scan` are
+    wrapped as classes instead, `nn.scan(nn.remat(Block, prevent_cse=False), ...)`.
+    It holds on accelerators, and on CPUs with JAX 0.12; XLA's CPU backend of JAX 0.7 and 0.10 recomputes too, but at
+    once, and so remembers as much as before.
+    Source: Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
+    """
+    if not remat:
+        return net(*inputs, train=train)
+
+    def run(net: nn.Module, *inputs: Any) -> Any:
+        return net(*inputs, train=train)  # closed over, and so static
+
+    return nn.remat(run)(net, *inputs)

@@ -1,0 +1,225 @@
+"""Where batches come from, behind one iterator: data that lies on the devices, or data that streams to them.
+
+Both give the same batches at the same step, since both ask the same `Plan` for rows. What differs is rounding alone:
+their dispatches may have different lengths. Grain does the reading (threads, worker processes, the order in which
+results come back); the place in the data is the step, so it is restored exactly, on any number of processes.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from hvae_jax.objectives import Batch
+from hvae_jax.training.dispatch import Portion
+from hvae_jax.training.mesh import local_rows, replicated, rows_sharding
+from hvae_jax.training.plan import Plan
+
+PORTION_BYTES = 2**24  # of a streamed portion at most, if it has more than one batch: small enough to be sent quickly
+
+
+@dataclasses.dataclass(frozen=True)
+class Feeding:
+    """How the data comes to the devices.
+
+    Attributes:
+      kind: "resident" keeps the whole train split on every device, "streamed" reads batches as they are needed, "auto"
+        streams what takes more than `share` of a device's memory. Both give the same batches.
+      share: of one device's memory (on a CPU: of the machine's) that a resident split may take.
+      threads: that read and decode, in each worker process or, without any, in the training process.
+      workers: processes that read and decode; for data that is decoded in Python, where threads wait for each other.
+      ahead: portions of up to 16 MiB (or one batch) that are read in advance.
+    """
+
+    kind: Literal["auto", "resident", "streamed"] = "auto"
+    share: float = 0.25
+    threads: int = 16
+    workers: int = 0
+    ahead: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share <= 1.0:
+            raise ValueError(f"feed.share is {self.share}, but a share lies above 0 and goes up to 1.")
+        for name, least in (("threads", 1), ("workers", 0), ("ahead", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"feed.{name} is {getattr(self, name)}, but it has to be {least} or more.")
+
+    def streams(self, nbytes: int, memory: int) -> bool:
+        """Whether `nbytes` of data stream on devices with `memory` bytes each."""
+        return self.kind == "streamed" or (self.kind == "auto" and nbytes > self.share * memory)
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """A split: `x`, an array or what a slice or an array of row numbers reads; `y`, labels or None."""
+
+    @property
+    def x(self) -> Any:
+        """`[N, *event]`."""
+        ...
+
+    @property
+    def y(self) -> np.ndarray | None:
+        """`[N]`."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Of x."""
+        ...
+
+    def take(self, rows: Any) -> "Examples":
+        """Some of them, in memory."""
+        ...
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """One iterator of batches, in portions of as many steps as a dispatch takes."""
+
+    plan: Plan
+    data: Batch | None  # what lies on the devices, for `make_dispatch`
+
+    def portions(self, step: int) -> Iterator[Portion]:
+        """The portions from `step` on to the last one, each `plan.length(step)` steps long."""
+        ...
+
+
+class Resident:
+    """The train split lies on every device; a portion holds row numbers, and batches are gathered inside the step."""
+
+    def __init__(self, x: Any, y: np.ndarray | None, plan: Plan, mesh: Mesh) -> None:
+        """Sends the data to the devices; x may be anything that a slice reads into memory."""
+        self.plan = plan
+        self.data = to_devices(x, y, mesh)
+
+    def portions(self, step: int) -> Iterator[Portion]:
+        """Row numbers of the full batches, `[steps, batch_size]`, and of the partial one."""
+        while step < self.plan.last_step:
+            length = self.plan.length(step)
+            yield self.plan.rows(step, length)
+            step += length
+
+
+class Streamed:
+    """Portions are read by Grain while the devices compute; every process reads its own rows alone."""
+
+    def __init__(self, x: Any, y: np.ndarray | None, plan: Plan, mesh: Mesh, settings: Feeding) -> None:
+        """Keeps `x`, an array or `Rows`, where it is; dispatches are shortened to portions of `PORTION_BYTES`."""
+        batch_bytes = plan.batch_size * int(np.prod(x.shape[1:])) * x.dtype.itemsize
+        most = max(1, PORTION_BYTES // batch_bytes)
+        self.plan = dataclasses.replace(plan, per_dispatch=min(plan.per_dispatch, most))
+        self.data = None
+        self._x, self._y, self._mesh, self._settings = x, y, mesh, settings
+
+    def portions(self, step: int) -> Iterator[Portion]:
+        """Batches `[steps, batch_size, ...]`, and the partial one, on the devices."""
+        if step >= self.plan.last_step:
+            return
+        source = Portions(
+            self._x,
+            self._y,
+            self.plan,
+            step,
+            local_rows(self.plan.batch_size, self._mesh),
+            local_rows(self.plan.examples % self.plan.batch_size, self._mesh),
+        )
+        for full, tail in read(source, self._settings):
+            yield self._place(full, self.plan.batch_size, 1), self._place(tail, self._rest, 0)
+
+    @property
+    def _rest(self) -> int:
+        return self.plan.examples % self.plan.batch_size
+
+    def _place(self, arrays: tuple[Any, ...] | None, rows: int, axis: int) -> Batch | None:
+        """This process's share of a batch as part of the global one."""
+        if not arrays:
+            return None
+        sharding = rows_sharding(rows, self._mesh, axis)
+
+        def of(local: np.ndarray) -> jax.Array:
+            shape = (*local.shape[:axis], rows, *local.shape[axis + 1 :])
+            return jax.make_array_from_process_local_data(sharding, local, shape)
+
+        return Batch(*(of(local) for local in arrays))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Portions:
+    """The portions of a run as a Grain source: element i is the i-th dispatch from `first_step` on.
+
+    Attributes:
+      x, y: the train split.
+      plan: of the run.
+      first_step: where reading starts.
+      full_rows, rest_rows: which rows of a full and of the partial batch this process reads.
+    """
+
+    x: Any
+    y: np.ndarray | None
+    plan: Plan
+    first_step: int
+    full_rows: slice
+    rest_rows: slice
+
+    def __len__(self) -> int:
+        return self.plan.dispatch(self.plan.last_step - 1) - self.plan.dispatch(self.first_step) + 1
+
+    def __getitem__(self, i: Any) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """((x, y) of full batches `[steps, rows, ...]`, (x, y) of the partial one); () where there is none."""
+        step = max(self.first_step, self.plan.start(self.plan.dispatch(self.first_step) + int(i)))
+        full, rest = self.plan.rows(step, self.plan.length(step))
+        return (
+            () if full is None else self._read(full[:, self.full_rows]),
+            () if rest is None else self._read(rest[self.rest_rows]),
+        )
+
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        x = np.asarray(self.x[rows.reshape(-1)])
+        x = x.reshape(*rows.shape, *x.shape[1:])
+        return (x,) if self.y is None else (x, self.y[rows])
+
+
+def read(source: Any, settings: Feeding) -> Iterator[Any]:
+    """The elements of a source in order, read ahead by Grain's threads and, if wanted, worker processes."""
+    try:
+        import grain
+    except ImportError as error:
+        raise ImportError(
+            "Grain reads streamed data, but is not installed (it has no wheel for Windows): pip install grain, or keep "
+            "the data on the device with --feed.kind resident."
+        ) from error
+    threads = min(settings.threads, settings.ahead)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=settings.ahead)
+    dataset = grain.MapDataset.source(source).to_iter_dataset(options)
+    if settings.workers:
+        _grain_flags()
+        each = max(1, settings.ahead // settings.workers)
+        options = grain.MultiprocessingOptions(num_workers=settings.workers, per_worker_buffer_size=each)
+        dataset = dataset.mp_prefetch(options)
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def to_devices(x: Any, y: np.ndarray | None, mesh: Mesh) -> Batch:
+    """A whole split on every device of the mesh."""
+    everywhere = replicated(mesh)
+
+    def place(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(everywhere, array, array.shape)
+
+    return Batch(place(np.asarray(x[:])), None if y is None else place(np.asarray(y)))
+
+
+def _grain_flags() -> None:
+    """Grain's worker processes read absl's flags, which nobody has parsed in a program without absl.app."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,307 @@
+"""Runs that lose their process, their disk or their peers: real processes, started and ended as users and clouds do."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import hvae_jax as hv
+from hvae_jax.experiment import abstract_state
+from hvae_jax.results import for_model
+from hvae_jax.settings import load
+from hvae_jax.training.checkpoint import Checkpoints
+from hvae_jax.training.mesh import data_mesh
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "digits_topdown.py"
+CACHE = Path(tempfile.gettempdir()) / f"hvae_jax_tests_{os.getuid()}"
+CPU = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
+TINY = ["--model.hidden", "16", "--evaluation.draws", "2", "--evaluation.other-draws", "2", "--pictures-every", "None"]
+# Thirty epochs of three steps, a checkpoint after each: most of the run is saving.
+RUN = [*TINY, "--batch-size", "16", "--epochs", "30", "--patience", "1000", "--save-every", "1"]
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Forty digits as a user's own data."""
+    digits = hv.data.digits().splits["train"]
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, x_train=digits.x[:40], x_validation=digits.x[40:60], num_values=17)
+    return ["--data.name", str(path)]
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    """The script's command line."""
+    return [sys.executable, str(SCRIPT), "--folder", str(folder), *arguments]
+
+
+def start(folder: Path, *arguments: str, devices: int = 1) -> "subprocess.Popen[str]":
+    """Starts it, with that many CPU devices; what it says goes to a file beside the folder."""
+    where = folder.parent.parent if folder.parent.name == "disk" else folder.parent
+    log = where / f"{folder.name}.{len(list(where.glob(f'{folder.name}.*.log')))}.log"
+    environment = CPU | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    with log.open("w") as output:
+        return subprocess.Popen(
+            command(folder, *arguments), stdout=output, stderr=subprocess.STDOUT, env=environment, text=True
+        )
+
+
+def finish(folder: Path, *arguments: str, devices: int = 1) -> str:
+    """Runs it to its end and returns what it said."""
+    done = subprocess.run(
+        command(folder, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=CPU | {"JAX_NUM_CPU_DEVICES": str(devices)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def wait_until(what: Callable[[], bool], processes: Sequence["subprocess.Popen[str]"], seconds: float = 200) -> None:
+    """Until something holds, while the processes run."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        assert all(process.poll() is None for process in processes), "the process ended before"
+        time.sleep(0.002)
+
+
+def committed(folder: Path) -> list[int]:
+    """Steps of whole checkpoints: Orbax renames a folder to its step once all of it is written."""
+    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
+
+
+def saving(folder: Path) -> bool:
+    """Whether a checkpoint is being written at this moment."""
+    return any("tmp" in path.name for path in (folder / "checkpoints").glob("*"))
+
+
+def parameters(folder: Path, devices: int = 1) -> list[np.ndarray]:
+    """Every array of the newest checkpoint."""
+    settings = load(folder / "settings.json")
+    state = abstract_state(settings, for_model(settings.data.load().train, settings.model))
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    restored = checkpoints.restore(state, state.variables, data_mesh(devices))
+    checkpoints.close()
+    assert restored is not None
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(restored[:2])]
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def straight(arrays: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    finish(folder, *RUN, *arrays)
+    return folder
+
+
+# ---- killed
+
+
+def kill_and_resume(folder: Path, straight: Path, arrays: list[str], during_save: bool, delay: float) -> None:
+    """SIGKILL, `delay` seconds after a step or in the middle of a save; then the same command until it is done."""
+    process = start(folder, *RUN, *arrays)
+    wait_until(lambda: len(committed(folder)) > 0, [process])
+    time.sleep(delay)
+    if during_save:
+        wait_until(lambda: saving(folder), [process])
+    process.kill()
+    process.wait()
+    left = committed(folder)
+    assert left, "the last good checkpoint is gone"
+    assert not (folder / "result.json").exists(), "it was done before it could be killed"
+    said = finish(folder, *RUN, *arrays)
+    assert f"at step {left[-1]}," in said
+    chex.assert_trees_all_equal(parameters(folder), parameters(straight))
+    rows = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [3 * (i + 1) for i in range(30)]
+
+
+@pytest.mark.parametrize("during_save", [False, True])
+def test_killed_at_any_moment_and_started_again(
+    during_save: bool, straight: Path, arrays: list[str], tmp_path: Path
+) -> None:
+    """Parameters, averages and optimiser are those of the run that was never killed, bit for bit."""
+    kill_and_resume(tmp_path / "run", straight, arrays, during_save, np.random.default_rng().uniform(0.0, 0.3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(10))
+def test_killed_at_ten_more_moments(moment: int, straight: Path, arrays: list[str], tmp_path: Path) -> None:
+    """Half of them during a save."""
+    delay = np.random.default_rng().uniform(0.0, 1.0)
+    kill_and_resume(tmp_path / "run", straight, arrays, moment % 2 == 0, delay)
+
+
+def test_preempted(straight: Path, arrays: list[str], tmp_path: Path) -> None:
+    """SIGTERM: the state is saved at once though no save is due, and exit code 75 says so."""
+    folder = tmp_path / "run"
+    seldom = ["--save-every", "None"]
+    process = start(folder, *RUN, *seldom, *arrays)
+    metrics = folder / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 2, [process])
+    assert not committed(folder)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 75
+    assert len(committed(folder)) == 1
+    log = next(tmp_path.glob("run.*.log")).read_text()
+    assert "The same command goes on from there" in log
+    finish(folder, *RUN, *seldom, *arrays)
+    chex.assert_trees_all_equal(parameters(folder), parameters(straight))
+
+
+# ---- what is on disk is not what was written
+
+
+def test_a_flipped_bit_and_a_truncated_file(straight: Path, arrays: list[str], tmp_path: Path) -> None:
+    """The checkpoint before is used, and it is said; the run ends as if nothing had been."""
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    before, last = committed(folder)[-2:]
+    largest = max((folder / "checkpoints" / str(last)).rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    said = finish(folder, *RUN, *arrays)
+    assert f"going on from {before}" in said
+    assert (folder / "checkpoints" / f"unreadable_{last}").exists()
+    chex.assert_trees_all_equal(parameters(folder), parameters(straight))
+
+    largest = max((folder / "checkpoints" / str(last)).rglob("*"), key=lambda path: path.stat().st_size)
+    with largest.open("r+b") as file:
+        file.truncate(largest.stat().st_size // 2)
+    said = finish(folder, *RUN, *arrays)
+    assert f"going on from {before}" in said
+    chex.assert_trees_all_equal(parameters(folder), parameters(straight))
+
+
+def fill(disk: Path) -> None:
+    """Takes all the room that is left."""
+    with contextlib.suppress(OSError), (disk / "fill").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 4096)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MiB of our own; where this machine does not let us have one the test cannot run."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a tmpfs here")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk(disk: Path, straight: Path, arrays: list[str], tmp_path: Path) -> None:
+    """The run ends with one message on what is missing; with room again it goes on."""
+    folder = disk / "run"
+    process = start(folder, *RUN, *arrays)
+    wait_until(lambda: bool(committed(folder)), [process])
+    fill(disk)
+    assert process.wait(timeout=120) == 1
+    said = (tmp_path / "run.0.log").read_text().strip().splitlines()
+    assert "error: " in said[-2] and ("No space left" in said[-2] or "are free" in said[-2]), said
+    (disk / "fill").unlink()
+    finish(folder, *RUN, *arrays)
+    chex.assert_trees_all_equal(parameters(folder), parameters(straight))
+
+
+def test_a_quota(straight: Path, arrays: list[str], tmp_path: Path) -> None:
+    """No file may grow above 40 kB: free space says nothing of that, and Orbax's own threads fail."""
+    folder = tmp_path / "run"
+    limited = f"ulimit -f 40; exec {' '.join(command(folder, *RUN, *arrays))}"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=300, env=CPU)
+    assert done.returncode == 1, done.stderr
+    assert "error: A checkpoint could not be written" in done.stderr
+    finish(folder, *RUN, *arrays)
+    chex.assert_trees_all_equal(parameters(folder), parameters(straight))
+
+
+# ---- several processes
+
+
+def pair(folder: Path, arguments: Sequence[str], lost_timeout: int = 10) -> list["subprocess.Popen[str]"]:
+    """Two processes of two devices each."""
+    port = free_port()
+    return [
+        start(
+            folder,
+            *arguments,
+            "--cluster.coordinator",
+            f"127.0.0.1:{port}",
+            "--cluster.processes",
+            "2",
+            "--cluster.process",
+            str(i),
+            "--cluster.lost-timeout",
+            str(lost_timeout),
+            devices=2,
+        )
+        for i in range(2)
+    ]
+
+
+FEW = [*TINY, "--batch-size", "16", "--epochs", "4", "--patience", "1000"]
+
+
+@pytest.mark.parametrize("more", [["--feed.kind", "resident"], ["--feed.kind", "streamed", "--devices.fsdp"]])
+def test_two_processes_train_as_one(more: list[str], arrays: list[str], tmp_path: Path) -> None:
+    """Two processes of two devices each do what one process does with four, to rounding; either reads half."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(one, *FEW, *more, *arrays, devices=4)
+    processes = pair(two, [*FEW, *more, *arrays])
+    codes = [process.wait(timeout=200) for process in processes]
+    logs = [path.read_text() for path in sorted(tmp_path.glob("two.*.log"))]
+    assert codes == [0, 0], logs
+    rows = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (one, two)]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+    for a, b in zip(*rows, strict=True):
+        for name in ("loss", "elbo", "grad_norm", "rate/z2", "rate/z1", "validation/elbo"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name
+    results = [json.loads((f / "result.json").read_text()) for f in (one, two)]
+    assert results[0]["iw_bound"] == pytest.approx(results[1]["iw_bound"], rel=1e-4)
+    assert results[1]["device"]["processes"] == 2 and results[1]["feed"] == more[1]
+    assert sum("training to step" in log for log in logs) == 1, "only process 0 speaks"
+
+
+def test_one_of_two_is_lost(arrays: list[str], tmp_path: Path) -> None:
+    """The other ends within the stated time and says why; started again, both go on from the last checkpoint."""
+    folder = tmp_path / "run"
+    long = [*FEW, "--epochs", "2000", "--save-every", "30", *arrays]
+    processes = pair(folder, long)
+    wait_until(lambda: bool(committed(folder)), processes)
+    processes[1].kill()
+    killed = time.monotonic()
+    assert processes[0].wait(timeout=60) != 0
+    assert time.monotonic() - killed < 30  # lost_timeout is 10 s; the rest is this machine's
+    log = (tmp_path / "run.0.log").read_text()
+    assert "another task died" in log
+    left = committed(folder)[-1]
+    again = pair(folder, long)
+    wait_until(lambda: committed(folder)[-1] > left, again)
+    again[0].send_signal(signal.SIGTERM)  # one of them is asked to stop: both do, at the same step
+    assert [process.wait(timeout=120) for process in again] == [75, 75]
+    assert f"at step {left}," in (tmp_path / "run.2.log").read_text() + (tmp_path / "run.3.log").read_text()
