@@ -4,11 +4,14 @@ import dataclasses
 import inspect
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
@@ -36,13 +39,14 @@ class Cluster:
         """Joins the other processes, before JAX is used for the first time; whether there are any.
 
         Raises ValueError for fields that do not go together, ConnectionError where the coordinator does not answer in
-        time, with its address and what to check.
+        time, with its address and what to check. Where the other processes do not come, that is said and the process
+        ends: JAX would end it too, without a word of what to check.
         """
         given = {name: getattr(self, name) for name in ("coordinator", "processes", "process")}
         missing = [name for name, value in given.items() if value is None]
         if len(missing) == 3 and not detected(environment):
             return False
-        options: dict[str, Any] = {"initialization_timeout": self.start_timeout}
+        options: dict[str, Any] = {"initialization_timeout": self.start_timeout + 30}  # ours comes first
         if len(missing) < 3:
             if missing:
                 raise ValueError(
@@ -50,24 +54,28 @@ class Cluster:
                     "describe needs --cluster.coordinator HOST:PORT, --cluster.processes N and --cluster.process I."
                 )
             self._check()
-            options |= dict(
-                coordinator_address=self.coordinator, num_processes=self.processes, process_id=self.process
-            )
+            options |= dict(coordinator_address=self.coordinator, num_processes=self.processes, process_id=self.process)
         if self.start_timeout < 1 or self.lost_timeout < 1:
             raise ValueError("cluster.start_timeout and cluster.lost_timeout are seconds, 1 or more.")
         if "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
             options["heartbeat_timeout_seconds"] = self.lost_timeout
         if self.coordinator and self.process:
             _wait_for(self.coordinator, self.start_timeout)
+        where = self.coordinator or "the coordinator that the environment names"
+        message = (
+            f"The processes did not come together within {self.start_timeout} s at {where}. Check that all "
+            f"{self.processes or ''} of them run, with the same --cluster.processes and a --cluster.process of their "
+            "own, and that they can reach that address."
+        )
+        late = threading.Timer(self.start_timeout, _give_up, (message,))
+        late.daemon = True
+        late.start()
         try:
             jax.distributed.initialize(**options)
         except Exception as error:  # what JAX raises here differs between its versions
-            where = self.coordinator or "the coordinator that the environment names"
-            raise ConnectionError(
-                f"The processes did not come together within {self.start_timeout} s at {where} ({_first(error)}). "
-                f"Check that all {self.processes or ''} of them run, with the same --cluster.processes and a "
-                "--cluster.process of their own, and that they can reach that address."
-            ) from error
+            raise ConnectionError(f"{message} ({_first(error)})") from error
+        finally:
+            late.cancel()
         return True
 
     def _check(self) -> None:
@@ -113,6 +121,12 @@ def _wait_for(address: str, timeout: float) -> None:
             time.sleep(0.2)
         else:
             return
+
+
+def _give_up(message: str) -> None:
+    """Ends the process from another thread, since the main one waits inside JAX."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _first(error: Exception) -> str:

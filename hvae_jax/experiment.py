@@ -26,7 +26,7 @@ from hvae_jax.objectives import NegativeELBO, Objective
 from hvae_jax.training.checkpoint import Checkpoints, NotSavedError
 from hvae_jax.training.feeds import Examples, Feeding
 from hvae_jax.training.loop import DivergedError, Machine, Outcome, Watching, train
-from hvae_jax.training.mesh import agree, check_divides, data_mesh
+from hvae_jax.training.mesh import agree, check_divides, data_mesh, host_copy
 from hvae_jax.training.optimisers import Adamax, Optimiser
 from hvae_jax.training.report import JsonLines, Reporter, Sink, TensorBoard, Tracker
 from hvae_jax.training.schedule import Training
@@ -40,15 +40,15 @@ class Data:
     """Which data set, and how its values are prepared.
 
     Attributes:
-      name: digits, mnist, fashion_mnist, cifar10, binarized_mnist, omniglot, svhn_cropped, imagenet32, imagenet64,
-        downsampled_imagenet32, downsampled_imagenet64, celeb_a64, tfds:NAME, the path of an .npz or of a folder of
-        images.
+      name: digits, mnist, fashion_mnist, cifar10, binarized_mnist, omniglot, omniglot_resized, svhn_cropped,
+        imagenet32, imagenet64, downsampled_imagenet32, downsampled_imagenet64, celeb_a64, tfds:NAME, the path of an
+        .npz or of a folder of images.
       directory: where TFDS data is prepared or downloads are kept; None is the usual place.
       binarise: binary values from grey ones: "dynamic" draws x ~ Bernoulli(x / max) anew at each training step and
         once, for good, in evaluation; "static" draws once; "threshold" cuts at half. None is as the data set has it.
       flip: mirror training images from left to right with probability 1/2.
       bits: of each pixel that are kept, 1 to 8.
-      size: images of a folder are resized and cropped to this height and width; None leaves them as they are.
+      size: images of a folder or of tfds:NAME are resized and cropped to this height and width; None leaves them.
       bad_files: whether a file of a folder that will not do is refused or skipped.
     """
 
@@ -242,9 +242,7 @@ def run(
             if tracker is not None:
                 sinks.append(Tracker(tracker, "hvae_jax", experiment.name, settings.to_json(experiment), folder))
         say(f"{f'at step {step}, ' if step else ''}training to step {last_step:,} at most; {folder}/")
-        return Reporter(
-            sinks, last_step, step, batch_size=experiment.training.batch_size, silent=not is_first()
-        )
+        return Reporter(sinks, last_step, step, batch_size=experiment.training.batch_size, silent=not is_first())
 
     checkpoints = Checkpoints(folder / "checkpoints", experiment.training.keep)
     try:
@@ -260,7 +258,8 @@ def run(
             checkpoints,
             Watching(reporter_at, folder / "metrics.jsonl", sketch, profiler),
             None if dataset.augment == Augment() else dataset.augment,
-            None if resume else dataset.content_hash,
+            dataset.content_hash,
+            resume,
         )
     except BaseException:
         if profiler is not None:
@@ -272,14 +271,18 @@ def run(
     checkpoints.close()
     if profiler is not None:
         profiler.close()
-        say(f"a trace of {profiler.traced} dispatches is in {folder}/profile" if profiler.traced else "too short to trace")
+        traced = f"a trace of {profiler.traced} dispatches is in {folder}/profile"
+        say(traced if profiler.traced else "too short to trace")
     if not outcome.interrupted:
+        best = host_copy(outcome.best)  # by all processes, in the order of their other programs
         with ThreadPoolExecutor(1) as beside:  # the pictures wait for Python, the numbers for the device
-            pictures = beside.submit(results.draw, experiment, dataset, sketch, outcome, folder)
+            drawing = (sketch, best, outcome.progress.best_step, folder)
+            pictures = beside.submit(results.draw, *drawing) if is_first() else None
             result = results.measure(experiment, dataset, outcome, mesh)
             if is_first():
                 settings.write_whole(folder / "result.json", settings.dumps(result))
-            pictures.result()
+            if pictures is not None:
+                pictures.result()
         say(results.summary(result, folder))
     return outcome
 

@@ -103,9 +103,7 @@ class Sketch:
         self._key_samples, self._key_all, self._key_top = jax.random.split(key, 3)
         x, y, n = split.x, split.y, len(split)
         self._generate = jit_once(lambda v, k: model.apply(v, k, n, y=y, method="generate"))
-        self._reconstruct = jit_once(
-            lambda v, k, top: model.apply(v, x, k, y=y, keep_top=top, method="reconstruct")
-        )
+        self._reconstruct = jit_once(lambda v, k, top: model.apply(v, x, k, y=y, keep_top=top, method="reconstruct"))
 
     def __call__(self, step: int, variables: Any, reporter: Reporter) -> None:
         """Draws and hands on; all processes of a run have to call it."""
@@ -130,21 +128,19 @@ class Sketch:
         return np.asarray(self._reconstruct(variables, key, self.levels if keep_top is None else keep_top))
 
 
-def draw(experiment: Any, dataset: Dataset, sketch: Sketch, outcome: Outcome, folder: Path) -> None:
-    """The four pictures."""
-    local, every = host_copy(outcome.best), sketch.levels
-    if jax.process_index() != 0:
-        return
+def draw(sketch: Sketch, variables: Any, best_step: int, folder: Path) -> None:
+    """The four pictures, from a copy of the variables on this process: another thread may use the devices of all."""
+    every = sketch.levels
     plots.save_grids(folder / "real.png", {"real": sketch.x}, 8, sketch.value_range)
-    plots.save_grids(folder / "samples.png", {"samples": sketch.samples(local)}, 8, sketch.value_range)
+    plots.save_grids(folder / "samples.png", {"samples": sketch.samples(variables)}, 8, sketch.value_range)
     panels = {
         "real": sketch.x,
-        f"all {every} levels" if every > 1 else "reconstruction": sketch.reconstructions(local),
+        f"all {every} levels" if every > 1 else "reconstruction": sketch.reconstructions(variables),
     }
     if every > 1:
-        panels["top level only"] = sketch.reconstructions(local, 1)
+        panels["top level only"] = sketch.reconstructions(variables, 1)
     plots.save_grids(folder / "reconstructions.png", {k: v[:36] for k, v in panels.items()}, 6, sketch.value_range)
-    plots.save_curve(folder / "curve.png", read_metrics(folder / "metrics.jsonl"), outcome.progress.best_step)
+    plots.save_curve(folder / "curve.png", read_metrics(folder / "metrics.jsonl"), best_step)
 
 
 def image_range(dataset: Dataset) -> tuple[float, float]:

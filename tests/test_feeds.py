@@ -219,7 +219,7 @@ def test_what_a_reader_raises_is_heard(workers: int) -> None:
     lazy, plan = Lazy(50, fails_at=17), Plan(50, BATCH, 1, 7)
     fails = next(step for step in range(7) if any(17 in rows for rows in plan.rows(step, 1) if rows is not None))
     feed, seen = Streamed(lazy, None, plan, data_mesh(1), dataclasses.replace(STREAMED, workers=workers)), 0
-    with pytest.raises(Exception, match="image_17.png is torn"):  # noqa: PT012  the batches before it
+    with pytest.raises(Exception, match=r"image_17\.png is torn"):  # noqa: PT012  the batches before it
         for _ in feed.portions(0):
             seen += 1
     assert seen <= fails
@@ -277,7 +277,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
 def test_without_grain_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no Grain for Windows."""
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ImportError, match="--feed.kind resident"):
+    with pytest.raises(ImportError, match=r"--feed\.kind resident"):
         next(read([1], Feeding()))
 
 

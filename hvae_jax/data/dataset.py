@@ -1,4 +1,4 @@
-"""`Dataset`: examples by split, in memory or read where they lie, the kind of their values, and where they come from."""
+"""`Dataset`: examples by split, in memory or read where they lie, and what is known of their values and origin."""
 
 import dataclasses
 import hashlib

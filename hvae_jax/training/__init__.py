@@ -1,7 +1,7 @@
 """The training step, the dispatch, the loop, and what they need. It knows no model."""
 
-from hvae_jax.training.feeds import Feeding as Feeding
 from hvae_jax.training.dispatch import make_dispatch as make_dispatch
+from hvae_jax.training.feeds import Feeding as Feeding
 from hvae_jax.training.loop import DivergedError as DivergedError
 from hvae_jax.training.loop import Machine as Machine
 from hvae_jax.training.loop import Watching as Watching

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from hvae_jax.training.mesh import state_sharding
+from hvae_jax.training.mesh import agree, state_sharding
 
 FORMAT = 2
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -59,18 +60,44 @@ class Checkpoints:
         Args:
           keep: how many checkpoints stay.
           read_only: touch nothing, since the run may be training: neither half-written saves nor unreadable ones.
+        Raises ValueError where a checkpoint is too damaged for Orbax to list it, and may not be moved aside.
         """
         from orbax.checkpoint import v1 as ocp
 
         self.folder = folder.resolve()
         training: Any = ocp.training  # untyped: in Orbax 0.12.8 LatestN does not fit the type Checkpointer asks for
-        self._open = lambda: training.Checkpointer(
+        self._new = lambda: training.Checkpointer(
             self.folder,
             preservation_policy=training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=not read_only,
         )
         self._read_only = read_only
         self._checkpointer = self._open()
+
+    def _open(self) -> Any:
+        """Orbax's checkpointer, which reads all checkpoints' metadata and fails with the first that cannot be."""
+        from orbax.checkpoint import v1 as ocp
+
+        try:
+            return self._new()
+        except Exception as error:
+            damaged = {}
+            for step in _step_folders(self.folder):
+                try:
+                    ocp.checkpointables_metadata(str(self.folder / str(step)))
+                except Exception as found:
+                    damaged[step] = _first_line(found)
+            if not damaged:
+                raise
+            agree(0)  # every process has looked before one of them renames
+            said = ", ".join(f"{step} ({why})" for step, why in damaged.items())
+            if self._read_only:
+                raise ValueError(
+                    f"Checkpoint {said} in {self.folder} is damaged. The run, started again, goes on without it."
+                ) from error
+            warnings.warn(f"Checkpoint {said} in {self.folder} is damaged and moved aside.", stacklevel=3)
+            self._set_aside(list(damaged))
+            return self._new()
 
     def save(self, step: int, state: Any, best: Any, progress: Progress, place: Mapping[str, Any] = EMPTY) -> None:
         """Starts a save and returns while it is written; waits for the one before. A step that is there stays.
@@ -86,6 +113,8 @@ class Checkpoints:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise self._not_saved(f"it takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free")
+        shapes = _shapes({"state": state, "best": best})
+        record = json.dumps({"progress": dataclasses.asdict(progress), "place": dict(place), "shapes": shapes})
         with self._writing():
             self._checkpointer.save_checkpointables_async(
                 step,
@@ -93,8 +122,8 @@ class Checkpoints:
                 force=True,
                 custom_metadata={
                     "format": FORMAT,
-                    "progress": json.dumps(dataclasses.asdict(progress)),
-                    "place": json.dumps(dict(place)),
+                    "record": record,
+                    "record_checksum": zlib.crc32(record.encode()),
                     "checksum": checksum({"state": state, "best": best}),
                 },
             )
@@ -151,7 +180,8 @@ class Checkpoints:
             try:
                 metadata = self._checkpointer.checkpointables_metadata(step)
                 found, saved = metadata.metadata, dict(metadata.custom_metadata or {})
-                written, record, place = saved["format"], saved["progress"], json.loads(saved.get("place", "{}"))
+                written = saved["format"]
+                record = _record(saved) if written == FORMAT else {}
             except Exception as error:  # Orbax raises what its many layers raise: any of it means unreadable
                 failures.append(f"{step} ({_first_line(error)})")
                 continue
@@ -163,20 +193,26 @@ class Checkpoints:
                     f"{'Upgrade hvae_jax' if newer else 'Install the version that wrote it'}, or start over with "
                     "--overwrite."
                 )
-            if data_hash is not None and place.get("hash") not in (None, data_hash):
+            made_on = record["place"].get("hash")
+            if data_hash is not None and made_on not in (None, data_hash):
                 raise ValueError(
-                    f"{self.folder}/{step} was made on other data: its hash was {place['hash']} and is {data_hash} "
+                    f"{self.folder}/{step} was made on other data: its hash was {made_on} and is {data_hash} "
                     "now. --resume goes on with the new data, --overwrite starts over, --folder takes another folder."
                 )
             wanted = {"state": state, "best": best}
-            _check_tree(wanted, {name: found.get(name) for name in wanted}, f"{self.folder}/{step}")
+            if record["shapes"] != _shapes(wanted):
+                _refuse_other(wanted, {name: found.get(name) for name in wanted}, f"{self.folder}/{step}")
             target = jax.tree.map(_placed, wanted, state_sharding(wanted, mesh, fsdp))
+            loaded: Any = None
+            why = "another process could not read it"
             try:
                 loaded = self._checkpointer.load_checkpointables(step, target)
                 if checksum(loaded) != saved["checksum"]:
                     raise OSError("its arrays are not those that were saved: the checksum differs")
             except Exception as error:
-                failures.append(f"{step} ({_first_line(error)})")
+                loaded, why = None, _first_line(error)
+            if any(agree(int(loaded is None))):
+                failures.append(f"{step} ({why})")
                 continue
             if failures:
                 warnings.warn(
@@ -184,7 +220,7 @@ class Checkpoints:
                     stacklevel=2,
                 )
                 self._discard_after(step)
-            return loaded["state"], loaded["best"], Progress(**json.loads(record))
+            return loaded["state"], loaded["best"], Progress(**record["progress"])
         if failures:
             raise ValueError(
                 f"No checkpoint in {self.folder} can be read: {'; '.join(failures)}. Start over with --overwrite."
@@ -196,29 +232,58 @@ class Checkpoints:
         if self._read_only:
             return
         self._checkpointer.close()
-        for other in list(self.folder.iterdir()):
-            if other.name.isdigit() and int(other.name) > step:
-                count = sum(1 for _ in self.folder.glob(f"unreadable_{other.name}*"))
-                other.rename(self.folder / f"unreadable_{other.name}{f'_{count}' if count else ''}")
+        self._set_aside([other for other in _step_folders(self.folder) if other > step])
         self._checkpointer = self._open()
 
+    def _set_aside(self, steps: list[int]) -> None:
+        """Renames checkpoints to what Orbax takes for none; one process of a run does."""
+        if jax.process_index() == 0:
+            for step in steps:
+                count = sum(1 for _ in self.folder.glob(f"unreadable_{step}*"))
+                name = f"unreadable_{step}{f'_{count}' if count else ''}"
+                (self.folder / str(step)).rename(self.folder / name)
+        agree(0)
 
-def _check_tree(wanted: Any, found: Any, where: str) -> None:
-    """Raises ValueError at the first leaf that is missing, too many, or of another shape."""
-    want, have = (
-        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-        for tree in (wanted, found)
-    )
+
+def _step_folders(folder: Path) -> list[int]:
+    """Steps of the checkpoints that lie there, readable or not, oldest first."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
+def _record(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What was saved beside the arrays: "progress", "place", "shapes". Raises OSError for a flipped bit."""
+    if zlib.crc32(saved["record"].encode()) != saved["record_checksum"]:
+        raise OSError("its record is not what was saved: the checksum differs")
+    return json.loads(saved["record"])
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Leaves by name."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _shapes(tree: Any) -> int:
+    """A hash of the names, shapes and dtypes of all leaves: which model it is, however damaged Orbax's own record."""
+    described = sorted((name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in _leaves(tree).items())
+    return zlib.crc32(repr(described).encode())
+
+
+def _refuse_other(wanted: Any, found: Any, where: str) -> None:
+    """Raises ValueError at the first leaf that is missing, too many, of another shape or dtype."""
+    want, have = _leaves(wanted), _leaves(found)
     for name, leaf in want.items():
         if name not in have:
             raise ValueError(f"{where} holds another model: it has no {name} (wanted with shape {leaf.shape}).")
-        if tuple(have[name].shape) != tuple(leaf.shape):
-            raise ValueError(
-                f"{where} holds another model: {name} has shape {tuple(have[name].shape)} there and {leaf.shape} here."
-            )
+        for what in ("shape", "dtype"):
+            there, here = getattr(have[name], what), getattr(leaf, what)
+            if there != here:
+                raise ValueError(f"{where} holds another model: {name} has {what} {there} there and {here} here.")
     for name in have:
         if name not in want:
             raise ValueError(f"{where} holds another model: it has {name}, which this one does not.")
+    raise ValueError(f"{where} holds another model.")
 
 
 def _placed(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -234,7 +299,8 @@ def checksum(tree: Any) -> int:
     total = 0
     for leaf in jax.tree.leaves(tree):
         whole = not isinstance(leaf, jax.Array) or leaf.is_fully_replicated or leaf.is_fully_addressable
-        total = (total * 0x9E3779B1 + (_sum_of_words(np.asarray(leaf)) if whole else int(_sum_on_devices(leaf)))) % 2**32
+        words = _sum_of_words(np.asarray(leaf)) if whole else int(_sum_on_devices(leaf))
+        total = (total * 0x9E3779B1 + words) % 2**32
     return total
 
 
@@ -253,7 +319,8 @@ def _sum_of_words(array: np.ndarray) -> int:
 @jax.jit
 def _sum_on_devices(array: jax.Array) -> jax.Array:
     """Where parts of it lie on devices of other processes."""
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[array.dtype.itemsize]
+    array = array.astype(jnp.uint8) if array.dtype == bool else array
+    unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
     words = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32).reshape(-1)
     return (words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)
 

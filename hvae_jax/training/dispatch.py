@@ -40,9 +40,7 @@ def make_dispatch(
             batch = batch.replace(x=augment(batch.x, augment_key))
         return step(state, batch, key)
 
-    def run(
-        state: TrainState, data: Batch | None, portion: Portion, key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def run(state: TrainState, data: Batch | None, portion: Portion, key: Array) -> tuple[TrainState, dict[str, Array]]:
         full, tail = portion
         steps = 0 if full is None else jax.tree.leaves(full)[0].shape[0]
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, state.step + jnp.arange(steps + (tail is not None)))

@@ -6,7 +6,7 @@ results come back); the place in the data is the step, so it is restored exactly
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -83,7 +83,7 @@ class Feed(Protocol):
     plan: Plan
     data: Batch | None  # what lies on the devices, for `make_dispatch`
 
-    def portions(self, step: int) -> Iterator[Portion]:
+    def portions(self, step: int) -> Generator[Portion, None, None]:
         """The portions from `step` on to the last one, each `plan.length(step)` steps long."""
         ...
 
@@ -94,9 +94,9 @@ class Resident:
     def __init__(self, x: Any, y: np.ndarray | None, plan: Plan, mesh: Mesh) -> None:
         """Sends the data to the devices; x may be anything that a slice reads into memory."""
         self.plan = plan
-        self.data = to_devices(x, y, mesh)
+        self.data: Batch | None = to_devices(x, y, mesh)
 
-    def portions(self, step: int) -> Iterator[Portion]:
+    def portions(self, step: int) -> Generator[Portion, None, None]:
         """Row numbers of the full batches, `[steps, batch_size]`, and of the partial one."""
         while step < self.plan.last_step:
             length = self.plan.length(step)
@@ -112,10 +112,10 @@ class Streamed:
         batch_bytes = plan.batch_size * int(np.prod(x.shape[1:])) * x.dtype.itemsize
         most = max(1, PORTION_BYTES // batch_bytes)
         self.plan = dataclasses.replace(plan, per_dispatch=min(plan.per_dispatch, most))
-        self.data = None
+        self.data: Batch | None = None
         self._x, self._y, self._mesh, self._settings = x, y, mesh, settings
 
-    def portions(self, step: int) -> Iterator[Portion]:
+    def portions(self, step: int) -> Generator[Portion, None, None]:
         """Batches `[steps, batch_size, ...]`, and the partial one, on the devices."""
         if step >= self.plan.last_step:
             return

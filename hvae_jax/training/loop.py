@@ -123,6 +123,7 @@ def train(
     watching: Watching,
     augment: Callable[[Array, Array], Array] | None = None,
     data_hash: str | None = None,
+    any_data: bool = False,
 ) -> Outcome:
     """Trains until patience or steps run out, from the last checkpoint if there is one.
 
@@ -134,7 +135,8 @@ def train(
       key: of initialisation, order, noise and validation.
       checkpoints: of the run folder.
       augment: `(x, key) -> x`, what training does to every batch anew.
-      data_hash: of the data; a checkpoint that was made on other data is refused. None goes on with any.
+      data_hash: of the data, kept with every checkpoint; one that was made on other data is refused.
+      any_data: whether it is taken all the same.
     Raises ValueError for a batch that does not divide over the devices or a checkpoint of another model or other
     data, and DivergedError, the last good state saved, after `max_streak` skipped steps in a row.
     """
@@ -143,7 +145,7 @@ def train(
     init_key, order_key, step_key, validate_key = jax.random.split(key, 4)
     seed = tuple(int(word) for word in np.ravel(jax.random.key_data(order_key)))
     feed = machine.feed(train_data, settings.plan(len(train_data.x), seed))
-    plan, portions = feed.plan, iter(())
+    plan = feed.plan
     names = level_names(model, train_data)
 
     few = train_data.take(slice(settings.batch_size))
@@ -155,29 +157,28 @@ def train(
     validate = machine.validate(model, validation_data, settings.validation_size)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
-    restored = checkpoints.restore(wanted, wanted.variables, mesh, machine.fsdp, data_hash)
+    restored = checkpoints.restore(wanted, wanted.variables, mesh, machine.fsdp, None if any_data else data_hash)
     if restored is None:
         state = init_state(*ingredients, shardings=shardings)
         best, progress = copy(state.variables), Progress()
     else:
         state, best, progress = restored
     step = int(state.step)
-    if step < plan.last_step and progress.stale <= settings.patience:
-        progress = dataclasses.replace(progress, finished=False)  # a run that is given more steps goes on
+    # A run that is given more steps goes on; one that is given fewer than it has taken is done.
+    over = step >= plan.last_step or progress.stale > settings.patience
+    progress = dataclasses.replace(progress, finished=over)
 
     reporter = watching.reporter_at(step, plan.last_step)
     watch = Watch(watching.rows_before(step))
     clock, cause = Clock(progress.seconds), "It began before this sitting."
-    with stop_signals() as stop, contextlib.closing(reporter):
-        if not progress.finished:
-            portions = feed.portions(step)
-            portion = next(portions)
+    with stop_signals() as stop, contextlib.closing(reporter), contextlib.closing(feed.portions(step)) as portions:
+        portion = (None, None) if progress.finished else next(portions)
         signalled, saved = 0, time.perf_counter()
         while not progress.finished and not signalled:
             length = plan.length(step)
             with clock.dispatch(length, step % plan.epoch_steps + length == plan.epoch_steps), watching.dispatch():
                 state, metrics = dispatch(state, feed.data, portion, step_key)
-                portion = next(portions, None)  # read while the devices compute
+                portion = next(portions, (None, None))  # read while the devices compute
                 metrics = jax.device_get(metrics)
             first, step = step, step + length
             row = summarise(metrics, names, step, plan)
@@ -213,8 +214,6 @@ def train(
                 saved = time.perf_counter()
             if diverged:
                 break
-        if hasattr(portions, "close"):
-            portions.close()
         checkpoints.wait()
     if int(state.streak) >= settings.max_streak:
         raise DivergedError(

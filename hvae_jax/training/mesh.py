@@ -113,8 +113,17 @@ def check_divides(batch_size: int, mesh: Mesh, microbatch: int | None = None) ->
     devices = f"{mesh.size} devices" + (f" of {processes} processes" if processes > 1 else "")
     for what, size in (("batch", batch_size), ("microbatch", microbatch)):
         if size is not None and size % mesh.size:
-            lower = size // mesh.size * mesh.size
-            fits = [candidate for candidate in (lower, lower + mesh.size) if candidate]
             raise ValueError(
-                f"A {what} of {size} cannot be split evenly over {devices}; {' or '.join(map(str, fits))} would do."
+                f"A {what} of {size} cannot be split evenly over {devices}; {_multiples(size, mesh.size)} would do."
             )
+    if mesh.size > 1 and microbatch is not None and batch_size > microbatch and batch_size % microbatch:
+        raise ValueError(
+            f"A batch of {batch_size} is no whole number of microbatches of {microbatch}, so that they would not split "
+            f"evenly over {devices}; a batch of {_multiples(batch_size, microbatch)} would do."
+        )
+
+
+def _multiples(size: int, unit: int) -> str:
+    """The nearest multiples of `unit` around `size`, in words."""
+    lower = size // unit * unit
+    return " or ".join(str(fits) for fits in (lower, lower + unit) if fits)

@@ -80,4 +80,3 @@ class Chunks:
         rows = np.minimum(self._starts[int(i)] + np.arange(self._size), len(self._x) - 1)[self._rows]
         x = np.asarray(self._x[rows])
         return (x,) if self._y is None else (x, self._y[rows])
-

@@ -1,0 +1,124 @@
+"""Seconds to save and to restore by size, and what saving costs a run at its default settings.
+
+    python experiments/benchmarks/checkpoints.py
+    python experiments/benchmarks/checkpoints.py --folder /somewhere/else      # another disk
+
+A save is timed twice: until training goes on (the copy, the checksum and what Orbax does before its threads take over)
+and until it is on disk. The cost of saving compares two runs of the article's experiment, interleaved: one that saves
+every `--save-seconds`, one that never does.
+"""
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import hvae_jax as hv
+from hvae_jax.doctor import line
+from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch, make_step
+from hvae_jax.training.checkpoint import Checkpoints, Progress
+from hvae_jax.training.feeds import Resident
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+      sizes: of the state, MiB.
+      rounds: how often each is saved and restored.
+      save_seconds: between two saves of the run, as `Training.save_seconds`.
+      minutes: that the comparison of the two runs takes.
+      folder: where to write; a temporary one if it is not given.
+    """
+
+    sizes: tuple[int, ...] = (1, 10, 100, 400)
+    rounds: int = 5
+    save_seconds: float = 60.0
+    minutes: float = 4.0
+    folder: Path | None = None
+
+
+def by_size(settings: Settings, folder: Path) -> None:
+    """The table of seconds by size."""
+    mesh = data_mesh(1)
+    print("\n| state | training waits | on disk after | restored in |\n| --- | --- | --- | --- |")
+    for size in settings.sizes:
+        leaves = 32
+        make = jax.jit(
+            lambda key, n=size * 2**18 // leaves: {
+                str(i): jax.random.normal(k, (n,)) for i, k in enumerate(jax.random.split(key, leaves))
+            }
+        )
+        state, best = make(jax.random.key(0)), {"w": jnp.zeros(1)}
+        seconds = []
+        checkpoints = Checkpoints(folder / f"size_{size}")
+        for step in range(settings.rounds + 1):  # the first one starts Orbax's threads
+            start = time.perf_counter()
+            checkpoints.save(step, state, best, Progress())
+            goes_on = time.perf_counter()
+            checkpoints.wait()
+            written = time.perf_counter()
+            wanted = jax.eval_shape(lambda s=state: s), jax.eval_shape(lambda b=best: b)
+            checkpoints.restore(*wanted, mesh)
+            seconds.append((goes_on - start, written - start, time.perf_counter() - written))
+        checkpoints.close()
+        cells = " | ".join(f"{value:.3f} s" for value in np.median(seconds[1:], axis=0))
+        print(f"| {size} MiB | {cells} |", flush=True)
+
+
+def share(settings: Settings, folder: Path) -> None:
+    """What saving costs: steps per second with and without, in turns of `save_seconds`."""
+    split = hv.data.digits().splits["train"]
+    model, objective, optimiser, mesh = hv.models.TopDownVAE(), hv.NegativeELBO(), Adamax().build(), data_mesh(1)
+    state = init_state(model, objective, optimiser, jax.random.key(0), split.x[:64])
+    feed = Resident(split.x, None, Plan(len(split), 64, 100, last_step=10**9), mesh)
+    portions = feed.portions(0)
+    dispatch = make_dispatch(make_step(model, objective, optimiser), mesh)
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+    checkpoints = Checkpoints(folder / "run")
+
+    def turn(saves: bool) -> float:
+        nonlocal state
+        taken, start = 0, time.perf_counter()
+        if saves:
+            checkpoints.save(int(state.step), copy(state), copy(state.variables), Progress())
+        while time.perf_counter() - start < settings.save_seconds:
+            state, metrics = dispatch(state, feed.data, next(portions), jax.random.key(1))
+            taken += len(jax.device_get(metrics["loss"]))
+        return taken / (time.perf_counter() - start)
+
+    dispatch(copy(state), feed.data, next(portions), jax.random.key(1))
+    turn(saves=True) if settings.save_seconds < 5 else None
+    rates = {True: [], False: []}
+    for _ in range(max(1, round(settings.minutes * 60 / settings.save_seconds / 2))):
+        for saves in (True, False):
+            rates[saves].append(turn(saves))
+    checkpoints.close()
+    with_saves, without = (float(np.median(rates[saves])) for saves in (True, False))
+    cost = float(np.median(1.0 - np.array(rates[True]) / np.array(rates[False])))
+    print(
+        f"\nThe article's experiment, a save every {settings.save_seconds:g} s: {with_saves:.1f} steps/s, without "
+        f"{without:.1f}; saving costs {cost:.1%} (median of {len(rates[True])} pairs)"
+    )
+
+
+def main(settings: Settings) -> None:
+    """Measures and prints."""
+    print(line())
+    folder = settings.folder or Path(tempfile.mkdtemp(prefix="hvae_jax_checkpoints_"))
+    try:
+        by_size(settings, folder)
+        share(settings, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

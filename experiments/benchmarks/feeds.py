@@ -1,0 +1,191 @@
+"""Steps per second by feed, by steps per dispatch and by devices, interleaved in one run; and what Grain reads.
+
+    python experiments/benchmarks/feeds.py                                   # random images
+    python experiments/benchmarks/feeds.py --data cifar10_subset.npz         # x_train of a file
+
+The model is the article's top-down VAE, widened, on 32x32 colour images: about 60 ms a step of 128 on two CPU cores.
+A round runs every contestant once; the table gives medians and quartiles over rounds, and medians of the ratios to the
+first contestant of its group, taken round by round. Nothing else should run on the machine meanwhile.
+"""
+
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+import hvae_jax as hv
+from hvae_jax.doctor import line
+from hvae_jax.training import Adamax, Feeding, Plan, data_mesh, init_state, make_dispatch, make_step
+from hvae_jax.training.feeds import Resident, Streamed, read
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+      data: an .npz with x_train of 32x32x3 uint8 images; random ones if it is not given.
+      rounds: how often every contestant runs.
+      steps: training steps a contestant takes in a round.
+      batch: examples a step.
+      hidden: width of the model.
+      devices: CPU devices to simulate, 1 or 8; with 1 the table by devices is left out.
+      out: where to write the tables as JSON.
+    """
+
+    data: str | None = None
+    rounds: int = 7
+    steps: int = 40
+    batch: int = 128
+    hidden: int = 512
+    devices: int = 1
+    out: Path | None = None
+
+
+class Encoded:
+    """Rows that are decoded as they are read: PNG or JPEG images in memory."""
+
+    def __init__(self, x: np.ndarray, form: str) -> None:
+        from PIL import Image
+
+        self.shape, self.dtype, self._files = x.shape, x.dtype, []
+        for image in x:
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, form)
+            self._files.append(buffer.getvalue())
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        from PIL import Image
+
+        chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
+        return np.stack([np.asarray(Image.open(io.BytesIO(self._files[i]))) for i in chosen])
+
+
+def trainer(x: Any, settings: Settings, kind: str, per_dispatch: int, devices: int) -> Callable[[int], float]:
+    """A loop as `train` has it: steps per second over so many steps, after one dispatch that does not count."""
+    model = hv.models.TopDownVAE(latents=(16, 32), hidden=settings.hidden, likelihood=hv.Gaussian())
+    objective, optimiser, mesh = hv.NegativeELBO(), Adamax().build(), data_mesh(devices)
+    plan = Plan(len(x), settings.batch, per_dispatch, last_step=10**9)
+    feed = Resident(x, None, plan, mesh) if kind == "resident" else Streamed(x, None, plan, mesh, Feeding())
+    state = init_state(model, objective, optimiser, jax.random.key(0), np.asarray(x[:2]))
+    dispatch = make_dispatch(make_step(model, objective, optimiser), mesh)
+    portions = feed.portions(0)
+    portion = next(portions)
+
+    def once() -> int:
+        nonlocal state, portion
+        state, metrics = dispatch(state, feed.data, portion, jax.random.key(1))
+        portion = next(portions)  # read while the devices compute
+        return len(jax.device_get(metrics["loss"]))
+
+    def train(steps: int) -> float:
+        once()
+        start, taken = time.perf_counter(), 0
+        while taken < steps:
+            taken += once()
+        return taken / (time.perf_counter() - start)
+
+    while int(state.step) < 2 * feed.plan.epoch_steps and int(state.step) < 100:
+        once()  # compiles full and partial batches
+    return train
+
+
+def reader(x: Any, batch: int, workers: int, images: int) -> float:
+    """Images per second that Grain reads in batches, with nothing else to do."""
+
+    class Batches:
+        def __len__(self) -> int:
+            return 10**6
+
+        def __getitem__(self, i: Any) -> np.ndarray:
+            return x[np.random.default_rng(int(i)).integers(0, len(x), batch)]
+
+    elements = read(Batches(), Feeding(workers=workers))
+    next(elements)
+    start, taken = time.perf_counter(), 0
+    while taken < images:
+        taken += len(next(elements))
+    seconds = time.perf_counter() - start
+    elements.close()  # type: ignore[attr-defined]
+    return taken / seconds
+
+
+def compare(title: str, contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
+    """Runs them in turn, and prints a table."""
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            rates[name].append(run())
+    first = np.array(next(iter(rates.values())))
+    print(f"\n{title}, {rounds} rounds\n\n| | median | quartiles | to the first |\n| --- | --- | --- | --- |")
+    table = {}
+    for name, values in rates.items():
+        low, median, high = np.percentile(values, [25, 50, 75])
+        ratio = float(np.median(np.array(values) / first))
+        print(f"| {name} | {median:,.1f} | {low:,.1f} to {high:,.1f} | {ratio:.3f} |", flush=True)
+        table[name] = {"median": median, "quartiles": [low, high], "ratio": ratio}
+    return table
+
+
+def main(settings: Settings) -> None:
+    """Measures and prints the tables."""
+    if settings.devices > 1:
+        jax.config.update("jax_num_cpu_devices", settings.devices)
+    print(line())
+    generator = np.random.default_rng(0)
+    if settings.data is None:
+        x = generator.integers(0, 256, (12_000, 32, 32, 3), dtype=np.uint8)
+    else:
+        x = np.load(settings.data)["x_train"]
+    tables = {}
+    if settings.devices == 1:
+        runs = {
+            "resident": trainer(x, settings, "resident", 20, 1),
+            "streamed, array": trainer(x, settings, "streamed", 20, 1),
+            "streamed, PNG decoded": trainer(Encoded(x, "PNG"), settings, "streamed", 20, 1),
+            "resident, one step a dispatch": trainer(x, settings, "resident", 1, 1),
+            "streamed, array, one step a dispatch": trainer(x, settings, "streamed", 1, 1),
+        }
+        tables["feeds"] = compare(
+            "training steps per second, 32x32x3, 20 steps a dispatch unless said",
+            {name: partial(run, settings.steps) for name, run in runs.items()},
+            settings.rounds,
+        )
+        # Smooth pictures, since noise does not compress as images do.
+        large = np.repeat(np.repeat(generator.integers(0, 256, (512, 16, 16, 3), dtype=np.uint8), 16, 1), 16, 2)
+        sources: dict[str, tuple[Any, int]] = {
+            "32x32x3, array": (x, 50_000),
+            "32x32x3, PNG": (Encoded(x[:4000], "PNG"), 5_000),
+            "256x256x3, array": (large, 3_000),
+            "256x256x3, JPEG": (Encoded(large, "JPEG"), 1_000),
+        }
+        tables["reading"] = compare(
+            "images per second read by Grain, 16 threads, batches of 64",
+            {name: partial(reader, source, 64, 0, images) for name, (source, images) in sources.items()},
+            settings.rounds,
+        )
+    else:
+        counts = [n for n in (1, 2, 4, 8) if n <= settings.devices]
+        runs = {f"{n} devices": trainer(x, settings, "resident", 20, n) for n in counts}
+        tables["devices"] = compare(
+            f"training steps per second on simulated CPU devices, batch {settings.batch} over all of them",
+            {name: partial(run, settings.steps) for name, run in runs.items()},
+            settings.rounds,
+        )
+    if settings.out is not None:
+        settings.out.write_text(json.dumps(tables, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
