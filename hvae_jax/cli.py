@@ -15,7 +15,7 @@ from hvae_jax import doctor, plots, results, settings
 from hvae_jax.compilation import jit_once, use_compilation_cache
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.evaluation import evaluate
-from hvae_jax.experiment import Data, Experiment, abstract_state, errors_said
+from hvae_jax.experiment import Experiment, abstract_state, errors_said
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.mesh import data_mesh
 from hvae_jax.training.rows import level_names
@@ -32,7 +32,7 @@ class Evaluate:
       run: the run folder.
       splits: which splits; validation and, where there is one, test if none is named.
       draws: K of the importance-weighted bound.
-      data: another data set than the run's, by name.
+      data: another data set than the run's, by name; it is binarised, quantised and resized as the run's was.
       data_directory: where TFDS data is prepared.
       seed: of the draws.
       out: a JSON file to write to, as well as printing.
@@ -145,8 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         actions[type(command)](command)
 
 
-def open_run(folder: Path, modules: Sequence[str] = (), data: Data | None = None) -> Finished:
+def open_run(
+    folder: Path, modules: Sequence[str] = (), data: str | None = None, directory: str | None = None
+) -> Finished:
     """Settings, data and best variables of a run folder, in the middle of training or finished.
+
+    Args:
+      data, directory: another data set than the run's, prepared as the run's was.
 
     Raises FileNotFoundError for a folder without a run, ValueError where its settings or its checkpoints do not do.
     """
@@ -156,7 +161,8 @@ def open_run(folder: Path, modules: Sequence[str] = (), data: Data | None = None
     experiment = settings.load(path, modules)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{path} describes a {type(experiment).__name__}, not an Experiment.")
-    dataset = (data or experiment.data).load()
+    record = experiment.data if data is None else dataclasses.replace(experiment.data, name=data, directory=directory)
+    dataset = record.load()
     if data is not None:
         results.check_fits(experiment.model, dataset)
     state = abstract_state(experiment, results.for_model(dataset.splits["train"], experiment.model))
@@ -178,8 +184,7 @@ def open_run(folder: Path, modules: Sequence[str] = (), data: Data | None = None
 
 def evaluate_run(command: Evaluate) -> None:
     """`hvae evaluate`."""
-    data = None if command.data is None else Data(command.data, command.data_directory)
-    run = open_run(command.run, command.import_, data)
+    run = open_run(command.run, command.import_, command.data, command.data_directory)
     splits = command.splits or [name for name in run.dataset.splits if name != "train"]
     draws = dict.fromkeys(splits, command.draws)
     if command.draws < 1:

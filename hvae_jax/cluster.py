@@ -54,7 +54,11 @@ class Cluster:
                     "describe needs --cluster.coordinator HOST:PORT, --cluster.processes N and --cluster.process I."
                 )
             self._check()
-            options |= dict(coordinator_address=self.coordinator, num_processes=self.processes, process_id=self.process)
+            options |= {
+                "coordinator_address": self.coordinator,
+                "num_processes": self.processes,
+                "process_id": self.process,
+            }
         if self.start_timeout < 1 or self.lost_timeout < 1:
             raise ValueError("cluster.start_timeout and cluster.lost_timeout are seconds, 1 or more.")
         if "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
@@ -79,10 +83,14 @@ class Cluster:
         return True
 
     def _check(self) -> None:
-        assert self.coordinator is not None and self.processes is not None and self.process is not None
+        assert self.coordinator is not None
+        assert self.processes is not None
+        assert self.process is not None
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdigit():
             raise ValueError(f"cluster.coordinator is {self.coordinator!r}, but HOST:PORT is needed.")
+        if self.processes < 1:
+            raise ValueError(f"cluster.processes is {self.processes}, but it has to be 1 or more.")
         if not 0 <= self.process < self.processes:
             raise ValueError(
                 f"cluster.process is {self.process}, but with cluster.processes {self.processes} it has to be "
@@ -104,13 +112,14 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def _wait_for(address: str, timeout: float) -> None:
+def _wait_for(address: str, timeout: int) -> None:
     """Until something listens there: JAX itself ends the whole process where nothing does."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + timeout
     while True:
         try:
-            socket.create_connection((host, int(port)), timeout=5.0).close()
+            left = max(0.1, deadline - time.monotonic())
+            socket.create_connection((host, int(port)), timeout=min(5.0, left)).close()
         except OSError as error:
             if time.monotonic() > deadline:
                 raise ConnectionError(

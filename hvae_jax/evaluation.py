@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from hvae_jax.compilation import jit, jit_once
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.diagnostics import Usage, active_units, usage
 from hvae_jax.objectives import Importance, importance
 from hvae_jax.trace import Model
-from hvae_jax.training.mesh import data_mesh, place_rows, replicated
+from hvae_jax.training.mesh import AXIS, data_mesh, place_rows, replicated
 
 
 def evaluate(
@@ -35,7 +35,8 @@ def evaluate(
       draws: K of the importance-weighted bound for each split to evaluate; the ELBO is the mean over the same draws.
       chunk: draws held in memory at once; size: examples likewise.
       usage_draws: draws behind rates and active units.
-      mesh: devices, of one process or of several, over which the examples are spread; None takes the first one.
+      mesh: devices, of one process or of several, over which the examples are spread; None takes those that
+        the variables lie on, where a run left them, or the first one.
     Returns: dicts by split: `elbo`, `iw_bound`, `k`, `bits_per_dim` (of both bounds), `standard_error` (of both
       bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level,
       `distortion`, `active_units` by level. Nats but for the bits.
@@ -45,7 +46,7 @@ def evaluate(
     if unknown:
         raise ValueError(f"{dataset.name} has no split {unknown[0]!r}; it has {list(dataset.splits)}.")
     labelled = bool(getattr(model, "classes", 0))
-    mesh = data_mesh(1) if mesh is None else mesh
+    mesh = _mesh_of(variables) if mesh is None else mesh
     everywhere = replicated(mesh)
     bound = jit(partial(importance, model), static_argnames="chunk", out_shardings=everywhere)
     use = jit_once(partial(usage, model, draws=usage_draws), out_shardings=everywhere)
@@ -97,6 +98,16 @@ def chunks(split: Split, size: int, labelled: bool) -> Iterator[tuple[np.ndarray
         count = min(size, len(split) - start)
         rows[count:] = start
         yield np.asarray(split.x[rows]), None if labels is None else labels[rows], count
+
+
+def _mesh_of(variables: Any) -> Mesh:
+    """The mesh that a run left the variables on, or one of the first device."""
+    for leaf in jax.tree.leaves(variables):
+        sharding = getattr(leaf, "sharding", None)
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        if isinstance(mesh, Mesh) and mesh.axis_names == (AXIS,):
+            return mesh
+    return data_mesh(1)
 
 
 def _level_names(model: Model, variables: Any, x: np.ndarray, y: np.ndarray | None) -> tuple[str, ...]:

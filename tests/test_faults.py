@@ -138,7 +138,7 @@ def kill_and_resume(folder: Path, straight: Path, arrays: list[str], during_save
     assert rows == [3 * (i + 1) for i in range(30)]
 
 
-@pytest.mark.parametrize("during_save", [False, True])
+@pytest.mark.parametrize("during_save", [False, pytest.param(True, marks=pytest.mark.leg)])
 def test_killed_at_any_moment_and_started_again(
     during_save: bool, straight: Path, arrays: list[str], tmp_path: Path
 ) -> None:
@@ -154,6 +154,7 @@ def test_killed_at_ten_more_moments(moment: int, straight: Path, arrays: list[st
     kill_and_resume(tmp_path / "run", straight, arrays, moment % 2 == 0, delay)
 
 
+@pytest.mark.leg
 def test_preempted(straight: Path, arrays: list[str], tmp_path: Path) -> None:
     """SIGTERM: the state is saved at once though no save is due, and exit code 75 says so."""
     folder = tmp_path / "run"
@@ -267,6 +268,7 @@ def pair(folder: Path, arguments: Sequence[str], lost_timeout: int = 10) -> list
 FEW = [*TINY, "--batch-size", "16", "--epochs", "4", "--patience", "1000"]
 
 
+@pytest.mark.leg
 @pytest.mark.parametrize("more", [["--feed.kind", "resident"], ["--feed.kind", "streamed", "--devices.fsdp"]])
 def test_two_processes_train_as_one(more: list[str], arrays: list[str], tmp_path: Path) -> None:
     """Two processes of two devices each do what one process does with four, to rounding; either reads half."""

@@ -31,9 +31,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compilation": set(),
     "settings": set(),
     "meters": set(),
+    "cluster": set(),
     "doctor": set(),
-    "training": {"trace", "objectives", "diagnostics", "compilation"},
-    "evaluation": {"trace", "objectives", "diagnostics", "data", "compilation"},
+    "training": {"trace", "objectives", "compilation"},
+    "evaluation": {"trace", "objectives", "diagnostics", "data", "compilation", "training"},
     "run_folder": {"settings", "training"},
 }
 FREE = {"__init__", "results", "experiment", "cli"}  # these stand above all, and may import any but the experiments
@@ -57,7 +58,12 @@ LIGHT_MODULES = (
     "hvae_jax",
     *(f"hvae_jax.{part}" for part in ("distributions", "likelihoods", "trace", "descent", "objectives", "diagnostics")),
     *(f"hvae_jax.{part}" for part in ("networks", "models", "data", "settings", "compilation", "plots", "training")),
-    *(f"hvae_jax.training.{part}" for part in ("dispatch", "mesh", "optimisers", "state", "step")),
+    *(f"hvae_jax.{part}" for part in ("cluster", "evaluation", "meters", "run_folder")),
+    *(
+        f"hvae_jax.training.{part}"
+        for part in ("checkpoint", "dispatch", "feeds", "loop", "mesh", "optimisers", "plan")
+    ),
+    *(f"hvae_jax.training.{part}" for part in ("report", "signals", "state", "step", "validate", "watch")),
 )
 
 

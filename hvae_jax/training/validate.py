@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from hvae_jax.compilation import jit
 from hvae_jax.objectives import Batch, elbo
@@ -15,7 +16,7 @@ from hvae_jax.trace import Model
 from hvae_jax.training.feeds import Feeding, read, to_devices
 from hvae_jax.training.mesh import local_rows, replicated, rows_sharding, split_rows
 
-Validate = Callable[[Any, Array], tuple[Array, Array]]
+Validate = Callable[[Any, Array], tuple[ArrayLike, ArrayLike]]
 
 
 def make_validate(
@@ -46,12 +47,12 @@ def make_validate(
         part = jit(one, out_shardings=everywhere)
         source, sharding = Chunks(x, y, starts, size, local_rows(size, mesh)), rows_sharding(size, mesh)
 
-        def stream(variables: Any, key: Array) -> tuple[Array, Array]:
+        def stream(variables: Any, key: Array) -> tuple[ArrayLike, ArrayLike]:
             sums = []
             for start, arrays in zip(starts, read(source, streamed), strict=True):
                 parts = [jax.make_array_from_process_local_data(sharding, a, (size, *a.shape[1:])) for a in arrays]
                 sums.append(part(variables, Batch(*parts), key, start))
-            return jax.tree.map(lambda *parts: sum(np.asarray(part) for part in parts), *sums)
+            return jax.tree.map(lambda *parts: np.sum([np.asarray(part) for part in parts], axis=0), *sums)
 
         return stream
 
