@@ -1,7 +1,6 @@
 """`hvae`: what can be done with a finished run's folder, and `hvae doctor`."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -161,8 +160,7 @@ def open_run(
     experiment = settings.load(path, modules)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{path} describes a {type(experiment).__name__}, not an Experiment.")
-    record = experiment.data if data is None else dataclasses.replace(experiment.data, name=data, directory=directory)
-    dataset = record.load()
+    dataset = experiment.data.load() if data is None else experiment.data.of_other(data, directory)
     if data is not None:
         results.check_fits(experiment.model, dataset)
     state = abstract_state(experiment, results.for_model(dataset.splits["train"], experiment.model))
@@ -254,7 +252,7 @@ def show(command: Show) -> None:
             f"{command.run} holds {'an unfinished run' if known else 'no run'}: there is no result.json in it."
             + (" Run its script again to go on, or `hvae evaluate` it as it is." if known else "")
         )
-    result = json.loads(path.read_text())
+    result = results.read(path)
     print(results.summary(result, command.run))
     print()
     print(results.level_table(result))

@@ -17,8 +17,8 @@ import jax
 class Cluster:
     """Which processes make up the run. A single one needs none of this.
 
-    On a Cloud TPU pod and under Slurm's srun nothing has to be given: JAX reads the environment. Elsewhere start the
-    same command once a process, with the first three fields.
+    Under Slurm's srun nothing has to be given, and on a Cloud TPU pod `auto`: JAX reads the environment. Elsewhere
+    start the same command once a process, with `coordinator`, `processes` and `process`.
 
     Attributes:
       coordinator: HOST:PORT of process 0, which the others can reach.
@@ -27,6 +27,7 @@ class Cluster:
       start_timeout: seconds in which all processes have to have come together.
       lost_timeout: seconds after which a process that gives no sign of life counts as lost. JAX then ends the others
         with an error that names it (exit code 134); started again, all go on from the last checkpoint.
+      auto: let JAX find the other processes by itself, on any cluster that it knows.
     """
 
     coordinator: str | None = None
@@ -34,6 +35,7 @@ class Cluster:
     process: int | None = None
     start_timeout: int = 300
     lost_timeout: int = 100
+    auto: bool = False
 
     def start(self, environment: Mapping[str, str] = os.environ) -> bool:
         """Joins the other processes, before JAX is used for the first time; whether there are any.
@@ -44,7 +46,7 @@ class Cluster:
         """
         given = {name: getattr(self, name) for name in ("coordinator", "processes", "process")}
         missing = [name for name, value in given.items() if value is None]
-        if len(missing) == 3 and not detected(environment):
+        if len(missing) == 3 and not self.auto and not detected(environment):
             return False
         options: dict[str, Any] = {"initialization_timeout": self.start_timeout + 30}  # ours comes first
         if len(missing) < 3:
@@ -67,9 +69,9 @@ class Cluster:
             _wait_for(self.coordinator, self.start_timeout)
         where = self.coordinator or "the coordinator that the environment names"
         message = (
-            f"The processes did not come together within {self.start_timeout} s at {where}. Check that all "
-            f"{self.processes or ''} of them run, with the same --cluster.processes and a --cluster.process of their "
-            "own, and that they can reach that address."
+            f"The processes did not come together within {self.start_timeout} s at {where}. Check that all of them "
+            f"{f'({self.processes}) ' if self.processes else ''}run, with the same --cluster.processes and a "
+            "--cluster.process of their own, and that they can reach that address."
         )
         late = threading.Timer(self.start_timeout, _give_up, (message,))
         late.daemon = True
@@ -100,11 +102,12 @@ class Cluster:
 
 def detected(environment: Mapping[str, str]) -> str | None:
     """What the environment says it is, if it describes several processes: variables that JAX reads itself."""
-    if int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment:
+    step_of_slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")  # srun sets them
+    if int(environment.get("SLURM_NTASKS", 1)) > 1 and all(name in environment for name in step_of_slurm):
         return "Slurm"
     if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or "MEGASCALE_COORDINATOR_ADDRESS" in environment:
         return "Cloud TPU"
-    return "JAX_COORDINATOR_ADDRESS" if "JAX_COORDINATOR_ADDRESS" in environment else None
+    return None
 
 
 def is_first() -> bool:

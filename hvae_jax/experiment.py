@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import importlib.util
+import json
 import logging
 import os
 import signal
@@ -30,6 +33,7 @@ from hvae_jax.training.mesh import agree, check_divides, data_mesh, host_copy
 from hvae_jax.training.optimisers import Adamax, Optimiser
 from hvae_jax.training.report import JsonLines, Reporter, Sink, TensorBoard, Tracker
 from hvae_jax.training.schedule import Training
+from hvae_jax.training.signals import Interrupted, interrupting
 from hvae_jax.training.state import TrainState, initial_state
 
 PREEMPTED = 75  # the exit code after SIGTERM: saved, start again (EX_TEMPFAIL of sysexits.h)
@@ -64,6 +68,15 @@ class Data:
         """Reads it, or opens it where it is too large for that."""
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return data.load(**options)
+
+    def of_other(self, name: str, directory: str | None = None) -> Dataset:
+        """Another data set, prepared as this one: without what it has no need of, being binary or of 8 bits already."""
+        resized = self.size if name.startswith("tfds:") or Path(name).is_dir() else None
+        plain = dataclasses.replace(
+            self, name=name, directory=directory, size=resized, binarise=None, bits=8, flip=False
+        ).load()
+        bits = self.bits if plain.kind == data.integer(256) else 8
+        return data.prepare(plain, binarise=None if plain.kind == data.BINARY else self.binarise, flip=False, bits=bits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,17 +193,23 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None, descrip
             here = f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} devices"
             print(f"{here}; ends within {command.cluster.lost_timeout} s if another one is lost", flush=True)
         folder = command.folder or Path("runs") / command.experiment.name
-        outcome = run(
-            command.experiment,
-            folder,
-            resume=command.resume,
-            overwrite=command.overwrite,
-            profile=command.profile,
-            tracker=command.tracker,
-        )
-    if outcome.interrupted:
-        say(f"Interrupted at step {int(outcome.state.step)}; saved in {folder}. The same command goes on from there.")
-        sys.exit(PREEMPTED if outcome.interrupted == signal.SIGTERM else 128 + outcome.interrupted)
+        same = "The same command without --overwrite" if command.overwrite else "The same command"
+        try:
+            outcome = run(
+                command.experiment,
+                folder,
+                resume=command.resume,
+                overwrite=command.overwrite,
+                profile=command.profile,
+                tracker=command.tracker,
+            )
+            number = outcome.interrupted
+            at = f"at step {int(outcome.state.step)}; saved in {folder}"
+        except Interrupted as interrupted:
+            number, at = interrupted.number, f"while measuring; what was trained is saved in {folder}"
+    if number:
+        say(f"Interrupted {at}. {same} goes on from there.")
+        sys.exit(PREEMPTED if number == signal.SIGTERM else 128 + number)
 
 
 def run(
@@ -214,7 +233,10 @@ def run(
     results.check_fits(experiment.model, dataset)
     mesh = data_mesh(experiment.devices.count)
     check_divides(experiment.training.batch_size, mesh, experiment.training.microbatch)
-    machine = Machine(mesh, experiment.feed, meters.total_device_memory(), experiment.devices.fsdp)
+    content = dataset.content_hash
+    _check_alike(content)
+    mebibytes = -agree(-(meters.total_device_memory() // 2**20))[0]  # the least of all processes
+    machine = Machine(mesh, experiment.feed, mebibytes * 2**20, experiment.devices.fsdp)
     train_data, validation = (
         results.for_model(split, experiment.model) for split in (dataset.train, dataset.splits["validation"])
     )
@@ -222,7 +244,9 @@ def run(
 
     def prepare() -> None:
         run_folder.check(folder, experiment, resume=resume, overwrite=overwrite)
-        run_folder.check_space(folder, state)
+        run_folder.check_space(folder, state, experiment.training.keep)
+        if tracker is not None and importlib.util.find_spec(tracker) is None:
+            raise ImportError(f"{tracker} is not installed: pip install 'hvae-jax[{tracker}]'")
         if overwrite:
             run_folder.clear(folder)
         if warning := run_folder.outlives_machine(folder):
@@ -258,8 +282,9 @@ def run(
             checkpoints,
             Watching(reporter_at, folder / "metrics.jsonl", sketch, profiler),
             None if dataset.augment == Augment() else dataset.augment,
-            dataset.content_hash,
+            content,
             resume,
+            _identity(experiment, content),
         )
     except BaseException:
         if profiler is not None:
@@ -275,7 +300,8 @@ def run(
         say(traced if profiler.traced else "too short to trace")
     if not outcome.interrupted:
         best = host_copy(outcome.best)  # by all processes, in the order of their other programs
-        with ThreadPoolExecutor(1) as beside:  # the pictures wait for Python, the numbers for the device
+        # Side by side, since the pictures wait for Python and the numbers for the device.
+        with interrupting(), ThreadPoolExecutor(1) as beside:
             drawing = (sketch, best, outcome.progress.best_step, folder)
             pictures = beside.submit(results.draw, *drawing) if is_first() else None
             result = results.measure(experiment, dataset, outcome, mesh)
@@ -299,6 +325,23 @@ def say(line: str) -> None:
     """Prints, on the first process of a run."""
     if is_first():
         print(line, flush=True)
+
+
+def _identity(experiment: Experiment, content: str) -> str:
+    """Of what a validation's number refers to: model, objective and data."""
+    named = [settings.to_json(getattr(experiment, name)) for name in ("model", "objective")]
+    return hashlib.sha256(json.dumps([*named, content]).encode()).hexdigest()[:16]
+
+
+def _check_alike(content: str) -> None:
+    """Raises ValueError, on every process, where the processes of a run have different data."""
+    number = int(content[:7], 16)
+    high, low = agree(number, -number)
+    if high != -low:
+        raise ValueError(
+            f"The processes of this run have different data (this one's hash is {content}): each needs the same files, "
+            "wherever --data.name and --data.directory point on its machine."
+        )
 
 
 def _first_alone(action: Callable[[], None]) -> None:
@@ -325,10 +368,11 @@ def errors_said() -> Iterator[None]:
     """Ends the program with one clear message where a user's setting, file or data is at fault."""
     try:
         yield
-    except (ValueError, OSError, ImportError, DivergedError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, DivergedError) as error:
         if os.environ.get("HVAE_TRACEBACK"):
             raise
-        print(f"error: {error}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr, flush=True)
+        what = f"not enough memory ({error})" if isinstance(error, MemoryError) else error
+        print(f"error: {what}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr, flush=True)
         if isinstance(error, NotSavedError):  # Orbax's threads go on to complain, for thousands of lines
             sys.excepthook, sys.unraisablehook = _silence, _silence
             warnings.simplefilter("ignore")

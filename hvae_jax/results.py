@@ -1,6 +1,7 @@
 """What goes between data, model and folder: do they fit, and a run's numbers, pictures and last lines."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,17 @@ def level_table(result: dict[str, Any]) -> str:
         lines.append(f"{level:8s}{cells}{rate / total:8.0%}{result['active_units'][last][level]:8d}")
     lines.append(f"nats per example; share of the total rate and active units on the {last} split")
     return "\n".join(lines)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result.json; what was not finite, and stands there as null, becomes nan."""
+
+    def numbers(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: numbers(item) for name, item in value.items()}
+        return float("nan") if value is None else value
+
+    return numbers(json.loads(path.read_text()))
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:

@@ -30,6 +30,15 @@ CONTENTS = (
 )
 
 
+# Settings that change no number, or only its rounding: a run goes on under others without being asked.
+_NO_NUMBER = (
+    "feed",
+    "devices",
+    "data.directory",
+    *(f"training.{name}:" for name in ("save_seconds", "save_every", "keep", "pictures_every")),
+)
+
+
 def check(folder: Path, experiment: Any, *, resume: bool, overwrite: bool) -> None:
     """Makes the folder if it is not there, and sees that what is in it may become, or is, this experiment's.
 
@@ -55,7 +64,8 @@ def check(folder: Path, experiment: Any, *, resume: bool, overwrite: bool) -> No
         old = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON ({error}). --overwrite starts over.") from error
-    changed = settings.differences(old, settings.to_json(experiment))
+    differing = settings.differences(old, settings.to_json(experiment))
+    changed = [line for line in differing if not line.startswith(_NO_NUMBER)]
     if changed:
         raise ValueError(
             f"{folder} holds a run with other settings:\n  "
@@ -75,9 +85,9 @@ def clear(folder: Path) -> None:
             target.unlink(missing_ok=True)
 
 
-def check_space(folder: Path, state: TrainState) -> None:
-    """Raises OSError if the disk cannot hold the checkpoints of a run with this (abstract) state."""
-    needed = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.variables)))
+def check_space(folder: Path, state: TrainState, keep: int = 2) -> None:
+    """Raises OSError if the disk cannot hold `keep` checkpoints of a run with this (abstract) state and two more."""
+    needed = (keep + 2) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.variables)))
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(

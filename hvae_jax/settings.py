@@ -126,6 +126,12 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _address(thing: Any) -> str:
+    """Where a record or function is to be found: the highest package that shows it, so that files may move below."""
+    parts = thing.__module__.split(".")
+    for length in range(1, len(parts)):
+        package = ".".join(parts[:length])
+        if getattr(sys.modules.get(package), thing.__qualname__, None) is thing:
+            return f"{package}:{thing.__qualname__}"
     return f"{thing.__module__}:{thing.__qualname__}"
 
 
@@ -163,7 +169,8 @@ def _find(address: str, allowed: tuple[str, ...], *, function: bool) -> Any:
         if function:
             fits = _function_address(thing) == f"{candidate}:{name}"
         else:
-            fits = isinstance(thing, type) and dataclasses.is_dataclass(thing) and thing.__module__ == candidate
+            fits = isinstance(thing, type) and dataclasses.is_dataclass(thing)
+            fits = fits and f"{thing.__module__}.".startswith(f"{candidate}.")
         if fits:
             return thing
     where = " or ".join(candidates)

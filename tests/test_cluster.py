@@ -30,6 +30,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+SRUN = {
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_JOB_ID": "7",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "node[1-2]",
+}
+
+
 def test_one_process_needs_nothing() -> None:
     """Nothing given, nothing said by the environment: nothing is started."""
     assert not Cluster().start({})
@@ -66,13 +75,14 @@ def test_fields_that_cannot_be(change: dict[str, Any], says: str) -> None:
     ("environment", "what"),
     [
         ({}, None),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_JOB_ID": "7"}, "Slurm"),
+        (SRUN, "Slurm"),
+        ({name: value for name, value in SRUN.items() if name != "SLURM_STEP_NODELIST"}, None),  # python under sbatch
         ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, None),  # a shell in an allocation, without srun
         ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
         ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2", "TPU_WORKER_ID": "1"}, "Cloud TPU"),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),  # Colab, or a machine with one host
         ({"MEGASCALE_COORDINATOR_ADDRESS": "10.0.0.1:8080"}, "Cloud TPU"),  # several slices
-        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8080"}, "JAX_COORDINATOR_ADDRESS"),
+        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8080"}, None),  # JAX wants the number of processes said all the same
     ],
 )
 def test_what_the_environment_says(environment: dict[str, str], what: str | None) -> None:
@@ -100,9 +110,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_jax_reads_the_environment(asked: list[dict[str, Any]]) -> None:
     """Nothing but the timeouts is said to it, its own behind ours."""
-    environment = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}
-    assert Cluster(start_timeout=7, lost_timeout=9).start(environment)
-    assert asked == [{"given": (None, None, None), "timeouts": (37, 9)}]
+    assert Cluster(start_timeout=7, lost_timeout=9).start(SRUN)
+    assert Cluster(start_timeout=7, lost_timeout=9, auto=True).start({})
+    assert asked == [{"given": (None, None, None), "timeouts": (37, 9)}] * 2
 
 
 def test_flags_go_before_the_environment(asked: list[dict[str, Any]]) -> None:
@@ -112,7 +122,7 @@ def test_flags_go_before_the_environment(asked: list[dict[str, Any]]) -> None:
         listening.listen()
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         flags = {"coordinator": address, "processes": 3, "process": 1}
-        assert Cluster(**flags).start({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"})
+        assert Cluster(**flags).start(SRUN)
     assert asked == [{"given": (address, 3, 1), "timeouts": (330, 100)}]
 
 
@@ -132,7 +142,7 @@ def test_processes_that_do_not_come_together(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("DEADLINE_EXCEEDED: Barrier timed out.\nMore of it.")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    wanted = r"within 5 s at 127\.0\.0\.1:1234\..* all 2 of them run.*\(DEADLINE_EXCEEDED: Barrier timed out\.\)"
+    wanted = r"within 5 s at 127\.0\.0\.1:1234\..* all of them \(2\) run.*\(DEADLINE_EXCEEDED: Barrier timed out\.\)"
     with pytest.raises(ConnectionError, match=wanted):
         Cluster("127.0.0.1:1234", 2, 0, start_timeout=5).start({})
 
@@ -143,4 +153,4 @@ def test_a_process_that_does_not_come() -> None:
     program = f"from hvae_jax.cluster import Cluster; Cluster({address!r}, 2, 0, start_timeout=1).start({{}})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert f"did not come together within 1 s at {address}. Check that all 2 of them run" in done.stderr
+    assert f"did not come together within 1 s at {address}. Check that all of them (2) run" in done.stderr

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from hvae_jax.experiment import Data, Evaluation, Experiment, abstract_state, ma
 from hvae_jax.objectives import Forward
 from hvae_jax.results import for_model
 from hvae_jax.settings import load
-from hvae_jax.training import DivergedError, Training, TrainState
+from hvae_jax.training import DivergedError, Feeding, Training, TrainState
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.mesh import data_mesh
 
@@ -416,3 +417,51 @@ def test_a_users_own_arrays_train(small: Callable[..., Experiment], tmp_path: Pa
     outcome = run(small(model=model, data=Data(str(tmp_path / "mine.npz"))), tmp_path / "run")
     assert int(outcome.state.step) == 6
     assert (tmp_path / "run" / "reconstructions.png").exists()
+
+
+def test_the_best_of_other_data_is_forgotten(small: Callable[..., Experiment], tmp_path: Path) -> None:
+    """--resume onto other data keeps the state, and measures anew: scores of different data do not compare."""
+    x = np.random.default_rng(0).integers(0, 17, (60, 8, 8, 1)).astype(np.uint8)
+    data, folder = tmp_path / "data.npz", tmp_path / "run"
+    training = Training(batch_size=16, epochs=2)
+    np.savez(data, x_train=x[:40] // 16, x_validation=x[40:] // 16, num_values=17)  # nearly all 0: easy
+    easy = run(small(data=Data(str(data)), training=training), folder)
+    np.savez(data, x_train=x[:40], x_validation=x[40:], num_values=17)
+    longer = dataclasses.replace(training, epochs=4)
+    with pytest.raises(ValueError, match="made on other data"):
+        run(small(data=Data(str(data)), training=training), folder)
+    hard = run(small(data=Data(str(data)), training=longer), folder, resume=True)
+    assert hard.progress.best_step > easy.progress.best_step
+    assert hard.progress.best_elbo < easy.progress.best_elbo
+
+
+def test_settings_that_change_no_number_are_not_asked_about(small: Callable[..., Experiment], tmp_path: Path) -> None:
+    """Another feed, other intervals between saves: the run goes on, here to find itself done."""
+    first = run(small(), tmp_path)
+    other = small(feed=Feeding("streamed"), training=Training(batch_size=16, epochs=2, save_seconds=5.0))
+    chex.assert_trees_all_equal(run(other, tmp_path).best, first.best)
+
+
+def test_interrupted_while_it_measures(
+    small: Callable[..., Experiment],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SIGTERM after training: exit code 75, and the same command measures."""
+    with monkeypatch.context() as patched:
+        patched.setattr(experiment.results, "measure", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as left:
+            main(small(), ["--folder", str(tmp_path / "run")])
+    assert left.value.code == 75
+    assert "what was trained is saved" in capsys.readouterr().out
+    main(small(), ["--folder", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_show_says_nan_where_json_has_null(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    result["best_validation_elbo"] = result["elbo"]["test"] = None
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    cli.main(["show", str(tmp_path)])
+    assert "validation -ELBO nan" in capsys.readouterr().out

@@ -112,7 +112,8 @@ def _objection(image: Any) -> str:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         return f"has {image.width} x {image.height} pixels, and more than {limit:,} are not opened"
-    if image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in image.tile):
+    deep = any(";16" in str(tile[3]) or str(tile[3]).endswith("65535)") for tile in image.tile)
+    if image.mode.startswith("I;16") or deep:
         return "has 16 bits a channel, where 8 are needed; rescale it as you see fit"
     if image.mode in _REFUSED_MODES:
         return _REFUSED_MODES[image.mode]

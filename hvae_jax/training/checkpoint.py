@@ -33,6 +33,7 @@ class Progress:
       seconds: spent training up to here, over all runs of the folder.
       steps_per_second: of the last sitting's dispatches that did not compile; 0 before there were any.
       finished: whether training came to its end.
+      identity: what the best was measured with, see `train`.
     """
 
     best_elbo: float = float("-inf")
@@ -41,6 +42,7 @@ class Progress:
     seconds: float = 0.0
     steps_per_second: float = 0.0
     finished: bool = False
+    identity: str | None = None
 
 
 class NotSavedError(OSError):
@@ -177,14 +179,17 @@ class Checkpoints:
         steps = self.steps()
         failures = []
         for step in reversed(steps):
+            found, saved, record, why = {}, {}, None, "another process could not read it"
             try:
                 metadata = self._checkpointer.checkpointables_metadata(step)
                 found, saved = metadata.metadata, dict(metadata.custom_metadata or {})
-                written = saved["format"]
-                record = _record(saved) if written == FORMAT else {}
+                record = _record(saved) if saved["format"] == FORMAT else {}
             except Exception as error:  # Orbax raises what its many layers raise: any of it means unreadable
-                failures.append(f"{step} ({_first_line(error)})")
+                why = _first_line(error)
+            if any(agree(int(record is None))):
+                failures.append(f"{step} ({why})")
                 continue
+            written = saved["format"]
             if written != FORMAT:
                 newer = written > FORMAT
                 raise ValueError(
@@ -193,6 +198,7 @@ class Checkpoints:
                     f"{'Upgrade hvae_jax' if newer else 'Install the version that wrote it'}, or start over with "
                     "--overwrite."
                 )
+            assert record is not None
             made_on = record["place"].get("hash")
             if data_hash is not None and made_on not in (None, data_hash):
                 raise ValueError(

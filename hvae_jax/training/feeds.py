@@ -31,12 +31,12 @@ class Feeding:
       share: of one device's memory (on a CPU: of the machine's) that a resident split may take.
       threads: that read and decode, in each worker process or, without any, in the training process.
       workers: processes that read and decode; for data that is decoded in Python, where threads wait for each other.
-      ahead: portions of up to 16 MiB (or one batch) that are read in advance.
+      ahead: portions of up to 16 MiB (or one batch) that are read in advance, at least one a thread.
     """
 
     kind: Literal["auto", "resident", "streamed"] = "auto"
     share: float = 0.25
-    threads: int = 16
+    threads: int = 8
     workers: int = 0
     ahead: int = 8
 
@@ -192,8 +192,8 @@ def read(source: Any, settings: Feeding) -> Iterator[Any]:
             "Grain reads streamed data, but is not installed (it has no wheel for Windows): pip install grain, or keep "
             "the data on the device with --feed.kind resident."
         ) from error
-    threads = min(settings.threads, settings.ahead)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=settings.ahead)
+    buffered = max(settings.threads, settings.ahead)  # a thread fills one element
+    options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=buffered)
     dataset = grain.MapDataset.source(source).to_iter_dataset(options)
     if settings.workers:
         _grain_flags()
@@ -203,6 +203,13 @@ def read(source: Any, settings: Feeding) -> Iterator[Any]:
     iterator = iter(dataset)
     try:
         yield from iterator
+    except RuntimeError as error:
+        if settings.workers and "terminated" in str(error):
+            raise ValueError(
+                f"A worker process that reads data ended ({error}). Where it did so at once, the script lacks "
+                "`if __name__ == '__main__':` around what it runs, since workers import it; else memory may be short."
+            ) from error
+        raise
     finally:
         iterator.close()
 

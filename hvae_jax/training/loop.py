@@ -124,6 +124,7 @@ def train(
     augment: Callable[[Array, Array], Array] | None = None,
     data_hash: str | None = None,
     any_data: bool = False,
+    identity: str | None = None,
 ) -> Outcome:
     """Trains until patience or steps run out, from the last checkpoint if there is one.
 
@@ -137,6 +138,8 @@ def train(
       augment: `(x, key) -> x`, what training does to every batch anew.
       data_hash: of the data, kept with every checkpoint; one that was made on other data is refused.
       any_data: whether it is taken all the same.
+      identity: of model, objective and data; where a checkpoint's is another, its best variables and what they scored
+        are forgotten, since scores of different things do not compare.
     Raises ValueError for a batch that does not divide over the devices or a checkpoint of another model or other
     data, and DivergedError, the last good state saved, after `max_streak` skipped steps in a row.
     """
@@ -160,16 +163,19 @@ def train(
     restored = checkpoints.restore(wanted, wanted.variables, mesh, machine.fsdp, None if any_data else data_hash)
     if restored is None:
         state = init_state(*ingredients, shardings=shardings)
-        best, progress = copy(state.variables), Progress()
+        best, progress = copy(state.variables), Progress(identity=identity)
     else:
         state, best, progress = restored
+        if progress.identity != identity:
+            best = copy(state.variables)
+            progress = dataclasses.replace(Progress(identity=identity), seconds=progress.seconds)
     step = int(state.step)
     # A run that is given more steps goes on; one that is given fewer than it has taken is done.
     over = step >= plan.last_step or progress.stale > settings.patience
     progress = dataclasses.replace(progress, finished=over)
 
     reporter = watching.reporter_at(step, plan.last_step)
-    watch = Watch(watching.rows_before(step))
+    watch, latest = Watch(watching.rows_before(step)), {}
     clock, cause = Clock(progress.seconds), "It began before this sitting."
     with stop_signals() as stop, contextlib.closing(reporter), contextlib.closing(feed.portions(step)) as portions:
         portion = (None, None) if progress.finished else next(portions)
@@ -198,7 +204,8 @@ def train(
             )
 
             reporter.write(row | {"seconds": clock.seconds, "steps_per_second": clock.steps_per_second})
-            reporter.advance(step, **shown(row, progress, settings.patience))
+            latest |= row
+            reporter.advance(step, **shown(latest, names, progress, settings.patience))
             for sentence in watch(row):
                 reporter.warn(sentence, step)
             if metrics["skipped"].any():

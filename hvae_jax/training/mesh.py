@@ -27,7 +27,8 @@ def data_mesh(devices: int | None = None) -> Mesh:
             f"A mesh of {len(some)} devices gives the {len(counts)} processes {counts} of them. Each needs the same "
             f"number: leave the number of devices out for all {len(found)}, or start every process with as many."
         )
-    return jax.make_mesh((len(some),), (AXIS,), axis_types=(AxisType.Auto,), devices=some)
+    some = sorted(some, key=lambda device: (device.process_index, device.id))  # each process reads one run of rows
+    return Mesh(np.array(some), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

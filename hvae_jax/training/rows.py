@@ -38,12 +38,16 @@ def summarise(metrics: dict[str, np.ndarray], names: tuple[str, ...], step: int,
     return {"step": step, "epoch": step / plan.epoch_steps, **means, **per_level("rate", names, rates)}
 
 
-def shown(row: dict[str, float | int], progress: Progress, patience: int) -> dict[str, str]:
-    """What stands on the progress line."""
+def shown(latest: dict[str, float | int], names: tuple[str, ...], progress: Progress, patience: int) -> dict[str, str]:
+    """What stands on the progress line: the latest of everything; rates by level while there is room for them."""
+    rates = [latest[f"rate/{name}"] for name in names]
+    few = {f"KL {name}": f"{rate:.2f}" for name, rate in zip(names, rates, strict=True)}
+    validated = {"validation ELBO": f"{latest['validation/elbo']:.2f}"} if "validation/elbo" in latest else {}
     return {
-        "loss": f"{row['loss']:.2f}",
-        "ELBO": f"{row['elbo']:.2f}",
-        "validation ELBO": f"{row.get('validation/elbo', float('nan')):.2f}",
+        "loss": f"{latest['loss']:.2f}",
+        "ELBO": f"{latest['elbo']:.2f}",
+        **(few if len(names) <= 4 else {"KL": f"{sum(rates):.2f}"}),
+        **validated,
         "best": f"{progress.best_elbo:.2f}",
         "patience": f"{progress.stale}/{patience}",
     }

@@ -15,6 +15,32 @@ class Stop:
     signal: int | None = None
 
 
+class Interrupted(BaseException):
+    """A signal came where nothing has to be finished first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Raises `Interrupted` where SIGINT or SIGTERM comes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _: Any) -> None:
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
     """Lets the first SIGINT or SIGTERM end the loop after the dispatch it is in; a second one acts as ever."""
