@@ -1,0 +1,36 @@
+"""Bounds of log p(x), and what is minimised.
+
+`elbo`, `log_weight` are functions of one Trace; `iwae` and `importance` take as many draws as asked for, in bounded
+memory. An objective is what the training step minimises: `init() -> state` and
+`(forward, variables, batch, key, step, state) -> (loss, metrics, state, updates)`.
+"""
+
+from hvae_jax.objectives.balance import Balance as Balance
+from hvae_jax.objectives.balance import GammaBalance as GammaBalance
+from hvae_jax.objectives.balance import NVAEBalance as NVAEBalance
+from hvae_jax.objectives.balance import Unbalanced as Unbalanced
+from hvae_jax.objectives.bounds import Importance as Importance
+from hvae_jax.objectives.bounds import elbo as elbo
+from hvae_jax.objectives.bounds import importance as importance
+from hvae_jax.objectives.bounds import iwae as iwae
+from hvae_jax.objectives.bounds import log_likelihood as log_likelihood
+from hvae_jax.objectives.bounds import log_weight as log_weight
+from hvae_jax.objectives.free_bits import FreeBits as FreeBits
+from hvae_jax.objectives.geco import GECO as GECO
+from hvae_jax.objectives.geco import Constraint as Constraint
+from hvae_jax.objectives.geco import Distortion as Distortion
+from hvae_jax.objectives.geco import Multipliers as Multipliers
+from hvae_jax.objectives.geco import SquaredError as SquaredError
+from hvae_jax.objectives.importance_weighted import ImportanceWeighted as ImportanceWeighted
+from hvae_jax.objectives.protocol import Batch as Batch
+from hvae_jax.objectives.protocol import Forward as Forward
+from hvae_jax.objectives.protocol import NegativeELBO as NegativeELBO
+from hvae_jax.objectives.protocol import Objective as Objective
+from hvae_jax.objectives.protocol import bare_metrics as bare_metrics
+from hvae_jax.objectives.rate_target import RateTarget as RateTarget
+from hvae_jax.objectives.regularised import Regularised as Regularised
+from hvae_jax.objectives.schedules import Constant as Constant
+from hvae_jax.objectives.schedules import Cosine as Cosine
+from hvae_jax.objectives.schedules import Cyclical as Cyclical
+from hvae_jax.objectives.schedules import Linear as Linear
+from hvae_jax.objectives.schedules import Schedule as Schedule

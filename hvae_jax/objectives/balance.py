@@ -1,0 +1,103 @@
+"""KL balancing: coefficients that hand each level its share of the rate's gradient, made of the rates themselves."""
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hvae_jax.trace import Trace
+
+
+@runtime_checkable
+class Balance(Protocol):
+    """What each level's rate is multiplied by: a frozen record."""
+
+    def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
+        """gamma `[L]`, top first, of mean 1 and without gradient; `warm_up` `[L]` is the schedule's value."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Unbalanced:
+    """gamma_l = 1."""
+
+    def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
+        """`[L]`."""
+        return jnp.ones_like(warm_up)
+
+
+@dataclasses.dataclass(frozen=True)
+class NVAEBalance:
+    """gamma_l = (mean_B |rate_l| + epsilon)/alpha_l, divided by its mean over levels; 1 once the warm-up is over.
+
+    alpha_l = (side_l / smallest side)^2 / G_l, divided by its smallest, with G_l the number of levels of that side: a
+    larger map may have more nats, and so may a scale of fewer levels. A level with a large rate is pressed harder than
+    one that is about to die.
+
+    It is at work while the warm-up of some level is below 1, so never with a constant warm-up of 1.
+
+    Attributes:
+      epsilon: nats added to every rate.
+
+    Source: Vahdat & Kautz (2020), appendix A, as in its code (`kl_balancer`), which counts
+    scales, each twice as wide as the one before; a side that is 2^i times the smallest gives the same.
+    Raises ValueError for an epsilon that is not positive, as all rates may be 0.
+    """
+
+    epsilon: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.epsilon > 0:
+            raise ValueError(f"NVAEBalance(epsilon={self.epsilon}): it has to be above 0.")
+
+    def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
+        """`[L]`."""
+        rates = _mean_rates(trace)
+        gamma = (rates + self.epsilon) / jnp.asarray(sizes(trace), rates.dtype)
+        return jnp.where((warm_up < 1.0).any(), gamma / gamma.mean(), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class GammaBalance:
+    """gamma_l = L (rate_l/n_l) / sum_j (rate_j/n_j), n_l the elements of a latent, in the first `steps` steps; then 1.
+
+    rate_l is mean_B |rate_l|. Where every rate is 0, as at the start of a model whose posteriors begin as its priors,
+    gamma is 1.
+
+    Attributes:
+      steps: how long it is at work.
+
+    Source: Efficient-VDVAE (Hazami et al., 2022), its code's `scaled_gamma` with `gamma_max_steps`.
+    Raises ValueError for negative steps.
+    """
+
+    steps: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"GammaBalance(steps={self.steps}): it has to be 0 or more.")
+
+    def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
+        """`[L]`."""
+        rates = _mean_rates(trace)
+        elements = np.array([level.z[0].size for level in trace.unstack()])
+        density = rates / jnp.asarray(elements, rates.dtype)
+        mean = density.mean()
+        works = (step < self.steps) & (mean > 0.0)
+        return jnp.where(works, density / jnp.where(mean > 0.0, mean, 1.0), 1.0)
+
+
+def sizes(trace: Trace) -> np.ndarray:
+    """NVAE's alpha `[L]`: (side / smallest side)^2 / (levels of that side), the smallest made 1."""
+    sides = np.array([level.side for level in trace.unstack()])
+    shared = (sides[:, None] == sides[None]).sum(1)
+    alpha = (sides / sides.min()) ** 2 / shared
+    return alpha / alpha.min()
+
+
+def _mean_rates(trace: Trace) -> Array:
+    """Mean over the batch of the rates' magnitudes, `[L]`, nats, without gradient."""
+    return jax.lax.stop_gradient(jnp.abs(trace.rates).mean(1))

@@ -1,0 +1,155 @@
+"""Bounds of log p(x): `elbo` and `log_weight` of one Trace; `importance` and `iwae` of as many draws as asked for."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Key
+
+from hvae_jax.trace import Model, Trace
+
+
+def elbo(trace: Trace) -> Float[Array, " batch"]:
+    """log p(x | z) - sum_l rate_l, one value per example, nats: a one-sample lower bound of log p(x).
+
+    Source: the article's ELBO; Kingma & Welling (2014), equation 3.
+    Raises ValueError for a trace without x.
+    """
+    return log_likelihood(trace) - trace.rates.sum(0)
+
+
+def log_weight(trace: Trace) -> Float[Array, " batch"]:
+    """log w = log p(x | z) + sum_l (log p_l - log q_l) at the sampled latents, per example, nats; E w = p(x).
+
+    Source: Burda et al. (2015), equation 5.
+    Raises ValueError for a trace without x.
+    """
+    return log_likelihood(trace) - trace.ratios.sum(0)
+
+
+def log_likelihood(trace: Trace) -> Float[Array, " batch"]:
+    """log p(x | z) of the trace, per example, nats. Raises ValueError for a trace without x."""
+    if trace.log_px is None:
+        raise ValueError("This trace has no x (it comes from decode): there is no bound of log p(x) in it.")
+    return trace.log_px
+
+
+@struct.dataclass
+class Importance:
+    """What K importance-weighted draws say of log p(x), per example; every field `[B]`.
+
+    Attributes:
+      bound: log (1/K) sum_k w_k, nats: the IWAE bound.
+      elbo: mean_k of the ELBO's integrand (analytic KLs where they are right), nats.
+      effective_sample_size: (sum w)^2 / sum w^2, between 1 and K.
+      standard_error: of `bound`, by the delta method: sd(w) / (mean(w) sqrt(K)), nats. It trusts the K draws seen:
+        where the effective sample size is a few, it is too small and the bound too low.
+      elbo_standard_error: of `elbo`, nats; NaN for K = 1, as is standard_error.
+    """
+
+    bound: Array
+    elbo: Array
+    effective_sample_size: Array
+    standard_error: Array
+    elbo_standard_error: Array
+
+
+def importance(
+    model: Model,
+    variables: Any,
+    x: ArrayLike,
+    key: Key[Array, ""],
+    k: Array | int = 500,
+    chunk: int = 50,
+    y: ArrayLike | None = None,
+) -> Importance:
+    """The IWAE bound with K draws, one value per example, in memory that does not grow with K.
+
+    Draw i has the key `fold_in(key, i)` whatever k and chunk are, so that results do not depend on the chunk (beyond
+    rounding) and a larger K continues a smaller one.
+
+    Args:
+      model, variables: a model and its variables; evaluation mode.
+      x: `[B, *event]`; y: `[B]` labels for a model with classes.
+      key: of the draws.
+      k: number of draws K; may be traced, so that one compilation serves every K, but is then not differentiable in
+        reverse.
+      chunk: draws held in memory at once.
+    Source: Burda et al. (2015), equation 8; effective sample size after Kong (1992).
+    Raises ValueError for k or chunk below 1.
+    """
+    if chunk < 1 or (isinstance(k, int) and k < 1):
+        raise ValueError(f"importance(k={k}, chunk={chunk}): both have to be 1 or more.")
+    if isinstance(k, int):
+        return _importance_static(model, variables, x, key, k, min(chunk, k), y)
+    return _importance_traced(model, variables, x, key, k, chunk, y)
+
+
+def _importance(
+    model: Model, variables: Any, x: ArrayLike, key: Key[Array, ""], k: Array | int, chunk: int, y: ArrayLike | None
+) -> Importance:
+    """`importance`, to be jitted: without it every call would compile its loop anew."""
+
+    def draw_one(index: Array) -> tuple[Array, Array]:
+        trace = model.apply(variables, x, jax.random.fold_in(key, index), y=y)
+        counts = index < k
+        return jnp.where(counts, log_weight(trace), -jnp.inf), jnp.where(counts, elbo(trace), 0.0)
+
+    def fold(carry: tuple[Array, ...], draws: tuple[Array, Array]) -> tuple[tuple[Array, ...], None]:
+        peak, total, squares, elbo_mean, elbo_squares, seen = carry
+        log_w, one_elbo = draws
+        new_peak = jnp.maximum(peak, log_w)
+        safe = jnp.where(jnp.isneginf(new_peak), 0.0, new_peak)
+        shrink, w = jnp.exp(peak - safe), jnp.exp(log_w - safe)
+        # Welford's running mean and sum of squared deviations; a mean of -inf, of data without probability, stays.
+        step = jnp.where((seen < k) & (one_elbo != elbo_mean), one_elbo - elbo_mean, 0.0)
+        seen = seen + 1
+        mean = elbo_mean + step / seen
+        return (
+            new_peak,
+            total * shrink + w,
+            squares * shrink**2 + w**2,
+            mean,
+            elbo_squares + step * (one_elbo - mean),
+            seen,
+        ), None
+
+    def fold_chunk(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        return jax.lax.scan(fold, carry, jax.vmap(draw_one)(i * chunk + jnp.arange(chunk)))[0]
+
+    probe = jax.eval_shape(lambda: draw_one(jnp.int32(0)))[0]
+    zeros = jnp.zeros(probe.shape, probe.dtype)
+    carry = (jnp.full(probe.shape, -jnp.inf, probe.dtype), zeros, zeros, zeros, zeros, jnp.int32(0))
+    carry = jax.lax.fori_loop(0, (k + chunk - 1) // chunk, fold_chunk, carry)
+    peak, total, squares, elbo_mean, elbo_squares, _ = carry
+
+    draws = jnp.asarray(k, probe.dtype)
+    effective = total**2 / squares
+    return Importance(
+        bound=peak + jnp.log(total) - jnp.log(draws),
+        elbo=elbo_mean,
+        effective_sample_size=effective,
+        # sd(w)^2 / mean(w)^2 = K/ESS - 1, made unbiased by K/(K - 1); 0/0, NaN, for K = 1
+        standard_error=jnp.sqrt(jnp.maximum(draws / effective - 1.0, 0.0) / (draws - 1.0)),
+        elbo_standard_error=jnp.sqrt(elbo_squares / ((draws - 1.0) * draws)),
+    )
+
+
+_importance_static = jax.jit(_importance, static_argnames=("model", "k", "chunk"))
+_importance_traced = jax.jit(_importance, static_argnames=("model", "chunk"))
+
+
+def iwae(
+    model: Model,
+    variables: Any,
+    x: ArrayLike,
+    key: Key[Array, ""],
+    k: Array | int = 500,
+    chunk: int = 50,
+    y: ArrayLike | None = None,
+) -> Float[Array, " batch"]:
+    """log (1/K) sum_k w_k per example, nats: `importance(...).bound`, which see."""
+    return importance(model, variables, x, key, k, chunk, y).bound

@@ -1,0 +1,100 @@
+"""Free bits: rates that are not minimised below a number of nats, with every meaning the word has as an argument."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import Array
+
+from hvae_jax.objectives.per_level import PerLevel, check_numbers, named, spread
+from hvae_jax.objectives.schedules import Constant, Schedule
+from hvae_jax.trace import Level, Trace
+
+Group = Literal["level", "channel", "element"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FreeBits:
+    """F_l = sum over the groups g of a level of max(lambda, mean_B r_g) or of mean_B max(lambda, r_g), nats.
+
+    r_g is the KL of one example, summed over the group. What is at lambda or below has no gradient. 0 nats is off:
+    the plain rate, also where it may be negative (a log-ratio).
+
+    Attributes:
+      nats: lambda of each group; one number, or one a level, top first.
+      group: what shares a lambda: a "level" (an example's whole latent), a "channel" (its last axis, summed over
+        space; a latent that is a vector has none) or an "element".
+      average: "batch", where the mean over the batch is compared with lambda, or "sample", where each example is.
+      schedule: what `nats` is multiplied by.
+
+    What public codes mean by the word, each from its code:
+
+        IAF's ResNet VAE (Kingma et al., 2016)           FreeBits(0.25, "channel", "batch"); 0.1 in its best run
+        BIVA (Maaloe et al., 2019)                       FreeBits(2.0, "level", "sample"), each stochastic variable
+        Ladder VAE of addtt (boilr)                      FreeBits(0.5, "level", "sample"); 1.0 above six layers
+        hvae-oodd (Havtorn et al., 2021)                 FreeBits(2.0 / n, "element", "sample", schedule=Linear(start,
+                                                         end, initial=1.0, final=0.0)), start and end at epochs 200
+                                                         and 400, n the length of a latent's first axis after the
+                                                         batch; `nats` is one number a level where these differ
+    NVAE and the VDVAEs have none.
+    Raises ValueError for negative nats, and at a model's first trace for "channel" with a latent that has no such axis
+    and for a number of nats that is not that of the levels.
+    """
+
+    nats: PerLevel = 0.0
+    group: Group = "level"
+    average: Literal["batch", "sample"] = "batch"
+    schedule: Schedule = Constant()
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "nats", low=0.0)
+        for name, allowed in (("group", ("level", "channel", "element")), ("average", ("batch", "sample"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"FreeBits({name}={getattr(self, name)!r}): one of {', '.join(allowed)}.")
+
+    @property
+    def off(self) -> bool:
+        """Whether lambda is 0 at every level and step."""
+        return not any(self.nats) if isinstance(self.nats, tuple) else not self.nats
+
+    def __call__(self, trace: Trace, step: Array) -> tuple[Array, dict[str, Array]]:
+        """(F `[L]`, batch means in nats; metrics).
+
+        Metrics: `free_bits`, lambda at this step (or `free_bits/LEVEL`), and `free_bits_pinned`, the share of all
+        groups (and examples, where each is compared) that lie at lambda or below and so are not trained. None where
+        free bits are off.
+        """
+        if self.off:
+            return trace.rates.mean(1), {}
+        names, dtype = trace.names, trace.levels[0].kl.dtype
+        lambdas = jnp.asarray(self.nats, float) * self.schedule(step)
+        left = spread(lambdas, len(names), "free_bits.nats (with its schedule)", dtype)
+        floored, pinned = [], []
+        for level in trace.levels:
+            rates = grouped(level, self.group)  # [n, B, groups]
+            floor, left = left[: len(rates), None, None], left[len(rates) :]
+            rates = rates.mean(1, keepdims=True) if self.average == "batch" else rates
+            free = (floor > 0.0) & (rates <= floor)
+            floored.append(jnp.where(free, floor, rates).mean(1).sum(1))
+            pinned.append(free.reshape(-1))
+        share = jnp.concatenate(pinned).mean(dtype=dtype)
+        return jnp.concatenate(floored), {**named("free_bits", lambdas, names), "free_bits_pinned": share}
+
+
+def grouped(level: Level, group: Group) -> Array:
+    """KL of each group, `[n, B, groups]`, nats; n = 1 unless the level is a scanned run.
+
+    Raises ValueError for "channel" where the latent is a vector.
+    """
+    if group == "level":
+        return jnp.atleast_2d(level.rate)[..., None]
+    kl = level.kl if level.stacked else level.kl[None]
+    if group == "element":
+        return kl.reshape(*kl.shape[:2], -1)
+    if kl.ndim < 4:
+        raise ValueError(
+            f"FreeBits(group='channel'): the latent {level.name!r}, {list(kl.shape[1:])} with its batch, is a vector "
+            "and has no axis of space to sum over. Take group='element' (each unit by itself) or group='level'."
+        )
+    n, batch, *_, channels = kl.shape
+    return kl.reshape(n * batch, -1, channels).sum(1).reshape(n, batch, channels)

@@ -1,0 +1,197 @@
+"""GECO: the least rate under constraints, whose multipliers are learned beside the model."""
+
+import dataclasses
+import math
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from hvae_jax.objectives.bounds import log_likelihood
+from hvae_jax.objectives.per_level import check_numbers, named
+from hvae_jax.objectives.protocol import Batch, Forward, bare_metrics
+from hvae_jax.objectives.regularised import Regularised
+from hvae_jax.trace import Trace
+
+
+@runtime_checkable
+class Constraint(Protocol):
+    """What is to be 0 or less in the mean over the data: a frozen record.
+
+    `name` is a method: of a Protocol with properties the command line cannot ask which class a setting is.
+    """
+
+    def name(self) -> str:
+        """In metrics."""
+        ...
+
+    def __call__(self, trace: Trace, x: Array) -> Array:
+        """C `[B]`, summed over the event, of x `[B, *event]`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Distortion:
+    """C = -log p(x | z) - D target, with D the elements of x: a multiplier of 1 makes the negative ELBO.
+
+    Attributes:
+      target: nats for each element of x.
+
+    Source: Rezende & Viola (2018), section 4, with the likelihood as the constraint.
+    """
+
+    target: float
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "target")
+
+    def name(self) -> str:
+        """In metrics."""
+        return "distortion"
+
+    def __call__(self, trace: Trace, x: Array) -> Array:
+        """`[B]`, nats."""
+        return -log_likelihood(trace) - math.prod(x.shape[1:]) * self.target
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredError:
+    """C = sum over the elements of x of (x - E[x | z])^2 - kappa^2.
+
+    Attributes:
+      kappa: root-mean-square error that is borne, in the units of x.
+
+    Source: Rezende & Viola (2018), table 1, the reconstruction error.
+    Raises ValueError for a negative kappa, and at a model's first trace where its likelihood has no mean.
+    """
+
+    kappa: float
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "kappa", low=0.0)
+
+    def name(self) -> str:
+        """In metrics."""
+        return "squared_error"
+
+    def __call__(self, trace: Trace, x: Array) -> Array:
+        """`[B]`, in the units of x, squared."""
+        mean = trace.x_dist.mean
+        if mean is None:
+            raise ValueError("SquaredError: this likelihood has no mean. Take Distortion, which asks for none.")
+        squares = (x.astype(mean.dtype) - mean) ** 2 - self.kappa**2
+        return squares.reshape(len(x), -1).sum(1)
+
+
+@struct.dataclass
+class Multipliers:
+    """The state of `GECO`, of C constraints.
+
+    Attributes:
+      u: `[C]`, lambda before its exponential or softplus.
+      average: `[C]`, moving average of each constraint's batch mean.
+      started: bool `[]`, whether there is an average yet.
+    """
+
+    u: Array
+    average: Array
+    started: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class GECO:
+    """loss = R + sum_c lambda_c C_c: the least rate at which every C_c is 0 or less in the mean.
+
+    C_c has the value of its moving average A_c <- decay A_c + (1 - decay) mean_B C_c (the first, the batch's mean) and
+    the gradient of the batch. After each step u_c <- u_c + clip(eta A_c / D), with D the elements of x, so that eta
+    does not depend on their number; lambda = exp(u) or softplus(u). With lambda other than 1 the loss is no bound.
+
+    Early, while reconstructions are poor, lambda grows without need, and the rate stays high long after: hence the
+    bounds, the greatest change and the delay. Where a constraint cannot be met, lambda ends at its upper bound and
+    `constraint` above 0.
+
+    Attributes:
+      constraints: one or several.
+      rate: what stands for R: its beta, warm-up, free bits and balance.
+      eta: step size of u.
+      decay: of the moving average.
+      initial: lambda at first.
+      bounds: of lambda.
+      max_change: of u in one step: 0.1 is a factor of 1.1 for "log".
+      delay: steps in which lambda stays at `initial`.
+      multiplier: "log", lambda = exp(u), or "softplus", lambda = log(1 + exp(u)), which grows linearly.
+
+    Metrics, as `name`, or `name/CONSTRAINT` where there are several: `lambda`, of this loss; `constraint`, the
+    batch's mean of C/D; `constraint_average`, A/D, both in the constraint's units for each element of x.
+    Source: Rezende & Viola (2018), algorithm 1; the clips after the GENESIS and Taming-VAEs (denproc) codes.
+    Raises ValueError for no constraint or two of a name, and for settings outside their ranges.
+    """
+
+    constraints: tuple[Constraint, ...]
+    rate: Regularised = Regularised()
+    eta: float = 0.01
+    decay: float = 0.99
+    initial: float = 1.0
+    bounds: tuple[float, float] = (1e-3, 1e3)
+    max_change: float = 0.1
+    delay: int = 0
+    multiplier: Literal["log", "softplus"] = "log"
+
+    def __post_init__(self) -> None:
+        names = [constraint.name() for constraint in self.constraints]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"GECO(constraints=...) has {names}: at least one, and each name once.")
+        check_numbers(self, "eta", "max_change", "delay", low=0.0)
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"GECO(decay={self.decay}): a decay is 0 or more and below 1, such as 0.99.")
+        low, high = self.bounds
+        if not 0 < low <= self.initial <= high < math.inf:
+            raise ValueError(
+                f"GECO(initial={self.initial}, bounds={self.bounds}): the bounds have to be above 0 and finite, the "
+                "lower first, and the initial lambda between them."
+            )
+        if self.multiplier not in ("log", "softplus"):
+            raise ValueError(f"GECO(multiplier={self.multiplier!r}): log or softplus.")
+
+    def init(self) -> Multipliers:
+        """Every lambda at `initial`, no average yet."""
+        count = len(self.constraints)
+        return Multipliers(
+            u=jnp.full(count, self._inverse(self.initial), jnp.float32),
+            average=jnp.zeros(count, jnp.float32),
+            started=jnp.array(False),
+        )
+
+    def __call__(
+        self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
+    ) -> tuple[Array, dict[str, Array], Any, Any]:
+        """One descent, one sample of every latent; lambda is that of the state, which changes for the next step."""
+        trace, updates = forward(variables, batch.x, key, y=batch.y)
+        rate, metrics = self.rate.rate(trace, step)
+        means = jnp.stack([constraint(trace, batch.x).mean() for constraint in self.constraints])
+        lambdas = (jnp.exp if self.multiplier == "log" else jax.nn.softplus)(state.u)
+
+        here = jax.lax.stop_gradient(means).astype(state.average.dtype)
+        average = jnp.where(state.started, self.decay * state.average + (1.0 - self.decay) * here, here)
+        loss = rate + (lambdas * (means + (average - here))).sum()
+
+        elements = math.prod(batch.x.shape[1:])
+        change = jnp.clip(self.eta * average / elements, -self.max_change, self.max_change)
+        low, high = map(self._inverse, self.bounds)
+        moved = jnp.clip(state.u + jnp.where(step >= self.delay, change, 0.0), low, high)
+
+        names = tuple(constraint.name() for constraint in self.constraints)
+        for name, values in (
+            ("lambda", lambdas),
+            ("constraint", here / elements),
+            ("constraint_average", average / elements),
+        ):
+            metrics |= named(name, values if len(names) > 1 else values[0], names)
+        state = Multipliers(u=moved, average=average, started=jnp.ones_like(state.started))
+        return loss, {**bare_metrics(trace), **metrics}, state, updates
+
+    def _inverse(self, value: float) -> float:
+        """u of a lambda; log(exp(v) - 1) = v + log(1 - exp(-v)) for the softplus."""
+        return math.log(value) if self.multiplier == "log" else value + math.log(-math.expm1(-value))

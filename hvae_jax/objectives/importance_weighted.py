@@ -1,0 +1,115 @@
+"""The importance-weighted bound as an objective, with three estimators of its gradient."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hvae_jax.objectives.bounds import log_likelihood
+from hvae_jax.objectives.protocol import Batch, Forward, bare_metrics
+from hvae_jax.trace import Trace
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportanceWeighted:
+    """loss = -mean_B log (1/K) sum_k w_k, nats, of K draws of every latent: -mean log w for K = 1.
+
+    Draw k has the key `fold_in(key, k)`, as in `importance`. The three gradients, with v_k = w_k / sum_j w_j:
+
+    * "plain": that of the loss, sum_k v_k d log w_k. Unbiased; its signal-to-noise ratio for the inference network
+      falls as 1/sqrt(K) (Rainforth et al., 2018).
+    * "stl", sticking the landing: log q is scored with its parameters stopped, which leaves the path through z,
+      sum_k v_k (d log w_k/dz_k) dz_k, for the posterior's part. Unbiased for K = 1; for K > 1 it leaves out a term
+      whose mean is not 0, since v_k depends on z_k. Without variance in the posterior's part where q is the posterior.
+    * "dreg", doubly reparameterised: sum_k v_k^2 (d log w_k/dz_k) dz_k for that part. Unbiased for every K, as quiet
+      as "stl" where q is the posterior, and its signal-to-noise ratio rises as sqrt(K).
+
+    In the generative part, d log p at fixed latents, all three have v_k. A parameter that serves q and p alike, as
+    priors do where a posterior is an offset from them, has both parts. Values do not depend on the estimator.
+
+    "stl" takes a second pass of the model and "dreg" a third, at the latents drawn (`latents=`), so that a flow needs
+    its inverse. Unbiasedness asks that an example not depend on the others: with batch norm in training "dreg" is only
+    near.
+
+    Attributes:
+      k: K, draws of each example, held in memory at once.
+      gradient: which estimator.
+
+    Metrics: the bare ones, means over the K draws; `iwae`, the bound, -loss; `effective_sample_size`, mean_B
+    1 / sum_k v_k^2, between 1 and K. Batch statistics are the mean over the draws.
+    Source: Burda et al. (2015), equation 8; Roeder et al. (2017), the path derivative; Tucker et al. (2019),
+    IWAE-DReG; in hierarchies, Bauer & Mnih (2021): what q makes of the latents above belongs to the path.
+    Raises ValueError for a k below 1 or another gradient.
+    """
+
+    k: int = 5
+    gradient: Literal["plain", "stl", "dreg"] = "plain"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"ImportanceWeighted(k={self.k}): it has to be 1 or more.")
+        if self.gradient not in ("plain", "stl", "dreg"):
+            raise ValueError(f"ImportanceWeighted(gradient={self.gradient!r}): plain, stl or dreg.")
+
+    def init(self) -> tuple[()]:
+        """No state."""
+        return ()
+
+    def __call__(
+        self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
+    ) -> tuple[Array, dict[str, Array], Any, Any]:
+        """K descents, vmapped over their keys."""
+
+        def log_q_stopped(key: Array, latents: tuple[Array, ...]) -> Array:
+            """log q(z | x) `[B]` at these latents, a function of them alone."""
+            trace, _ = forward(jax.lax.stop_gradient(variables), batch.x, key, y=batch.y, latents=latents)
+            return _log_densities(trace)[1]
+
+        def draw(key: Array) -> tuple[Array, dict[str, Array], Any, tuple[Array, ...]]:
+            trace, updates = forward(variables, batch.x, key, y=batch.y)
+            log_p, log_q = _log_densities(trace)
+            if self.gradient == "stl":
+                log_q = log_q_stopped(key, trace.latents)
+            return log_p - log_q, bare_metrics(trace), updates, trace.latents if self.gradient == "dreg" else ()
+
+        def score(key: Array, latents: tuple[Array, ...], weights: Array) -> Array:
+            """log w `[B]` at latents whose gradient is multiplied by the weights `[B]`."""
+            fixed = jax.lax.stop_gradient(latents)
+            latents = tuple(z + _beside(weights, z) * (own - z) for own, z in zip(latents, fixed, strict=True))
+            trace, _ = forward(variables, batch.x, key, y=batch.y, latents=latents)
+            return _log_densities(trace)[0] - log_q_stopped(key, latents)
+
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.k))
+        log_w, metrics, updates, latents = jax.vmap(draw)(keys)
+        bound = jax.nn.logsumexp(log_w, axis=0) - math.log(self.k)
+        weights = jax.lax.stop_gradient(jax.nn.softmax(log_w, axis=0))
+        if self.gradient == "dreg":
+            scored = jax.vmap(score)(keys, latents, weights)
+            change = (weights * (scored - jax.lax.stop_gradient(scored))).sum(0)  # 0, with the gradient
+            bound = jax.lax.stop_gradient(bound) + change
+
+        metrics, updates = jax.tree.map(_over_draws, (metrics, updates))
+        metrics |= {"iwae": bound.mean(), "effective_sample_size": (1.0 / (weights**2).sum(0)).mean()}
+        return -metrics["iwae"], metrics, state, updates
+
+
+def _log_densities(trace: Trace) -> tuple[Array, Array]:
+    """(log p(x, z), log q(z | x)) at the sample, `[B]` each, nats."""
+    log_p, log_q = (
+        jnp.concatenate([jnp.atleast_2d(getattr(level, name)) for level in trace.levels]).sum(0)
+        for name in ("log_p", "log_q")
+    )
+    return log_likelihood(trace) + log_p, log_q
+
+
+def _beside(weights: Array, z: Array) -> Array:
+    """`[B]` to `[B, 1, ...]`, with as many axes as z and its dtype."""
+    return weights.reshape(-1, *(1,) * (z.ndim - 1)).astype(z.dtype)
+
+
+def _over_draws(leaf: Array) -> Array:
+    """The mean over K draws; of what is no real number, the last."""
+    return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[-1]

@@ -1,0 +1,81 @@
+"""The negative ELBO with a weighted rate: beta, warm-up, free bits and KL balancing, in one order."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from hvae_jax.objectives.balance import Balance, Unbalanced
+from hvae_jax.objectives.bounds import log_likelihood
+from hvae_jax.objectives.free_bits import FreeBits
+from hvae_jax.objectives.per_level import PerLevel, check_numbers, named, spread
+from hvae_jax.objectives.protocol import Batch, Forward, bare_metrics
+from hvae_jax.objectives.schedules import Constant, Schedule
+from hvae_jax.trace import Trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularised:
+    """loss = -mean log p(x | z) + sum_l beta_l w_l(t) gamma_l F_l, nats. As it stands it is the negative ELBO.
+
+    In this order, for each level l:
+
+    1. its KL, in nats as the model has it, is summed over its groups;
+    2. free bits: F_l = sum of max(lambda, .) over them (without, F_l is the mean rate);
+    3. balancing: times gamma_l, which is made of the plain rates and has no gradient;
+    4. beta and the warm-up: times beta_l w_l(t).
+
+    So lambda is in true nats, whatever scales the rate, and a balanced level cannot be held below its free bits.
+
+    Attributes:
+      beta: one number, or one a level, top first.
+      warm_up: w(t), what beta is multiplied by.
+      free_bits: off unless it has nats.
+      balance: gamma.
+
+    Over a batch that is computed in parts, or on devices each by itself, gamma and the free bits of "batch" see a part.
+    Source: beta, Higgins et al. (2017), equation 4; warm-up, Soenderby et al. (2016); for the others, see there.
+    Over T steps NVAE's is Regularised(warm_up=Linear(1e-4 * T, 0.3001 * T, floor=1e-4), balance=NVAEBalance()),
+    Efficient-VDVAE's Regularised(warm_up=Linear(21, 5042, floor=1e-4), balance=GammaBalance(10_000)).
+    Raises ValueError for a negative beta, and at a model's first trace for as many numbers as it has no levels.
+    """
+
+    beta: PerLevel = 1.0
+    warm_up: Schedule = Constant()
+    free_bits: FreeBits = FreeBits()
+    balance: Balance = Unbalanced()
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "beta", low=0.0)
+
+    def init(self) -> tuple[()]:
+        """No state."""
+        return ()
+
+    def rate(self, trace: Trace, step: Array) -> tuple[Array, dict[str, Array]]:
+        """(sum_l beta_l w_l(t) gamma_l F_l `[]`, metrics).
+
+        Metrics: `regularised_rate`, that sum; `beta`, beta w(t), or `beta/LEVEL` where levels differ; `balance/LEVEL`,
+        gamma, where there is a balance; those of the free bits.
+        """
+        names = trace.names
+        floored, metrics = self.free_bits(trace, step)
+        dtype = floored.dtype
+        beta, warm_up = jnp.asarray(self.beta, float), self.warm_up(step)
+        weights = spread(beta, len(names), "beta", dtype) * spread(warm_up, len(names), "warm_up", dtype)
+        gamma = self.balance(trace, step, spread(warm_up, len(names), "warm_up", dtype))
+        total = (weights * gamma * floored).sum()
+        metrics |= {"regularised_rate": total, **named("beta", beta * warm_up, names)}
+        if not isinstance(self.balance, Unbalanced):
+            metrics |= named("balance", gamma, names)
+        return total, metrics
+
+    def __call__(
+        self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
+    ) -> tuple[Array, dict[str, Array], Any, Any]:
+        """One descent, one sample of every latent."""
+        trace, updates = forward(variables, batch.x, key, y=batch.y)
+        rate, metrics = self.rate(trace, step)
+        loss = rate - log_likelihood(trace).mean()
+        return loss, {**bare_metrics(trace), **metrics}, state, updates

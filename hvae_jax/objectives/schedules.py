@@ -1,0 +1,166 @@
+"""Warm-ups and other schedules: frozen records `step -> []`, or `[L]` where a setting has one number a level.
+
+Every number of a schedule is one for all levels, or one for each, top first. Steps are steps of training; where a
+paper counts epochs, an epoch is ceil(examples / batch_size) steps. The first step is 0, so that a `Linear` warm-up
+from 0 begins without the term, as the ladder VAE's (Soenderby et al., 2016) first epoch does; with start=-1 and
+end=n - 1 the first of n steps has 1/n, as in hvae-oodd (Havtorn et al., 2021).
+"""
+
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hvae_jax.objectives.per_level import PerLevel, check_numbers
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A number that depends on the step: a frozen record."""
+
+    def __call__(self, step: Array) -> Array:
+        """The value at a step `[]` (an integer): `[]`, or `[L]`, top first."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """v(t) = value.
+
+    Attributes:
+      value: one number, or one a level, top first.
+
+    Raises ValueError for a negative value.
+    """
+
+    value: PerLevel = 1.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "value", low=0.0)
+
+    def __call__(self, step: Array) -> Array:
+        """`[]` or `[L]`."""
+        return jnp.asarray(self.value, float)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """v(t) = max(floor, initial + (final - initial) f(t)), f(t) = (t - start)/(end - start) cut to [0, 1].
+
+    Attributes:
+      start, end: steps; start = end is a jump there. They may be fractions, or negative.
+      initial, final: values up to the start and from the end on; it may rise or fall.
+      floor: what is below is raised to it.
+
+    Source: Soenderby et al. (2016), warm-up. NVAE's warm-up over T steps is Linear(1e-4 * T, 0.3001 * T,
+    floor=1e-4), Efficient-VDVAE's is Linear(21, 5042, floor=1e-4).
+    Raises ValueError for an end before its start, a negative value, or numbers of levels that differ.
+    """
+
+    start: PerLevel = 0.0
+    end: PerLevel = 1000.0
+    initial: PerLevel = 0.0
+    final: PerLevel = 1.0
+    floor: PerLevel = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self, "initial", "final", "floor")
+
+    def __call__(self, step: Array) -> Array:
+        """`[]` or `[L]`."""
+        return jnp.maximum(_between(self, _fraction(self, step)), jnp.asarray(self.floor, float))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """v(t) = initial + (final - initial) (1 - cos(pi f(t)))/2, f(t) = (t - start)/(end - start) cut to [0, 1].
+
+    Attributes:
+      start, end: steps; start = end is a jump there.
+      initial, final: values up to the start and from the end on; it may rise or fall.
+
+    Source: half a period of Loshchilov & Hutter (2017), equation 5, from `initial` to `final`.
+    Raises ValueError as `Linear` does.
+    """
+
+    start: PerLevel = 0.0
+    end: PerLevel = 1000.0
+    initial: PerLevel = 0.0
+    final: PerLevel = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self, "initial", "final")
+
+    def __call__(self, step: Array) -> Array:
+        """`[]` or `[L]`."""
+        return _between(self, 0.5 - 0.5 * jnp.cos(jnp.pi * _fraction(self, step)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cyclical:
+    """`cycles` equal periods from start to end; each rises linearly in its first part `rise`, then stays at `final`.
+
+    v(t) = initial + (final - initial) min(tau/rise, 1), tau = fraction of the running period; `initial` before the
+    start and `final` from the end on.
+
+    Attributes:
+      start, end: steps.
+      cycles: how many periods.
+      rise: the part of each that rises, above 0, at most 1.
+      initial, final: values at a period's beginning and after its rise.
+
+    Source: Fu et al. (2019), section 4, whose settings are these (4 cycles, a rise of one half).
+    Raises ValueError as `Linear` does, and for start = end, less than one cycle or a rise outside (0, 1].
+    """
+
+    start: PerLevel = 0.0
+    end: PerLevel = 10_000.0
+    cycles: int = 4
+    rise: float = 0.5
+    initial: PerLevel = 0.0
+    final: PerLevel = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self, "initial", "final", jump=False)
+        if self.cycles < 1 or not 0 < self.rise <= 1:
+            raise ValueError(
+                f"Cyclical(cycles={self.cycles}, rise={self.rise}): at least one cycle, and a rise above 0 and at "
+                "most 1, such as 0.5."
+            )
+
+    def __call__(self, step: Array) -> Array:
+        """`[]` or `[L]`."""
+        fraction = _fraction(self, step)
+        tau = jnp.mod(self.cycles * fraction, 1.0)
+        return _between(self, jnp.where(fraction < 1.0, jnp.minimum(tau / self.rise, 1.0), 1.0))
+
+
+def _fraction(schedule: Linear | Cosine | Cyclical, step: Array) -> Array:
+    """(t - start)/(end - start), cut to [0, 1]; where they are the same, whether t has come there."""
+    t, first, last = (jnp.asarray(v, float) for v in (step, schedule.start, schedule.end))
+    length = last - first
+    jump = length == 0.0
+    return jnp.where(jump, (t >= last).astype(t.dtype), jnp.clip((t - first) / jnp.where(jump, 1.0, length), 0.0, 1.0))
+
+
+def _between(schedule: Linear | Cosine | Cyclical, f: Array) -> Array:
+    initial, final = jnp.asarray(schedule.initial, float), jnp.asarray(schedule.final, float)
+    return initial + (final - initial) * f
+
+
+def _check(schedule: Any, *values: str, jump: bool = True) -> None:
+    """Refuses negative values, ends before their starts, and numbers of levels that differ."""
+    kind = type(schedule).__name__
+    check_numbers(schedule, "start", "end")
+    check_numbers(schedule, *values, low=0.0)
+    several = {name: getattr(schedule, name) for name in ("start", "end", *values)}
+    several = {name: len(given) for name, given in several.items() if isinstance(given, tuple)}
+    if len(set(several.values())) > 1:
+        counts = ", ".join(f"{name} has {count}" for name, count in several.items())
+        raise ValueError(f"{kind}: {counts} values; each needs one number, or one a level, top first.")
+    length = np.subtract(schedule.end, schedule.start)
+    if (length < 0).any() or not (jump or length.all()):
+        least = "not end before its start" if jump else "end after its start"
+        raise ValueError(f"{kind}(start={schedule.start}, end={schedule.end}): it has to {least}.")
