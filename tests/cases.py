@@ -14,8 +14,8 @@ from jax import Array
 from toys import BottomUp, Flow, LinearGaussian, Scanned
 
 from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian
-from hvae_jax.models import HVAE, TopDownVAE
-from hvae_jax.networks.activations import identity, leaky_relu
+from hvae_jax.models import HVAE, VAE, TopDownVAE, TwoLevelVAE
+from hvae_jax.networks.activations import identity, leaky_relu, sigmoid_gelu
 from hvae_jax.networks.mlp import MLP
 
 BATCH = 8
@@ -80,6 +80,15 @@ class Convolutions(nn.Module):
         return nn.Conv(2, (2, 2), name="second")(jnp.tanh(h)).reshape(x.shape[0], -1)
 
 
+class Half(nn.Module):
+    """A replaced network to mean and log variance: half of v `[B, D]`, so that a level and its prior are related."""
+
+    @nn.compact
+    def __call__(self, v: Array, *, train: bool = False) -> Array:
+        more = MLP((5,), 2 * v.shape[-1], activation=jnp.tanh, normalise=False, name="more")(v)
+        return jnp.concatenate([0.5 * v, jnp.zeros_like(v)], axis=-1) + 0.3 * more
+
+
 LINE, LOG_STEP = grid(-12.0, 12.0, 121)
 
 CASES = (
@@ -135,6 +144,47 @@ CASES = (
         integers(2, 4),
         every_x=every(2, 4),
         cancelled=("bottom_up_1/linear_0/bias", "decoder/linear_0/bias"),
+    ),
+    Case("vae", VAE(latents=2, hidden=6, likelihood=Bernoulli()), integers(2, 4), every_x=every(2, 4)),
+    Case(
+        "vae_classes",
+        VAE(latents=2, hidden=6, depth=1, activation=sigmoid_gelu, normalise=True, likelihood=Bernoulli(), classes=3),
+        integers(2, 3),
+        y=jnp.arange(BATCH) % 3,
+        every_x=every(2, 3),
+    ),
+    Case(
+        "vae_conv",
+        VAE(latents=2, hidden=5, network="conv", width=2, likelihood=Categorical(3)),
+        integers(3, 4, 8, 1),
+    ),
+    Case(
+        "two_level",
+        TwoLevelVAE(
+            latents=(2, 2),
+            hidden=6,
+            likelihood=Bernoulli(),
+            bottom_up=(MLP(()), None),
+            posterior=(Half(), None),
+            prior=(Half(),),
+        ),
+        integers(2, 4),
+        every_x=every(2, 4),
+        top_down=False,
+    ),
+    Case(
+        "three_levels_see_x",
+        TwoLevelVAE(latents=(2, 2, 2), hidden=6, posteriors_see_x=True, likelihood=Bernoulli(), classes=3),
+        integers(2, 3),
+        y=jnp.arange(BATCH) % 3,
+        every_x=every(2, 3),
+        top_down=False,
+    ),
+    Case(
+        "two_level_conv",
+        TwoLevelVAE(latents=(2, 2), hidden=5, network="conv", width=2, likelihood=Bernoulli()),
+        integers(2, 4, 4, 2),
+        top_down=False,
     ),
     Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
     Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),

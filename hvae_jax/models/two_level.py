@@ -1,0 +1,235 @@
+"""The article's bottom-up VAE: two levels, or any number.
+
+    p(x, z) = p(x | z1) p(z1 | z2) ... p(z_L)                 every Gaussian diagonal, p(z_L) = N(0, I)
+    q(z | x) = q(z1 | x) q(z2 | z1) ... q(z_L | z_{L-1})      or, with `posteriors_see_x`, q(z_l | z_{l-1}, x)
+
+    elbo(x) = E_q[log p(x | z1) - sum_l rate_l]
+
+What rate_l is goes by direction. Its right mean is E_q[log q(z_l | z_{l-1}) - log p(z_l | z_{l+1})].
+
+- The top, l = L: p(z_L) does not depend on any sample, so that given z_{L-1} the mean over z_L is
+  KL(q(z_L | z_{L-1}) || p(z_L)). The analytic KL is right.
+- Below, l < L: z_{l+1} was drawn from q(z_{l+1} | z_l), so the prior p(z_l | z_{l+1}) depends on this level's own
+  sample. KL(q(z_l | z_{l-1}) || p(z_l | z_{l+1})) averages over a second z_l that knows nothing of that z_{l+1}. It is
+  off by
+
+    E[log p(z_l | z_{l+1})] under q's joint of z_l and z_{l+1}, less the same under the product of its marginals,
+
+  each given z_{l-1}: nats of either sign, although as a rule too much. The better z_{l+1} foretells z_l, the more that
+  formula charges for it. The term is log q - log p at the sample. It may be negative; the mean of the sum over the
+  levels, KL(q(z | x) || p(z)), is not.
+
+The article prints the ELBO with KL(q(z1 | x) || p(z1 | z2)), which `estimator="printed_not_the_elbo"` computes. Written
+out, its two rates have the mean
+
+    KL(q(z1 | x) q(z2 | x) || p(z1, z2)) + I_q(z1; z2 | x),          q(z2 | x) = E_q(z1 | x) q(z2 | z1):
+
+the rate of another posterior, in which z1 and z2 are independent, and on top of it a charge for what z2 tells of z1. So
+it is below log p(x) on average, but it is not this q's ELBO, may lie above or below it by nats, and is best served by a
+z2 that says nothing: trained on it, z2 collapses in good part for that reason alone. The log weights, and with them the
+IWAE bounds, are right either way.
+
+keep_top = k infers the top k levels through bottom-up samples of those below, which are then drawn anew from their
+priors: E w = p(x) all the same. Under one key the levels that are kept have the values of the plain pass. A given
+latent is what the levels above it are inferred from.
+
+Source: J. Tomczak, "Hierarchical Variational Auto-Encoders" (the article), "Two-level VAE", where the networks are not
+said: they are those of its top-down code as far as they go. Burda et al. (2015), section 3, has the log-ratio.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from hvae_jax.descent import Drawn, Pick, draw, propose
+from hvae_jax.distributions import Normal, hard_clamp, kl
+from hvae_jax.likelihoods import Categorical, Likelihood
+from hvae_jax.models.base import HVAE
+from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu
+from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
+from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind, check_network
+from hvae_jax.networks.mlp import MLP, Readout, check_event, join, one_hot
+from hvae_jax.trace import Level, Trace
+
+Estimator = Literal["log_ratio", "printed_not_the_elbo"]
+
+
+class TwoLevelVAE(HVAE):
+    """The article's bottom-up VAE. The defaults have 660,368 parameters on 8x8 digits of 17 values.
+
+    Attributes:
+      latents: size of each latent vector, top first. z2 has 8, z1 has 16, as in the article's code; of any length.
+      hidden: width of every network.
+      depth: hidden layers (linear, sigmoid-GELU, batch norm) of every network; the decoder has one more.
+      posteriors_see_x: whether the posteriors above z1 read x too, as its features r1 beside z_{l-1}.
+      estimator: the rates below the top. "log_ratio": log q - log p at the sample, as it has to be. Or
+        "printed_not_the_elbo": the analytic KL that the article prints, off by nats; then these rates, what is reported
+        as the ELBO, and what is chosen by it, early stopping included, are another quantity. For the demonstration
+        and tests alone.
+      network: what stands next to x. "dense": x flattened. "conv", for images `[B, H, W, C]` with H and W multiples of
+        4: a `ConvEncoder` before the first network and a `ConvDecoder` for the last linear layer.
+      width: channels of the convolutions at half the resolution; twice as many at a quarter. No part in dense networks.
+      likelihood: p(x | z1), a family from `hvae_jax.likelihoods`.
+      clamp: bounds of each posterior's log variance.
+      prior_clamp: bounds of each learned prior's log variance, or None for none.
+      classes: how many class labels there are; 0 for a model without y. With labels, a one-hot y joins the input of
+        every network and the top prior is learned from y.
+      bottom_up: networks that replace f_L, ..., f_1, top first, None where the model's stays; () replaces none.
+        Each is called as `net(v, train=train)`: f_1, convolutions included, with x `[B, *event]` as it is in a model
+        without labels, else `[B, F]`; the others with z_{l-1} `[B, latents]` (beside r1, beside y); to `[B, F']`.
+      posterior: likewise for the networks from those features to mean and log variance: `[B, F]` to
+        `[B, 2 * latents[i]]`.
+      prior: likewise for the L - 1 networks of the priors below the top: `[B, latents[i]]` to `[B, 2*latents[i+1]]`.
+      decoder: replaces the network from z1 `[B, latents[-1]]` to the features `[B, F]` that the last layer takes.
+      dtype: what the products and activations of the model's own networks are computed in: "bfloat16", less
+        memory and the fast units of a TPU or GPU; None for what the parameters are. Parameters, gradients, statistics,
+        latents, KLs and likelihoods are float32 either way. Networks that replace others keep their own.
+      remat: whether the backward pass recomputes what is inside each network instead of remembering it: less memory
+        for about a third more arithmetic.
+
+    Raises ValueError for a size below 1, one class, a wrong number of networks, or an estimator, network or dtype that
+    is not known.
+    """
+
+    latents: tuple[int, ...] = (8, 16)
+    hidden: int = 256
+    depth: int = 1
+    posteriors_see_x: bool = False
+    estimator: Estimator = "log_ratio"
+    network: NetworkKind = "dense"
+    width: int = 32
+    likelihood: Likelihood = Categorical(17)
+    clamp: tuple[float, float] = (-7.0, 2.0)
+    prior_clamp: tuple[float, float] | None = (-7.0, 2.0)
+    classes: int = 0
+    bottom_up: tuple[nn.Module | None, ...] = ()
+    posterior: tuple[nn.Module | None, ...] = ()
+    prior: tuple[nn.Module | None, ...] = ()
+    decoder: nn.Module | None = None
+    dtype: ComputeDtype = None
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("latents", "bottom_up", "posterior", "prior"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
+        levels = len(self.latents)
+        if not levels:
+            raise ValueError("TwoLevelVAE(latents=()): at least one level is needed, such as latents=(8, 16).")
+        if min(*self.latents, self.hidden, self.depth) < 1:
+            raise ValueError(
+                f"TwoLevelVAE(latents={self.latents}, hidden={self.hidden}, depth={self.depth}): every size has to be "
+                "1 or more."
+            )
+        if self.estimator not in get_args(Estimator):
+            raise ValueError(
+                f"TwoLevelVAE(estimator={self.estimator!r}): 'log_ratio', or 'printed_not_the_elbo' for the article's "
+                "formula, which is wrong."
+            )
+        if self.classes < 0 or self.classes == 1:
+            raise ValueError(f"TwoLevelVAE(classes={self.classes}): 0 for no labels, or 2 and more.")
+        check_network("TwoLevelVAE", self.network, self.width)
+        check_dtype("TwoLevelVAE", self.dtype)
+        for name, count in (("bottom_up", levels), ("posterior", levels), ("prior", levels - 1)):
+            if len(getattr(self, name)) not in (0, count):
+                raise ValueError(
+                    f"TwoLevelVAE({name}=...) has {len(getattr(self, name))} networks, but {levels} levels need "
+                    f"{count}, top first; None keeps the model's own, () keeps all."
+                )
+
+    @property
+    def num_levels(self) -> int:
+        """L."""
+        return len(self.latents)
+
+    @nn.compact
+    def descend(
+        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
+    ) -> Trace:
+        sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
+        event = None if x is None else x.shape[1:]
+        readout = self._readout(event)
+        label = one_hot(y, self.classes, n)
+        ascent_key, descent_key = jax.random.split(key)
+
+        # The ascent draws: each latent but the top one before its prior is known.
+        posteriors: dict[int, Normal | Drawn] = {}
+        if x is not None:
+            check_event(readout.event(), x)
+            v, r1 = self._see(x, train), None
+            for level, level_key in enumerate(jax.random.split(ascent_key, self.num_levels), start=1):
+                last = exact_gelu if level == 1 else leaky_relu
+                r = self._call(self._net(self.bottom_up, level, f"r{level}", self.hidden, last), join(v, label), train)
+                r1 = r if r1 is None else r1
+                head = self._net(self.posterior, level, f"q{level}", 2 * sizes[level])
+                q = self._normal(head, join(r, label), self.clamp, train)
+                if level == self.num_levels:
+                    posteriors[level] = q
+                else:
+                    posteriors[level] = drawn = propose(level_key, q, picks[-level])
+                    v = jnp.concatenate([drawn.z, r1], axis=-1) if self.posteriors_see_x else drawn.z
+
+        levels: list[Level] = []
+        for level, level_key, pick in zip(sizes, jax.random.split(descent_key, len(sizes)), picks, strict=True):
+            above = levels[-1].z if levels else None
+            prior = self._prior(level, sizes[level], above, label, n, train)
+            one = draw(level_key, prior, posteriors.get(level), pick, name=f"z{level}")
+            if self.estimator == "printed_not_the_elbo":
+                one = dataclasses.replace(one, kl=kl(one.q, one.p))
+            levels.append(one)
+
+        decoder = self.decoder or MLP((self.hidden,) * (self.depth + 1), dtype=self.dtype, name="px")
+        h = self._call(decoder, join(levels[-1].z, label), train)
+        h = self._call(readout, h, train) if isinstance(readout, ConvDecoder) else readout(h, event)
+        x_dist = self.likelihood(widen(h))
+        return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
+
+    def _readout(self, event: tuple[int, ...] | None) -> ConvDecoder | Readout:
+        """The last layer, from features to the parameters of p(x | z1)."""
+        count = self.likelihood.parameters
+        if self.network == "dense":
+            return Readout(count, self.dtype, name="readout")
+        return ConvDecoder(count, event, self.width, dtype=self.dtype, name="readout")
+
+    def _see(self, x: Array, train: bool) -> Array:
+        """x as f_1 takes it: through the convolutions, if they are the model's."""
+        if self.network == "dense" or (self.bottom_up and self.bottom_up[-1] is not None):
+            return x
+        return self._call(ConvEncoder(self.width, dtype=self.dtype, name="stem"), x, train)
+
+    def _prior(self, level: int, size: int, above: Array | None, label: Array | None, n: int, train: bool) -> Normal:
+        """p(z_level | z above, y): N(0, I) at the top of a model without labels, else a network's."""
+        if above is not None:
+            net, given = self._net(self.prior, level, f"prior{level}", 2 * size), join(above, label)
+        elif label is not None:
+            net, given = MLP((self.hidden,) * self.depth, 2 * size, dtype=self.dtype, name=f"prior{level}"), label
+        else:
+            return Normal.standard((n, size))
+        return self._normal(net, given, self.prior_clamp, train)
+
+    def _net(
+        self,
+        replaced: tuple[nn.Module | None, ...],
+        level: int,
+        name: str,
+        features: int,
+        last: Callable[[Array], Array] = identity,
+    ) -> nn.Module:
+        """The network that the user put in this level's place, or the model's own."""
+        if replaced and (module := replaced[-level]) is not None:
+            return module
+        return MLP((self.hidden,) * self.depth, features, last_activation=last, dtype=self.dtype, name=name)
+
+    def _normal(self, net: nn.Module, v: Array, clamp: tuple[float, float] | None, train: bool) -> Normal:
+        """The Gaussian of a network's mean and log variance at v."""
+        mean, log_var = jnp.split(widen(self._call(net, v, train)), 2, axis=-1)
+        return Normal.from_log_var(mean, log_var if clamp is None else hard_clamp(log_var, *clamp))
+
+    def _call(self, net: nn.Module, v: Array, train: bool) -> Array:
+        """The network at v, remembered or not."""
+        return call(net, v, train=train, remat=self.remat)

@@ -1,0 +1,189 @@
+"""Small convolutional networks for images: from `[B, H, W, C]` down to features, and from features up to p(x | z).
+
+Two halvings of the resolution one way, two doublings the other, so that height and width are multiples of 4: 8x8
+digits, 28x28 MNIST, 32x32 CIFAR-10. Every kernel is 3x3 and, like every bias, initialised as PyTorch does,
+U(-1/sqrt(fan_in), 1/sqrt(fan_in)) with fan_in = 9 * inputs.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float, Num
+
+from hvae_jax.networks.activations import sigmoid_gelu
+from hvae_jax.networks.computing import ComputeDtype, widen
+from hvae_jax.networks.mlp import BatchNorm, uniform_fan_in
+
+# What stands next to x in a model: linear layers, or the networks of this file.
+NetworkKind = Literal["dense", "conv"]
+
+
+def check_network(owner: str, network: Any, width: int) -> None:
+    """Raises ValueError for a network that is not known or a width below 1. `owner` is named in the error."""
+    if network not in get_args(NetworkKind):
+        raise ValueError(f"{owner}(network={network!r}): {' or '.join(map(repr, get_args(NetworkKind)))}.")
+    if width < 1:
+        raise ValueError(f"{owner}(width={width}): the convolutions need 1 channel or more.")
+
+
+def check_image(event: tuple[int, ...]) -> None:
+    """Raises ValueError unless one x is an image `[H, W, C]` whose height and width can be halved twice."""
+    if len(event) != 3 or event[0] % 4 or event[1] % 4 or min(event) < 1:
+        raise ValueError(
+            f"The convolutional networks take images [B, H, W, C] with H and W multiples of 4, but x has examples of "
+            f"shape {tuple(event)}. Add the channel axis, pad or resize x, or use network='dense'."
+        )
+
+
+def _convolve(
+    x: Num[Array, "batch rows columns inputs"],
+    kernel: Float[Array, "3 3 inputs outputs"],
+    stride: int,
+    dtype: ComputeDtype,
+) -> Float[Array, "batch rows2 columns2 outputs"]:
+    """A 3x3 cross-correlation padded by one zero, PyTorch's conv2d(padding=1), in dtype or what the two promote to."""
+    target = jnp.promote_types(x.dtype, kernel.dtype) if dtype is None else dtype
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    padding = ((1, 1), (1, 1))
+    return jax.lax.conv_general_dilated(
+        x.astype(target), kernel.astype(target), (stride, stride), padding, dimension_numbers=dimensions
+    )
+
+
+def _per_channel(v: Float[Array, " channels"]) -> Float[Array, "1 1 1 channels"]:
+    """v with leading axes of size 1, so that no operation promotes ranks silently."""
+    return v[None, None, None]
+
+
+def double(x: Float[Array, "batch rows columns channels"]) -> Float[Array, "batch rows2 columns2 channels"]:
+    """Twice the height and width, each pixel four times.
+
+    Followed by a convolution it leaves no checkerboard, as strided transposed convolutions do.
+    Source: Odena et al. (2016), "Deconvolution and Checkerboard Artifacts", nearest-neighbour resizing.
+    """
+    b, rows, columns, channels = x.shape
+    tiled = jnp.broadcast_to(x[:, :, None, :, None, :], (b, rows, 2, columns, 2, channels))
+    return tiled.reshape(b, 2 * rows, 2 * columns, channels)
+
+
+class Conv(nn.Module):
+    """A 3x3 convolution with bias, zero-padded by one pixel: `[B, H, W, C]` to `[B, H/stride, W/stride, features]`.
+
+    Attributes:
+      features: channels of the output.
+      stride: 1 keeps the resolution, 2 halves it (rounded up).
+      dtype: what the product is computed in, and the output's; None for what x and the kernel promote to. The bias is
+        added in float32 all the same, as in `Linear`.
+    """
+
+    features: int
+    stride: int = 1
+    dtype: ComputeDtype = None
+
+    @nn.compact
+    def __call__(
+        self, x: Num[Array, "batch rows columns inputs"]
+    ) -> Float[Array, "batch rows2 columns2 {self.features}"]:
+        init = uniform_fan_in(9 * x.shape[-1])
+        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", init, (self.features,), jnp.float32)
+        product = _convolve(x, kernel, self.stride, self.dtype)
+        return (widen(product) + _per_channel(bias)).astype(product.dtype)
+
+
+class ConvEncoder(nn.Module):
+    """Images to features: two convolutions of stride 2, each with activation and normalisation, then flattened.
+
+    `[B, H, W, C]`, integers too, as they are, to `[B, (H/4) * (W/4) * 2 * width]`; in the order of the article's
+    layers, linear, activation, batch norm.
+
+    Attributes:
+      width: channels at half the resolution; twice as many at a quarter.
+      activation: after each convolution.
+      normalise: whether a `BatchNorm` over examples and pixels follows each activation.
+      dtype: what products and activations are computed in, and the output's; None for what the parameters are.
+
+    Raises ValueError for an x that is no image, or whose height or width is no multiple of 4.
+    """
+
+    width: int = 32
+    activation: Callable[[Array], Array] = sigmoid_gelu
+    normalise: bool = True
+    dtype: ComputeDtype = None
+
+    @nn.compact
+    def __call__(self, x: Num[Array, "batch ..."], *, train: bool = False) -> Float[Array, "batch features"]:
+        check_image(x.shape[1:])
+        h = x
+        for i, features in enumerate((self.width, 2 * self.width)):
+            h = self.activation(Conv(features, 2, self.dtype, name=f"conv_{i}")(h))
+            if self.normalise:
+                h = BatchNorm(name=f"norm_{i}")(h, train=train)
+        return h.reshape(h.shape[0], -1)
+
+
+class ConvDecoder(nn.Module):
+    """Features to the parameters of p(x | z), for images: `[B, F]` to `[B, H, W, C, parameters]`.
+
+    A linear layer to `[H/4, W/4, 2 * width]` with activation and normalisation; `double` and a convolution to `width`
+    channels with the same; `double` and a convolution to C * parameters channels. Like `Readout`, whose place it takes,
+    it remembers the shape of the data in its variables, by the shapes of `canvas_bias` and `pixel_bias`. The fan_in of
+    the linear layer is F.
+
+    Attributes:
+      parameters: how many numbers the likelihood wants for each element of x.
+      image: `(H, W, C)`; may be None once there are variables.
+      width, activation, normalise: as in `ConvEncoder`.
+      dtype: what products and activations are computed in; None for what the parameters are. The output is float32 at
+        least.
+
+    Raises ValueError for a shape that is no image, or where it is not known yet.
+    """
+
+    parameters: int
+    image: tuple[int, ...] | None = None
+    width: int = 32
+    activation: Callable[[Array], Array] = sigmoid_gelu
+    normalise: bool = True
+    dtype: ComputeDtype = None
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "batch inputs"], *, train: bool = False
+    ) -> Float[Array, "batch rows columns channels {self.parameters}"]:
+        image = self.event() or self.image
+        if image is None:
+            raise ValueError("The shape of the data is not known yet: initialise the model with an x first.")
+        check_image(image)
+        rows, columns, channels = image
+        canvas = (rows // 4, columns // 4, 2 * self.width)
+        init = uniform_fan_in(h.shape[-1])
+        kernel = self.param("canvas_kernel", init, (h.shape[-1], *canvas), jnp.float32)
+        bias = self.param("canvas_bias", init, canvas, jnp.float32)
+        if self.dtype is not None:
+            h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
+        product = jnp.tensordot(h, kernel, 1)
+        h = self._finish((widen(product) + bias[None]).astype(product.dtype), 0, train)
+        h = self._finish(Conv(self.width, dtype=self.dtype, name="conv")(double(h)), 1, train)
+
+        init = uniform_fan_in(9 * self.width)
+        kernel = self.param("pixel_kernel", init, (3, 3, self.width, channels, self.parameters), jnp.float32)
+        bias = self.param("pixel_bias", init, (channels, self.parameters), jnp.float32)
+        pixels = _convolve(double(h), kernel.reshape(*kernel.shape[:3], -1), 1, self.dtype)
+        return widen(pixels).reshape(-1, *image, self.parameters) + bias[None, None, None]
+
+    def _finish(self, h: Array, i: int, train: bool) -> Array:
+        """Activation and normalisation of one layer."""
+        h = self.activation(h)
+        return BatchNorm(name=f"norm_{i}")(h, train=train) if self.normalise else h
+
+    def event(self) -> tuple[int, ...] | None:
+        """The shape of one x, as the variables remember it; None before there are variables."""
+        if not self.has_variable("params", "pixel_bias"):
+            return None
+        rows, columns, _ = self.get_variable("params", "canvas_bias").shape
+        return (4 * rows, 4 * columns, self.get_variable("params", "pixel_bias").shape[0])
