@@ -19,7 +19,11 @@ Dispatch = Callable[[TrainState, Batch | None, Portion, Array], tuple[TrainState
 
 
 def make_dispatch(
-    step: Step, mesh: Mesh, augment: Callable[[Array, Array], Array] | None = None, shardings: Any = None
+    step: Step,
+    mesh: Mesh,
+    augment: Callable[[Array, Array], Array] | None = None,
+    shardings: Any = None,
+    unroll: int = 1,
 ) -> Dispatch:
     """A jitted `(state, data, portion, key) -> (state, metrics)` that takes the steps of one portion.
 
@@ -30,6 +34,8 @@ def make_dispatch(
     Args:
       augment: `(x, key) -> x`, what is done to every batch anew.
       shardings: of the state that comes out; whole on every device if it is None.
+      unroll: steps written out in one turn of the loop. Compilation grows with it; on CPUs, where XLA's convolutions
+        are slow inside loops, a convolutional model takes a step ten times as fast once no loop is left.
     """
 
     def one(state: TrainState, data: Batch | None, item: Any, key: Array) -> tuple[TrainState, dict[str, Array]]:
@@ -45,8 +51,13 @@ def make_dispatch(
         steps = 0 if full is None else jax.tree.leaves(full)[0].shape[0]
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, state.step + jnp.arange(steps + (tail is not None)))
         pieces = []
-        if full is not None:
-            state, metrics = jax.lax.scan(lambda s, batch: one(s, data, *batch), state, (full, keys[:steps]))
+        if full is not None and steps <= unroll:
+            for i in range(steps):
+                state, metrics = one(state, data, jax.tree.map(lambda a, i=i: a[i], full), keys[i])
+                pieces.append(jax.tree.map(lambda a: a[None], metrics))
+        elif full is not None:
+            batches = (full, keys[:steps])
+            state, metrics = jax.lax.scan(lambda s, b: one(s, data, *b), state, batches, unroll=unroll)
             pieces.append(metrics)
         if tail is not None:
             state, metrics = one(state, data, tail, keys[-1])

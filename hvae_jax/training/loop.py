@@ -156,7 +156,7 @@ def train(
     wanted = jax.eval_shape(lambda: initial_state(*ingredients))
     shardings = state_sharding(wanted, mesh, machine.fsdp)
     step_of = make_step(model, objective, optimiser, ema_decay=settings.ema, microbatch=settings.microbatch)
-    dispatch = make_dispatch(step_of, mesh, augment, shardings)
+    dispatch = make_dispatch(step_of, mesh, augment, shardings, settings.unroll)
     validate = machine.validate(model, validation_data, settings.validation_size)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 

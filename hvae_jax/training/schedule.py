@@ -18,6 +18,7 @@ class Training:
       microbatch: examples whose gradients are computed at once; a batch is cut into that many at a time and their
         gradients are averaged. None takes the whole batch.
       per_dispatch: steps sent to the device at once, at most.
+      unroll: of these, so many are written out in one turn of the loop: for convolutions on CPUs, see `make_dispatch`.
       validate_every: steps from one validation to the next, rounded up to the end of a dispatch; None: every epoch.
       validation_size: examples validated at once.
       save_seconds: from one checkpoint to the next, rounded up to the end of a dispatch.
@@ -35,6 +36,7 @@ class Training:
     ema: float | None = None
     microbatch: int | None = None
     per_dispatch: int = 100
+    unroll: int = 1
     validate_every: int | None = None
     validation_size: int = 512
     save_seconds: float = 60.0
@@ -44,7 +46,7 @@ class Training:
     max_streak: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "per_dispatch", "keep", "max_streak", "validation_size"):
+        for name in ("batch_size", "epochs", "per_dispatch", "unroll", "keep", "max_streak", "validation_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 1 or more.")
         for name in ("steps", "microbatch", "validate_every", "save_every", "pictures_every"):
