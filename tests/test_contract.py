@@ -10,7 +10,7 @@ from contract import PROMISES, Row, jit_equals_eager, weights_sum_to_one
 row_of = functools.cache(Row)
 
 # One way of making a latent each, for the other versions of JAX.
-LEGS = ("top_down_2", "bottom_up", "scanned", "flow")
+LEGS = ("top_down_2", "two_level", "bottom_up", "scanned", "flow")
 
 
 def marks(one: Case, promise: Callable[[Row], None]) -> list[pytest.MarkDecorator]:

@@ -211,6 +211,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated JPEG": ("x.jpg", truncated, "cannot be decoded"),
     "16 bits": ("x.png", lambda path: Image.fromarray(picture(channels=1).astype(np.uint16)).save(path), "16 bits"),
     "16 bits a colour": ("x.png", deep_png, "16 bits"),
+    "16 bits in a PPM": ("x.ppm", lambda path: path.write_bytes(b"P6 6 6 65535 " + bytes(216)), "16 bits"),
     "floats": ("x.tif", lambda path: Image.fromarray(picture(channels=1) / np.float32(9)).save(path), "floating point"),
     "animated GIF": ("x.gif", animated, "3 frames"),
     "animated WebP": ("x.webp", animated, "3 frames"),

@@ -25,6 +25,8 @@ from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.feeds import Resident
 
+LEAVES = 32  # arrays that the state is made of
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -50,13 +52,9 @@ def by_size(settings: Settings, folder: Path) -> None:
     mesh = data_mesh(1)
     print("\n| state | training waits | on disk after | restored in |\n| --- | --- | --- | --- |")
     for size in settings.sizes:
-        leaves = 32
-        make = jax.jit(
-            lambda key, n=size * 2**18 // leaves: {
-                str(i): jax.random.normal(k, (n,)) for i, k in enumerate(jax.random.split(key, leaves))
-            }
-        )
-        state, best = make(jax.random.key(0)), {"w": jnp.zeros(1)}
+        keys = enumerate(jax.random.split(jax.random.key(0), LEAVES))
+        state = {str(i): jax.random.normal(key, (size * 2**18 // LEAVES,)) for i, key in keys}
+        best = {"w": jnp.zeros(1)}
         seconds = []
         checkpoints = Checkpoints(folder / f"size_{size}")
         for step in range(settings.rounds + 1):  # the first one starts Orbax's threads

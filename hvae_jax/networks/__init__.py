@@ -1,5 +1,7 @@
 """Flax modules with no probability in them."""
 
+from hvae_jax.networks.conv import ConvDecoder as ConvDecoder
+from hvae_jax.networks.conv import ConvEncoder as ConvEncoder
 from hvae_jax.networks.mlp import MLP as MLP
 from hvae_jax.networks.mlp import BatchNorm as BatchNorm
 from hvae_jax.networks.mlp import Linear as Linear
