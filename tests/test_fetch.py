@@ -211,7 +211,9 @@ def test_binarized_mnist_from_its_files(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"no gzip", gzip.compress(b"\0\0\x0d\1\0\0\0\1x"), idx(np.zeros(9, np.uint8))[:-9]]
+    "content",
+    [b"no gzip", gzip.compress(b"\0\0\x0d\1\0\0\0\1x"), idx(np.zeros(9, np.uint8))[:-9]],
+    ids=["no gzip", "of floats", "cut short"],  # the contents hold the time
 )
 def test_idx_files_that_are_none(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.gz"
