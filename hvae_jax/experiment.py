@@ -37,6 +37,7 @@ from hvae_jax.training.signals import Interrupted, interrupting
 from hvae_jax.training.state import TrainState, initial_state
 
 PREEMPTED = 75  # the exit code after SIGTERM: saved, start again (EX_TEMPFAIL of sysexits.h)
+LOST = 134  # another process of the run is gone: what JAX's own runtime ends a process with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,9 +366,20 @@ def _silence(*_: Any) -> None:
 
 @contextmanager
 def errors_said() -> Iterator[None]:
-    """Ends the program with one clear message where a user's setting, file or data is at fault."""
+    """Ends the program with one clear message where a user's setting, file or data is at fault, or a peer is gone."""
     try:
         yield
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized() or jax.process_count() == 1:
+            raise
+        first = str(error).strip().splitlines()[0]
+        print(
+            f"error: another process of the run was lost, or the way to it ({first}). Start all of them again: they "
+            "go on from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LOST)
     except (ValueError, OSError, ImportError, MemoryError, DivergedError) as error:
         if os.environ.get("HVAE_TRACEBACK"):
             raise
