@@ -136,7 +136,7 @@ def kill_and_resume(folder: Path, straight: Path, arrays: list[str], during_save
     assert left, "the last good checkpoint is gone"
     assert not (folder / "result.json").exists(), "it was done before it could be killed"
     said = finish(folder, *RUN, *arrays)
-    assert any(f"at step {step}," in said for step in left[-2:]), said  # the newest may have come to be seen just then
+    assert f"at step {left[-1]}," in said
     chex.assert_trees_all_equal(parameters(folder), parameters(straight))
     rows = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rows == [3 * (i + 1) for i in range(30)]
@@ -313,7 +313,7 @@ def sgd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_two_processes_train_as_one(more: list[str], sgd: Path, arrays: list[str], tmp_path: Path) -> None:
     """Two processes of two devices each do what one process does with four: parameters after 20 steps to 1e-6.
 
-    They move by 0.2 in that time (norm); at ten times the rate one device and two in one process differ by more.
+    At ten times the rate they differ by 7e-6, and 1, 2 and 4 devices of one process by 1e-6 to 3e-6.
     """
     one, two = tmp_path / "one", tmp_path / "two"
     finish(one, *more, *arrays, devices=4, script=sgd)
@@ -347,8 +347,8 @@ def test_one_of_two_is_lost(lost: int, arrays: list[str], tmp_path: Path) -> Non
     wait_until(lambda: bool(committed(folder)), processes)
     processes[lost].kill()
     killed = time.monotonic()
-    assert processes[1 - lost].wait(timeout=120) in (-signal.SIGABRT, 134)  # JAX's runtime ends it, or we do
-    assert time.monotonic() - killed < 60  # lost_timeout is 10 s; the rest is this machine's
+    assert processes[1 - lost].wait(timeout=60) in (-signal.SIGABRT, 134)  # JAX's runtime ends it, or we do
+    assert time.monotonic() - killed < 30  # lost_timeout is 10 s; the rest is this machine's
     said = (tmp_path / f"run.{1 - lost}.log").read_text()
     assert "another task died" in said or "another process of the run was lost" in said, said
     left = committed(folder)[-1]
