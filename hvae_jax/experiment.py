@@ -177,7 +177,7 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None, descrip
     command goes on), 130 likewise by Ctrl-C, 134 another process of the run was lost.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs of an error, the error itself says
-    with errors_said():
+    with _without_closed_loops(), errors_said():
         command = tyro.cli(
             Command,
             args=arguments,
@@ -365,6 +365,23 @@ def _silence(*_: Any) -> None:
 
 
 @contextmanager
+def _without_closed_loops() -> Iterator[None]:
+    """TensorStore's threads report to event loops that Orbax closed when one write failed: a traceback for each."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = before
+
+
+@contextmanager
 def errors_said() -> Iterator[None]:
     """Ends the program with one clear message where a user's setting, file or data is at fault, or a peer is gone."""
     try:
@@ -383,11 +400,11 @@ def errors_said() -> Iterator[None]:
     except (ValueError, OSError, ImportError, MemoryError, DivergedError) as error:
         if os.environ.get("HVAE_TRACEBACK"):
             raise
-        what = f"not enough memory ({error})" if isinstance(error, MemoryError) else error
-        print(f"error: {what}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr, flush=True)
         if isinstance(error, NotSavedError):  # Orbax's threads go on to complain, for thousands of lines
             sys.excepthook, sys.unraisablehook = _silence, _silence
             warnings.simplefilter("ignore")
+        what = f"not enough memory ({error})" if isinstance(error, MemoryError) else error
+        print(f"error: {what}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr, flush=True)
         if jax.distributed.is_initialized() and jax.process_count() > 1:
             os._exit(1)  # an orderly end would wait for the other processes, which wait for this one
         sys.exit(1)

@@ -27,6 +27,16 @@ jaxtyping.install_import_hook(["hvae_jax"], "typecheck.check")
 hypothesis.settings.register_profile("suite", max_examples=30, deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
 
+LONGEST = (
+    "test_faults",
+    "test_gradient_estimators",
+    "test_run",
+    "test_loop",
+    "test_x64",
+    "test_notebooks",
+    "test_objectives",
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--slow runs the tests marked slow too."""
@@ -34,19 +44,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the marker and the filter; tests of one file or group share a process, and with it compilations."""
-    config.addinivalue_line("markers", "xdist_group(name): tests that share a process under pytest-xdist")
+    """Registers the filter; a warning of ours is an error."""
     config.addinivalue_line("filterwarnings", r"error:::hvae_jax(\..*)?$")
-    if getattr(config.option, "dist", "no") == "load":
-        config.option.dist = "loadgroup"
-    if getattr(config, "workerinput", {}).get("grouped"):
-        config.option.loadgroup = True
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tells each of pytest-xdist's workers, which read the command line anew, that tests come in groups."""
-    node.workerinput["grouped"] = node.config.option.dist == "loadgroup"
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests share a process, and with it compilations and fixtures; a contract row is a group of its own."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            return test.partition("-")[0] if test.startswith("test_contract[") else file
+
+    config.option.loadscopereorder = False  # the order of collection, the longest first
+    return ByGroup(config, log)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -56,14 +69,9 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if ("x64" in collection_path.parts) != jax.config.jax_enable_x64 else None
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips slow tests unless asked for, and puts each file into one group unless a test names its own.
-
-    First of all plugins, since pytest-xdist reads the groups in the same hook.
-    """
+    """Skips slow tests unless asked for; files that take minutes come first, so that no process waits for another."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))

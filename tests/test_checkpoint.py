@@ -369,7 +369,7 @@ def test_a_disk_that_has_become_too_small(tmp_path: Path, monkeypatch: pytest.Mo
         free = 1000
 
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Full)
-    with pytest.raises(OSError, match=r"takes 0 MiB, and 0 MiB are free\. There is none yet\. Make room"):
+    with pytest.raises(OSError, match=r"takes 0\.0 MiB\. 0\.0 MiB are free there\. There is none yet\. Make room"):
         save(checkpoints, 1)
     checkpoints.close()
     assert not list(tmp_path.iterdir())

@@ -14,17 +14,14 @@ LEGS = ("top_down_2", "two_level", "bottom_up", "scanned", "flow")
 
 
 def marks(one: Case, promise: Callable[[Row], None]) -> list[pytest.MarkDecorator]:
-    """The row's group; for some rows the quick subset, for the others no eager pass: it compiles op by op."""
-    marks = [pytest.mark.xdist_group(one.name)]
+    """For some rows the quick subset, for the others no eager pass: it compiles op by op."""
     if one.name in LEGS:
-        marks.append(pytest.mark.leg)
-    elif promise is jit_equals_eager:
-        marks.append(pytest.mark.slow)
-    return marks
+        return [pytest.mark.leg]
+    return [pytest.mark.slow] if promise is jit_equals_eager else []
 
 
 def pairs() -> list:
-    """Each case with each promise that applies to it; one case is one xdist group, and so compiled once."""
+    """Each case with each promise that applies to it; a case stays in one process, compiled once."""
     return [
         pytest.param(one, promise, id=f"{one.name}-{promise.__name__}", marks=marks(one, promise))
         for one in CASES

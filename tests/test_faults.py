@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -228,7 +229,7 @@ def test_a_full_disk(disk: Path, straight: Path, arrays: list[str], tmp_path: Pa
     fill(disk)
     assert process.wait(timeout=120) == 1
     said = (tmp_path / "run.0.log").read_text().strip().splitlines()
-    assert "error: " in said[-2] and ("No space left" in said[-2] or "are free" in said[-2]), said
+    assert re.search(r"error: .* could not be written .* 0\.\d MiB are free", said[-2]), said
     (disk / "fill").unlink()
     finish(folder, *RUN, *arrays)
     chex.assert_trees_all_equal(parameters(folder), parameters(straight))
@@ -313,7 +314,9 @@ def sgd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_two_processes_train_as_one(more: list[str], sgd: Path, arrays: list[str], tmp_path: Path) -> None:
     """Two processes of two devices each do what one process does with four: parameters after 20 steps to 1e-6.
 
-    At ten times the rate they differ by 7e-6, and 1, 2 and 4 devices of one process by 1e-6 to 3e-6.
+    What remains is rounding, which training makes grow. At ten times the rate 20 steps bring it to 1e-6 to 8e-6 of a
+    parameter, whether one process has 1, 2 or 4 devices or two have 2 each, and to 1e-12 with parameters in float64;
+    two processes of one device each equal one of two devices bit for bit, as four of one equal two of two.
     """
     one, two = tmp_path / "one", tmp_path / "two"
     finish(one, *more, *arrays, devices=4, script=sgd)

@@ -51,6 +51,7 @@ class Lazy:
     seconds: float = 0.0
     asked: list[int] = dataclasses.field(default_factory=list)
     threads: set[str] = dataclasses.field(default_factory=set)
+    together: threading.Barrier | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,6 +75,8 @@ class Lazy:
         rows = np.arange(self.examples)[rows]
         self.asked += rows.tolist()
         self.threads.add(threading.current_thread().name)
+        if self.together is not None:
+            self.together.wait()
         time.sleep(self.seconds)
         if self.fails_at in rows:
             raise OSError(f"image_{self.fails_at}.png is torn")
@@ -175,7 +178,14 @@ def test_streamed_rows_are_read_once_and_no_others() -> None:
     lazy = Lazy(50)
     list(Streamed(lazy, None, Plan(50, BATCH, 3, 7), data_mesh(1), STREAMED).portions(0))
     assert sorted(lazy.asked) == list(range(50))
-    assert len(lazy.threads) > 1 and threading.current_thread().name not in lazy.threads
+
+
+def test_several_threads_read_at_a_time() -> None:
+    """None of which is the one that trains: each batch waits until as many are being read as there are threads."""
+    lazy = Lazy(48, together=threading.Barrier(STREAMED.threads, timeout=60))
+    list(Streamed(lazy, None, Plan(48, BATCH, 1, 6), data_mesh(1), STREAMED).portions(0))
+    assert len(lazy.threads) == STREAMED.threads
+    assert threading.current_thread().name not in lazy.threads
 
 
 def test_reading_runs_ahead_and_no_further() -> None:

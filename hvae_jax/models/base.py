@@ -1,6 +1,7 @@
 """What every model answers to, written once over its one forward pass, `descend`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,34 @@ class HVAE(nn.Module):
     def encode(self, x: ArrayLike, key: Array, *, y: ArrayLike | None = None) -> tuple[Array, ...]:
         """A draw of all latents of x, top first: what `decode(latents=...)` takes."""
         return self(x, key, y=y).latents
+
+
+def check_sizes(model: nn.Module, *names: str) -> None:
+    """Raises ValueError unless each of these fields of a model, a size or a tuple of them, is 1 or more."""
+    values = {name: getattr(model, name) for name in names}
+    for name, value in values.items():
+        if value == ():
+            raise ValueError(f"{type(model).__name__}({name}=()): at least one level is needed, such as (8, 16).")
+    if any(size < 1 for value in values.values() for size in (value if isinstance(value, tuple) else (value,))):
+        given = ", ".join(f"{name}={value}" for name, value in values.items())
+        raise ValueError(f"{type(model).__name__}({given}): every size has to be 1 or more.")
+
+
+def check_classes(model: Any) -> None:
+    """Raises ValueError for a number of classes that is neither 0 nor above 1."""
+    if model.classes < 0 or model.classes == 1:
+        raise ValueError(f"{type(model).__name__}(classes={model.classes}): 0 for no labels, or 2 and more.")
+
+
+def check_networks(model: HVAE, **counts: int) -> None:
+    """Raises ValueError where a field of networks has neither none nor as many as there have to be."""
+    for name, count in counts.items():
+        found = len(getattr(model, name))
+        if found not in (0, count):
+            raise ValueError(
+                f"{type(model).__name__}({name}=...) has {found} networks, but {model.num_levels} levels need {count}, "
+                "top first; None keeps the model's own, () keeps all."
+            )
 
 
 def _array(y: ArrayLike | None) -> Array | None:

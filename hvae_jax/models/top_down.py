@@ -21,7 +21,7 @@ from jax import Array
 from hvae_jax.descent import Pick, draw
 from hvae_jax.distributions import Normal, hard_clamp, residual
 from hvae_jax.likelihoods import Categorical, Likelihood
-from hvae_jax.models.base import HVAE
+from hvae_jax.models.base import HVAE, check_classes, check_networks, check_sizes
 from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.mlp import MLP, Readout, check_event, join, one_hot
@@ -72,22 +72,10 @@ class TopDownVAE(HVAE):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         super().__post_init__()
         levels = len(self.latents)
-        if not levels:
-            raise ValueError("TopDownVAE(latents=()): at least one level is needed, such as latents=(8, 16).")
-        if min(self.latents) < 1 or self.hidden < 1 or self.depth < 1:
-            raise ValueError(
-                f"TopDownVAE(latents={self.latents}, hidden={self.hidden}, depth={self.depth}): every size has to be "
-                "1 or more."
-            )
-        if self.classes < 0 or self.classes == 1:
-            raise ValueError(f"TopDownVAE(classes={self.classes}): 0 for no labels, or 2 and more.")
+        check_sizes(self, "latents", "hidden", "depth")
+        check_classes(self)
         check_dtype("TopDownVAE", self.dtype)
-        for name, count in (("bottom_up", levels), ("delta", levels), ("prior", levels - 1)):
-            if len(getattr(self, name)) not in (0, count):
-                raise ValueError(
-                    f"TopDownVAE({name}=...) has {len(getattr(self, name))} networks, but {levels} levels need "
-                    f"{count}, top first; None keeps the article's own, () keeps all."
-                )
+        check_networks(self, bottom_up=levels, delta=levels, prior=levels - 1)
 
     @property
     def num_levels(self) -> int:

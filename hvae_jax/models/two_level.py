@@ -49,7 +49,7 @@ from jax import Array
 from hvae_jax.descent import Drawn, Pick, draw, propose
 from hvae_jax.distributions import Normal, hard_clamp, kl
 from hvae_jax.likelihoods import Categorical, Likelihood
-from hvae_jax.models.base import HVAE
+from hvae_jax.models.base import HVAE, check_classes, check_networks, check_sizes
 from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind, check_network
@@ -119,28 +119,16 @@ class TwoLevelVAE(HVAE):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         super().__post_init__()
         levels = len(self.latents)
-        if not levels:
-            raise ValueError("TwoLevelVAE(latents=()): at least one level is needed, such as latents=(8, 16).")
-        if min(*self.latents, self.hidden, self.depth) < 1:
-            raise ValueError(
-                f"TwoLevelVAE(latents={self.latents}, hidden={self.hidden}, depth={self.depth}): every size has to be "
-                "1 or more."
-            )
+        check_sizes(self, "latents", "hidden", "depth")
         if self.estimator not in get_args(Estimator):
             raise ValueError(
                 f"TwoLevelVAE(estimator={self.estimator!r}): 'log_ratio', or 'printed_not_the_elbo' for the article's "
                 "formula, which is wrong."
             )
-        if self.classes < 0 or self.classes == 1:
-            raise ValueError(f"TwoLevelVAE(classes={self.classes}): 0 for no labels, or 2 and more.")
+        check_classes(self)
         check_network("TwoLevelVAE", self.network, self.width)
         check_dtype("TwoLevelVAE", self.dtype)
-        for name, count in (("bottom_up", levels), ("posterior", levels), ("prior", levels - 1)):
-            if len(getattr(self, name)) not in (0, count):
-                raise ValueError(
-                    f"TwoLevelVAE({name}=...) has {len(getattr(self, name))} networks, but {levels} levels need "
-                    f"{count}, top first; None keeps the model's own, () keeps all."
-                )
+        check_networks(self, bottom_up=levels, posterior=levels, prior=levels - 1)
 
     @property
     def num_levels(self) -> int:

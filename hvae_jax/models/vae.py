@@ -20,7 +20,7 @@ from jax import Array
 from hvae_jax.descent import Pick, draw
 from hvae_jax.distributions import Normal, hard_clamp
 from hvae_jax.likelihoods import Categorical, Likelihood
-from hvae_jax.models.base import HVAE
+from hvae_jax.models.base import HVAE, check_classes, check_sizes
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind, check_network
@@ -81,13 +81,8 @@ class VAE(HVAE):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.latents, self.hidden, self.depth) < 1:
-            raise ValueError(
-                f"VAE(latents={self.latents}, hidden={self.hidden}, depth={self.depth}): every size has to be 1 or "
-                "more."
-            )
-        if self.classes < 0 or self.classes == 1:
-            raise ValueError(f"VAE(classes={self.classes}): 0 for no labels, or 2 and more.")
+        check_sizes(self, "latents", "hidden", "depth")
+        check_classes(self)
         check_network("VAE", self.network, self.width)
         check_dtype("VAE", self.dtype)
 

@@ -114,7 +114,7 @@ class Checkpoints:
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, best)))
         free = shutil.disk_usage(self.folder).free
         if free < needed:
-            raise self._not_saved(f"it takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free")
+            raise self._not_saved(f"it takes {needed / 2**20:,.1f} MiB")
         shapes = _shapes({"state": state, "best": best})
         record = json.dumps({"progress": dataclasses.asdict(progress), "place": dict(place), "shapes": shapes})
         with self._writing():
@@ -146,9 +146,9 @@ class Checkpoints:
             raise self._not_saved(_first_line(error)) from error
 
     def _not_saved(self, reason: str) -> NotSavedError:
-        kept = self.steps()
+        kept, free = self.steps(), shutil.disk_usage(self.folder).free
         return NotSavedError(
-            f"A checkpoint could not be written to {self.folder}: {reason}. "
+            f"A checkpoint could not be written to {self.folder}: {reason}. {free / 2**20:,.1f} MiB are free there. "
             f"{f'The last one, of step {kept[-1]}, is whole' if kept else 'There is none yet'}. Make room or mend the "
             "disk, and start the same command again: it goes on from there."
         )
