@@ -6,6 +6,8 @@ tests/test_x64.py starts that process.
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ jaxtyping.install_import_hook(["hvae_jax"], "typecheck.check")
 
 hypothesis.settings.register_profile("suite", max_examples=30, deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
+
+CACHE = Path(tempfile.gettempdir()) / f"hvae_jax_tests_{os.getuid()}"
 
 LONGEST = (
     "test_faults",
@@ -75,3 +79,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.fixture(scope="module")
+def compiled_once() -> Iterator[None]:
+    """A compilation cache, for modules that compile the same few programs over and over; child processes share it."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()

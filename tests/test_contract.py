@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from cases import CASES, Case
-from contract import PROMISES, Row, jit_equals_eager, weights_sum_to_one
+from contract import PROMISES, Row, jit_equals_eager, sharded_is_the_same, weights_sum_to_one
 
 row_of = functools.cache(Row)
 
@@ -14,10 +14,10 @@ LEGS = ("top_down_2", "two_level", "bottom_up", "scanned", "flow")
 
 
 def marks(one: Case, promise: Callable[[Row], None]) -> list[pytest.MarkDecorator]:
-    """For some rows the quick subset, for the others no eager pass: it compiles op by op."""
+    """For some rows the quick subset, for the others none op by op or on eight devices."""
     if one.name in LEGS:
         return [pytest.mark.leg]
-    return [pytest.mark.slow] if promise is jit_equals_eager else []
+    return [pytest.mark.slow] if promise in (jit_equals_eager, sharded_is_the_same) else []
 
 
 def pairs() -> list:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from conftest import CACHE
 
 import hvae_jax as hv
 from hvae_jax.experiment import abstract_state
@@ -27,11 +27,12 @@ from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.mesh import data_mesh
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "digits_topdown.py"
-CACHE = Path(tempfile.gettempdir()) / f"hvae_jax_tests_{os.getuid()}"
 CPU = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
+CPU |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiled faster, as in the tests' own process
 TINY = ["--model.hidden", "16", "--evaluation.draws", "2", "--evaluation.other-draws", "2", "--pictures-every", "None"]
-# Thirty epochs of three steps, a checkpoint after each: most of the run is saving.
-RUN = [*TINY, "--batch-size", "16", "--epochs", "30", "--patience", "1000", "--save-every", "1"]
+# Epochs of three steps, a checkpoint after each: most of the run is saving.
+EPOCHS = 15
+RUN = [*TINY, "--batch-size", "16", "--epochs", str(EPOCHS), "--patience", "1000", "--save-every", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def kill_and_resume(folder: Path, straight: Path, arrays: list[str], during_save
     assert f"at step {left[-1]}," in said
     chex.assert_trees_all_equal(parameters(folder), parameters(straight))
     rows = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert rows == [3 * (i + 1) for i in range(30)]
+    assert rows == [3 * (i + 1) for i in range(EPOCHS)]
 
 
 @pytest.mark.parametrize("during_save", [False, pytest.param(True, marks=pytest.mark.leg)])
@@ -235,6 +236,7 @@ def test_a_full_disk(disk: Path, straight: Path, arrays: list[str], tmp_path: Pa
     chex.assert_trees_all_equal(parameters(folder), parameters(straight))
 
 
+@pytest.mark.slow
 def test_a_quota(straight: Path, arrays: list[str], tmp_path: Path) -> None:
     """No file may grow above 40 kB: free space says nothing of that, and Orbax's own threads fail."""
     folder = tmp_path / "run"
@@ -309,8 +311,13 @@ def sgd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("sgd_script", None)
 
 
-@pytest.mark.leg
-@pytest.mark.parametrize("more", [["--feed.kind", "resident"], ["--feed.kind", "streamed", "--devices.fsdp"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(["--feed.kind", "resident"], marks=pytest.mark.slow, id="resident"),
+        pytest.param(["--feed.kind", "streamed", "--devices.fsdp"], marks=pytest.mark.leg, id="streamed-fsdp"),
+    ],
+)
 def test_two_processes_train_as_one(more: list[str], sgd: Path, arrays: list[str], tmp_path: Path) -> None:
     """Two processes of two devices each do what one process does with four: parameters after 20 steps to 1e-6.
 
@@ -341,7 +348,7 @@ def test_two_processes_train_as_one(more: list[str], sgd: Path, arrays: list[str
 FEW = [*TINY, "--batch-size", "16", "--patience", "1000"]
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_of_two_is_lost(lost: int, arrays: list[str], tmp_path: Path) -> None:
     """The other ends within the stated time and says why; started again, both go on from the last checkpoint."""
     folder = tmp_path / "run"

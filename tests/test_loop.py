@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,7 @@ from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.loop import Outcome
 from hvae_jax.training.report import JsonLines
 
-CACHE = Path(tempfile.gettempdir()) / f"hvae_jax_tests_{os.getuid()}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once() -> Iterator[None]:
-    """A compilation cache: the same few programs are compiled over and over."""
-    jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 # ---- when things happen
 

@@ -18,7 +18,7 @@ from hvae_jax.run_folder import outlives_machine
 pytestmark = pytest.mark.leg
 
 
-def test_compilation_is_counted_and_reading_the_cache_with_it(tmp_path: Path) -> None:
+def test_compilation_is_counted_and_reading_the_cache_with_it() -> None:
     x = jnp.ones(7)
     before = compiled()
     jax.jit(lambda x: jnp.sin(x) + 3.0)(x)

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import CACHE
 
 import hvae_jax as hv
 from hvae_jax import cli, experiment
@@ -27,12 +27,11 @@ from hvae_jax.training import DivergedError, Feeding, Training, TrainState
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.mesh import data_mesh
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "digits_topdown.py"
 SMALL = ["--model.hidden", "16", "--evaluation.draws", "3", "--evaluation.other-draws", "2", "--save-every", "16"]
-CACHE = (
-    Path(tempfile.gettempdir()) / f"hvae_jax_tests_{os.getuid()}"
-)  # the same few programs are compiled over and over
 CPU = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
 CPU |= {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
 
@@ -42,15 +41,6 @@ def few_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Runs in this process take one device: eight of them on two cores only wait for each other."""
     if "all_devices" not in request.keywords:
         monkeypatch.setattr(experiment, "data_mesh", lambda count=None: data_mesh(count or 1))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once() -> Iterator[None]:
-    """A compilation cache for the runs in this process too."""
-    jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +258,7 @@ def test_a_batch_that_does_not_divide_over_the_devices(
     assert "batch of 12" in message and "8 devices" in message and "8 or 16" in message
 
 
+@pytest.mark.slow  # test_step.py and test_mesh.py compare single steps
 @pytest.mark.all_devices
 def test_all_devices_train_as_one_does(small: Callable[..., Experiment], tmp_path: Path) -> None:
     """The last batch of an epoch, 8 examples, divides over 8 devices here; an uneven one is computed by all alike."""
@@ -320,7 +311,10 @@ class Explodes:
         return loss + broken, metrics, state, updates
 
 
-@pytest.mark.parametrize(("level", "cause"), [(1, "the rate of z1 went first"), (None, "the loss itself")])
+@pytest.mark.parametrize(
+    ("level", "cause"),
+    [(1, "the rate of z1 went first"), pytest.param(None, "the loss itself", marks=pytest.mark.slow)],
+)
 def test_a_loss_that_is_not_finite_stops_with_the_good_state_saved(
     level: int | None, cause: str, small: Callable[..., Experiment], tmp_path: Path
 ) -> None:
