@@ -1,6 +1,7 @@
 """hvae_jax: hierarchical variational auto-encoders in JAX. Importing touches no device and reads no file."""
 
 from hvae_jax import data as data
+from hvae_jax import diagnostics as diagnostics
 from hvae_jax import distributions as distributions
 from hvae_jax import likelihoods as likelihoods
 from hvae_jax import models as models
@@ -14,6 +15,7 @@ from hvae_jax.distributions import residual as residual
 from hvae_jax.likelihoods import Bernoulli as Bernoulli
 from hvae_jax.likelihoods import Categorical as Categorical
 from hvae_jax.likelihoods import Gaussian as Gaussian
+from hvae_jax.likelihoods import PixelCNN as PixelCNN
 from hvae_jax.objectives import Batch as Batch
 from hvae_jax.objectives import Importance as Importance
 from hvae_jax.objectives import NegativeELBO as NegativeELBO

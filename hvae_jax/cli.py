@@ -13,8 +13,10 @@ import tyro
 from hvae_jax import doctor, plots, results, settings
 from hvae_jax.compilation import jit_once, use_compilation_cache
 from hvae_jax.data.dataset import Dataset
+from hvae_jax.diagnosis import Effort, diagnose
 from hvae_jax.evaluation import evaluate
 from hvae_jax.experiment import Experiment, abstract_state, errors_said
+from hvae_jax.page import page
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.mesh import data_mesh
 from hvae_jax.training.rows import level_names
@@ -108,6 +110,31 @@ class Show:
 
 
 @dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """The whole report on a run: what its levels do, as one HTML page, as JSON and in words.
+
+    Attributes:
+      run: the run folder.
+      split: which split is looked at; the last one (test, where there is one) if it is not given.
+      effort: how much is computed.
+      other: a data set that the model was not made for, to see whether it is noticed; a name or a path.
+      other_directory: where it is, as --data.directory.
+      seed: of the draws.
+      out: the page; report.html in the run folder if it is not given. The JSON lies beside it.
+      import_: modules that settings.json may name beside hvae_jax.
+    """
+
+    run: Run
+    split: str | None = None
+    effort: Effort = Effort()
+    other: str | None = None
+    other_directory: str | None = None
+    seed: int = 0
+    out: Path | None = None
+    import_: Import = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Versions, backend and devices, and whether an accelerator lies idle."""
 
@@ -129,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sample": Sample,
         "reconstruct": Reconstruct,
         "show": Show,
+        "diagnose": Diagnose,
         "doctor": Doctor,
     }
     command = tyro.extras.subcommand_cli_from_dict(
@@ -138,7 +166,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    actions = {Evaluate: evaluate_run, Sample: sample, Reconstruct: reconstruct, Show: show, Doctor: diagnose}
+    actions: dict[type, Callable[[Any], None]] = {
+        Evaluate: evaluate_run,
+        Sample: sample,
+        Reconstruct: reconstruct,
+        Show: show,
+        Diagnose: diagnose_run,
+        Doctor: doctor_report,
+    }
     with errors_said():
         use_compilation_cache()
         actions[type(command)](command)
@@ -258,7 +293,34 @@ def show(command: Show) -> None:
     print(results.level_table(result))
 
 
-def diagnose(command: Doctor) -> None:
+def diagnose_run(command: Diagnose) -> None:
+    """`hvae diagnose`."""
+    run = open_run(command.run, command.import_)
+    model, variables, dataset = run.experiment.model, run.variables, run.dataset
+    other = None
+    if command.other is not None:
+        other = run.experiment.data.of_other(command.other, command.other_directory)
+        results.check_fits(model, other)
+        if other.event != dataset.event:
+            raise ValueError(f"{other.name} has examples of shape {other.event}, but the run's have {dataset.event}.")
+    key = jax.random.key(command.seed)
+    report = diagnose(model, variables, dataset, key, command.split, command.effort, other)
+    report |= {"run": run.experiment.name, "best_step": run.progress.best_step, "seed": command.seed}
+    out = command.out or command.run / "report.html"
+    charts = {
+        "Rate of each level and all above it, and how much of it is information on x": plots.information_chart(report),
+        "KL of each unit; below the dotted line it says next to nothing": plots.units_chart(report),
+        "Rate and distortion": plots.plane_chart(report),
+    }
+    images = results.walk_pictures(model, variables, dataset, report, jax.random.fold_in(key, 1))
+    title = f"{run.experiment.name}: what its levels do"
+    out.write_text(page(title, report, charts, images))
+    settings.write_whole(out.with_suffix(".json"), settings.dumps(report))
+    print("\n".join(f"- {sentence}" for sentence in report["words"]))
+    print(f"{out} and {out.with_suffix('.json')}")
+
+
+def doctor_report(command: Doctor) -> None:
     """`hvae doctor`. Exits with 1 where an accelerator lies idle."""
     print(doctor.report())
     if doctor.idle_accelerator():

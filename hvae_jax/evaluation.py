@@ -1,5 +1,6 @@
 """The numbers of a run: bounds, bits per dimension, rates and active units over whole splits, as plain Python."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -12,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from hvae_jax.compilation import jit, jit_once
 from hvae_jax.data.dataset import Dataset, Split
-from hvae_jax.diagnostics import Usage, active_units, usage
+from hvae_jax.diagnostics import Usage, active_units, moving_units, standard_error, usage, used_units
 from hvae_jax.objectives import Importance, importance
 from hvae_jax.trace import Model
 from hvae_jax.training.mesh import AXIS, data_mesh, place_rows, replicated
@@ -38,8 +39,8 @@ def evaluate(
       mesh: devices, of one process or of several, over which the examples are spread; None takes those that
         the variables lie on, where a run left them, or the first one.
     Returns: dicts by split: `elbo`, `iw_bound`, `k`, `bits_per_dim` (of both bounds), `standard_error` (of both
-      bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level,
-      `distortion`, `active_units` by level. Nats but for the bits.
+      bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level
+      with `rates_error`, `distortion`, `active_units`, `used_units`, `moving_units` by level. Nats but for the bits.
     Raises ValueError for a split that is not there.
     """
     unknown = [name for name in draws if name not in dataset.splits]
@@ -63,24 +64,26 @@ def evaluate(
             drawn = bound(variables, x, bound_key, k=k, chunk=chunk, y=y)
             used: Usage = jax.device_get(use(variables, x, usage_key, y=y))
             bounds.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], drawn))
-            usages.append(
-                Usage(used.rates[:, :count], used.log_px[:count], tuple(q[:count] for q in used.posterior_means))
-            )
+            rows = jax.tree.map(lambda a, n=count: a[:n], dataclasses.replace(used, rates=used.rates.T))
+            usages.append(rows)
         few = split.take(slice(1))
         levels = _level_names(model, variables, few.x, few.y if labelled else None)
         each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
-        means = tuple(np.concatenate(parts) for parts in zip(*(u.posterior_means for u in usages), strict=True))
-        rates = np.concatenate([u.rates for u in usages], axis=1).mean(1)
+        together: Usage = jax.tree.map(lambda *parts: np.concatenate(parts), *usages)
+        rates = np.asarray(together.rates).T
         values = {
             "elbo": float(each.elbo.mean()),
             "iw_bound": float(each.bound.mean()),
             "k": k,
             "bits_per_dim": {"elbo": float(-each.elbo.mean() / nats), "iw_bound": float(-each.bound.mean() / nats)},
-            "standard_error": {"elbo": _standard_error(each.elbo), "iw_bound": _standard_error(each.bound)},
+            "standard_error": {"elbo": float(standard_error(each.elbo)), "iw_bound": float(standard_error(each.bound))},
             "effective_sample_size": float(each.effective_sample_size.mean()),
-            "rates": dict(zip(levels, rates.tolist(), strict=True)),
-            "distortion": float(-np.concatenate([u.log_px for u in usages]).mean()),
-            "active_units": dict(zip(levels, active_units(means), strict=True)),
+            "rates": dict(zip(levels, rates.mean(1).tolist(), strict=True)),
+            "rates_error": dict(zip(levels, standard_error(rates).tolist(), strict=True)),
+            "distortion": float(-np.mean(together.log_px)),
+            "active_units": dict(zip(levels, active_units(together.posterior_means), strict=True)),
+            "used_units": dict(zip(levels, used_units(together.unit_rates), strict=True)),
+            "moving_units": dict(zip(levels, moving_units(together.offsets), strict=True)),
         }
         for measure, value in values.items():
             report.setdefault(measure, {})[name] = value
@@ -115,7 +118,3 @@ def _level_names(model: Model, variables: Any, x: np.ndarray, y: np.ndarray | No
     label = None if y is None else y[:1]
     trace = jax.eval_shape(lambda v: model.apply(v, x, jax.random.key(0), y=label), variables)
     return trace.names
-
-
-def _standard_error(values: Array | np.ndarray) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else float("nan")

@@ -1,7 +1,9 @@
 """Pictures: grids of images and training curves, as PNG files."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -119,3 +121,92 @@ def save_curve(path: Path, rows: Sequence[dict[str, float | int]], best_step: in
         axis.tick_params(colors=_GREY)
         axis.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=dpi)
+
+
+# ---- charts of a report, as the bytes of a PNG
+
+
+def picture_bytes(picture: np.ndarray) -> bytes:
+    """A picture `[H, W, 3]` uint8, enlarged by a whole number so that small images can be seen."""
+    from PIL import Image
+
+    factor = max(1, 640 // picture.shape[1])
+    buffer = io.BytesIO()
+    Image.fromarray(picture.repeat(factor, axis=0).repeat(factor, axis=1)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _panel(width: float = 6.0, height: float = 3.8) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.grid(color="#e6e5e0", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(colors=_GREY)
+    return figure, axis
+
+
+def _bytes(figure: Any, dpi: int = 150) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def information_chart(report: Mapping[str, Any]) -> bytes:
+    """Rate of each level and all above it as bars, the bounds of I(x; z) as whiskers, and their ceiling log N."""
+    figure, axis = _panel()
+    names, seen = report["levels"], report["information"]
+    places = np.arange(len(names))
+    rates = [rate["value"] for rate in report["cumulative_rates"]]
+    errors = [rate["error"] for rate in report["cumulative_rates"]]
+    axis.bar(places, rates, 0.55, yerr=errors, color=_SERIES[0], alpha=0.85, ecolor=_GREY, label="rate")
+    known = [i for i in places if seen["lower"][i] is not None]
+    for i in known:
+        low, high = seen["lower"][i]["value"], seen["upper"][i]["value"]
+        axis.plot([i, i], [low, max(high, low)], color=_SERIES[2], linewidth=7, solid_capstyle="butt")
+    if known:
+        axis.plot([], [], color=_SERIES[2], linewidth=7, label="I(x; z), between its bounds")
+    axis.axhline(seen["ceiling"], color=_SERIES[4], linestyle="--", label=f"log N = {seen['ceiling']:.2f}")
+    axis.set_ylim(bottom=0.0, top=1.25 * max([*rates, seen["ceiling"]]))
+    axis.set_xticks(places, [f"{name}{' and above' if i else ''}" for i, name in enumerate(names)])
+    if len(names) > 6:
+        axis.tick_params(axis="x", rotation=90, labelsize=7)
+    axis.set_ylabel("nats per example")
+    axis.legend(frameon=False, fontsize=9, loc="upper left")
+    return _bytes(figure)
+
+
+def units_chart(report: Mapping[str, Any]) -> bytes:
+    """KL of each unit, the dearest first, one line a level, on a logarithmic axis with the threshold of 0.01 nats."""
+    figure, axis = _panel()
+    for i, (name, units) in enumerate(zip(report["levels"], report["units"], strict=True)):
+        rates = np.maximum(units["rates"], 1e-5)
+        axis.plot(np.arange(1, len(rates) + 1), rates, "o-", color=_SERIES[i % len(_SERIES)], markersize=4, label=name)
+    axis.axhline(0.01, color=_GREY, linestyle=":", linewidth=1)
+    axis.set_yscale("log")
+    axis.set_xlabel("unit, the dearest first")
+    axis.set_ylabel("KL of the unit, nats")
+    if len(report["levels"]) <= 8:
+        axis.legend(frameon=False, fontsize=9)
+    return _bytes(figure)
+
+
+def plane_chart(report: Mapping[str, Any]) -> bytes:
+    """The run in the plane of rate and distortion, on its line of equal -ELBO."""
+    figure, axis = _panel()
+    rate, distortion = report["rate"], report["distortion"]
+    whole = rate["value"] + distortion["value"]
+    axis.errorbar(
+        rate["value"], distortion["value"], distortion["error"], rate["error"], "o", color=_SERIES[0], label="this run"
+    )
+    high = max(2.0 * rate["value"], 1.0)
+    axis.plot([0.0, high], [whole, whole - high], color=_GREY, linewidth=1, label=f"-ELBO = {whole:.2f}")
+    axis.set_xlim(0.0, high)
+    axis.set_xlabel("rate, nats")
+    axis.set_ylabel("distortion, nats")
+    axis.legend(frameon=False, fontsize=9)
+    return _bytes(figure)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from hvae_jax import doctor, meters, plots
 from hvae_jax.compilation import jit_once
 from hvae_jax.data.dataset import Dataset, Split
+from hvae_jax.diagnostics import interpolate, level_by_level, traverse
 from hvae_jax.evaluation import evaluate
 from hvae_jax.likelihoods import for_data
 from hvae_jax.trace import Model
@@ -142,6 +143,42 @@ def draw(sketch: Sketch, variables: Any, best_step: int, folder: Path) -> None:
         panels["top level only"] = sketch.reconstructions(variables, 1)
     plots.save_grids(folder / "reconstructions.png", {k: v[:36] for k, v in panels.items()}, 6, sketch.value_range)
     plots.save_curve(folder / "curve.png", read_metrics(folder / "metrics.jsonl"), best_step)
+
+
+def walk_pictures(
+    model: Model, variables: Any, dataset: Dataset, report: dict[str, Any], key: jax.Array
+) -> dict[str, bytes]:
+    """Pictures for a report, caption to PNG: levels one by one, samples, a traversal of each level, interpolations.
+
+    Of many levels, the traversals are of the eight with the highest rates.
+    """
+    split = for_model(dataset.splits[report["split"]].take(slice(8)), model)
+    x, y, values = np.asarray(split.x), split.y, image_range(dataset)
+    keys = jax.random.split(key, 4)
+
+    def grid(rows: np.ndarray) -> bytes:
+        """`[rows, columns, *event]`."""
+        return plots.picture_bytes(plots.grid_picture(rows.reshape(-1, *x.shape[1:]), rows.shape[1], values))
+
+    by_level = np.asarray(jit_once(lambda v: level_by_level(model, v, x, keys[0], y))(variables))
+    names = report["levels"]
+    caption = (
+        f"Reconstructions from no level, from {names[0]}, and so on down to all {len(names)}; last, the image itself"
+    )
+    found = {caption: grid(np.concatenate([by_level, x[:, None].astype(by_level.dtype)], axis=1))}
+    labels = None if y is None else np.resize(y, 64)
+    drawn = jit_once(lambda v: model.apply(v, keys[1], 64, y=labels, method="generate"))(variables)
+    found["Samples"] = grid(np.asarray(drawn).reshape(8, 8, *x.shape[1:]))
+    steps = np.linspace(-2.5, 2.5, 9)
+    dearest = sorted(range(len(names)), key=lambda i: -report["rates"][i]["value"])[:8]
+    for level in sorted(dearest):
+        unit = report["units"][level]["order"][0]
+        walk = jit_once(lambda v, at=level, u=unit: traverse(model, v, x, keys[2], at, u, steps, y))
+        caption = f"The dearest unit of {names[level]} (unit {unit}) from -2.5 to 2.5 standard deviations of its prior"
+        found[caption] = grid(np.asarray(walk(variables)))
+    ways = jit_once(lambda v: interpolate(model, v, x, np.roll(x, 1, axis=0), keys[3], 9, y=y))(variables)
+    found["From one image to the next, along great circles in the noise of all levels"] = grid(np.asarray(ways))
+    return found
 
 
 def image_range(dataset: Dataset) -> tuple[float, float]:

@@ -107,11 +107,16 @@ class Trace:
 
 @runtime_checkable
 class Model(Protocol):
-    """What objectives, diagnostics and training ask of a model: Linen's `init` and `apply`.
+    """What objectives, diagnostics and training ask of a model: its levels, and Linen's `init` and `apply`.
 
     `apply` is typed Any where Linen says a union with (answer, updates): which of the two comes back depends on
     `mutable=`, and what the answer is, a Trace or arrays, on `method=`. `models.HVAE` lists the calls.
     """
+
+    @property
+    def num_levels(self) -> int:
+        """L, how many latents."""
+        ...
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Fresh variables."""

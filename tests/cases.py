@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import Array
 from toys import BottomUp, Flow, LinearGaussian, Scanned
 
-from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian
+from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian, PixelCNN
 from hvae_jax.models import HVAE, VAE, TopDownVAE, TwoLevelVAE
 from hvae_jax.networks.activations import identity, leaky_relu, sigmoid_gelu
 from hvae_jax.networks.mlp import MLP
@@ -185,6 +185,12 @@ CASES = (
         TwoLevelVAE(latents=(2, 2), hidden=5, network="conv", width=2, likelihood=Bernoulli()),
         integers(2, 4, 4, 2),
         top_down=False,
+    ),
+    Case(
+        "pixelcnn",
+        VAE(latents=2, hidden=5, likelihood=PixelCNN(Bernoulli(), layers=2, width=4, context=2)),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
     ),
     Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
     Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),

@@ -154,3 +154,32 @@ def test_a_process_that_does_not_come() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"did not come together within 1 s at {address}. Check that all of them (2) run" in done.stderr
+
+
+def test_a_peer_that_is_lost_is_an_error_of_a_collective_too() -> None:
+    """Said in one line, and the process ends at once: an orderly end would wait for the other. Alone it is a bug."""
+    program = """
+import jax
+from hvae_jax import experiment
+
+several = SEVERAL
+jax.distributed.is_initialized = lambda: several
+jax.process_count = lambda: 1 + several
+with experiment.errors_said():
+    raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer\\nand more")
+"""
+    lost, bug = (
+        subprocess.run(
+            [sys.executable, "-c", program.replace("SEVERAL", str(several))],
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        for several in (True, False)
+    )
+    assert lost.returncode == 134
+    assert lost.stderr.strip().splitlines() == [
+        "error: another process of the run was lost, or the way to it (UNKNOWN: Gloo all-reduce failed: Connection "
+        "closed by peer). Start all of them again: they go on from the last checkpoint."
+    ]
+    assert bug.returncode == 1 and "Traceback" in bug.stderr

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "hvae_jax"
 MATHS = {"distributions", "likelihoods", "trace"}
 MAY_IMPORT: dict[str, set[str]] = {
     "distributions": set(),
-    "likelihoods": {"distributions"},
+    "likelihoods": {"distributions", "networks"},
     "trace": {"distributions", "likelihoods"},
     "descent": {"distributions", "trace"},
     "objectives": {"trace"},
@@ -35,6 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": set(),
     "training": {"trace", "objectives", "compilation"},
     "evaluation": {"trace", "objectives", "diagnostics", "data", "compilation", "training"},
+    "diagnosis": {"trace", "objectives", "diagnostics", "data", "compilation"},
+    "page": set(),
     "run_folder": {"settings", "training"},
 }
 FREE = {"__init__", "results", "experiment", "cli"}  # these stand above all, and may import any but the experiments

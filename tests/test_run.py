@@ -360,6 +360,10 @@ def test_hvae_on_a_finished_run(finished: Path, tmp_path: Path, capsys: pytest.C
     result = json.loads((finished / "result.json").read_text())
     assert numbers["elbo"]["test"] == pytest.approx(result["elbo"]["test"], abs=1.0)
     assert numbers["data"] == result["data"]
+    effort = ["--effort.examples", "20", "--effort.draws", "2", "--effort.k", "4", "--effort.latents", "5"]
+    cli.main(["diagnose", folder, *effort, "--out", str(tmp_path / "d.html")])
+    assert "report" not in capsys.readouterr().out and (tmp_path / "d.html").read_text().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "d.json").read_text())["levels"] == ["z2", "z1"]
     cli.main(["doctor"])
     assert "jaxlib" in capsys.readouterr().out
 
@@ -377,6 +381,8 @@ def test_hvae_on_a_finished_run(finished: Path, tmp_path: Path, capsys: pytest.C
         (["reconstruct", "{run}", "--split", "tset"], ["'tset'", "test"]),
         (["evaluate", "{run}", "--draws", "0"], ["--draws is 0"]),
         (["evaluate", "{run}", "--splits", "dev"], ["'dev'"]),
+        (["diagnose", "{run}", "--split", "dev"], ["'dev'"]),
+        (["diagnose", "{run}", "--other", "mnits"], ["mnits", "mnist"]),
     ],
 )
 def test_hvae_says_what_is_wrong(

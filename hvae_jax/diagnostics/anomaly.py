@@ -1,0 +1,85 @@
+"""What the upper levels alone say of x, and the likelihood ratio that finds data the model was not made for."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from hvae_jax.objectives import elbo, log_weight
+from hvae_jax.trace import Model, Trace
+
+
+def bound_above(
+    model: Model,
+    variables: Any,
+    x: ArrayLike,
+    key: Array,
+    k: int,
+    draws: int = 16,
+    y: ArrayLike | None = None,
+    weighted: bool = False,
+) -> Array:
+    """L^{>k}, nats, `[B]`: the bound with the k lowest latents at their prior's mode, given those above inferred.
+
+    k = 0 is the ELBO itself.
+
+    Args:
+      k: how many levels, from below, x has no say in.
+      draws: how many are averaged.
+      weighted: log of the mean of the importance weights instead of the mean of their logarithms.
+    Source: Havtorn et al. (2021), equations 8 and 9.
+    Raises ValueError for a k outside 0 to L, or no draws.
+    """
+    levels = model.num_levels
+    if not 0 <= k <= levels:
+        raise ValueError(f"bound_above(k={k}): the model has {levels} levels, so 0 to {levels}.")
+    if draws < 1:
+        raise ValueError(f"bound_above(draws={draws}): 1 or more are needed.")
+    temperature = jnp.asarray([1.0] * (levels - k) + [0.0] * k)
+
+    def one(index: Array) -> Array:
+        drawn = jax.random.fold_in(key, index)
+        trace: Trace = model.apply(variables, x, drawn, y=y, keep_top=levels - k, temperature=temperature)
+        return log_weight(trace) if weighted else elbo(trace)
+
+    values = jax.lax.map(one, jnp.arange(draws))
+    return jax.nn.logsumexp(values, axis=0) - jnp.log(float(draws)) if weighted else values.mean(0)
+
+
+def likelihood_ratio(
+    model: Model,
+    variables: Any,
+    x: ArrayLike,
+    key: Array,
+    k: int,
+    draws: int = 16,
+    y: ArrayLike | None = None,
+    weighted: bool = False,
+) -> Array:
+    """LLR^{>k} = L - L^{>k}, nats, `[B]`: how much more of x the k lowest levels explain. High is unusual.
+
+    Args and errors as `bound_above`.
+    Source: Havtorn et al. (2021), equation 10.
+    """
+    whole = bound_above(model, variables, x, key, 0, draws, y, weighted)
+    return whole - bound_above(model, variables, x, key, k, draws, y, weighted)
+
+
+def auroc(inside: ArrayLike, outside: ArrayLike) -> tuple[float, float]:
+    """Area under the ROC curve of a score that is higher outside, and its standard error.
+
+    Source: Hanley & McNeil (1982), equation 1.
+    Raises ValueError where either side has no example.
+    """
+    a, b = np.asarray(inside), np.asarray(outside)
+    if not len(a) or not len(b):
+        raise ValueError(f"auroc compares two sets of scores, but they have {len(a)} and {len(b)}.")
+    from sklearn.metrics import roc_auc_score
+
+    area = float(roc_auc_score(np.repeat([0, 1], [len(a), len(b)]), np.concatenate([a, b])))
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = area * (1 - area) + (len(b) - 1) * (q1 - area**2) + (len(a) - 1) * (q2 - area**2)
+    return area, float(np.sqrt(variance / (len(a) * len(b))))

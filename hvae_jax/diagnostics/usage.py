@@ -1,0 +1,121 @@
+"""How much of what a model has it uses: rates, distortion, and the units of each level. Nats, per level, top first."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+from jax.typing import ArrayLike
+
+from hvae_jax.trace import Level, Model
+
+
+@struct.dataclass
+class Usage:
+    """What each level says about each example of a set, means over the draws; tuples have one entry a level.
+
+    Attributes:
+      rates: `[L, B]`, KL per level and example, nats.
+      log_px: `[B]`, log p(x | z); minus it is the distortion.
+      posterior_means: `[B, units]` each: the mean of q.
+      unit_rates: `[B, units]` each: KL of each unit, nats; they add up to the rate.
+      offsets: `[B, units]` each: (mean of q - mean of p) / standard deviation of p.
+    """
+
+    rates: Array
+    log_px: Array
+    posterior_means: tuple[Array, ...]
+    unit_rates: tuple[Array, ...]
+    offsets: tuple[Array, ...]
+
+
+def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 16, y: ArrayLike | None = None) -> Usage:
+    """Averages `draws` traces of x; memory does not grow with the draws.
+
+    Raises ValueError for fewer than one draw.
+    """
+    if draws < 1:
+        raise ValueError(f"usage(draws={draws}): 1 or more are needed.")
+
+    def one(index: Array) -> Usage:
+        trace = model.apply(variables, x, jax.random.fold_in(key, index), y=y)
+        levels = trace.unstack()
+        return Usage(
+            trace.rates,
+            trace.log_px,
+            tuple(_flat(level.q.mean) for level in levels),
+            tuple(_flat(level.kl) for level in levels),
+            tuple(_offset(level) for level in levels),
+        )
+
+    def add(total: Usage, index: Array) -> tuple[Usage, None]:
+        return jax.tree.map(jnp.add, total, one(index)), None
+
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: one(jnp.int32(0))))
+    total, _ = jax.lax.scan(add, zero, jnp.arange(draws))
+    return jax.tree.map(lambda leaf: leaf / draws, total)
+
+
+def _flat(values: Array) -> Array:
+    return values.reshape(values.shape[0], -1)
+
+
+def _offset(level: Level) -> Array:
+    return _flat((level.q.mean - level.p.mean) / level.p.std)
+
+
+def active_units(posterior_means: Sequence[ArrayLike], threshold: float = 0.01) -> list[int]:
+    """Units of each level, top first, whose posterior mean varies over the examples by more than `threshold`.
+
+    A_u = Var_x(E_q[u | x]) > 0.01. In a top-down model a lower level's posterior mean also moves with the levels
+    above it, so there the count says that something above is used, not that the unit itself is: `used_units` and
+    `moving_units` stand beside it.
+    Source: Burda et al. (2015), section 4.3.
+    """
+    return [int((np.asarray(means).var(axis=0) > threshold).sum()) for means in posterior_means]
+
+
+def used_units(unit_rates: Sequence[ArrayLike], threshold: float = 0.01) -> list[int]:
+    """Units of each level whose own KL, a mean over the examples, is above `threshold` nats."""
+    return [int((np.asarray(rates).mean(axis=0) > threshold).sum()) for rates in unit_rates]
+
+
+def moving_units(offsets: Sequence[ArrayLike], threshold: float = 0.01) -> list[int]:
+    """Units of each level whose posterior moves against its prior: Var_x of the offset, in prior scales, > threshold.
+
+    The active units of Burda et al. for a model whose priors move by themselves.
+    """
+    return [int((np.asarray(offset).var(axis=0) > threshold).sum()) for offset in offsets]
+
+
+def cumulative(rates: ArrayLike) -> np.ndarray:
+    """Rates of each level and all above it, `[L, B]` of `[L, B]`: what the top l levels say together."""
+    return np.cumsum(np.asarray(rates), axis=0)
+
+
+def standard_error(values: ArrayLike) -> np.ndarray:
+    """Of a mean over the last axis, `[...]` of `[..., n]`: sd / sqrt(n); NaN for one value."""
+    values = np.asarray(values)
+    n = values.shape[-1]
+    if n < 2:
+        return np.full(values.shape[:-1], np.nan)
+    return np.asarray(values.std(axis=-1, ddof=1) / np.sqrt(n))
+
+
+def bootstrap(count: Any, parts: Sequence[ArrayLike], resamples: int = 200, seed: int = 0) -> np.ndarray:
+    """Standard errors of what `count(parts)` says, over examples drawn anew with replacement.
+
+    Args:
+      count: such as `active_units`: one number a level.
+      parts: one `[B, units]` a level.
+    """
+    arrays = [np.asarray(part) for part in parts]
+    rng, n = np.random.default_rng(seed), len(arrays[0])
+    counts = []
+    for _ in range(resamples):
+        rows = rng.integers(0, n, n)
+        counts.append(count([array[rows] for array in arrays]))
+    return np.std(counts, axis=0, ddof=1)

@@ -1,0 +1,122 @@
+"""Ways through latent space, in the noise of each level: interpolation, traversals, levels one by one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from hvae_jax.trace import Model
+
+
+def noise_of(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> tuple[Array, ...]:
+    """eps_l = (z_l - mean) / std under the prior given the levels above, of latents drawn for x: one a level.
+
+    For latents of the prior itself they are N(0, I), whatever the model.
+    """
+    levels = model.apply(variables, x, key, y=y).unstack()
+    return tuple((level.z - level.p.mean) / level.p.std for level in levels)
+
+
+def from_noise(
+    model: Model, variables: Any, noise: Sequence[Array], key: Array, y: ArrayLike | None = None
+) -> tuple[Array, ...]:
+    """The latents that have this noise: the inverse of `noise_of`, level after level, one descent each."""
+    n, latents = len(noise[0]), []
+    for level, eps in enumerate(noise):
+        given = (*latents, *[None] * (len(noise) - level))
+        one = model.apply(variables, key, n, y=y, latents=given, method="decode").unstack()[level]
+        latents.append(one.p.mean + one.p.std * eps)
+    return tuple(latents)
+
+
+def images(model: Model, variables: Any, latents: Sequence[Array], key: Array, y: ArrayLike | None = None) -> Array:
+    """E[x | z], `[B, *event]`."""
+    n = len(latents[0])
+    return model.apply(variables, key, n, y=y, latents=tuple(latents), method="decode").x_dist.mean
+
+
+def interpolate(
+    model: Model,
+    variables: Any,
+    x: ArrayLike,
+    other: ArrayLike,
+    key: Array,
+    steps: int = 8,
+    levels: Sequence[bool] | None = None,
+    y: ArrayLike | None = None,
+) -> Array:
+    """From each x to another, `[B, steps, *event]`, along great circles in the noise of each level.
+
+    A straight line would pass through noise that is too short; on a great circle it keeps its length.
+
+    Args:
+      steps: images of each way, its ends included.
+      levels: which levels move, top first; the others keep the noise of x. None moves all.
+      y: labels, the same along the way.
+    Source: White (2016), "Sampling Generative Networks", for the circles.
+    Raises ValueError for fewer than two steps.
+    """
+    if steps < 2:
+        raise ValueError(f"interpolate(steps={steps}): 2 or more, the two ends.")
+    key, key_other, key_draw = jax.random.split(key, 3)
+    ends = [noise_of(model, variables, end, k, y) for end, k in ((x, key), (other, key_other))]
+    moving = [True] * len(ends[0]) if levels is None else list(levels)
+    ways = []
+    for t in jnp.linspace(0.0, 1.0, steps):
+        eps = [_circle(a, b, t) if moves else a for a, b, moves in zip(*ends, moving, strict=True)]
+        ways.append(images(model, variables, from_noise(model, variables, eps, key_draw, y), key_draw, y))
+    return jnp.stack(ways, axis=1)
+
+
+def _circle(a: Array, b: Array, t: Array) -> Array:
+    """Spherical interpolation of each example's noise."""
+    flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    cosine = (flat_a * flat_b).sum(1) / (jnp.linalg.norm(flat_a, axis=1) * jnp.linalg.norm(flat_b, axis=1))
+    angle = jnp.arccos(jnp.clip(cosine, -0.9999, 0.9999))[:, None]
+    mixed = (jnp.sin((1 - t) * angle) * flat_a + jnp.sin(t * angle) * flat_b) / jnp.sin(angle)
+    return mixed.reshape(a.shape)
+
+
+def traverse(
+    model: Model,
+    variables: Any,
+    x: ArrayLike,
+    key: Array,
+    level: int,
+    unit: int,
+    values: ArrayLike,
+    y: ArrayLike | None = None,
+) -> Array:
+    """Images as the noise of one unit takes each value, all other noise as inferred: `[B, len(values), *event]`.
+
+    Args:
+      level: from the top, 0 first; unit: counted through the level's latent, flattened.
+      values: in standard deviations of the prior.
+    Raises ValueError for a level or unit that is not there.
+    """
+    noise = noise_of(model, variables, x, key, y)
+    if not 0 <= level < len(noise):
+        raise ValueError(f"traverse(level={level}): the model has {len(noise)} levels, 0 to {len(noise) - 1}.")
+    flat = noise[level].reshape(len(noise[level]), -1)
+    if not 0 <= unit < flat.shape[1]:
+        raise ValueError(f"traverse(unit={unit}): that level has {flat.shape[1]} units, 0 to {flat.shape[1] - 1}.")
+    ways = []
+    for value in jnp.asarray(values, float):
+        moved = flat.at[:, unit].set(value).reshape(noise[level].shape)
+        eps = (*noise[:level], moved, *noise[level + 1 :])
+        ways.append(images(model, variables, from_noise(model, variables, eps, key, y), key, y))
+    return jnp.stack(ways, axis=1)
+
+
+def level_by_level(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> Array:
+    """Reconstructions from the top k levels, k = 0 to L, the rest at their prior's mode: `[B, L + 1, *event]`."""
+    levels = model.num_levels
+
+    def one(k: Array) -> Array:
+        temperature = jnp.zeros(levels)
+        return model.apply(variables, x, key, y=y, keep_top=k, temperature=temperature, method="reconstruct")
+
+    return jnp.moveaxis(jax.lax.map(one, jnp.arange(levels + 1)), 0, 1)

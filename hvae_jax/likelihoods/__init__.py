@@ -1,0 +1,26 @@
+"""Likelihoods p(x | z), a family a file; `base` says what they answer to."""
+
+from typing import Any
+
+from hvae_jax.likelihoods.base import Likelihood as Likelihood
+from hvae_jax.likelihoods.base import LikelihoodRecord as LikelihoodRecord
+from hvae_jax.likelihoods.bernoulli import Bernoulli as Bernoulli
+from hvae_jax.likelihoods.bernoulli import BernoulliRecord as BernoulliRecord
+from hvae_jax.likelihoods.categorical import Categorical as Categorical
+from hvae_jax.likelihoods.categorical import CategoricalRecord as CategoricalRecord
+from hvae_jax.likelihoods.gaussian import Gaussian as Gaussian
+from hvae_jax.likelihoods.gaussian import GaussianRecord as GaussianRecord
+from hvae_jax.likelihoods.pixelcnn import PixelCNN as PixelCNN
+from hvae_jax.likelihoods.pixelcnn import PixelCNNRecord as PixelCNNRecord
+
+
+def for_data(dataset: Any) -> Likelihood:
+    """Suggests a likelihood for a `data.Dataset`: Bernoulli, Categorical(K) or Gaussian by its kind of value."""
+    match dataset.kind.name:
+        case "binary":
+            return Bernoulli()
+        case "integer":
+            return Categorical(dataset.kind.num_values)
+        case "real":
+            return Gaussian()
+    raise ValueError(f"Unknown kind of value {dataset.kind!r}: binary, integer and real are known.")

@@ -1,0 +1,77 @@
+"""Binary data, or values in [0, 1] taken as probabilities."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+from jaxtyping import Float, Key, Num
+
+from hvae_jax.distributions import sum_event
+from hvae_jax.likelihoods.base import Likelihood, clip_log, describe
+
+
+@struct.dataclass
+class BernoulliRecord:
+    """Independent Bernoulli variables. `logits`: `[B, *event]`, log p/(1 - p)."""
+
+    logits: Array
+    min_probability: float = struct.field(pytree_node=False, default=0.0)
+
+    def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
+        """sum x log p + (1 - x) log(1 - p) with log p = -softplus(-logit); defined for x in [0, 1], nats.
+
+        For 0 < x < 1 this is the cross-entropy that the field calls a Bernoulli bound, not a normalised density.
+        """
+        log_p = clip_log(-jax.nn.softplus(-self.logits), self.min_probability)
+        log_not_p = clip_log(-jax.nn.softplus(self.logits), self.min_probability)
+        if self.min_probability == 0.0:
+            return sum_event(x * self.logits + log_not_p)
+        return sum_event(x * log_p + (1 - x) * log_not_p)
+
+    def sample(self, key: Key[Array, ""]) -> Num[Array, "batch ..."]:
+        """Zeros and ones, uint8."""
+        uniform = jax.random.uniform(key, self.logits.shape, self.logits.dtype)
+        return (uniform < self.mean).astype(jnp.uint8)
+
+    @property
+    def mean(self) -> Array:
+        """p(x = 1)."""
+        return jax.nn.sigmoid(self.logits)
+
+    @property
+    def mode(self) -> Array:
+        """1 where p > 1/2, uint8."""
+        return (self.logits > 0).astype(jnp.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    """Binary data, or values in [0, 1] taken as probabilities.
+
+    Attributes:
+      min_probability: clips probabilities to [min, 1 - min] inside log_prob. 0, the default, is exact; the article's
+        code has 1e-7.
+    """
+
+    min_probability: float = 0.0
+
+    @property
+    def parameters(self) -> int:
+        """One logit."""
+        return 1
+
+    def __call__(self, h: Array) -> BernoulliRecord:
+        """`[B, *event, 1]` to a record."""
+        return BernoulliRecord(h[..., 0], self.min_probability)
+
+    def check(self, x: np.ndarray, name: str = "x") -> None:
+        """Raises ValueError for a value outside [0, 1]."""
+        bad = ~((x >= 0) & (x <= 1))
+        if bad.any():
+            raise ValueError(
+                f"{name} holds {describe(x, bad)}, but Bernoulli() allows values in [0, 1] only. "
+                f"Scale or binarise the data, or use Categorical(number of values) or Gaussian()."
+            )

@@ -1,0 +1,107 @@
+"""Whole numbers, one softmax an element."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+from jaxtyping import Float, Key, Num
+
+from hvae_jax.distributions import sum_event
+from hvae_jax.likelihoods.base import Likelihood, clip_log, describe
+
+
+@jax.custom_jvp
+def _pick(logits: Array, index: Array) -> Array:
+    """logits[..., index], the index clipped to what there is.
+
+    A gather going forward; its derivative is written with a comparison, because a gather's own transpose is a scatter,
+    which is slow on a CPU and a TPU.
+    """
+    return jnp.take_along_axis(logits, index[..., None], axis=-1, mode="clip")[..., 0]
+
+
+@_pick.defjvp
+def _pick_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    (logits, index), (change, _) = primals, tangents
+    values = jax.lax.broadcasted_iota(index.dtype, logits.shape, logits.ndim - 1)
+    return _pick(logits, index), jnp.where(index[..., None] == values, change, 0.0).sum(-1)
+
+
+@struct.dataclass
+class CategoricalRecord:
+    """Independent categorical variables over 0..K-1. `logits`: `[B, *event, K]`, unnormalised."""
+
+    logits: Array
+    min_probability: float = struct.field(pytree_node=False, default=0.0)
+
+    def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
+        """sum_d log softmax(logits_d)[x_d], nats; -inf where a value is not one of 0..K-1."""
+        index = x.astype(jnp.int32)  # first of all: uint8 would compare with 256 as with 0
+        log_p = _pick(self.logits, index) - jax.nn.logsumexp(self.logits, axis=-1)
+        allowed = (index >= 0) & (index < self.logits.shape[-1]) & (x == index)
+        return sum_event(jnp.where(allowed, clip_log(log_p, self.min_probability), -jnp.inf))
+
+    def sample(self, key: Key[Array, ""]) -> Num[Array, "batch ..."]:
+        """Integers 0..K-1, int32, by inversion: one uniform number an element instead of one for each of K classes.
+
+        The cumulative sums are a product with a triangle of ones, which every backend does fast (on a CPU
+        `jnp.cumsum` takes twice as long at 64 images and three times at 1,024, Gumbel noise five and ten times).
+        """
+        k = self.logits.shape[-1]
+        weights = jnp.exp(self.logits - self.logits.max(-1, keepdims=True))
+        cumulative = jnp.matmul(weights, jnp.triu(jnp.ones((k, k), weights.dtype)), precision="highest")
+        uniform = jax.random.uniform(key, (*weights.shape[:-1], 1), weights.dtype)
+        return (cumulative[..., :-1] <= uniform * cumulative[..., -1:]).sum(-1, dtype=jnp.int32)
+
+    @property
+    def mean(self) -> Array:
+        """sum_k k p_k."""
+        values = jnp.arange(self.logits.shape[-1], dtype=self.logits.dtype)
+        return jax.nn.softmax(self.logits, axis=-1) @ values
+
+    @property
+    def mode(self) -> Array:
+        """The most probable class, int32."""
+        return self.logits.argmax(-1).astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical(Likelihood):
+    """Integer data 0..num_values-1, one softmax an element.
+
+    Attributes:
+      num_values: K, how many values an element can take.
+      min_probability: clips probabilities to [min, 1 - min] inside log_prob. 0, the default, is exact; the article's
+        code has 1e-7.
+    """
+
+    num_values: int = 256
+    min_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_values < 2:
+            raise ValueError(f"Categorical(num_values={self.num_values}): at least 2 values are needed.")
+
+    @property
+    def parameters(self) -> int:
+        """K logits."""
+        return self.num_values
+
+    def __call__(self, h: Array) -> CategoricalRecord:
+        """`[B, *event, K]` to a record."""
+        return CategoricalRecord(h, self.min_probability)
+
+    def check(self, x: np.ndarray, name: str = "x") -> None:
+        """Raises ValueError for a value that is not one of 0..num_values-1."""
+        bad = ~((x >= 0) & (x < self.num_values) & (x == np.floor(x)))
+        if bad.any():
+            whole = bool(np.isfinite(x).all() and (x == np.floor(x)).all() and x.min() >= 0)
+            hint = f"Use Categorical({int(x.max()) + 1})" if whole else "Quantise the data, or use Gaussian()"
+            raise ValueError(
+                f"{name} holds {describe(x, bad)}, but Categorical({self.num_values}) allows the whole numbers "
+                f"0..{self.num_values - 1} only. {hint}."
+            )

@@ -1,0 +1,61 @@
+"""Real data: a mean and a scale for each element."""
+
+import dataclasses
+
+import numpy as np
+from flax import struct
+from jax import Array
+from jaxtyping import Float, Key, Num
+
+from hvae_jax.distributions import Normal, soft_clamp, sum_event
+from hvae_jax.likelihoods.base import Likelihood, describe
+
+
+@struct.dataclass
+class GaussianRecord:
+    """Independent Gaussians. `normal`: mean and log_std, `[B, *event]` each."""
+
+    normal: Normal
+
+    def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
+        """Log density, nats."""
+        return sum_event(self.normal.log_prob(x))
+
+    def sample(self, key: Key[Array, ""]) -> Float[Array, "batch ..."]:
+        """Real numbers."""
+        return self.normal.sample(key)
+
+    @property
+    def mean(self) -> Array:
+        """The mean."""
+        return self.normal.mean
+
+    @property
+    def mode(self) -> Array:
+        """The mean."""
+        return self.normal.mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Likelihood):
+    """Real data: a mean and a scale for each element, log_std soft-clamped to (-bound, bound).
+
+    The bound keeps the density of a constant element from growing without limit.
+    """
+
+    bound: float = 5.0
+
+    @property
+    def parameters(self) -> int:
+        """Mean and log_std."""
+        return 2
+
+    def __call__(self, h: Array) -> GaussianRecord:
+        """`[B, *event, 2]` to a record."""
+        return GaussianRecord(Normal(h[..., 0], soft_clamp(h[..., 1], self.bound)))
+
+    def check(self, x: np.ndarray, name: str = "x") -> None:
+        """Raises ValueError for a value that is not finite."""
+        bad = ~np.isfinite(x)
+        if bad.any():
+            raise ValueError(f"{name} holds {describe(x, bad)}, but Gaussian() allows finite numbers only.")

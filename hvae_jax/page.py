@@ -1,0 +1,176 @@
+"""A report as one HTML page that needs nothing beside itself: pictures are in it, and it fits any screen."""
+
+import base64
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+STYLE = """
+:root { color-scheme: light dark; --line: #d9d8d4; --soft: #f4f3ef; --ink: #22211f; --page: #ffffff; }
+@media (prefers-color-scheme: dark) {
+  :root { --line: #45443f; --soft: #2a2926; --ink: #eceae4; --page: #1b1a18; }
+  img { background: #ffffff; border-radius: 4px; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 70rem; padding: 1.5rem 1rem 4rem; background: var(--page); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
+h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; border-bottom: 1px solid var(--line); }
+p, li { max-width: 46rem; }
+.note { font-size: .875rem; opacity: .8; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .75rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+.words { background: var(--soft); padding: .75rem 1rem .75rem 2rem; border-radius: 6px; margin: 1rem 0; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
+figure { margin: 0; }
+figcaption { font-size: .875rem; max-width: 40rem; }
+img { max-width: 100%; height: auto; }
+.pixels img { image-rendering: pixelated; }
+"""
+
+UNITS = "Nats per example where nothing else is said; &plusmn; one standard error. Levels from the top down."
+LEVELS = (
+    "Active: the posterior mean varies by more than 0.01 over the examples (Burda et al., 2015). Used: a KL of its own "
+    "above 0.01 nats. Moving: the posterior's offset from the prior, in prior standard deviations, varies by more than "
+    "0.01; where a level merely follows the one above, units are active and do not move. Prior or posterior: how often "
+    "the nearest neighbour says rightly which of the two a latent came from, 50% if the aggregated posterior is the "
+    "prior."
+)
+INFORMATION = (
+    "I(x; z) of each level and all above it lies between the bounds, and no estimate from {examples} examples can be "
+    "above log N = {ceiling} nats. A dash: the level is inferred from those below it and has no density of its own. "
+    "Rate = information + KL of the aggregated posterior from the prior."
+)
+ABOVE = (
+    "L<sup>&gt;k</sup>: the bound with the k lowest levels at the mode of their prior (Havtorn et al., 2021). Its "
+    "distance from the ELBO is high for unusual data."
+)
+
+
+def note(text: str) -> str:
+    """A paragraph in small print; HTML."""
+    return f'<p class="note">{text}</p>'
+
+
+def number(value: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """A value with its standard error, or a dash."""
+    return "&ndash;" if value is None else f"{value['value']:.{digits}f} &plusmn; {value['error']:.{digits}f}"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Cells are HTML; on a narrow screen the table scrolls by itself."""
+    first = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{first}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def picture(title: str, png: bytes) -> str:
+    """A figure with the picture inside it."""
+    data = base64.b64encode(png).decode("ascii")
+    alt = escape(title, quote=True)
+    return (
+        f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{escape(title)}</figcaption></figure>'
+    )
+
+
+def page(title: str, report: Mapping[str, Any], charts: Mapping[str, bytes], images: Mapping[str, bytes]) -> str:
+    """The whole page.
+
+    Args:
+      title: of the run.
+      report: as `diagnosis.diagnose` makes it.
+      charts: caption to PNG, of curves and bars; images: likewise, of data and samples.
+    """
+    said = "".join(f"<li>{escape(sentence)}</li>" for sentence in report["words"])
+    bits = f"{report['bits_per_dim']:.3f}"
+    k = report["iw_bound"]["k"]
+    numbers = [
+        ("ELBO", number(report["elbo"])),
+        (f"importance-weighted bound, K = {k}", number(report["iw_bound"])),
+        ("bits per dimension, by that bound", bits),
+        ("gap between the two", number(report["gap"])),
+        ("effective sample size", number(report["effective_sample_size"], 1)),
+        ("distortion, -log p(x | z)", number(report["distortion"])),
+        ("rate, all levels", number(report["rate"])),
+    ]
+    apart = report["told_apart"]["samples"]
+    examples, ceiling = f"{report['examples']:,}", f"{report['information']['ceiling']:.2f}"
+    looked_at = f"{examples} examples of {escape(report['data'])}, {escape(report['split'])} split"
+    neighbours = f"{apart['value']:.1%} &plusmn; {apart['error']:.1%}"
+    sections = [
+        f"<h1>{escape(title)}</h1>",
+        note(f"{looked_at}. {UNITS}"),
+        f'<ul class="words">{said}</ul>',
+        "<h2>Fit</h2>",
+        table(("", ""), numbers),
+        "<h2>Levels</h2>",
+        _levels(report),
+        note(LEVELS),
+        "<h2>Information</h2>",
+        _information(report),
+        note(INFORMATION.format(examples=examples, ceiling=ceiling)),
+        "<h2>What the upper levels alone know</h2>",
+        _above(report),
+        note(ABOVE),
+        f"<p>Nearest neighbours tell samples from data {neighbours} of the time (50% is chance).</p>",
+        '<h2>Charts</h2><div class="pictures">',
+        *(picture(caption, png) for caption, png in charts.items()),
+        '</div><h2>Images</h2><div class="pictures pixels">',
+        *(picture(caption, png) for caption, png in images.items()),
+        "</div>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(sections)
+        + "\n</body></html>\n"
+    )
+
+
+def _levels(report: Mapping[str, Any]) -> str:
+    head = ["level", "rate", "with all above", "units", "active", "used", "moving", "prior or posterior"]
+    probes = report["probes"]
+    if probes is not None:
+        head.append("linear probe")
+    rows = []
+    for i, name in enumerate(report["levels"]):
+        units = report["units"][i]
+        told = report["told_apart"]["latents"][i]
+        row = [
+            escape(name),
+            number(report["rates"][i]),
+            number(report["cumulative_rates"][i]),
+            str(units["units"]),
+            *(number(units[kind], 0) for kind in ("active", "used", "moving")),
+            f"{told['value']:.1%} &plusmn; {told['error']:.1%}",
+        ]
+        if probes is not None:
+            row.append(f"{probes[i]['value']:.1%} &plusmn; {probes[i]['error']:.1%}")
+        rows.append(row)
+    return table(head, rows)
+
+
+def _information(report: Mapping[str, Any]) -> str:
+    seen = report["information"]
+    kinds = ("lower", "upper", "to_prior_lower", "to_prior_upper")
+    head = ("level and all above", "I(x; z) at least", "at most", "KL(q(z) | p(z)) at least", "at most")
+    rows = ([escape(name), *(number(seen[kind][i]) for kind in kinds)] for i, name in enumerate(report["levels"]))
+    return table(head, rows)
+
+
+def _above(report: Mapping[str, Any]) -> str:
+    entries = report["bounds_above"]
+    others = "auroc" in entries[0]
+    head = ["k", "L<sup>&gt;k</sup>", "ELBO - L<sup>&gt;k</sup>"]
+    if others:
+        head.append(f"AUROC against {escape(entries[0]['auroc']['data'])}")
+    rows = []
+    for entry in entries:
+        row = [str(entry["k"]), number(entry["bound"]), number(entry["ratio"]) if entry["k"] else "&ndash;"]
+        if others:
+            row.append(number(entry["auroc"], 3) + ("" if entry["k"] else " (by the ELBO)"))
+        rows.append(row)
+    return table(head, rows)
