@@ -179,7 +179,9 @@ with experiment.errors_said():
     )
     assert lost.returncode == 134
     assert lost.stderr.strip().splitlines() == [
-        "error: another process of the run was lost, or the way to it (UNKNOWN: Gloo all-reduce failed: Connection "
-        "closed by peer). Start all of them again: they go on from the last checkpoint."
+        (
+            "error: another process of the run was lost, or the way to it (UNKNOWN: Gloo all-reduce failed: Connection "
+            "closed by peer). Start all of them again: they go on from the last checkpoint."
+        )
     ]
     assert bug.returncode == 1 and "Traceback" in bug.stderr
