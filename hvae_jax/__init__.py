@@ -16,9 +16,14 @@ from hvae_jax.likelihoods import Bernoulli as Bernoulli
 from hvae_jax.likelihoods import Categorical as Categorical
 from hvae_jax.likelihoods import Gaussian as Gaussian
 from hvae_jax.likelihoods import PixelCNN as PixelCNN
+from hvae_jax.objectives import GECO as GECO
 from hvae_jax.objectives import Batch as Batch
+from hvae_jax.objectives import FreeBits as FreeBits
 from hvae_jax.objectives import Importance as Importance
+from hvae_jax.objectives import ImportanceWeighted as ImportanceWeighted
 from hvae_jax.objectives import NegativeELBO as NegativeELBO
+from hvae_jax.objectives import RateTarget as RateTarget
+from hvae_jax.objectives import Regularised as Regularised
 from hvae_jax.objectives import elbo as elbo
 from hvae_jax.objectives import importance as importance
 from hvae_jax.objectives import iwae as iwae
