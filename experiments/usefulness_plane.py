@@ -59,7 +59,7 @@ class Settings:
     data: Data = Data("digits")
     fields: tuple[int, ...] = (0, 2, -1)
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 1500
+    steps: int = 1000
     batch_size: int = 64
     hidden: int = 128
     width: int = 16

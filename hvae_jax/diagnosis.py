@@ -25,7 +25,7 @@ from hvae_jax.diagnostics import (
     used_units,
 )
 from hvae_jax.objectives import importance
-from hvae_jax.trace import Model
+from hvae_jax.trace import Model, level_names
 
 Number = dict[str, float]  # {"value": ..., "error": its standard error}
 
@@ -162,7 +162,7 @@ def _bounds_above(
     """L^{>k} for k = 0 to L - 1, and how well LLR^{>k} finds the other data."""
     strange = None if other is None else np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
     found, first, first_strange = [], None, None
-    for k in range(model.num_levels):
+    for k in range(len(level_names(model, variables, x[:1], None if y is None else y[:1]))):
         bound = jax.jit(lambda v, x, y, k=k: bound_above(model, v, x, key, k, draws, y))
         here = np.asarray(bound(variables, x, y))
         first = here if first is None else first

@@ -15,7 +15,7 @@ from hvae_jax.compilation import jit, jit_once
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.diagnostics import Usage, active_units, moving_units, standard_error, usage, used_units
 from hvae_jax.objectives import Importance, importance
-from hvae_jax.trace import Model
+from hvae_jax.trace import Model, level_names
 from hvae_jax.training.mesh import AXIS, data_mesh, place_rows, replicated
 
 
@@ -67,7 +67,7 @@ def evaluate(
             rows = jax.tree.map(lambda a, n=count: a[:n], dataclasses.replace(used, rates=used.rates.T))
             usages.append(rows)
         few = split.take(slice(1))
-        levels = _level_names(model, variables, few.x, few.y if labelled else None)
+        levels = level_names(model, variables, few.x, few.y if labelled else None)
         each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
         together: Usage = jax.tree.map(lambda *parts: np.concatenate(parts), *usages)
         rates = np.asarray(together.rates).T
@@ -111,10 +111,3 @@ def _mesh_of(variables: Any) -> Mesh:
         if isinstance(mesh, Mesh) and mesh.axis_names == (AXIS,):
             return mesh
     return data_mesh(1)
-
-
-def _level_names(model: Model, variables: Any, x: np.ndarray, y: np.ndarray | None) -> tuple[str, ...]:
-    """Names of the levels, top first, without computing anything."""
-    label = None if y is None else y[:1]
-    trace = jax.eval_shape(lambda v: model.apply(v, x, jax.random.key(0), y=label), variables)
-    return trace.names

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
+from jax.typing import ArrayLike
 
 from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods import LikelihoodRecord
@@ -107,16 +108,11 @@ class Trace:
 
 @runtime_checkable
 class Model(Protocol):
-    """What objectives, diagnostics and training ask of a model: its levels, and Linen's `init` and `apply`.
+    """What objectives, diagnostics and training ask of a model: Linen's `init` and `apply`.
 
     `apply` is typed Any where Linen says a union with (answer, updates): which of the two comes back depends on
     `mutable=`, and what the answer is, a Trace or arrays, on `method=`. `models.HVAE` lists the calls.
     """
-
-    @property
-    def num_levels(self) -> int:
-        """L, how many latents."""
-        ...
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Fresh variables."""
@@ -125,6 +121,12 @@ class Model(Protocol):
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """The forward pass, or the method that is named."""
         ...
+
+
+def level_names(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None = None) -> tuple[str, ...]:
+    """Names of the model's levels, top first, without computing anything."""
+    trace = jax.eval_shape(lambda v, x, y: model.apply(v, x, jax.random.key(0), y=y), variables, x, y)
+    return trace.names
 
 
 def _refuse_extra_axes(level: Level) -> None:

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.objectives import elbo, log_weight
-from hvae_jax.trace import Model, Trace
+from hvae_jax.trace import Model, Trace, level_names
 
 
 def bound_above(
@@ -33,7 +33,7 @@ def bound_above(
     Source: Havtorn et al. (2021), equations 8 and 9.
     Raises ValueError for a k outside 0 to L, or no draws.
     """
-    levels = model.num_levels
+    levels = len(level_names(model, variables, x, y))
     if not 0 <= k <= levels:
         raise ValueError(f"bound_above(k={k}): the model has {levels} levels, so 0 to {levels}.")
     if draws < 1:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from hvae_jax.trace import Model
+from hvae_jax.trace import Model, level_names
 
 
 def noise_of(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> tuple[Array, ...]:
@@ -113,7 +113,7 @@ def traverse(
 
 def level_by_level(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> Array:
     """Reconstructions from the top k levels, k = 0 to L, the rest at their prior's mode: `[B, L + 1, *event]`."""
-    levels = model.num_levels
+    levels = len(level_names(model, variables, x, y))
 
     def one(k: Array) -> Array:
         temperature = jnp.zeros(levels)
