@@ -259,7 +259,7 @@ def test_walks() -> None:
     np.testing.assert_allclose(by_level[:, 0], by_level[:1, 0].repeat(5, 0), rtol=1e-5)  # k = 0 knows nothing of x
     for wrong, said in (({"level": 2, "unit": 0}, "2 levels"), ({"level": 1, "unit": 3}, "3 units")):
         with pytest.raises(ValueError, match=said):
-            traverse(model, variables, x, KEY, values=np.zeros(1), **wrong)
+            traverse(model, variables, x, KEY, values=[0.0], **wrong)
     with pytest.raises(ValueError, match="two ends"):
         interpolate(model, variables, x, x, KEY, steps=1)
 

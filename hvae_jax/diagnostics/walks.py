@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -87,7 +88,7 @@ def traverse(
     key: Array,
     level: int,
     unit: int,
-    values: ArrayLike,
+    values: ArrayLike | Sequence[float],
     y: ArrayLike | None = None,
 ) -> Array:
     """Images as the noise of one unit takes each value, all other noise as inferred: `[B, len(values), *event]`.
@@ -104,7 +105,7 @@ def traverse(
     if not 0 <= unit < flat.shape[1]:
         raise ValueError(f"traverse(unit={unit}): that level has {flat.shape[1]} units, 0 to {flat.shape[1] - 1}.")
     ways = []
-    for value in jnp.asarray(values, float):
+    for value in jnp.asarray(np.asarray(values, float)):
         moved = flat.at[:, unit].set(value).reshape(noise[level].shape)
         eps = (*noise[:level], moved, *noise[level + 1 :])
         ways.append(images(model, variables, from_noise(model, variables, eps, key, y), key, y))
