@@ -25,13 +25,13 @@ from hvae_jax.cluster import Cluster, is_first
 from hvae_jax.compilation import use_compilation_cache
 from hvae_jax.data.augment import Augment
 from hvae_jax.data.dataset import Dataset
-from hvae_jax.objectives import NegativeELBO, Objective
+from hvae_jax.objectives import GECO, NegativeELBO, Objective
 from hvae_jax.training.checkpoint import Checkpoints, NotSavedError
 from hvae_jax.training.feeds import Examples, Feeding
 from hvae_jax.training.loop import DivergedError, Machine, Outcome, Watching, train
 from hvae_jax.training.mesh import agree, check_divides, data_mesh, host_copy
 from hvae_jax.training.optimisers import Adamax, Optimiser
-from hvae_jax.training.report import JsonLines, Reporter, Sink, TensorBoard, Tracker
+from hvae_jax.training.report import JsonLines, Reporter, Sink, TensorBoard, Tracker, read_metrics
 from hvae_jax.training.schedule import Training
 from hvae_jax.training.signals import Interrupted, interrupting
 from hvae_jax.training.state import TrainState, initial_state
@@ -307,10 +307,15 @@ def run(
             pictures = beside.submit(results.draw, *drawing) if is_first() else None
             result = results.measure(experiment, dataset, outcome, mesh)
             if is_first():
+                if isinstance(experiment.objective, GECO):
+                    unmet = experiment.objective.unmet(read_metrics(folder / "metrics.jsonl"))
+                    result["unmet_constraints"] = unmet
                 settings.write_whole(folder / "result.json", settings.dumps(result))
             if pictures is not None:
                 pictures.result()
         say(results.summary(result, folder))
+        for sentence in result.get("unmet_constraints", ()):
+            say(f"warning: {sentence}")
     return outcome
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -191,6 +192,36 @@ class GECO:
             metrics |= named(name, values if len(names) > 1 else values[0], names)
         state = Multipliers(u=moved, average=average, started=jnp.ones_like(state.started))
         return loss, {**bare_metrics(trace), **metrics}, state, updates
+
+    def unmet(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What to say after a run of the constraints that were not met, with the best that was reached.
+
+        Args:
+          rows: of metrics, by steps. A constraint counts as met where its moving average is 0 or less in the last one.
+        """
+        said = []
+        for constraint in self.constraints:
+            several = f"/{constraint.name()}" if len(self.constraints) > 1 else ""
+            name = f"constraint_average{several}"
+            averages = [row[name] for row in rows if row.get(name) is not None]
+            if not averages or averages[-1] <= 0.0:
+                continue
+            best, multiplier = min(averages), rows[-1].get(f"lambda{several}") or math.nan
+            stuck = multiplier >= 0.99 * self.bounds[1]
+            verdict = (
+                f"lambda is at its bound of {self.bounds[1]:g}, which data, model and time did not allow"
+                if stuck
+                else f"lambda is at {multiplier:.3g} and may still grow: train longer, or raise eta"
+            )
+            reached = best if best > 0.0 else averages[-1]
+            goal = (
+                f"a target of {constraint.target + reached:.4g}" if isinstance(constraint, Distortion) else "more room"
+            )
+            said.append(
+                f"{constraint} was not met: at the end it is {averages[-1]:.4g} an element too large, at best it was "
+                f"{best:.4g}{'' if best > 0 else ', which met it for a while'}; {verdict}. Otherwise give it {goal}."
+            )
+        return said
 
     def _inverse(self, value: float) -> float:
         """u of a lambda; log(exp(v) - 1) = v + log(1 - exp(-v)) for the softplus."""
