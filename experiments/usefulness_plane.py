@@ -219,7 +219,7 @@ def draw_plane(rows: list[dict[str, Any]], path: Path) -> None:
                 ceiling = rows[0]["information"]["ceiling"]
                 axis.axhline(ceiling, color="#52514e", linestyle="--", linewidth=0.8)
                 axis.annotate(
-                    f"log N = {ceiling:.1f}: x, I(x; z), cannot be above",
+                    f"log N = {ceiling:.1f}: the ceiling of I(x; z) (crosses)",
                     (0.98, ceiling),
                     (0, 3),
                     xycoords=("axes fraction", "data"),
@@ -244,7 +244,7 @@ def draw_rate_distortion(rows: list[dict[str, Any]], examples: int, path: Path) 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 5.6), layout="constrained")
+    figure = Figure(figsize=(9.5, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for row in rows:
@@ -255,13 +255,14 @@ def draw_rate_distortion(rows: list[dict[str, Any]], examples: int, path: Path) 
     wholes = [row["distortion"]["value"] + row["rate"]["value"] for row in rows]
     for whole in np.linspace(min(wholes), max(wholes), 4):
         axis.plot([low, high], [whole - low, whole - high], color="#b9b7b0", linewidth=0.7, zorder=0)
-        axis.annotate(f"-ELBO {whole:.0f}", (low, whole - low), (3, 0), textcoords="offset points", fontsize=7)
+        inside = max(low, whole - top)  # where the line enters the picture
+        axis.annotate(f"-ELBO {whole:.0f}", (inside, whole - inside), (3, -9), textcoords="offset points", fontsize=7)
     entropy = math.log(examples)
     line = np.linspace(low, high, 2)
     axis.plot(line, np.maximum(entropy - line, 0.0), color="#e34948", linewidth=1.2)
     note = f"R >= max(H - D, 0), H = log {examples:,} = {entropy:.1f} nats: the training set's own entropy"
     axis.annotate(note, (low, 0.0), (4, 4), textcoords="offset points", fontsize=7, color="#e34948")
-    axis.set(xlim=(low, high), ylim=(min(0.0, axis.get_ylim()[0]), top))
+    axis.set(xlim=(low, high), ylim=(-0.05 * top, top))
     axis.set_xlabel("distortion D, nats")
     axis.set_ylabel("rate R, nats")
     _tidy(axis)
