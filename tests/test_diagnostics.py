@@ -226,7 +226,9 @@ def test_two_samples() -> None:
 
 
 @pytest.mark.leg
-@pytest.mark.parametrize("name", ["top_down_2", "two_level", "scanned", "classes"])
+@pytest.mark.parametrize(
+    "name", ["top_down_2", "two_level", "classes", pytest.param("scanned", marks=pytest.mark.slow)]
+)
 def test_noise_and_latents_are_each_others_inverse(name: str) -> None:
     """Latents of x to noise and back; an interpolation begins and ends where it should."""
     one = case(name)
