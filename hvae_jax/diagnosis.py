@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -161,14 +162,14 @@ def _bounds_above(
 ) -> list[dict[str, Any]]:
     """L^{>k} for k = 0 to L - 1, and how well LLR^{>k} finds the other data."""
     strange = None if other is None else np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
+    bound = jax.jit(lambda v, x, y, k: bound_above(model, v, x, key, k, draws, y))
     found, first, first_strange = [], None, None
     for k in range(len(level_names(model, variables, x[:1], None if y is None else y[:1]))):
-        bound = jax.jit(lambda v, x, y, k=k: bound_above(model, v, x, key, k, draws, y))
-        here = np.asarray(bound(variables, x, y))
+        here = np.asarray(bound(variables, x, y, jnp.int32(k)))
         first = here if first is None else first
         entry: dict[str, Any] = {"k": k, "bound": _number(here), "ratio": _number(first - here)}
         if strange is not None and other is not None and y is None:
-            there = np.asarray(bound(variables, strange, None))
+            there = np.asarray(bound(variables, strange, None, jnp.int32(k)))
             first_strange = there if first_strange is None else first_strange
             scores = (-here, -there) if k == 0 else (first - here, first_strange - there)
             area, error = auroc(*scores)

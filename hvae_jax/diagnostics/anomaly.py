@@ -17,7 +17,7 @@ def bound_above(
     variables: Any,
     x: ArrayLike,
     key: Array,
-    k: int,
+    k: int | Array,
     draws: int = 16,
     y: ArrayLike | None = None,
     weighted: bool = False,
@@ -27,18 +27,18 @@ def bound_above(
     k = 0 is the ELBO itself.
 
     Args:
-      k: how many levels, from below, x has no say in.
+      k: how many levels, from below, x has no say in; may be traced, so that one compilation serves all.
       draws: how many are averaged.
       weighted: log of the mean of the importance weights instead of the mean of their logarithms.
     Source: Havtorn et al. (2021), equations 8 and 9.
     Raises ValueError for a k outside 0 to L, or no draws.
     """
     levels = len(level_names(model, variables, x, y))
-    if not 0 <= k <= levels:
+    if isinstance(k, int) and not 0 <= k <= levels:
         raise ValueError(f"bound_above(k={k}): the model has {levels} levels, so 0 to {levels}.")
     if draws < 1:
         raise ValueError(f"bound_above(draws={draws}): 1 or more are needed.")
-    temperature = jnp.asarray([1.0] * (levels - k) + [0.0] * k)
+    temperature = (jnp.arange(levels) < levels - k).astype(float)
 
     def one(index: Array) -> Array:
         drawn = jax.random.fold_in(key, index)
@@ -54,7 +54,7 @@ def likelihood_ratio(
     variables: Any,
     x: ArrayLike,
     key: Array,
-    k: int,
+    k: int | Array,
     draws: int = 16,
     y: ArrayLike | None = None,
     weighted: bool = False,
