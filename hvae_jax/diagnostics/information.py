@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.usage import standard_error
-from hvae_jax.trace import Model
+from hvae_jax.trace import Model, Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def information(
     first = np.asarray(x)[:draws]
     labels = None if y is None else np.asarray(y)
     few = None if labels is None else labels[:draws]
-    trace = jax.jit(lambda v, x, y: model.apply(v, x, key, y=y).replace(x_dist=None))(variables, first, few)
+    trace = _draw(model, variables, first, key, few)
     names = trace.names
 
     blocks = [
@@ -115,6 +115,12 @@ def information(
     )
 
 
+@partial(jax.jit, static_argnames="model")
+def _draw(model: Model, variables: Any, x: Array, key: Array, y: Array | None) -> Trace:
+    """One draw of all latents of each x."""
+    return model.apply(variables, x, key, y=y).replace(x_dist=None)
+
+
 def _densities(model: Model, variables: Any, x: Any, latents: Any, key: Array, y: Any) -> np.ndarray:
     """log q of each level at each latent given each x: `[L, draws, N]`."""
     return np.asarray(_densities_jitted(model, variables, x, latents, key, y), np.float64)
@@ -132,18 +138,20 @@ def _densities_jitted(model: Model, variables: Any, x: Array, latents: Any, key:
 
 def _tractable(model: Model, variables: Any, x: Any, latents: Any, key: Array, y: Any) -> np.ndarray:
     """Whether log q of each level and of all above it depends on nothing below: `[L]`, by looking."""
-
-    @jax.jit
-    def log_q(variables: Any, latents: Any) -> Array:
-        levels = model.apply(variables, x, key, y=y, latents=latents).unstack()
-        return jnp.stack([level.log_q for level in levels])
-
-    real = np.asarray(log_q(variables, latents))
+    real = np.asarray(_log_q(model, variables, x, latents, key, y))
     free = []
     for level in range(len(latents)):
         other = tuple(z if i <= level else jnp.roll(z, 1, axis=0) + 1.0 for i, z in enumerate(latents))
-        free.append(np.array_equal(np.asarray(log_q(variables, other))[: level + 1], real[: level + 1]))
+        moved = np.asarray(_log_q(model, variables, x, other, key, y))
+        free.append(np.array_equal(moved[: level + 1], real[: level + 1]))
     return np.array(free)
+
+
+@partial(jax.jit, static_argnames="model")
+def _log_q(model: Model, variables: Any, x: Array, latents: Any, key: Array, y: Array | None) -> Array:
+    """log q of each level at these latents: `[L, B]`."""
+    levels = model.apply(variables, x, key, y=y, latents=latents).unstack()
+    return jnp.stack([level.log_q for level in levels])
 
 
 def _logsumexp(values: np.ndarray) -> np.ndarray:
