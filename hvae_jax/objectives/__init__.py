@@ -32,5 +32,7 @@ from hvae_jax.objectives.regularised import Regularised as Regularised
 from hvae_jax.objectives.schedules import Constant as Constant
 from hvae_jax.objectives.schedules import Cosine as Cosine
 from hvae_jax.objectives.schedules import Cyclical as Cyclical
+from hvae_jax.objectives.schedules import Exponential as Exponential
 from hvae_jax.objectives.schedules import Linear as Linear
 from hvae_jax.objectives.schedules import Schedule as Schedule
+from hvae_jax.objectives.schedules import Tripling as Tripling

@@ -1,4 +1,4 @@
-"""Warm-ups and other schedules: frozen records `step -> []`, or `[L]` where a setting has one number a level.
+"""Warm-ups, learning rates and other schedules: frozen records `step -> []`, or `[L]` with one number a level.
 
 Every number of a schedule is one for all levels, or one for each, top first. Steps are steps of training; where a
 paper counts epochs, an epoch is ceil(examples / batch_size) steps. The first step is 0, so that a `Linear` warm-up
@@ -7,6 +7,7 @@ end=n - 1 the first of n steps has 1/n, as in hvae-oodd (Havtorn et al., 2021).
 """
 
 import dataclasses
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -135,6 +136,58 @@ class Cyclical:
         fraction = _fraction(self, step)
         tau = jnp.mod(self.cycles * fraction, 1.0)
         return _between(self, jnp.where(fraction < 1.0, jnp.minimum(tau / self.rise, 1.0), 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tripling:
+    """v(t) = 10^(-i/(stages - 1)) in stage i = 0, 1, ..., which has 3^i parts of the steps; 1/10 after them.
+
+    Attributes:
+      steps: of all stages together.
+      stages: how many; the value falls from 1 to 1/10.
+
+    Source: Burda et al. (2015), section 5: eight stages of 3^i epochs, 3,280 in all.
+    Raises ValueError for less than one step, or fewer than two stages.
+    """
+
+    steps: int = 3280
+    stages: int = 8
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.stages < 2:
+            raise ValueError(f"Tripling(steps={self.steps}, stages={self.stages}): 1 step or more, 2 stages or more.")
+
+    def __call__(self, step: Array) -> Array:
+        """`[]`."""
+        parts = np.cumsum(3.0 ** np.arange(self.stages))
+        ends = jnp.asarray(self.steps * parts[:-1] / parts[-1], float)
+        stage = (jnp.asarray(step, float) >= ends).sum()
+        return 10.0 ** (-stage.astype(ends.dtype) / (self.stages - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Exponential:
+    """v(t) = max(floor, rate^t).
+
+    Attributes:
+      rate: what each step multiplies by.
+      floor: what is below is raised to it.
+
+    Raises ValueError for a rate outside (0, 1] or a negative floor.
+    """
+
+    rate: float = 0.999999
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "floor", low=0.0)
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"Exponential(rate={self.rate}): it has to be above 0 and at most 1, such as 0.999999.")
+
+    def __call__(self, step: Array) -> Array:
+        """`[]`. By way of the logarithm, which float32 does not round to 0 where the rate is close to 1."""
+        decayed = jnp.exp(jnp.asarray(step, float) * math.log(self.rate))
+        return jnp.maximum(decayed, jnp.asarray(self.floor, float))
 
 
 def _fraction(schedule: Linear | Cosine | Cyclical, step: Array) -> Array:

@@ -3,7 +3,11 @@
 import dataclasses
 from typing import Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 import optax
+
+from hvae_jax.objectives import Constant, Schedule
 
 
 @runtime_checkable
@@ -21,6 +25,7 @@ class Adamax:
 
     Attributes:
       learning_rate: step size.
+      schedule: what it is multiplied by at each update; steps that are skipped do not count.
       b1, b2: decay of the first moment and of the infinity norm.
       eps: added to the gradient's magnitude.
     """
@@ -29,10 +34,11 @@ class Adamax:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    schedule: Schedule = Constant()
 
     def build(self) -> optax.GradientTransformation:
-        """The transformation."""
-        return optax.adamax(self.learning_rate, self.b1, self.b2, self.eps)
+        """The transformation. Raises ValueError for a schedule of more than one number."""
+        return optax.adamax(_scheduled(self.learning_rate, self.schedule), self.b1, self.b2, self.eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,7 @@ class AdamW:
 
     Attributes:
       learning_rate: step size.
+      schedule: what it is multiplied by at each update; steps that are skipped do not count.
       b1, b2: decay of the moments.
       eps: added to the root of the second moment.
       weight_decay: decoupled, times the learning rate.
@@ -51,7 +58,19 @@ class AdamW:
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
+    schedule: Schedule = Constant()
 
     def build(self) -> optax.GradientTransformation:
-        """The transformation."""
-        return optax.adamw(self.learning_rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay)
+        """The transformation. Raises ValueError for a schedule of more than one number."""
+        rate = _scheduled(self.learning_rate, self.schedule)
+        return optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay)
+
+
+def _scheduled(learning_rate: float, schedule: Schedule) -> optax.ScalarOrSchedule:
+    """The rate at each update; the number itself where the schedule changes nothing, which keeps no count."""
+    if schedule == Constant():
+        return learning_rate
+    shape = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).shape
+    if shape:
+        raise ValueError(f"The learning rate's schedule gives {shape[0]} numbers, but there is one learning rate.")
+    return lambda count: learning_rate * schedule(count)
