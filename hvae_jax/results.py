@@ -68,6 +68,7 @@ def measure(experiment: Any, dataset: Dataset, outcome: Outcome, mesh: Mesh) -> 
     epoch_steps = experiment.training.plan(len(dataset.train)).epoch_steps
     return numbers | {
         "examples": {name: len(split) for name, split in measured.splits.items()},
+        "select": experiment.training.select,
         "best_validation_elbo": progress.best_elbo,
         "best_step": progress.best_step,
         "best_epoch": progress.best_step / epoch_steps,
@@ -193,7 +194,7 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     """The last lines of a run: its numbers, and where its files are."""
     head = (
         f"{result['steps']:,} steps ({result['epochs']:.0f} epochs) in {result['seconds']:.1f} s, "
-        f"{result['steps_per_second']:.0f} steps/s; best at epoch {result['best_epoch']:.0f}, "
+        f"{result['steps_per_second']:.0f} steps/s; {result['select']} at epoch {result['best_epoch']:.0f}, "
         f"validation -ELBO {-result['best_validation_elbo']:.2f} (one draw)"
     )
     files = f"Everything is in {folder}/: result.json, curve.png, samples.png, reconstructions.png, real.png, ..."

@@ -22,7 +22,7 @@ from hvae_jax import experiment, results
 from hvae_jax.data import Split
 from hvae_jax.experiment import Data, Devices, Evaluation, Experiment, run
 from hvae_jax.objectives import NegativeELBO
-from hvae_jax.training import Feeding, Machine, Training, Watching, data_mesh, loop, mesh, train
+from hvae_jax.training import Feeding, Machine, Training, Watching, data_mesh, init_state, loop, mesh, train
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.loop import Outcome
 from hvae_jax.training.report import JsonLines
@@ -156,6 +156,38 @@ def test_patience(tmp_path: Path) -> None:
     assert (outcome.progress.best_elbo, outcome.progress.best_step) == (-4.0, 2)
     outcome, said, saved, _ = trained(tmp_path, **worse)
     assert not said.rows and int(outcome.state.step) == 5 and outcome.interrupted is None
+
+
+def test_the_last_variables_can_be_kept(tmp_path: Path) -> None:
+    """`select="last"`: whatever the ELBO says, and however long it has not improved."""
+    bounds = iter([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0])
+
+    def validate(*_: Any) -> tuple[float, np.ndarray]:
+        return next(bounds), np.zeros(2, np.float32)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Machine, "validate", lambda *_: validate)
+        outcome, said, *_ = trained(tmp_path, validate_every=1, patience=0, select="last")
+    assert len(said.rows) == 6
+    assert (outcome.progress.best_elbo, outcome.progress.best_step) == (-6.0, 6)
+    jax.tree.map(np.testing.assert_array_equal, outcome.best, outcome.state.variables)
+
+
+def test_what_the_model_is_initialised_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many examples as are asked for, a batch by default, augmented as in training."""
+    seen = []
+
+    def noted(model: Any, objective: Any, optimiser: Any, key: Any, x: Any, *rest: Any, **options: Any) -> Any:
+        seen.append(np.asarray(x))
+        return init_state(model, objective, optimiser, key, x, *rest, **options)
+
+    monkeypatch.setattr("hvae_jax.training.loop.init_state", noted)
+    trained(tmp_path / "batch", steps=1)
+    trained(tmp_path / "more", steps=1, init_examples=11)
+    trained(tmp_path / "augmented", steps=1, augment=lambda x, key: -x)
+    np.testing.assert_array_equal(seen[0], X[:8])
+    np.testing.assert_array_equal(seen[1], X[:11])
+    np.testing.assert_array_equal(seen[2], -X[:8])
 
 
 def test_a_signal_ends_the_run_after_its_dispatch(tmp_path: Path) -> None:

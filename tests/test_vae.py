@@ -160,3 +160,26 @@ def test_as_settings() -> None:
     model = CONV.clone(activation=sigmoid_gelu, normalise=True)
     assert settings.from_json(settings.to_json(model)) == model
     assert settings.from_json(settings.to_json(model.clone(activation=jax.nn.tanh))).activation is jax.nn.tanh
+
+
+def test_glorots_initialisation_begins_at_the_marginals() -> None:
+    """Kernels within Glorot's bounds and reaching near them, biases of 0, p(x | z = 0) near the means of the data."""
+    x = jnp.asarray(np.random.default_rng(0).random((50, 6)) < np.linspace(0.0, 1.0, 6), jnp.uint8)
+    model = VAE(latents=40, hidden=30, activation=jnp.tanh, initialisation="glorot", likelihood=Bernoulli())
+    made = jax.jit(model.init)(KEY, x, KEY)
+    flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(made["params"])}
+    for name, leaf in flat.items():
+        if "kernel" in name:
+            bound = np.sqrt(6 / (leaf.shape[0] + leaf.size / leaf.shape[0]))
+            assert 0.95 * bound < jnp.abs(leaf).max() <= bound, name
+        elif "readout" not in name:
+            assert not leaf.any(), name
+    p = np.clip(np.asarray(x).mean(0), 0.001, 0.999)
+    assert (p.min(), p.max()) == (0.001, 0.999)
+    np.testing.assert_allclose(made["params"]["readout"]["bias"][:, 0], np.log(p / (1 - p)), rtol=1e-4)
+    start = model.apply(made, KEY, 1, latents=(jnp.zeros((1, 40)),), method="decode")
+    np.testing.assert_allclose(start.x_dist.mean[0], p, rtol=1e-4)
+    plain = jax.jit(VAE(latents=4, hidden=3, likelihood=Bernoulli()).init)
+    assert (
+        plain(KEY, x, KEY)["params"]["readout"]["bias"] == plain(KEY, 1 - x, KEY)["params"]["readout"]["bias"]
+    ).all()

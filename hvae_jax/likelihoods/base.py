@@ -55,6 +55,13 @@ class Likelihood(abc.ABC):
     def check(self, x: np.ndarray, name: str = "x") -> None:
         """Raises ValueError if the family gives some value in `x` no probability at all."""
 
+    def marginals(self, x: Array) -> Array | None:
+        """Network output `[*event, parameters]` that gives each element the marginal it has in these examples.
+
+        None where the family does not say.
+        """
+        return None
+
 
 def clip_log(log_prob: Array, min_probability: float) -> Array:
     """Clips log probabilities as if the probabilities had been clipped to [eps, 1 - eps]; eps = 0 leaves them."""

@@ -1,6 +1,6 @@
 """What every model answers to, written once over its one forward pass, `descend`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -127,6 +127,11 @@ def check_networks(model: HVAE, **counts: int) -> None:
                 f"{type(model).__name__}({name}=...) has {found} networks, but {model.num_levels} levels need {count}, "
                 "top first; None keeps the model's own, () keeps all."
             )
+
+
+def first_bias(model: Any, x: Array | None) -> Callable[[], Array | None]:
+    """What a `Readout` begins with: the marginals of x if the model's initialisation asks for them."""
+    return lambda: None if x is None or model.initialisation == "pytorch" else model.likelihood.marginals(x)
 
 
 def _array(y: ArrayLike | None) -> Array | None:

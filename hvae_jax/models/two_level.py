@@ -49,11 +49,11 @@ from jax import Array
 from hvae_jax.descent import Drawn, Pick, draw, propose
 from hvae_jax.distributions import Normal, hard_clamp, kl
 from hvae_jax.likelihoods import Categorical, Likelihood
-from hvae_jax.models.base import HVAE, check_classes, check_networks, check_sizes
+from hvae_jax.models.base import HVAE, check_classes, check_networks, check_sizes, first_bias
 from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind, check_network
-from hvae_jax.networks.mlp import MLP, Readout, check_event, join, one_hot
+from hvae_jax.networks.mlp import MLP, Initialisation, Readout, check_event, check_initialisation, join, one_hot
 from hvae_jax.trace import Level, Trace
 
 Estimator = Literal["log_ratio", "printed_not_the_elbo"]
@@ -86,6 +86,11 @@ class TwoLevelVAE(HVAE):
         `[B, 2 * latents[i]]`.
       prior: likewise for the L - 1 networks of the priors below the top: `[B, latents[i]]` to `[B, 2*latents[i+1]]`.
       decoder: replaces the network from z1 `[B, latents[-1]]` to the features `[B, F]` that the last layer takes.
+      initialisation: of the model's own dense networks. "pytorch": kernels and biases as PyTorch's. "glorot": Glorot's
+        kernels, biases of 0, and where the likelihood can say it those of the last layer such that p(x | z) begins
+        as the marginals of the examples that the model is initialised on (`Training.init_examples`). Without them
+        units die while the biases are learned: on static MNIST the IWAE paper's network is 18 nats worse after ten
+        epochs.
       dtype: what the products and activations of the model's own networks are computed in: "bfloat16", less
         memory and the fast units of a TPU or GPU; None for what the parameters are. Parameters, gradients, statistics,
         latents, KLs and likelihoods are float32 either way. Networks that replace others keep their own.
@@ -111,6 +116,7 @@ class TwoLevelVAE(HVAE):
     posterior: tuple[nn.Module | None, ...] = ()
     prior: tuple[nn.Module | None, ...] = ()
     decoder: nn.Module | None = None
+    initialisation: Initialisation = "pytorch"
     dtype: ComputeDtype = None
     remat: bool = False
 
@@ -128,6 +134,7 @@ class TwoLevelVAE(HVAE):
         check_classes(self)
         check_network("TwoLevelVAE", self.network, self.width)
         check_dtype("TwoLevelVAE", self.dtype)
+        check_initialisation("TwoLevelVAE", self.initialisation)
         check_networks(self, bottom_up=levels, posterior=levels, prior=levels - 1)
 
     @property
@@ -171,9 +178,12 @@ class TwoLevelVAE(HVAE):
                 one = dataclasses.replace(one, kl=kl(one.q, one.p))
             levels.append(one)
 
-        decoder = self.decoder or MLP((self.hidden,) * (self.depth + 1), dtype=self.dtype, name="px")
+        decoder = self.decoder or self._mlp("px", self.depth + 1)
         h = self._call(decoder, join(levels[-1].z, label), train)
-        h = self._call(readout, h, train) if isinstance(readout, ConvDecoder) else readout(h, event)
+        if isinstance(readout, ConvDecoder):
+            h = self._call(readout, h, train)
+        else:
+            h = readout(h, event, first_bias(self, x))
         x_dist = self.likelihood(widen(h))
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
 
@@ -181,7 +191,7 @@ class TwoLevelVAE(HVAE):
         """The last layer, from features to the parameters of p(x | z1)."""
         count = self.likelihood.parameters
         if self.network == "dense":
-            return Readout(count, self.dtype, name="readout")
+            return Readout(count, self.dtype, self.initialisation, name="readout")
         return ConvDecoder(count, event, self.width, dtype=self.dtype, name="readout")
 
     def _see(self, x: Array, train: bool) -> Array:
@@ -195,7 +205,7 @@ class TwoLevelVAE(HVAE):
         if above is not None:
             net, given = self._net(self.prior, level, f"prior{level}", 2 * size), join(above, label)
         elif label is not None:
-            net, given = MLP((self.hidden,) * self.depth, 2 * size, dtype=self.dtype, name=f"prior{level}"), label
+            net, given = self._mlp(f"prior{level}", self.depth, 2 * size), label
         else:
             return Normal.standard((n, size))
         return self._normal(net, given, self.prior_clamp, train)
@@ -211,7 +221,14 @@ class TwoLevelVAE(HVAE):
         """The network that the user put in this level's place, or the model's own."""
         if replaced and (module := replaced[-level]) is not None:
             return module
-        return MLP((self.hidden,) * self.depth, features, last_activation=last, dtype=self.dtype, name=name)
+        return self._mlp(name, self.depth, features, last)
+
+    def _mlp(
+        self, name: str, depth: int, features: int | None = None, last: Callable[[Array], Array] = identity
+    ) -> MLP:
+        """A network of the model's own."""
+        hidden, start = (self.hidden,) * depth, self.initialisation
+        return MLP(hidden, features, last_activation=last, dtype=self.dtype, initialisation=start, name=name)
 
     def _normal(self, net: nn.Module, v: Array, clamp: tuple[float, float] | None, train: bool) -> Normal:
         """The Gaussian of a network's mean and log variance at v."""

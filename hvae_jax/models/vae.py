@@ -20,11 +20,11 @@ from jax import Array
 from hvae_jax.descent import Pick, draw
 from hvae_jax.distributions import Normal, hard_clamp
 from hvae_jax.likelihoods import Categorical, Likelihood
-from hvae_jax.models.base import HVAE, check_classes, check_sizes
+from hvae_jax.models.base import HVAE, check_classes, check_sizes, first_bias
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind, check_network
-from hvae_jax.networks.mlp import MLP, Readout, check_event, join, one_hot
+from hvae_jax.networks.mlp import MLP, Initialisation, Readout, check_event, check_initialisation, join, one_hot
 from hvae_jax.trace import Trace
 
 
@@ -54,6 +54,11 @@ class VAE(HVAE):
       encoder: replaces the network from x to the posterior, convolutions included: called as `net(v, train=train)`
         with x `[B, *event]` in a model without labels, else `[B, F]`, to `[B, 2 * latents]`, mean and log variance.
       decoder: replaces the network from z1 `[B, latents]` (and y) to the features `[B, F]` that the last layer takes.
+      initialisation: of the model's own dense networks. "pytorch": kernels and biases as PyTorch's. "glorot": Glorot's
+        kernels, biases of 0, and where the likelihood can say it those of the last layer such that p(x | z) begins
+        as the marginals of the examples that the model is initialised on (`Training.init_examples`). Without them
+        units die while the biases are learned: on static MNIST the IWAE paper's network is 18 nats worse after ten
+        epochs.
       dtype: what the products and activations of the model's own networks are computed in: "bfloat16", less
         memory and the fast units of a TPU or GPU; None for what the parameters are. Parameters, gradients, statistics,
         latents, KLs and likelihoods are float32 either way. Networks that replace others keep their own.
@@ -76,6 +81,7 @@ class VAE(HVAE):
     classes: int = 0
     encoder: nn.Module | None = None
     decoder: nn.Module | None = None
+    initialisation: Initialisation = "pytorch"
     dtype: ComputeDtype = None
     remat: bool = False
 
@@ -85,6 +91,7 @@ class VAE(HVAE):
         check_classes(self)
         check_network("VAE", self.network, self.width)
         check_dtype("VAE", self.dtype)
+        check_initialisation("VAE", self.initialisation)
 
     @property
     def num_levels(self) -> int:
@@ -111,7 +118,10 @@ class VAE(HVAE):
         level = draw(key, prior, posterior, picks[0], name="z1")
 
         h = self._call(self.decoder or self._mlp("px"), join(level.z, label), train)
-        h = self._call(readout, h, train) if isinstance(readout, ConvDecoder) else readout(h, event)
+        if isinstance(readout, ConvDecoder):
+            h = self._call(readout, h, train)
+        else:
+            h = readout(h, event, first_bias(self, x))
         x_dist = self.likelihood(widen(h))
         return Trace(None if x is None else x_dist.log_prob(x), (level,), x_dist)
 
@@ -119,7 +129,7 @@ class VAE(HVAE):
         """The last layer, from features to the parameters of p(x | z1)."""
         count = self.likelihood.parameters
         if self.network == "dense":
-            return Readout(count, self.dtype, name="readout")
+            return Readout(count, self.dtype, self.initialisation, name="readout")
         return ConvDecoder(count, event, self.width, self.activation, dtype=self.dtype, name="readout")
 
     def _see(self, x: Array, train: bool) -> Array:
@@ -132,7 +142,8 @@ class VAE(HVAE):
     def _mlp(self, name: str, features: int | None = None) -> MLP:
         """A network of the model's own, with a last linear layer to `features` or without one."""
         hidden = (self.hidden,) * self.depth
-        return MLP(hidden, features, self.activation, normalise=self.normalise, dtype=self.dtype, name=name)
+        settings = {"normalise": self.normalise, "dtype": self.dtype, "initialisation": self.initialisation}
+        return MLP(hidden, features, self.activation, name=name, **settings)
 
     def _normal(self, net: nn.Module, v: Array, clamp: tuple[float, float] | None, train: bool) -> Normal:
         """The Gaussian of a network's mean and log variance at v."""

@@ -1,6 +1,8 @@
-"""Dense networks: linear layers with PyTorch's initialisation, batch normalisation, the MLP, the readout to data."""
+"""Dense networks: linear layers and how they begin, batch normalisation, the MLP, the readout to data."""
 
+import math
 from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,28 +20,55 @@ def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+# How kernels and biases of dense networks begin: "pytorch", U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for both, or "glorot",
+# U(-a, a) with a = sqrt(6/(fan_in + fan_out)) and biases of 0 (Glorot & Bengio, 2010, equation 16).
+Initialisation = Literal["pytorch", "glorot"]
+
+
+def check_initialisation(owner: str, initialisation: Any) -> None:
+    """Raises ValueError for anything but the names that `Initialisation` allows. `owner` is named in the error."""
+    if initialisation not in get_args(Initialisation):
+        allowed = " or ".join(map(repr, get_args(Initialisation)))
+        raise ValueError(f"{owner}(initialisation={initialisation!r}): {allowed}.")
+
+
+def kernel_init(initialisation: Initialisation, fan_in: int, shape: tuple[int, ...]) -> Callable[..., Array]:
+    """Of a kernel `[fan_in, *outputs]`."""
+    if initialisation == "pytorch":
+        return uniform_fan_in(fan_in)
+    bound = math.sqrt(6 / (fan_in + math.prod(shape[1:])))
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def bias_init(initialisation: Initialisation, fan_in: int) -> Callable[..., Array]:
+    """Of the biases beside it."""
+    return uniform_fan_in(fan_in) if initialisation == "pytorch" else nn.initializers.zeros
+
+
 def _per_feature(v: Float[Array, " features"], ndim: int) -> Float[Array, "... features"]:
     """v with leading axes of size 1, so that no operation promotes ranks silently."""
     return v.reshape((1,) * (ndim - 1) + v.shape)
 
 
 class Linear(nn.Module):
-    """x @ kernel + bias, initialised as PyTorch does; integer inputs are promoted to the kernel's dtype.
+    """x @ kernel + bias; integer inputs are promoted to the kernel's dtype.
 
     Attributes:
       features: width of the output.
       dtype: what the product is computed in, and the output's; None for what x and the kernel promote to. The bias is
         added in float32 all the same, so that its gradient, a sum over the batch, is one of float32.
+      initialisation: of kernel and bias.
     """
 
     features: int
     dtype: ComputeDtype = None
+    initialisation: Initialisation = "pytorch"
 
     @nn.compact
     def __call__(self, x: Num[Array, "... inputs"]) -> Float[Array, "... features"]:
-        init = uniform_fan_in(x.shape[-1])
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", init, (self.features,), jnp.float32)
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init(self.initialisation, x.shape[-1], shape), shape, jnp.float32)
+        bias = self.param("bias", bias_init(self.initialisation, x.shape[-1]), (self.features,), jnp.float32)
         if self.dtype is not None:
             product = x.astype(self.dtype) @ kernel.astype(self.dtype)
             return (widen(product) + _per_feature(bias, x.ndim)).astype(self.dtype)
@@ -102,6 +131,7 @@ class MLP(nn.Module):
       last_activation: after the last linear layer.
       normalise: whether a `BatchNorm` follows each hidden activation.
       dtype: what products and activations are computed in, and the output's; None for what the parameters are.
+      initialisation: of every kernel and bias.
     """
 
     hidden: tuple[int, ...]
@@ -110,17 +140,22 @@ class MLP(nn.Module):
     last_activation: Callable[[Array], Array] = identity
     normalise: bool = True
     dtype: ComputeDtype = None
+    initialisation: Initialisation = "pytorch"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_initialisation("MLP", self.initialisation)
 
     @nn.compact
     def __call__(self, x: Num[Array, "batch ..."], *, train: bool = False) -> Float[Array, "batch features"]:
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.hidden):
-            x = self.activation(Linear(width, self.dtype, name=f"linear_{i}")(x))
+            x = self.activation(Linear(width, self.dtype, self.initialisation, name=f"linear_{i}")(x))
             if self.normalise:
                 x = BatchNorm(name=f"norm_{i}")(x, train=train)
         if self.features is None:
             return x
-        return self.last_activation(Linear(self.features, self.dtype, name="last")(x))
+        return self.last_activation(Linear(self.features, self.dtype, self.initialisation, name="last")(x))
 
 
 def join(v: Num[Array, "batch ..."], label: Float[Array, "batch classes"] | None) -> Num[Array, "batch ..."]:
@@ -153,20 +188,37 @@ class Readout(nn.Module):
       parameters: how many numbers the likelihood wants for each element of x.
       dtype: what the product is computed in; the bias is added in float32 all the same, and the output is float32 at
         least.
+      initialisation: of kernel and bias.
     """
 
     parameters: int
     dtype: ComputeDtype = None
+    initialisation: Initialisation = "pytorch"
 
     @nn.compact
-    def __call__(self, h: Float[Array, "batch inputs"], event: tuple[int, ...] | None) -> Float[Array, "batch ..."]:
-        """Maps `h` to `[batch, *event, parameters]`; `event` may be None once there are variables."""
+    def __call__(
+        self,
+        h: Float[Array, "batch inputs"],
+        event: tuple[int, ...] | None,
+        start: Callable[[], Array | None] = lambda: None,
+    ) -> Float[Array, "batch ..."]:
+        """Maps `h` to `[batch, *event, parameters]`; `event` may be None once there are variables.
+
+        `start()` is what the biases `[*event, parameters]` begin as, in place of those of the initialisation.
+        """
         event = self.event() or event
         if event is None:
             raise ValueError("The shape of the data is not known yet: initialise the model with an x first.")
-        init = uniform_fan_in(h.shape[-1])
-        kernel = self.param("kernel", init, (h.shape[-1], *event, self.parameters), jnp.float32)
-        bias = self.param("bias", init, (*event, self.parameters), jnp.float32)
+        shape = (h.shape[-1], *event, self.parameters)
+        kernel = self.param("kernel", kernel_init(self.initialisation, h.shape[-1], shape), shape, jnp.float32)
+
+        def first(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+            given = start()
+            if given is None:
+                return bias_init(self.initialisation, h.shape[-1])(key, shape, dtype)
+            return given.astype(dtype)
+
+        bias = self.param("bias", first, shape[1:], jnp.float32)
         if self.dtype is not None:
             product = jnp.tensordot(h.astype(self.dtype), kernel.astype(self.dtype), 1)
             return widen(product) + bias[None]

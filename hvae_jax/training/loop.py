@@ -38,7 +38,7 @@ class Outcome:
 
     Attributes:
       state: the last one.
-      best: variables of the best validation.
+      best: variables of the best validation, or of the last one, as `Training.select` says.
       progress: see there.
       interrupted: the signal that ended the run early, or None.
       feed: how the train split came to the devices, "resident" or "streamed".
@@ -151,7 +151,9 @@ def train(
     plan = feed.plan
     names = level_names(model, train_data)
 
-    few = train_data.take(slice(settings.batch_size))
+    few = train_data.take(slice(settings.init_examples or settings.batch_size))
+    if augment is not None:  # on the host again, so that in a run of several processes all have it alike
+        few = dataclasses.replace(few, x=np.asarray(augment(jnp.asarray(few.x), init_key)))
     ingredients = (model, objective, optimiser, init_key, few.x, few.y, settings.ema is not None)
     wanted = jax.eval_shape(lambda: initial_state(*ingredients))
     shardings = state_sharding(wanted, mesh, machine.fsdp)
@@ -192,7 +194,7 @@ def train(
             if last or (crossed(first, step, settings.validate_every or plan.epoch_steps)):
                 elbo, rates = jax.device_get(validate(state.variables, jax.random.fold_in(validate_key, step)))
                 row |= {"validation/elbo": float(elbo), **per_level("validation/rate", names, rates)}
-                if elbo > progress.best_elbo:
+                if elbo > progress.best_elbo or settings.select == "last":
                     best = copy(state.variables)
                     progress = dataclasses.replace(progress, best_elbo=float(elbo), best_step=step, stale=0)
                 else:

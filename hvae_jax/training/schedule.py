@@ -1,6 +1,7 @@
 """How long to train, in what portions: the settings of the loop."""
 
 import dataclasses
+from typing import Literal
 
 from hvae_jax.training.plan import Plan
 
@@ -14,6 +15,10 @@ class Training:
       epochs: passes over the train split at most.
       steps: steps at most; None leaves it to `epochs`.
       patience: validations in a row without a better ELBO that are borne; one more ends training.
+      select: whose variables are kept and measured: those of the best validation ELBO, or the last ones, for objectives
+        that the ELBO does not rank (importance weights, constraints); then patience has no say.
+      init_examples: how many examples the model is initialised on, which matters where its initialisation looks at
+        them; None takes a batch.
       ema: decay of averaged parameters, used in evaluation; None keeps none.
       microbatch: examples whose gradients are computed at once; a batch is cut into that many at a time and their
         gradients are averaged. None takes the whole batch.
@@ -33,6 +38,8 @@ class Training:
     epochs: int = 1000
     steps: int | None = None
     patience: int = 20
+    select: Literal["best", "last"] = "best"
+    init_examples: int | None = None
     ema: float | None = None
     microbatch: int | None = None
     per_dispatch: int = 100
@@ -49,9 +56,11 @@ class Training:
         for name in ("batch_size", "epochs", "per_dispatch", "unroll", "keep", "max_streak", "validation_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 1 or more.")
-        for name in ("steps", "microbatch", "validate_every", "save_every", "pictures_every"):
+        for name in ("steps", "init_examples", "microbatch", "validate_every", "save_every", "pictures_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 1 or more, or None.")
+        if self.select not in ("best", "last"):
+            raise ValueError(f"select is {self.select!r}, but it has to be 'best' or 'last'.")
         if self.patience < 0:
             raise ValueError(f"patience is {self.patience}, but it has to be 0 or more.")
         if not self.save_seconds >= 0:

@@ -57,7 +57,7 @@ def initial_state(
 
     Args:
       key: of the initialisation.
-      x, y: a batch of examples; only shapes and dtypes count.
+      x, y: examples; only shapes and dtypes count, unless the model's initialisation looks at them.
       ema: whether to keep an average of the parameters.
     """
     init_key, sample_key = jax.random.split(key)
