@@ -1,0 +1,172 @@
+"""Rate against distortion over beta, and what a growing receptive field does to the rate, with and without a remedy.
+
+    python experiments/rate_distortion.py                       # digits, the top-down VAE, two cores: ten minutes
+
+Every run is the article's top-down VAE with a PixelCNN decoder, for the same number of steps:
+
+- for each beta, with decoders that see none and all of the pixels before: the curve of R over D. At beta = 1 the sum is
+  the -ELBO; what a strong decoder moves is where on the line of equal -ELBO a model comes to lie.
+- for each receptive field, by the ELBO alone, with free bits, and by GECO with a bound on the distortion: the rate and
+  the importance-weighted bound, over the field.
+
+Leaves rate_distortion.png, receptive_field.png (and .svg) and curves.json in the folder, and goes on where it was
+interrupted. Source: Alemi et al. (2018), figures 3 and 4; GECO, Rezende & Viola (2018).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from sweep import Effort, Row, Trial, run, save, seen, some, tidy
+
+import hvae_jax as hv
+from hvae_jax.data import Dataset
+from hvae_jax.experiment import Data, errors_said
+from hvae_jax.likelihoods import for_data
+from hvae_jax.models import TopDownVAE
+from hvae_jax.objectives import GECO, Distortion, FreeBits, Linear, Objective, Regularised
+
+COLOURS = {"ELBO": "#2a78d6", "free bits": "#1baf7a", "GECO": "#e34948"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is trained, and how much of it.
+
+    Attributes:
+      data: which data set.
+      betas: weights of the rate, for decoders that see none and all of the pixels before.
+      fields: receptive fields of the decoders, the last one of which sees all; -1 stands for all.
+      free_bits: nats a level.
+      target: of GECO, nats of distortion a dimension.
+      seeds: of each model, one run each.
+      effort: of each run.
+      workers: runs side by side.
+      folder: where everything goes.
+    """
+
+    data: Data = Data("digits")
+    betas: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    fields: tuple[int, ...] = (0, 1, 2, 4, -1)
+    free_bits: float = 4.0
+    target: float = 1.2
+    seeds: tuple[int, ...] = (0,)
+    effort: Annotated[Effort, tyro.conf.arg(name="")] = Effort()
+    workers: int = 2
+    folder: Path = Path("runs/rate_distortion")
+
+
+def trials(chosen: Settings, dataset: Dataset) -> list[Trial]:
+    """Every run but for the seed."""
+    effort = chosen.effort
+    rise = Linear(0, effort.steps // 5)  # of beta, so that no level has collapsed before its decoder is any good
+    remedies: dict[str, Objective] = {
+        "ELBO": Regularised(warm_up=rise),
+        "free bits": Regularised(free_bits=FreeBits(chosen.free_bits, "level", "batch")),
+        "GECO": GECO((Distortion(chosen.target),), eta=0.2, delay=effort.steps // 10),
+    }
+    found: list[Trial] = []
+
+    def add(field: int, by: str, beta: float, objective: Objective) -> None:
+        head = hv.PixelCNN(for_data(dataset), None if field < 0 else field, effort.layers, effort.width)
+        model = TopDownVAE(latents=(8, 16), hidden=effort.hidden, likelihood=head)
+        found.append(Trial({"field": field, "by": by, "beta": beta}, model, objective))
+
+    for field in chosen.fields:
+        for by, objective in remedies.items():
+            add(field, by, 1.0, objective)
+    for field in (chosen.fields[0], chosen.fields[-1]):
+        for beta in chosen.betas:
+            if beta != 1.0:
+                add(field, "ELBO", beta, Regularised(beta, rise))
+    return found
+
+
+def mean_of(rows: list[Row], name: str) -> tuple[float, float]:
+    """Of several seeds: mean and standard error; of one, its own over test examples."""
+    values = [row[name]["value"] for row in rows]
+    if len(values) == 1:
+        return values[0], rows[0][name]["error"]
+    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def draw_curve(rows: list[Row], fields: tuple[int, ...], path: Path) -> None:
+    """R over D, a line a decoder, beta beside the points, lines of equal -ELBO."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 5.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    wholes = []
+    for field, colour in zip((fields[0], fields[-1]), ("#2a78d6", "#e34948"), strict=True):
+        betas = sorted({row["beta"] for row in some(rows, field=field, by="ELBO")})
+        points = [some(rows, field=field, by="ELBO", beta=beta) for beta in betas]
+        d, r = ([mean_of(point, name) for point in points] for name in ("distortion", "rate"))
+        values = [np.array([value for value, _ in numbers]) for numbers in (d, r)]
+        axis.errorbar(
+            *values,
+            [e for _, e in r],
+            [e for _, e in d],
+            color=colour,
+            marker="o",
+            markersize=5,
+            elinewidth=0.8,
+            label=f"decoder sees {seen(field)}",
+        )
+        for beta, x, y in zip(betas, *values, strict=True):
+            axis.annotate(f"{beta:g}", (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colour)
+        wholes += list(values[0] + values[1])
+    (low, high), (_, top) = axis.get_xlim(), axis.get_ylim()
+    for whole in np.linspace(min(wholes), max(wholes), 4):
+        axis.plot([low, high], [whole - low, whole - high], color="#b9b7b0", linewidth=0.7, zorder=0)
+        inside = max(low, whole - top)
+        axis.annotate(f"-ELBO {whole:.0f}", (inside, whole - inside), (3, -9), textcoords="offset points", fontsize=7)
+    axis.set(xlim=(low, high), ylim=(-0.03 * top, top), xlabel="distortion D, nats", ylabel="rate R, nats")
+    axis.set_title("Rate and distortion over beta (the numbers)", fontsize=10)
+    axis.legend(frameon=False, fontsize=9)
+    tidy(axis)
+    save(figure, path)
+
+
+def draw_fields(rows: list[Row], fields: tuple[int, ...], path: Path) -> None:
+    """Rate and bound over the receptive field, a line for each objective."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = (("rate", 1.0, "rate, nats"), ("iw_bound", -1.0, "-log p(x) at most, nats"))
+    for axis, (name, sign, label) in zip(figure.subplots(1, 2), panels, strict=True):
+        for by, colour in COLOURS.items():
+            numbers = [mean_of(some(rows, field=field, by=by, beta=1.0), name) for field in fields]
+            values, errors = ([n[i] for n in numbers] for i in (0, 1))
+            axis.errorbar(
+                range(len(fields)), sign * np.array(values), errors, color=colour, marker="o", markersize=5, label=by
+            )
+        axis.set_xticks(range(len(fields)), ["all" if field < 0 else str(field) for field in fields])
+        axis.set_xlabel("pixels back that the decoder sees")
+        axis.set_ylabel(label)
+        tidy(axis)
+    figure.axes[0].set_ylim(bottom=0.0)
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def main(chosen: Settings) -> None:
+    """Trains what has not been trained, measures, draws."""
+    wanted = {k: v for k, v in dataclasses.asdict(chosen).items() if k not in ("folder", "seeds", "workers")}
+    path = chosen.folder / "curves.json"
+    rows, _ = run(
+        lambda dataset: trials(chosen, dataset), chosen.data, chosen.effort, chosen.seeds, chosen.workers, path, wanted
+    )
+    draw_curve(rows, chosen.fields, chosen.folder / "rate_distortion.png")
+    draw_fields(rows, chosen.fields, chosen.folder / "receptive_field.png")
+    print(f"rate_distortion.png and receptive_field.png are in {chosen.folder}/")
+
+
+if __name__ == "__main__":
+    with errors_said():
+        main(tyro.cli(Settings, description=__doc__))
