@@ -18,8 +18,9 @@ import tyro
 
 from hvae_jax.cli import open_run
 from hvae_jax.compilation import use_compilation_cache
+from hvae_jax.ending import errors_said
 from hvae_jax.evaluation import evaluate
-from hvae_jax.experiment import Experiment, errors_said, run
+from hvae_jax.experiment import Experiment, run
 
 
 @dataclasses.dataclass(frozen=True)

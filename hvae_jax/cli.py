@@ -14,8 +14,9 @@ from hvae_jax import doctor, plots, results, settings
 from hvae_jax.compilation import jit_once, use_compilation_cache
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.diagnosis import Effort, diagnose
+from hvae_jax.ending import errors_said
 from hvae_jax.evaluation import evaluate
-from hvae_jax.experiment import Experiment, abstract_state, errors_said
+from hvae_jax.experiment import Experiment, abstract_state
 from hvae_jax.page import page
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.mesh import data_mesh

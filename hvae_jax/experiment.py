@@ -6,15 +6,12 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import tyro
@@ -25,19 +22,17 @@ from hvae_jax.cluster import Cluster, is_first
 from hvae_jax.compilation import use_compilation_cache
 from hvae_jax.data.augment import Augment
 from hvae_jax.data.dataset import Dataset
+from hvae_jax.ending import PREEMPTED, errors_said, without_closed_loops
 from hvae_jax.objectives import GECO, NegativeELBO, Objective
-from hvae_jax.training.checkpoint import Checkpoints, NotSavedError
+from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.feeds import Examples, Feeding
-from hvae_jax.training.loop import DivergedError, Machine, Outcome, Watching, train
+from hvae_jax.training.loop import Machine, Outcome, Watching, train
 from hvae_jax.training.mesh import agree, check_divides, data_mesh, host_copy
 from hvae_jax.training.optimisers import Adamax, Optimiser
 from hvae_jax.training.report import JsonLines, Reporter, Sink, TensorBoard, Tracker, read_metrics
 from hvae_jax.training.schedule import Training
 from hvae_jax.training.signals import Interrupted, interrupting
 from hvae_jax.training.state import TrainState, initial_state
-
-PREEMPTED = 75  # the exit code after SIGTERM: saved, start again (EX_TEMPFAIL of sysexits.h)
-LOST = 134  # another process of the run is gone: what JAX's own runtime ends a process with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +172,7 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None, descrip
     command goes on), 130 likewise by Ctrl-C, 134 another process of the run was lost.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs of an error, the error itself says
-    with _without_closed_loops(), errors_said():
+    with without_closed_loops(), errors_said():
         command = tyro.cli(
             Command,
             args=arguments,
@@ -363,53 +358,3 @@ def _first_alone(action: Callable[[], None]) -> None:
         raise error
     if failed:
         raise ValueError("process 0 did not start; its message says why.")
-
-
-def _silence(*_: Any) -> None:
-    """Says nothing."""
-
-
-@contextmanager
-def _without_closed_loops() -> Iterator[None]:
-    """TensorStore's threads report to event loops that Orbax closed when one write failed: a traceback for each."""
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        if sys.unraisablehook is hook:
-            sys.unraisablehook = before
-
-
-@contextmanager
-def errors_said() -> Iterator[None]:
-    """Ends the program with one clear message where a user's setting, file or data is at fault, or a peer is gone."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if not jax.distributed.is_initialized() or jax.process_count() == 1:
-            raise
-        first = str(error).strip().splitlines()[0]
-        print(
-            f"error: another process of the run was lost, or the way to it ({first}). Start all of them again: they "
-            "go on from the last checkpoint.",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(LOST)
-    except (ValueError, OSError, ImportError, MemoryError, DivergedError) as error:
-        if os.environ.get("HVAE_TRACEBACK"):
-            raise
-        if isinstance(error, NotSavedError):  # Orbax's threads go on to complain, for thousands of lines
-            sys.excepthook, sys.unraisablehook = _silence, _silence
-            warnings.simplefilter("ignore")
-        what = f"not enough memory ({error})" if isinstance(error, MemoryError) else error
-        print(f"error: {what}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr, flush=True)
-        if jax.distributed.is_initialized() and jax.process_count() > 1:
-            os._exit(1)  # an orderly end would wait for the other processes, which wait for this one
-        sys.exit(1)

@@ -160,12 +160,12 @@ def test_a_peer_that_is_lost_is_an_error_of_a_collective_too() -> None:
     """Said in one line, and the process ends at once: an orderly end would wait for the other. Alone it is a bug."""
     program = """
 import jax
-from hvae_jax import experiment
+from hvae_jax import ending
 
 several = SEVERAL
 jax.distributed.is_initialized = lambda: several
 jax.process_count = lambda: 1 + several
-with experiment.errors_said():
+with ending.errors_said():
     raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer\\nand more")
 """
     lost, bug = (

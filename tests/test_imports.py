@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diagnosis": {"trace", "objectives", "diagnostics", "data", "compilation"},
     "page": set(),
     "run_folder": {"settings", "training"},
+    "ending": {"training"},
 }
 FREE = {"__init__", "results", "experiment", "cli"}  # these stand above all, and may import any but the experiments
 

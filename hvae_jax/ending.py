@@ -1,0 +1,66 @@
+"""How a program of ours ends: the exit codes, and one clear line where something went wrong."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from hvae_jax.training.checkpoint import NotSavedError
+from hvae_jax.training.loop import DivergedError
+
+PREEMPTED = 75  # the exit code after SIGTERM: saved, start again (EX_TEMPFAIL of sysexits.h)
+LOST = 134  # another process of the run is gone: what JAX's own runtime ends a process with
+
+
+def _silence(*_: Any) -> None:
+    """Says nothing."""
+
+
+@contextmanager
+def without_closed_loops() -> Iterator[None]:
+    """TensorStore's threads report to event loops that Orbax closed when one write failed: a traceback for each."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = before
+
+
+@contextmanager
+def errors_said() -> Iterator[None]:
+    """Ends the program with one clear message where a user's setting, file or data is at fault, or a peer is gone."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized() or jax.process_count() == 1:
+            raise
+        first = str(error).strip().splitlines()[0]
+        print(
+            f"error: another process of the run was lost, or the way to it ({first}). Start all of them again: they "
+            "go on from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LOST)
+    except (ValueError, OSError, ImportError, MemoryError, DivergedError) as error:
+        if os.environ.get("HVAE_TRACEBACK"):
+            raise
+        if isinstance(error, NotSavedError):  # Orbax's threads go on to complain, for thousands of lines
+            sys.excepthook, sys.unraisablehook = _silence, _silence
+            warnings.simplefilter("ignore")
+        what = f"not enough memory ({error})" if isinstance(error, MemoryError) else error
+        print(f"error: {what}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr, flush=True)
+        if jax.distributed.is_initialized() and jax.process_count() > 1:
+            os._exit(1)  # an orderly end would wait for the other processes, which wait for this one
+        sys.exit(1)
