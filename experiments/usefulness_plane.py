@@ -143,11 +143,11 @@ def draw_plane(rows: list[Row], path: Path) -> None:
                 axis.axhline(ceiling, color="#52514e", linestyle="--", linewidth=0.8)
                 axis.annotate(
                     f"log N = {ceiling:.1f}: the ceiling of I(x; z) (crosses)",
-                    (0.98, ceiling),
+                    (0.02, ceiling),
                     (0, 3),
                     xycoords=("axes fraction", "data"),
                     textcoords="offset points",
-                    ha="right",
+                    ha="left",
                     fontsize=7,
                 )
                 axis.set_title(title, fontsize=10)
