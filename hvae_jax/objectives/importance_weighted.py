@@ -25,7 +25,7 @@ class ImportanceWeighted:
       sum_k v_k (d log w_k/dz_k) dz_k, for the posterior's part. Unbiased for K = 1; for K > 1 it leaves out a term
       whose mean is not 0, since v_k depends on z_k. Without variance in the posterior's part where q is the posterior.
     * "dreg", doubly reparameterised: sum_k v_k^2 (d log w_k/dz_k) dz_k for that part. Unbiased for every K, as quiet
-      as "stl" where q is the posterior, and its signal-to-noise ratio rises as sqrt(K).
+      as "stl" where q is the posterior, and for large K its signal-to-noise ratio rises as sqrt(K).
 
     In the generative part, d log p at fixed latents, all three have v_k. A parameter that serves q and p alike, as
     priors do where a posterior is an offset from them, has both parts. Values do not depend on the estimator.
