@@ -107,9 +107,10 @@ def draw_curve(rows: list[Row], fields: tuple[int, ...], path: Path) -> None:
         betas = sorted({row["beta"] for row in some(rows, field=field, by="ELBO")})
         points = [some(rows, field=field, by="ELBO", beta=beta) for beta in betas]
         d, r = ([mean_of(point, name) for point in points] for name in ("distortion", "rate"))
-        values = [np.array([value for value, _ in numbers]) for numbers in (d, r)]
+        x, y = (np.array([value for value, _ in numbers]) for numbers in (d, r))
         axis.errorbar(
-            *values,
+            x,
+            y,
             [e for _, e in r],
             [e for _, e in d],
             color=colour,
@@ -118,9 +119,9 @@ def draw_curve(rows: list[Row], fields: tuple[int, ...], path: Path) -> None:
             elinewidth=0.8,
             label=f"decoder sees {seen(field)}",
         )
-        for beta, x, y in zip(betas, *values, strict=True):
-            axis.annotate(f"{beta:g}", (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colour)
-        wholes += list(values[0] + values[1])
+        for beta, point in zip(betas, zip(x, y, strict=True), strict=True):
+            axis.annotate(f"{beta:g}", point, (4, 4), textcoords="offset points", fontsize=8, color=colour)
+        wholes += list(x + y)
     (low, high), (_, top) = axis.get_xlim(), axis.get_ylim()
     for whole in np.linspace(min(wholes), max(wholes), 4):
         axis.plot([low, high], [whole - low, whole - high], color="#b9b7b0", linewidth=0.7, zorder=0)

@@ -136,7 +136,7 @@ def run(
                 continue
             begun = time.perf_counter()
             variables = train(trial.model, trial.objective, effort, dataset, programs, seed)
-            row = {**trial.name, "seed": seed, **measure(trial.model, effort, dataset, programs, variables)}
+            row: Row = {**trial.name, "seed": seed, **measure(trial.model, effort, dataset, programs, variables)}
             row["seconds"] = time.perf_counter() - begun
             with alone:
                 rows.append(row)

@@ -28,7 +28,7 @@ from hvae_jax.ending import errors_said
 from hvae_jax.experiment import Data
 from hvae_jax.likelihoods import for_data
 from hvae_jax.models import HVAE, VAE, TopDownVAE, TwoLevelVAE
-from hvae_jax.objectives import FreeBits, NegativeELBO, Regularised
+from hvae_jax.objectives import FreeBits, NegativeELBO, Objective, Regularised
 
 COLOURS = {"one level": "#2a78d6", "bottom-up": "#1baf7a", "bottom-up, printed": "#e34948", "top-down": "#4a3aa7"}
 MARKERS = ("o", "s", "^", "D", "v")
@@ -73,7 +73,7 @@ def trials(chosen: Settings, dataset: Dataset) -> list[Trial]:
     found, effort = [], chosen.effort
     for field in chosen.fields:
         head = hv.PixelCNN(for_data(dataset), None if field < 0 else field, effort.layers, effort.width)
-        remedies = {False: NegativeELBO()}
+        remedies: dict[bool, Objective] = {False: NegativeELBO()}
         if field < 0 and chosen.remedy:
             remedies[True] = Regularised(free_bits=FreeBits(chosen.remedy, "level", "batch"))
         for remedy, objective in remedies.items():

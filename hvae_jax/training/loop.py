@@ -152,9 +152,9 @@ def train(
     names = level_names(model, train_data)
 
     few = train_data.take(slice(settings.init_examples or settings.batch_size))
-    if augment is not None:  # on the host again, so that in a run of several processes all have it alike
-        few = dataclasses.replace(few, x=np.asarray(augment(jnp.asarray(few.x), init_key)))
-    ingredients = (model, objective, optimiser, init_key, few.x, few.y, settings.ema is not None)
+    # Augmented as in training, and on the host again, so that in a run of several processes all have it alike.
+    first = few.x if augment is None else np.asarray(augment(jnp.asarray(few.x), init_key))
+    ingredients = (model, objective, optimiser, init_key, first, few.y, settings.ema is not None)
     wanted = jax.eval_shape(lambda: initial_state(*ingredients))
     shardings = state_sharding(wanted, mesh, machine.fsdp)
     step_of = make_step(model, objective, optimiser, ema_decay=settings.ema, microbatch=settings.microbatch)

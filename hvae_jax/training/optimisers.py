@@ -73,4 +73,4 @@ def _scheduled(learning_rate: float, schedule: Schedule) -> optax.ScalarOrSchedu
     shape = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).shape
     if shape:
         raise ValueError(f"The learning rate's schedule gives {shape[0]} numbers, but there is one learning rate.")
-    return lambda count: learning_rate * schedule(count)
+    return lambda count: learning_rate * schedule(jnp.asarray(count))
