@@ -14,7 +14,9 @@ from hvae_jax.distributions import precision_weighted as precision_weighted
 from hvae_jax.distributions import residual as residual
 from hvae_jax.likelihoods import Bernoulli as Bernoulli
 from hvae_jax.likelihoods import Categorical as Categorical
+from hvae_jax.likelihoods import DiscretisedLogistic as DiscretisedLogistic
 from hvae_jax.likelihoods import Gaussian as Gaussian
+from hvae_jax.likelihoods import LogisticMixture as LogisticMixture
 from hvae_jax.likelihoods import PixelCNN as PixelCNN
 from hvae_jax.objectives import GECO as GECO
 from hvae_jax.objectives import Batch as Batch

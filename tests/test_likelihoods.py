@@ -322,3 +322,10 @@ def test_categorical_of_256_values_takes_uint8() -> None:
     log_px = Categorical(256)(logits).log_prob(x)
     expected = jnp.take_along_axis(jax.nn.log_softmax(logits), x.astype(jnp.int32)[..., None], -1)[..., 0].sum(-1)
     np.testing.assert_allclose(log_px, expected, rtol=1e-5)
+
+
+def test_a_gaussian_without_a_bound() -> None:
+    """log_std is what the network says, however far out."""
+    h = jnp.array([[[0.5, -9.0], [0.5, 9.0]]])
+    np.testing.assert_array_equal(Gaussian(bound=None)(h).normal.log_std, h[..., 1])
+    assert (jnp.abs(Gaussian()(h).normal.log_std) < 5.0).all()

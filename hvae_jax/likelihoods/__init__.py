@@ -8,8 +8,12 @@ from hvae_jax.likelihoods.bernoulli import Bernoulli as Bernoulli
 from hvae_jax.likelihoods.bernoulli import BernoulliRecord as BernoulliRecord
 from hvae_jax.likelihoods.categorical import Categorical as Categorical
 from hvae_jax.likelihoods.categorical import CategoricalRecord as CategoricalRecord
+from hvae_jax.likelihoods.discretised_logistic import DiscretisedLogistic as DiscretisedLogistic
+from hvae_jax.likelihoods.discretised_logistic import DiscretisedLogisticRecord as DiscretisedLogisticRecord
 from hvae_jax.likelihoods.gaussian import Gaussian as Gaussian
 from hvae_jax.likelihoods.gaussian import GaussianRecord as GaussianRecord
+from hvae_jax.likelihoods.logistic_mixture import LogisticMixture as LogisticMixture
+from hvae_jax.likelihoods.logistic_mixture import LogisticMixtureRecord as LogisticMixtureRecord
 from hvae_jax.likelihoods.pixelcnn import PixelCNN as PixelCNN
 from hvae_jax.likelihoods.pixelcnn import PixelCNNRecord as PixelCNNRecord
 

@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float, Key, Num
 
 from hvae_jax.distributions import sum_event
-from hvae_jax.likelihoods.base import Likelihood, clip_log, describe
+from hvae_jax.likelihoods.base import Likelihood, check_whole, clip_log
 
 
 @jax.custom_jvp
@@ -97,11 +97,8 @@ class Categorical(Likelihood):
 
     def check(self, x: np.ndarray, name: str = "x") -> None:
         """Raises ValueError for a value that is not one of 0..num_values-1."""
-        bad = ~((x >= 0) & (x < self.num_values) & (x == np.floor(x)))
-        if bad.any():
-            whole = bool(np.isfinite(x).all() and (x == np.floor(x)).all() and x.min() >= 0)
-            hint = f"Use Categorical({int(x.max()) + 1})" if whole else "Quantise the data, or use Gaussian()"
-            raise ValueError(
-                f"{name} holds {describe(x, bad)}, but Categorical({self.num_values}) allows the whole numbers "
-                f"0..{self.num_values - 1} only. {hint}."
-            )
+        check_whole(x, self.num_values, "Categorical({})", name)
+
+    def as_input(self, x: Array) -> Array:
+        """2 x/(K - 1) - 1, from -1 to 1."""
+        return 2.0 * x / (self.num_values - 1) - 1.0

@@ -40,10 +40,10 @@ class GaussianRecord:
 class Gaussian(Likelihood):
     """Real data: a mean and a scale for each element, log_std soft-clamped to (-bound, bound).
 
-    The bound keeps the density of a constant element from growing without limit.
+    The bound keeps the density of a constant element from growing without limit; None for none.
     """
 
-    bound: float = 5.0
+    bound: float | None = 5.0
 
     @property
     def parameters(self) -> int:
@@ -52,7 +52,8 @@ class Gaussian(Likelihood):
 
     def __call__(self, h: Array) -> GaussianRecord:
         """`[B, *event, 2]` to a record."""
-        return GaussianRecord(Normal(h[..., 0], soft_clamp(h[..., 1], self.bound)))
+        log_std = h[..., 1] if self.bound is None else soft_clamp(h[..., 1], self.bound)
+        return GaussianRecord(Normal(h[..., 0], log_std))
 
     def check(self, x: np.ndarray, name: str = "x") -> None:
         """Raises ValueError for a value that is not finite."""

@@ -12,7 +12,6 @@ from jaxtyping import Float, Key, Num
 
 from hvae_jax.likelihoods.base import Likelihood, LikelihoodRecord
 from hvae_jax.likelihoods.bernoulli import Bernoulli
-from hvae_jax.likelihoods.categorical import Categorical
 from hvae_jax.networks.pixelcnn import PixelCNNWeights, evaluate, walk
 
 
@@ -114,7 +113,7 @@ class PixelCNN(Likelihood):
       context: numbers that the model's networks give for each element: what z has to say.
 
     Source: Alemi et al. (2018) for its use; `networks/pixelcnn.py` for the network's.
-    Raises ValueError for a negative receptive field, another size below 1, or a PixelCNN as base.
+    Raises ValueError for a negative receptive field, another size below 1, or a base that is not of one element alone.
     """
 
     base: Likelihood = Bernoulli()
@@ -132,6 +131,11 @@ class PixelCNN(Likelihood):
             )
         if isinstance(self.base, PixelCNN):
             raise ValueError("PixelCNN(base=PixelCNN(...)): the base is the likelihood of one element alone.")
+        if self.base.channels != 1:
+            raise ValueError(
+                f"PixelCNN(base={self.base}): the base is the likelihood of one element alone; set its channels to 1, "
+                "and the PixelCNN's own order of colours takes their place."
+            )
 
     @property
     def parameters(self) -> int:
@@ -153,7 +157,5 @@ class PixelCNN(Likelihood):
         self.base.check(x, name)
 
     def as_input(self, x: Array) -> Array:
-        """x as the layers see it: whole numbers from -1 to 1, others as they are."""
-        if isinstance(self.base, Categorical):
-            return 2.0 * x / (self.base.num_values - 1) - 1.0
-        return x
+        """x as the layers see it: as the base's."""
+        return self.base.as_input(x)

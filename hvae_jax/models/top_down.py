@@ -87,7 +87,7 @@ class TopDownVAE(HVAE):
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
         sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
-        readout = Readout(self.likelihood.parameters, self.dtype, name="readout")
+        readout = Readout(self.likelihood.parameters, self.dtype, self.likelihood.channels, name="readout")
         label = one_hot(y, self.classes, n)
 
         offsets: dict[int, Normal] = {}

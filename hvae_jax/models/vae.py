@@ -127,10 +127,12 @@ class VAE(HVAE):
 
     def _readout(self, event: tuple[int, ...] | None) -> ConvDecoder | Readout:
         """The last layer, from features to the parameters of p(x | z1)."""
-        count = self.likelihood.parameters
+        count, channels = self.likelihood.parameters, self.likelihood.channels
         if self.network == "dense":
-            return Readout(count, self.dtype, self.initialisation, name="readout")
-        return ConvDecoder(count, event, self.width, self.activation, dtype=self.dtype, name="readout")
+            return Readout(count, self.dtype, channels, self.initialisation, name="readout")
+        return ConvDecoder(
+            count, event, self.width, self.activation, dtype=self.dtype, channels=channels, name="readout"
+        )
 
     def _see(self, x: Array, train: bool) -> Array:
         """x as the encoder takes it: through the convolutions, if they are the model's."""

@@ -8,7 +8,6 @@ U(-1/sqrt(fan_in), 1/sqrt(fan_in)) with fan_in = 9 * inputs.
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -16,7 +15,8 @@ from jaxtyping import Float, Num
 
 from hvae_jax.networks.activations import sigmoid_gelu
 from hvae_jax.networks.computing import ComputeDtype, widen
-from hvae_jax.networks.mlp import BatchNorm, uniform_fan_in
+from hvae_jax.networks.mlp import BatchNorm, sets, uniform_fan_in
+from hvae_jax.networks.resample import convolve
 
 # What stands next to x in a model: linear layers, or the networks of this file.
 NetworkKind = Literal["dense", "conv"]
@@ -39,21 +39,6 @@ def check_image(event: tuple[int, ...]) -> None:
         )
 
 
-def _convolve(
-    x: Num[Array, "batch rows columns inputs"],
-    kernel: Float[Array, "3 3 inputs outputs"],
-    stride: int,
-    dtype: ComputeDtype,
-) -> Float[Array, "batch rows2 columns2 outputs"]:
-    """A 3x3 cross-correlation padded by one zero, PyTorch's conv2d(padding=1), in dtype or what the two promote to."""
-    target = jnp.promote_types(x.dtype, kernel.dtype) if dtype is None else dtype
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    padding = ((1, 1), (1, 1))
-    return jax.lax.conv_general_dilated(
-        x.astype(target), kernel.astype(target), (stride, stride), padding, dimension_numbers=dimensions
-    )
-
-
 def _per_channel(v: Float[Array, " channels"]) -> Float[Array, "1 1 1 channels"]:
     """v with leading axes of size 1, so that no operation promotes ranks silently."""
     return v[None, None, None]
@@ -71,27 +56,29 @@ def double(x: Float[Array, "batch rows columns channels"]) -> Float[Array, "batc
 
 
 class Conv(nn.Module):
-    """A 3x3 convolution with bias, zero-padded by one pixel: `[B, H, W, C]` to `[B, H/stride, W/stride, features]`.
+    """A convolution with bias, zero-padded by size // 2: `[B, H, W, C]` to `[B, H/stride, W/stride, features]`.
 
     Attributes:
       features: channels of the output.
       stride: 1 keeps the resolution, 2 halves it (rounded up).
       dtype: what the product is computed in, and the output's; None for what x and the kernel promote to. The bias is
         added in float32 all the same, as in `Linear`.
+      size: height and width of the kernel, an odd number.
     """
 
     features: int
     stride: int = 1
     dtype: ComputeDtype = None
+    size: int = 3
 
     @nn.compact
     def __call__(
         self, x: Num[Array, "batch rows columns inputs"]
     ) -> Float[Array, "batch rows2 columns2 {self.features}"]:
-        init = uniform_fan_in(9 * x.shape[-1])
-        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features), jnp.float32)
+        init = uniform_fan_in(self.size**2 * x.shape[-1])
+        kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
-        product = _convolve(x, kernel, self.stride, self.dtype)
+        product = convolve(x, kernel, self.stride, dtype=self.dtype)
         return (widen(product) + _per_channel(bias)).astype(product.dtype)
 
 
@@ -130,9 +117,9 @@ class ConvDecoder(nn.Module):
     """Features to the parameters of p(x | z), for images: `[B, F]` to `[B, H, W, C, parameters]`.
 
     A linear layer to `[H/4, W/4, 2 * width]` with activation and normalisation; `double` and a convolution to `width`
-    channels with the same; `double` and a convolution to C * parameters channels. Like `Readout`, whose place it takes,
-    it remembers the shape of the data in its variables, by the shapes of `canvas_bias` and `pixel_bias`. The fan_in of
-    the linear layer is F.
+    channels with the same; `double` and a convolution to C * parameters channels, fewer where channels share a set.
+    Like `Readout`, whose place it takes, it remembers the shape of the data in its variables, by the shapes of
+    `canvas_bias` and `pixel_bias`. The fan_in of the linear layer is F.
 
     Attributes:
       parameters: how many numbers the likelihood wants for each element of x.
@@ -140,8 +127,9 @@ class ConvDecoder(nn.Module):
       width, activation, normalise: as in `ConvEncoder`.
       dtype: what products and activations are computed in; None for what the parameters are. The output is float32 at
         least.
+      channels: how many of the image's channels share one set of parameters.
 
-    Raises ValueError for a shape that is no image, or where it is not known yet.
+    Raises ValueError for a shape that is no image, of channels that `channels` does not divide, or not known yet.
     """
 
     parameters: int
@@ -150,16 +138,17 @@ class ConvDecoder(nn.Module):
     activation: Callable[[Array], Array] = sigmoid_gelu
     normalise: bool = True
     dtype: ComputeDtype = None
+    channels: int = 1
 
     @nn.compact
     def __call__(
         self, h: Float[Array, "batch inputs"], *, train: bool = False
-    ) -> Float[Array, "batch rows columns channels {self.parameters}"]:
+    ) -> Float[Array, "batch rows columns sets {self.parameters}"]:
         image = self.event() or self.image
         if image is None:
             raise ValueError("The shape of the data is not known yet: initialise the model with an x first.")
         check_image(image)
-        rows, columns, channels = image
+        rows, columns, channels = image = sets(image, self.channels)
         canvas = (rows // 4, columns // 4, 2 * self.width)
         init = uniform_fan_in(h.shape[-1])
         kernel = self.param("canvas_kernel", init, (h.shape[-1], *canvas), jnp.float32)
@@ -173,7 +162,7 @@ class ConvDecoder(nn.Module):
         init = uniform_fan_in(9 * self.width)
         kernel = self.param("pixel_kernel", init, (3, 3, self.width, channels, self.parameters), jnp.float32)
         bias = self.param("pixel_bias", init, (channels, self.parameters), jnp.float32)
-        pixels = _convolve(double(h), kernel.reshape(*kernel.shape[:3], -1), 1, self.dtype)
+        pixels = convolve(double(h), kernel.reshape(*kernel.shape[:3], -1), dtype=self.dtype)
         return widen(pixels).reshape(-1, *image, self.parameters) + bias[None, None, None]
 
     def _finish(self, h: Array, i: int, train: bool) -> Array:
@@ -186,4 +175,4 @@ class ConvDecoder(nn.Module):
         if not self.has_variable("params", "pixel_bias"):
             return None
         rows, columns, _ = self.get_variable("params", "canvas_bias").shape
-        return (4 * rows, 4 * columns, self.get_variable("params", "pixel_bias").shape[0])
+        return (4 * rows, 4 * columns, self.get_variable("params", "pixel_bias").shape[0] * self.channels)

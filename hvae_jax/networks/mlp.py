@@ -182,17 +182,21 @@ class Readout(nn.Module):
     """The linear layer from hidden features to the parameters of p(x | z), one set an element of x.
 
     Its kernel has shape `[inputs, *event, parameters]`, so the variables themselves remember the shape of the data
-    and generation needs no other record of it.
+    and generation needs no other record of it. Where elements share a set, the last axis of the event is shorter.
 
     Attributes:
       parameters: how many numbers the likelihood wants for each element of x.
       dtype: what the product is computed in; the bias is added in float32 all the same, and the output is float32 at
         least.
+      channels: how many neighbours on the last axis of x share one set.
       initialisation: of kernel and bias.
+
+    Raises ValueError for an x whose last axis is no multiple of `channels`, or where its shape is not known yet.
     """
 
     parameters: int
     dtype: ComputeDtype = None
+    channels: int = 1
     initialisation: Initialisation = "pytorch"
 
     @nn.compact
@@ -209,6 +213,7 @@ class Readout(nn.Module):
         event = self.event() or event
         if event is None:
             raise ValueError("The shape of the data is not known yet: initialise the model with an x first.")
+        event = sets(event, self.channels)
         shape = (h.shape[-1], *event, self.parameters)
         kernel = self.param("kernel", kernel_init(self.initialisation, h.shape[-1], shape), shape, jnp.float32)
 
@@ -233,7 +238,23 @@ class Readout(nn.Module):
         """The shape of one x, as the variables remember it; None before there are variables."""
         if not self.has_variable("params", "bias"):
             return None
-        return tuple(self.get_variable("params", "bias").shape[:-1])
+        event = self.get_variable("params", "bias").shape[:-1]
+        return tuple(event) if self.channels == 1 else (*event[:-1], event[-1] * self.channels)
+
+
+def sets(event: tuple[int, ...], channels: int) -> tuple[int, ...]:
+    """How many sets of parameters one x has along each axis, where `channels` neighbours on the last one share a set.
+
+    Raises ValueError if the last axis is no multiple of `channels`.
+    """
+    if channels == 1:
+        return event
+    if not event or event[-1] % channels:
+        raise ValueError(
+            f"The likelihood takes {channels} channels of a pixel together, but x has examples of shape "
+            f"{tuple(event)}. Give images in colour, or set the likelihood's channels to 1."
+        )
+    return (*event[:-1], event[-1] // channels)
 
 
 def check_event(event: tuple[int, ...] | None, x: Array) -> None:

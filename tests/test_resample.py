@@ -1,0 +1,118 @@
+"""Strided and transposed convolutions, doubling, padding and cropping, against sums written out."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from hvae_jax.networks.resample import (
+    TransposedConv,
+    convolve,
+    convolve_transposed,
+    crop_to,
+    double_bilinear,
+    pad_to_multiple,
+    padded_size,
+)
+
+pytestmark = pytest.mark.leg
+
+KEY = jax.random.key(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    """Fixed normal numbers."""
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def written_out(x: np.ndarray, kernel: np.ndarray, stride: int, padding: tuple) -> np.ndarray:
+    """A cross-correlation, an output at a time."""
+    x = np.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = kernel.shape[:2]
+    rows, columns = ((x.shape[1 + i] - kernel.shape[i]) // stride + 1 for i in (0, 1))
+    out = np.zeros((len(x), rows, columns, kernel.shape[-1]))
+    for i, j in itertools.product(range(rows), range(columns)):
+        window = x[:, stride * i : stride * i + height, stride * j : stride * j + width]
+        out[:, i, j] = np.tensordot(window, kernel, 3)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "stride", "padding"),
+    [
+        ((6, 4), 3, 1, None),
+        ((6, 4), 5, 2, None),
+        ((6, 4), 3, 2, ((0, 1), (0, 1))),
+        ((6, 4), 1, 1, None),
+        ((2, 2), 3, 1, None),
+        ((2, 1), 5, 1, ((2, 2), (2, 2))),
+        ((2, 4), 3, 1, None),
+    ],
+)
+def test_convolutions(image: tuple, size: int, stride: int, padding: tuple | None) -> None:
+    """Whatever form is taken: of one pixel, of maps smaller than the kernel, strided, padded unevenly."""
+    x, kernel = normal(2, *image, 3), normal(size, size, 3, 5)
+    got = convolve(jnp.asarray(x), jnp.asarray(kernel), stride, padding)
+    expected = written_out(x, kernel, stride, padding or ((size // 2,) * 2,) * 2)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "crop"), [(3, 2, (1, 0)), (3, 2, (0, 1)), (5, 2, (1, 2)), (4, 2, (1, 1)), (5, 4, (0, 1))]
+)
+def test_transposed_convolutions(size: int, stride: int, crop: tuple[int, int]) -> None:
+    """Each input adds its kernel to stride * i onwards; then the crop."""
+    x, kernel = normal(2, 3, 4, 3), normal(size, size, 3, 5)
+    full = np.zeros((2, 2 * stride + size, 3 * stride + size, 5))
+    for i, j in itertools.product(range(3), range(4)):
+        full[:, stride * i : stride * i + size, stride * j : stride * j + size] += np.tensordot(
+            x[:, i, j], kernel, (1, 2)
+        )
+    before = crop[0]
+    expected = full[:, before : before + 3 * stride, before : before + 4 * stride]
+    got = convolve_transposed(jnp.asarray(x), jnp.asarray(kernel), stride, crop)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_transposed_convolution_is_the_gradient_of_a_strided_one() -> None:
+    """As ConvTranspose2d(3, stride=2, padding=1, output_padding=1) is of Conv2d(3, stride=2, padding=1)."""
+    module = TransposedConv(3)
+    small = jnp.asarray(normal(2, 4, 6, 5))
+    got, variables = module.init_with_output(KEY, small)
+    kernel, bias = (variables["params"][name] for name in ("kernel", "bias"))
+    turned = kernel.transpose(0, 1, 3, 2)
+    (back,) = jax.vjp(lambda x: convolve(x, turned, 2), jnp.zeros((2, 8, 12, 3)))[1](small)
+    np.testing.assert_allclose(got, back + bias[None, None, None], rtol=1e-5, atol=1e-5)
+    bound = 1 / np.sqrt(9 * 3)
+    assert 0.9 * bound < jnp.abs(kernel).max() < bound
+
+
+def test_a_crop_that_gives_another_size() -> None:
+    """Named with the kernel, the stride and the sum that is needed."""
+    with pytest.raises(ValueError, match=r"crop=\(1, 1\).*3x3 and stride 2.*= 1"):
+        convolve_transposed(jnp.zeros((1, 2, 2, 1)), jnp.zeros((3, 3, 1, 1)), 2, (1, 1))
+
+
+def test_bilinear_doubling() -> None:
+    """Half-pixel centres, edges repeated: SciPy's first-order spline at those points."""
+    x = normal(2, 3, 5, 2)
+    rows, columns = np.meshgrid((np.arange(6) - 0.5) / 2, (np.arange(10) - 0.5) / 2, indexing="ij")
+    got = double_bilinear(jnp.asarray(x))
+    for b, c in itertools.product(range(2), range(2)):
+        expected = ndimage.map_coordinates(x[b, ..., c], [rows, columns], order=1, mode="nearest")
+        np.testing.assert_allclose(got[b, ..., c], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_and_cropping() -> None:
+    """To the next multiple, the odd zero after; cropping takes it off again."""
+    x = jnp.asarray(normal(2, 5, 8, 1))
+    padded = pad_to_multiple(x, 8)
+    assert padded.shape == (2, 8, 8, 1)
+    np.testing.assert_array_equal(padded, np.pad(x, ((0, 0), (1, 2), (0, 0), (0, 0))))
+    np.testing.assert_array_equal(crop_to(padded, 5, 8), x)
+    assert [padded_size(size, 16) for size in (16, 17, 28)] == [16, 32, 32]
+    with pytest.raises(ValueError, match="5x8 cannot be cropped to 6x6"):
+        crop_to(x, 6, 6)
