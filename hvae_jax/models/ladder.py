@@ -1,0 +1,181 @@
+"""The Ladder VAE of the paper: vectors, any number of levels.
+
+    p(x, z) = p(x | z1) p(z1 | z2) ... p(z_L)          every Gaussian diagonal, p(z_L) = N(0, I)
+    q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z1 | z2, x)
+
+A deterministic path goes up, d_l = f_l(d_{l-1}), and says of each latent what x alone would make of it, (m_l, var_l).
+The posterior is that, merged with the prior on the way down: the product of the two Gaussians,
+
+    1/var_q = 1/var_l + 1/var_p,          m_q = var_q (m_l/var_l + m_p/var_p),
+
+and (m_L, var_L) itself at the top. No prior depends on its own level's sample, so every KL is analytic.
+
+Source: Soenderby et al. (2016), whose equations 17 to 19 are the merge, and where the paper is silent their code
+(casperkaae/LVAE): f_l is twice linear, batch norm, leaky ReLU; batch norm goes into the means and variances too; a
+variance is softplus(1 + a) + 1e-5. It departs from both in the rates: theirs are log-ratios at the sample, of the same
+mean. Their warm-up is a beta schedule of the objective. Latents that are maps, and the merge by concatenation, are in
+`conv_ladder.py`.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float, Num
+
+from hvae_jax.descent import Pick, draw
+from hvae_jax.distributions import Normal, hard_clamp, precision_weighted, residual
+from hvae_jax.likelihoods import Bernoulli, Likelihood
+from hvae_jax.models.base import HVAE, check_sizes
+from hvae_jax.networks.activations import leaky_relu
+from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
+from hvae_jax.networks.mlp import BatchNorm, Readout, check_event, one_hot, uniform_fan_in
+from hvae_jax.trace import Level, Trace
+
+LadderMerge = Literal["precision", "residual"]
+Variance = Literal["softplus", "exp"]
+
+
+class _Linear(nn.Module):
+    """A linear layer with batch norm, whose shift is its bias; or with a bias instead."""
+
+    features: int
+    normalise: bool
+    dtype: ComputeDtype
+
+    @nn.compact
+    def __call__(self, v: Num[Array, "batch inputs"], *, train: bool) -> Float[Array, "batch features"]:
+        init = uniform_fan_in(v.shape[-1])
+        v = nn.Dense(self.features, not self.normalise, self.dtype, kernel_init=init, bias_init=init, name="linear")(v)
+        return BatchNorm(name="norm")(v, train=train) if self.normalise else v
+
+
+class _Deterministic(nn.Module):
+    """d = f(v): twice linear, batch norm, leaky ReLU."""
+
+    features: int
+    normalise: bool
+    dtype: ComputeDtype
+
+    @nn.compact
+    def __call__(self, v: Num[Array, "batch inputs"], *, train: bool) -> Float[Array, "batch features"]:
+        for name in ("first", "second"):
+            v = leaky_relu(_Linear(self.features, self.normalise, self.dtype, name=name)(v, train=train))
+        return v
+
+
+class LadderVAE(HVAE):
+    """The Ladder VAE. The defaults are the paper's five levels for MNIST.
+
+    Attributes:
+      latents: size of each latent vector, top first.
+      hidden: width of the networks up into each latent and down out of it, top first.
+      merge: how a posterior comes from what the way up says and the prior. "precision": the product above.
+        "residual": the prior's mean moved by m_l and its variance times var_l.
+      share: whether the prior that is merged is p's own. False: q has networks like p's of its own for the way down,
+        as the code does unless told otherwise.
+      only_mu_up: whether the way up goes on from m_l and not from d_l, as the code's published runs do.
+      normalise: whether the batch norms are there.
+      variance: of a linear layer's output a. "softplus": log(1 + e^{1 + a}) + 1e-5, as in the paper. "exp": e^a.
+      clamp: bounds of the log variances; None for none, as in the paper.
+      likelihood: p(x | z1), a family from `hvae_jax.likelihoods`.
+      dtype: what the products and activations are computed in: "bfloat16", less memory and the fast units of a TPU or
+        GPU; None for what the parameters are. Parameters, gradients, statistics, latents, KLs and likelihoods are
+        float32 either way.
+      remat: whether the backward pass recomputes what is inside each network instead of remembering it: less memory
+        for about a third more arithmetic.
+
+    Raises ValueError for latents and widths of different lengths, a size below 1, or a merge, variance or dtype that
+    is not known.
+    """
+
+    latents: tuple[int, ...] = (4, 8, 16, 32, 64)
+    hidden: tuple[int, ...] = (32, 64, 128, 256, 512)
+    merge: LadderMerge = "precision"
+    share: bool = True
+    only_mu_up: bool = False
+    normalise: bool = True
+    variance: Variance = "softplus"
+    clamp: tuple[float, float] | None = (-7.0, 7.0)
+    likelihood: Likelihood = Bernoulli()
+    dtype: ComputeDtype = None
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("latents", "hidden"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
+        check_sizes(self, "latents", "hidden")
+        check_dtype("LadderVAE", self.dtype)
+        if len(self.hidden) != len(self.latents):
+            raise ValueError(
+                f"LadderVAE(latents={self.latents}, hidden={self.hidden}): {len(self.latents)} levels and "
+                f"{len(self.hidden)} widths; one of each a level, top first."
+            )
+        for name, allowed in (("merge", LadderMerge), ("variance", Variance)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"LadderVAE({name}={getattr(self, name)!r}): {' or '.join(get_args(allowed))}.")
+
+    @property
+    def num_levels(self) -> int:
+        """L."""
+        return len(self.latents)
+
+    @nn.compact
+    def descend(
+        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
+    ) -> Trace:
+        one_hot(y, 0, n)
+        sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
+        readout = Readout(self.likelihood.parameters, self.dtype, self.likelihood.channels, name="readout")
+
+        evidence: dict[int, Normal] = {}
+        if x is not None:
+            check_event(readout.event(), x)
+            d = self.likelihood.as_input(x).reshape(n, -1)
+            for level in range(1, self.num_levels + 1):
+                d = self._path(f"up{level}", level, d, train)
+                evidence[level] = self._normal(f"q{level}", sizes[level], d, train)
+                d = evidence[level].mean if self.only_mu_up else d
+
+        levels: list[Level] = []
+        for level, level_key, pick in zip(sizes, jax.random.split(key, len(sizes)), picks, strict=True):
+            above = levels[-1].z if levels else None
+            prior = self._prior("", level, sizes[level], above, n, train)
+            posterior = evidence.get(level)
+            if posterior is not None and above is not None:
+                merged = prior if self.share else self._prior("q_", level, sizes[level], above, n, train)
+                merge = precision_weighted if self.merge == "precision" else residual
+                posterior = merge(merged, posterior)
+            levels.append(draw(level_key, prior, posterior, pick, name=f"z{level}"))
+
+        h = self._path("down1", 1, levels[-1].z, train)
+        x_dist = self.likelihood(widen(readout(h, None if x is None else x.shape[1:])))
+        return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
+
+    def _prior(self, whose: str, level: int, size: int, above: Array | None, n: int, train: bool) -> Normal:
+        """p(z_level | z above), or with "q_" what q has in its place; N(0, I) at the top."""
+        if above is None:
+            return Normal.standard((n, size))
+        h = self._path(f"{whose}down{level + 1}", level + 1, above, train)
+        return self._normal(f"{whose}p{level}", size, h, train)
+
+    def _path(self, name: str, level: int, v: Array, train: bool) -> Array:
+        """A deterministic network of that level's width at v, remembered or not."""
+        net = _Deterministic(self.hidden[-level], self.normalise, self.dtype, name=name)
+        return call(net, v, train=train, remat=self.remat)
+
+    def _normal(self, name: str, size: int, h: Array, train: bool) -> Normal:
+        """The Gaussian that a linear layer, or two side by side, makes of h."""
+        mean, raw = jnp.split(
+            widen(_Linear(2 * size, self.normalise, self.dtype, name=name)(h, train=train)), 2, axis=-1
+        )
+        log_var = jnp.log(jax.nn.softplus(1.0 + raw) + 1e-5) if self.variance == "softplus" else raw
+        return Normal.from_log_var(mean, log_var if self.clamp is None else hard_clamp(log_var, *self.clamp))
+
+
+def published_code() -> LadderVAE:
+    """The three levels of the command in their code's README, which is not what the paper's numbers come from."""
+    return LadderVAE(latents=(16, 32, 64), hidden=(128, 256, 512), share=False, only_mu_up=True, clamp=None)
