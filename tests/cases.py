@@ -14,9 +14,10 @@ from jax import Array
 from toys import BottomUp, Flow, LinearGaussian, Scanned
 
 from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian, PixelCNN
-from hvae_jax.models import HVAE, VAE, TopDownVAE, TwoLevelVAE
+from hvae_jax.models import HVAE, VAE, ConvLadderVAE, LadderVAE, ResNetVAE, TopDownVAE, TwoLevelVAE
 from hvae_jax.networks.activations import identity, leaky_relu, sigmoid_gelu
 from hvae_jax.networks.mlp import MLP
+from hvae_jax.networks.residual import BlockStyle
 
 BATCH = 8
 
@@ -36,6 +37,8 @@ class Case:
       top_down: no prior depends on its level's own sample: E_q[p/q] = 1 holds for each level, and levels above
         keep_top do not notice it.
       exact: the posterior is the model's own, so that every log weight is log p(x).
+      jitter: standard deviation of what is added to every parameter. Less where an initialisation that depends on data
+        starts with large gains: a residual block whose outputs are small, a tenth of what it was given, has ten.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Case:
     stacked: tuple[str, ...] = ()
     top_down: bool = True
     exact: bool = False
+    jitter: float = 0.05
 
 
 def integers(values: int, *event: int) -> Array:
@@ -191,6 +195,46 @@ CASES = (
         VAE(latents=2, hidden=5, likelihood=PixelCNN(Bernoulli(), layers=2, width=4, context=2)),
         integers(2, 2, 2, 1),
         every_x=every(2, 2, 2, 1),
+    ),
+    Case(
+        "ladder",
+        LadderVAE(latents=(2, 2, 2), hidden=(4, 4, 5), likelihood=Bernoulli()),
+        integers(2, 4),
+        every_x=every(2, 4),
+    ),
+    Case(
+        "ladder_separate",
+        LadderVAE(latents=(2, 2), hidden=(4, 5), merge="residual", share=False, only_mu_up=True, variance="exp"),
+        integers(2, 3),
+        every_x=every(2, 3),
+    ),
+    Case(
+        "ladder_conv",
+        ConvLadderVAE(
+            image=(2, 2, 1),
+            latents=(1, 2),
+            downsample=(0, 1),
+            channels=3,
+            blocks=1,
+            block=BlockStyle(dropout=0.5),
+            halve_first=False,
+        ),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+    ),
+    Case(
+        "resnet_vae",
+        ResNetVAE(image=(4, 4, 1), blocks=(1, 1), latents=(2, 1), width=4, flow=None),
+        integers(2, 4, 4, 1),
+        stacked=("down2/", "up2/"),
+        jitter=0.01,
+    ),
+    Case(
+        "resnet_vae_flow",
+        ResNetVAE(image=(2, 4, 1), blocks=(2,), latents=(2,), width=4, flow_hidden=(4,)),
+        integers(2, 2, 4, 1),
+        stacked=("down1/", "up1/"),
+        jitter=0.01,
     ),
     Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
     Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),

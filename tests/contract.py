@@ -30,7 +30,7 @@ class Row:
         self.case, self.model = case, case.model
         self.x, self.y, self.levels = case.x, case.y, case.model.num_levels
         variables = jax.jit(self.model.init)(jax.random.key(1), self.x, KEY, y=self.y)
-        self.variables = {**variables, "params": jitter(variables["params"])}
+        self.variables = {**variables, "params": jitter(variables["params"], scale=case.jitter)}
         self.statistics = {name: value for name, value in self.variables.items() if name != "params"}
 
     def apply(self, *args: Any, **choices: Any) -> Any:

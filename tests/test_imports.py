@@ -21,11 +21,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "likelihoods": {"distributions", "networks"},
     "trace": {"distributions", "likelihoods"},
     "descent": {"distributions", "trace"},
+    "flows": {"descent", "networks"},
     "objectives": {"trace"},
     "diagnostics": {"trace", "objectives"},
     "networks": set(),
     "data": set(),
-    "models": MATHS | {"descent", "networks"},
+    "models": MATHS | {"descent", "flows", "networks"},
     "convert": MATHS | {"models", "networks"},
     "plots": {"trace"},
     "compilation": set(),
@@ -59,8 +60,10 @@ HEAVY = (
 )
 LIGHT_MODULES = (
     "hvae_jax",
-    *(f"hvae_jax.{part}" for part in ("distributions", "likelihoods", "trace", "descent", "objectives", "diagnostics")),
+    *(f"hvae_jax.{part}" for part in ("distributions", "likelihoods", "trace", "descent", "flows")),
+    *(f"hvae_jax.{part}" for part in ("objectives", "diagnostics")),
     *(f"hvae_jax.{part}" for part in ("networks", "models", "data", "settings", "compilation", "plots", "training")),
+    *(f"hvae_jax.convert.{part}" for part in ("addtt", "state_dict")),
     *(f"hvae_jax.{part}" for part in ("cluster", "evaluation", "meters", "run_folder")),
     *(
         f"hvae_jax.training.{part}"

@@ -11,7 +11,7 @@ import toys
 from cases import case
 from contract import Row
 
-from hvae_jax import descent, distributions
+from hvae_jax import descent, distributions, flows
 from hvae_jax.descent import Drawn
 from hvae_jax.distributions import Normal
 from hvae_jax.trace import Level
@@ -27,6 +27,16 @@ def dropped_log_determinant(patch: pytest.MonkeyPatch) -> None:
 
     coupling = toys.coupling
     patch.setattr(toys, "coupling", forgetful)
+
+
+def dropped_log_determinant_of_maps(patch: pytest.MonkeyPatch) -> None:
+    """The same of the autoregressive flow within a scanned descent."""
+
+    def forgetful(steps: Any) -> descent.Flow:
+        return tuple(lambda z, f=f: (f(z)[0], jnp.zeros_like(z)) for f in chain(steps))
+
+    chain = flows.chain
+    patch.setattr(flows, "chain", forgetful)
 
 
 def swapped_kl(patch: pytest.MonkeyPatch) -> None:
@@ -71,6 +81,7 @@ def latent_drawn_twice(patch: pytest.MonkeyPatch) -> None:
 
 MUTANTS: tuple[tuple[Patch, str, tuple[Callable[[Row], None], ...]], ...] = (
     (dropped_log_determinant, "flow", (contract.mean_weight_is_one, contract.weights_sum_to_one)),
+    (dropped_log_determinant_of_maps, "resnet_vae_flow", (contract.mean_weight_is_one,)),
     (swapped_kl, "top_down_2", (contract.mean_rate_is_mean_ratio,)),
     (missing_two_pi, "linear_gaussian", (contract.weights_sum_to_one,)),
     (missing_two_pi_in_the_prior, "bottom_up", (contract.mean_weight_is_one, contract.weights_sum_to_one)),
