@@ -34,6 +34,7 @@ class Evaluate:
       run: the run folder.
       splits: which splits; validation and, where there is one, test if none is named.
       draws: K of the importance-weighted bound.
+      examples: how many of each split are measured, its first ones; None takes all.
       data: another data set than the run's, by name; it is binarised, quantised and resized as the run's was.
       data_directory: where TFDS data is prepared.
       seed: of the draws.
@@ -44,6 +45,7 @@ class Evaluate:
     run: Run
     splits: tuple[str, ...] = ()
     draws: int = 500
+    examples: int | None = None
     data: str | None = None
     data_directory: str | None = None
     seed: int = 0
@@ -223,11 +225,16 @@ def evaluate_run(command: Evaluate) -> None:
     draws = dict.fromkeys(splits, command.draws)
     if command.draws < 1:
         raise ValueError(f"--draws is {command.draws}, but it has to be 1 or more.")
+    if command.examples is not None and command.examples < 1:
+        raise ValueError(f"--examples is {command.examples}, but it has to be 1 or more.")
     wanted = run.experiment.evaluation
     key = jax.random.key(command.seed)
+    first = {name: split.take(slice(command.examples)) for name, split in run.dataset.splits.items()}
+    some = run.dataset if command.examples is None else dataclasses.replace(run.dataset, splits=first)
     numbers = evaluate(
-        run.experiment.model, run.variables, run.dataset, key, draws, wanted.chunk, wanted.size, mesh=data_mesh()
+        run.experiment.model, run.variables, some, key, draws, wanted.chunk, wanted.size, mesh=data_mesh()
     )
+    numbers["examples"] = {name: len(some.splits[name]) for name in splits}
     numbers |= {"data": results.data_record(run.dataset), "seed": command.seed, "best_step": run.progress.best_step}
     if command.out is not None:
         settings.write_whole(command.out, settings.dumps(numbers))

@@ -359,7 +359,10 @@ def test_hvae_on_a_finished_run(finished: Path, tmp_path: Path, capsys: pytest.C
     numbers = json.loads((tmp_path / "e.json").read_text())
     result = json.loads((finished / "result.json").read_text())
     assert numbers["elbo"]["test"] == pytest.approx(result["elbo"]["test"], abs=1.0)
-    assert numbers["data"] == result["data"]
+    assert numbers["data"] == result["data"] and numbers["examples"] == {"test": 447}
+    few = ["--draws", "1", "--splits", "test", "--examples", "7", "--out", str(tmp_path / "few.json")]
+    cli.main(["evaluate", folder, *few])
+    assert json.loads((tmp_path / "few.json").read_text())["examples"] == {"test": 7}
     effort = ["--effort.examples", "20", "--effort.draws", "2", "--effort.k", "4", "--effort.latents", "5"]
     cli.main(["diagnose", folder, *effort, "--out", str(tmp_path / "d.html")])
     assert "report" not in capsys.readouterr().out and (tmp_path / "d.html").read_text().startswith("<!doctype html>")
@@ -380,6 +383,7 @@ def test_hvae_on_a_finished_run(finished: Path, tmp_path: Path, capsys: pytest.C
         (["reconstruct", "{run}", "--keep-top", "3"], ["--keep-top is 3", "2 levels"]),
         (["reconstruct", "{run}", "--split", "tset"], ["'tset'", "test"]),
         (["evaluate", "{run}", "--draws", "0"], ["--draws is 0"]),
+        (["evaluate", "{run}", "--examples", "0"], ["--examples is 0"]),
         (["evaluate", "{run}", "--splits", "dev"], ["'dev'"]),
         (["diagnose", "{run}", "--split", "dev"], ["'dev'"]),
         (["diagnose", "{run}", "--other", "mnits"], ["mnits", "mnist"]),
