@@ -348,7 +348,8 @@ def test_two_processes_train_as_one(more: list[str], sgd: Path, arrays: list[str
 FEW = [*TINY, "--batch-size", "16", "--patience", "1000"]
 
 
-@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
 def test_one_of_two_is_lost(lost: int, arrays: list[str], tmp_path: Path) -> None:
     """The other ends within the stated time and says why; started again, both go on from the last checkpoint."""
     folder = tmp_path / "run"

@@ -177,7 +177,9 @@ TOYS = {
 }
 
 
-@pytest.mark.parametrize("name", ["bottom_up", "flow", pytest.param("scanned", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["bottom_up", *(pytest.param(name, marks=pytest.mark.slow) for name in ("flow", "scanned"))]
+)
 def test_values_do_not_depend_on_the_estimator(name: str) -> None:
     """The loss is the bound of `importance` with the same key; latents proposed, flown, scanned or drawn are all given.
 

@@ -243,6 +243,7 @@ def test_channels_are_dropped_whole() -> None:
     assert abs((dropped == 0).mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 10_000)
 
 
+@pytest.mark.slow
 def test_dropout_is_of_training_alone() -> None:
     """In evaluation the key decides the latents alone; in training the maps too, and each example's are its own."""
     weights = variables()

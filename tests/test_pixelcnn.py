@@ -107,6 +107,7 @@ def test_the_walk_is_the_pass(base: Any, event: tuple[int, ...], field: int | No
         chex.assert_trees_all_close(drawn.reshape(2, size)[:, i], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_probabilities_sum_to_one() -> None:
     """Over all 4,096 images of twelve bits, for each receptive field."""
     images = jnp.asarray(list(itertools.product((0, 1), repeat=12)), jnp.uint8).reshape(-1, 2, 3, 2)

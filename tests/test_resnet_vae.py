@@ -71,6 +71,7 @@ def test_given_latents_go_through_the_inverse(tiny: tuple[jax.Array, Any], trace
         np.testing.assert_allclose(one.kl, other.kl, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_go_through_the_inverse() -> None:
     """The slope of log_weight in given latents and parameters is that of finite differences."""
     x, model = integers(2, 2, 4, 1), TINY.clone(image=(2, 4, 1), blocks=(2,), latents=(2,))
@@ -157,6 +158,7 @@ def test_the_first_batch_decides_every_block() -> None:
     np.testing.assert_allclose(plain.log_px, trace.log_px, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_unrolled_and_recomputed_are_the_same() -> None:
     """`unroll` and `remat` change neither parameters nor what is computed, gradients included."""
     x, model = integers(2, 4, 4, 1), TINY.clone(image=(4, 4, 1), blocks=(3,), latents=(2,))

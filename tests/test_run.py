@@ -423,6 +423,7 @@ def test_a_users_own_arrays_train(small: Callable[..., Experiment], tmp_path: Pa
     assert (tmp_path / "run" / "reconstructions.png").exists()
 
 
+@pytest.mark.slow
 def test_the_best_of_other_data_is_forgotten(small: Callable[..., Experiment], tmp_path: Path) -> None:
     """--resume onto other data keeps the state, and measures anew: scores of different data do not compare."""
     x = np.random.default_rng(0).integers(0, 17, (60, 8, 8, 1)).astype(np.uint8)
@@ -439,6 +440,7 @@ def test_the_best_of_other_data_is_forgotten(small: Callable[..., Experiment], t
     assert hard.progress.best_elbo < easy.progress.best_elbo
 
 
+@pytest.mark.slow
 def test_settings_that_change_no_number_are_not_asked_about(small: Callable[..., Experiment], tmp_path: Path) -> None:
     """Another feed, other intervals between saves: the run goes on, here to find itself done."""
     first = run(small(), tmp_path)

@@ -356,6 +356,7 @@ def test_decoding_never_touches_the_inference_networks() -> None:
     assert shapes.shape == (5, 2, 2)
 
 
+@pytest.mark.slow
 def test_remat_and_bfloat16_with_convolutions() -> None:
     """Recomputing changes no number and no parameter; bfloat16 leaves everything that is kept in float32."""
     plain = MODEL.clone(network="conv", width=2)

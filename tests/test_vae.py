@@ -104,7 +104,7 @@ def test_a_replaced_encoder_takes_the_image() -> None:
     assert params["readout"]["canvas_kernel"].shape == (5, 2, 1, 4)
 
 
-@pytest.mark.parametrize("network", ["dense", "conv"])
+@pytest.mark.parametrize("network", ["dense", pytest.param("conv", marks=pytest.mark.slow)])
 def test_remat_and_bfloat16(network: str) -> None:
     """Recomputing changes no number and no parameter; bfloat16 leaves everything that is kept in float32."""
     plain = CONV.clone(network=network, normalise=True)
