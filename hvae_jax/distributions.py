@@ -5,6 +5,7 @@ log standard deviations; a name that says `log_var` takes or gives a log varianc
 """
 
 import math
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -128,3 +129,25 @@ def soft_clamp(values: Float[Array, "..."], bound: float) -> Float[Array, "..."]
     Source: NVAE's soft clamp with bound 5 (Vahdat & Kautz, 2020, appendix).
     """
     return bound * jnp.tanh(values / bound)
+
+
+# What makes a log variance of a network's output a: a itself, log(1 + e^a), tanh(a), or a within bounds.
+LogVarHead = Literal["none", "softplus", "tanh", "clip"]
+
+
+def log_variance(a: Float[Array, "..."], head: LogVarHead, clamp: tuple[float, float]) -> Float[Array, "..."]:
+    """A log variance from a network's output. `clamp`: the bounds of "clip"."""
+    match head:
+        case "none":
+            return a
+        case "softplus":
+            return jax.nn.softplus(a)
+        case "tanh":
+            return jnp.tanh(a)
+    return hard_clamp(a, *clamp)
+
+
+def check_log_var_head(owner: str, head: Any) -> None:
+    """Raises ValueError for a head that is not known. `owner` is named in the error."""
+    if head not in get_args(LogVarHead):
+        raise ValueError(f"{owner}(log_var_head={head!r}): one of {', '.join(map(repr, get_args(LogVarHead)))}.")

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
@@ -26,7 +27,8 @@ class HVAE(nn.Module):
         model.apply(variables, x, key, y=, method="encode")                                      -> latents, top first
 
     `latents` is a tuple, top first, None where a latent is not given: which ones are given is static. `temperature`
-    (`[]` or `[L]`) and `keep_top` (levels from that index on come from the prior) are data and may be traced.
+    (`[]` or `[L]`) and `keep_top` (levels from that index on come from the prior) are data and may be traced. Where a
+    model's latents come in stages, `levels_per_stage`, it is these that `keep_top` counts.
     `train=True` goes with `mutable=["batch_stats"]`.
     """
 
@@ -34,6 +36,11 @@ class HVAE(nn.Module):
     def num_levels(self) -> int:
         """L, the number of latents."""
         raise TypeError(f"{type(self).__name__} has to say how many levels it has: define num_levels.")
+
+    @property
+    def levels_per_stage(self) -> tuple[int, ...]:
+        """How many levels each step of `keep_top` has, top first: one, unless a model says otherwise."""
+        return (1,) * self.num_levels
 
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
@@ -54,7 +61,7 @@ class HVAE(nn.Module):
     ) -> Trace:
         """Infers the latents of x `[B, *event]` (those not given, above keep_top) and scores it."""
         x = jnp.asarray(x)
-        choices = picks(self.num_levels, latents, temperature, keep_top)
+        choices = picks(self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top))
         return self.descend(x, x.shape[0], key, y=_array(y), picks=choices, train=train)
 
     def decode(
@@ -132,6 +139,23 @@ def check_networks(model: HVAE, **counts: int) -> None:
 def first_bias(model: Any, x: Array | None) -> Callable[[], Array | None]:
     """What a `Readout` begins with: the marginals of x if the model's initialisation asks for them."""
     return lambda: None if x is None or model.initialisation == "pytorch" else model.likelihood.marginals(x)
+
+
+def levels_kept(levels_per_stage: tuple[int, ...], keep_top: ArrayLike | None) -> ArrayLike | None:
+    """How many levels the top `keep_top` stages have; what is traced may count beyond the last stage.
+
+    Raises ValueError for a plain number outside 0 to the number of stages, where stages have several levels.
+    """
+    if keep_top is None or max(levels_per_stage) == 1:
+        return keep_top
+    stages = len(levels_per_stage)
+    if isinstance(keep_top, int | np.integer) and not 0 <= keep_top <= stages:
+        raise ValueError(
+            f"keep_top is {keep_top}, but the model has {stages} stages (of {sum(levels_per_stage)} levels): 0 to "
+            f"{stages}."
+        )
+    ends = jnp.cumsum(jnp.asarray((0, *levels_per_stage)))
+    return ends[jnp.clip(jnp.asarray(keep_top), 0, stages)]
 
 
 def _array(y: ArrayLike | None) -> Array | None:
