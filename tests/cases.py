@@ -14,8 +14,19 @@ from jax import Array
 from toys import BottomUp, Flow, LinearGaussian, Scanned
 
 from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian, PixelCNN
-from hvae_jax.models import HVAE, VAE, ConvLadderVAE, LadderVAE, ResNetVAE, TopDownVAE, TwoLevelVAE
+from hvae_jax.models import (
+    BIVA,
+    HVAE,
+    VAE,
+    ConvLadderVAE,
+    GatedLadderVAE,
+    LadderVAE,
+    ResNetVAE,
+    TopDownVAE,
+    TwoLevelVAE,
+)
 from hvae_jax.networks.activations import identity, leaky_relu, sigmoid_gelu
+from hvae_jax.networks.gated import Stage
 from hvae_jax.networks.mlp import MLP
 from hvae_jax.networks.residual import BlockStyle
 
@@ -235,6 +246,48 @@ CASES = (
         integers(2, 2, 4, 1),
         stacked=("down1/", "up1/"),
         jitter=0.01,
+    ),
+    Case(
+        "biva",
+        BIVA(
+            image=(2, 2, 1),
+            stages=(Stage(2, ((3, 3, 1),)), Stage(2, ((3, 3, 1),)), Stage(2, ((3, 3, 1), (3, 3, 2)))),
+            q_dropout=0.1,
+            p_dropout=0.1,
+        ),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+        top_down=False,
+        jitter=0.02,
+    ),
+    Case(
+        "biva_conv",
+        BIVA(
+            image=(4, 4, 2),
+            stages=(Stage(2, ((3, 3, 2),), 2), Stage(2, ((3, 3, 2),), 3)),
+            conditional_bu=True,
+            learn_top_prior=True,
+            log_var_head="softplus",
+        ),
+        integers(2, 4, 4, 2),
+        top_down=False,
+        jitter=0.02,
+    ),
+    Case(
+        "gated_ladder",
+        GatedLadderVAE(image=(4, 4, 1), stages=(Stage(2, ((3, 3, 2),), 2), Stage(2, ((3, 3, 2),)))),
+        integers(2, 4, 4, 1),
+    ),
+    Case(
+        "gated_vae",
+        GatedLadderVAE(
+            image=(2, 2, 1),
+            stages=(Stage(2, ((3, 3, 1),)), Stage(2, ((3, 3, 2),))),
+            inference="bottom_up",
+        ),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+        top_down=False,
     ),
     Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
     Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),

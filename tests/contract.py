@@ -203,7 +203,7 @@ def weights_sum_to_one(row: Row) -> None:
 
     totals = jax.jit(jax.vmap(total, (0, None)))
     keys = jax.random.split(jax.random.key(3), DRAWS // 2)
-    for keep_top in range(row.levels + 1):
+    for keep_top in range(len(row.model.levels_per_stage) + 1):
         mean, error = mean_and_error(np.asarray(totals(keys, keep_top), np.float64))
         assert error < 0.03, "too few draws to notice anything"
         assert abs(mean - 1) < 4 * error + 1e-4, (keep_top, mean, error)
@@ -241,9 +241,9 @@ def given_latents_reproduce(row: Row) -> None:
 
 
 def keep_top_mixes(row: Row) -> None:
-    """keep_top = L is the plain pass; below keep_top nothing is claimed; one compilation serves all values."""
-    for k in range(row.levels + 1):
-        trace = row.choose(KEY, jnp.float32(1.0), jnp.int32(k))
+    """All kept is the plain pass; below keep_top nothing is claimed; one compilation serves all values."""
+    for keep_top, k in enumerate(np.cumsum([0, *row.model.levels_per_stage])):
+        trace = row.choose(KEY, jnp.float32(1.0), jnp.int32(keep_top))
         assert (trace.rates[k:] == 0).all()
         assert (trace.ratios[k:] == 0).all()
         assert (trace.rates[:k] != 0).all()

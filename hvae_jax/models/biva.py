@@ -61,8 +61,6 @@ from hvae_jax.trace import Level, Trace
 class BIVA(HVAE):
     """BIVA. The defaults have 31,550,946 parameters, those of the published code for 28x28 binary images.
 
-    All weights are normalised and begin by the batch that the model is initialised with: give `init` a whole one.
-
     Attributes:
       image: `(H, W, C)` of one x.
       stages: latents and blocks, top first.
@@ -78,6 +76,8 @@ class BIVA(HVAE):
       activation: at the input of each layer.
       q_dropout, p_dropout: share of the elements that is set to zero in each block in training, on the way up, and on
         the way down and where it meets the way up.
+      data_dependent_init: whether the x that a model is initialised with decides how its layers begin: mean 0 and
+        standard deviation 0.01 of every output. Give `init` a whole batch then.
       likelihood: p(x | z), a family from `hvae_jax.likelihoods`; its numbers come from a 1x1 convolution.
       dtype: what the products and activations are computed in: "bfloat16", less memory and the fast units of a TPU or
         GPU; None for what the parameters are. Parameters, gradients, latents, KLs and likelihoods are float32 either
@@ -101,6 +101,7 @@ class BIVA(HVAE):
     activation: Callable[[Array], Array] = jax.nn.elu
     q_dropout: float = 0.5
     p_dropout: float = 0.5
+    data_dependent_init: bool = True
     likelihood: Likelihood = Bernoulli()
     dtype: ComputeDtype = None
     remat: bool = False
@@ -249,7 +250,7 @@ class BIVA(HVAE):
         return GatedBlock(channels, self.merge_kernel, style=self._style(self.p_dropout), name=name)
 
     def _style(self, dropout: float) -> GatedStyle:
-        return GatedStyle(self.activation, dropout, dtype=self.dtype)
+        return GatedStyle(self.activation, dropout, self.data_dependent_init, dtype=self.dtype)
 
     def _call(self, net: GatedBlock, *inputs: Any, train: bool) -> Array:
         """The block at its inputs, remembered or not."""

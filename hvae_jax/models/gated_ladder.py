@@ -51,8 +51,6 @@ Inference = Literal["top_down", "bottom_up"]
 class GatedLadderVAE(HVAE):
     """The Ladder VAE of BIVA's code. The defaults have 16,524,450 parameters on 28x28 binary images.
 
-    All weights are normalised and begin by the batch that the model is initialised with: give `init` a whole one.
-
     Attributes:
       image: `(H, W, C)` of one x.
       stages: latents and blocks, top first.
@@ -66,6 +64,8 @@ class GatedLadderVAE(HVAE):
       activation: at the input of each layer.
       q_dropout, p_dropout: share of the elements that is set to zero in each block in training, on the way up, and on
         the way down and where it meets the way up.
+      data_dependent_init: whether the x that a model is initialised with decides how its layers begin: mean 0 and
+        standard deviation 0.01 of every output. Give `init` a whole batch then.
       likelihood: p(x | z), a family from `hvae_jax.likelihoods`; its numbers come from a 1x1 convolution.
       dtype: what the products and activations are computed in: "bfloat16", less memory and the fast units of a TPU or
         GPU; None for what the parameters are. Parameters, gradients, latents, KLs and likelihoods are float32 either
@@ -88,6 +88,7 @@ class GatedLadderVAE(HVAE):
     activation: Callable[[Array], Array] = jax.nn.elu
     q_dropout: float = 0.5
     p_dropout: float = 0.5
+    data_dependent_init: bool = True
     likelihood: Likelihood = Bernoulli()
     dtype: ComputeDtype = None
     remat: bool = False
@@ -196,7 +197,7 @@ class GatedLadderVAE(HVAE):
         return ToMap((*place, self.stages[-stage].channels), self._style(0.0), name=name)
 
     def _style(self, dropout: float) -> GatedStyle:
-        return GatedStyle(self.activation, dropout, dtype=self.dtype)
+        return GatedStyle(self.activation, dropout, self.data_dependent_init, dtype=self.dtype)
 
     def _call(self, net: GatedBlock, *inputs: Any, train: bool) -> Array:
         """The block at its inputs, remembered or not."""

@@ -64,22 +64,26 @@ class GatedStyle:
     Attributes:
       activation: at the input of each layer.
       dropout: share of the elements that are set to zero before each conv2 in training; the others are scaled up.
-      scale: standard deviation of every layer's outputs on the batch that the model is initialised with.
+      data_dependent: whether the batch that the model is initialised with decides how its layers begin, with outputs of
+        the standard deviation `scale`.
       dtype: what products and activations are computed in; None for what the parameters are.
     """
 
     activation: Callable[[Array], Array] = jax.nn.elu
     dropout: float = 0.0
+    data_dependent: bool = True
     scale: float = 0.01
     dtype: ComputeDtype = None
 
     def conv(self, features: int, size: int, stride: int = 1, *, transposed: bool = False, name: str) -> WeightNormConv:
         """A convolution in this style."""
-        return WeightNormConv(features, size, stride, transposed, self.scale, dtype=self.dtype, name=name)
+        return WeightNormConv(
+            features, size, stride, transposed, self.scale, self.data_dependent, self.dtype, name=name
+        )
 
     def dense(self, features: int, name: str) -> WeightNormDense:
         """A linear layer in this style."""
-        return WeightNormDense(features, self.scale, dtype=self.dtype, name=name)
+        return WeightNormDense(features, self.scale, self.data_dependent, self.dtype, name=name)
 
 
 def check_dropout(owner: str, *shares: float) -> None:
@@ -124,7 +128,7 @@ def drop(h: Float[Array, "..."], key: Key[Array, ""], share: float) -> Float[Arr
     return h * (kept / (1.0 - share)).astype(h.dtype)
 
 
-def shortcut(x: Maps, rows: int, channels: int) -> Maps | None:
+def shortcut(x: Maps, rows: int, channels: int) -> Num[Array, "batch rows2 columns2 channels2"] | None:
     """x as maps of that height and number, or None where it has fewer.
 
     Of more maps the first are taken. More pixels are averaged, 3x3 of them at a time with zeros around x that count.
@@ -157,7 +161,7 @@ class GatedBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Maps, aux: Maps | None, key: Key[Array, ""], *, train: bool
+        self, x: Maps, aux: Num[Array, "batch rows3 columns3 inputs"] | None, key: Key[Array, ""], *, train: bool
     ) -> Float[Array, "batch rows2 columns2 {self.features}"]:
         """`aux`: s, of x's height and width or of both times or divided by some whole number."""
         style, conv, act = self.style, self.style.conv, self.style.activation
