@@ -36,7 +36,7 @@ def deep_vae(
     *,
     strides: Sequence[Sequence[int]] | None = None,
     pad: int = 0,
-    log_var_act: LogVarAct = "softplus",
+    log_var_act: str = "softplus",
     nonlinearity: str = "elu",
     q_dropout: float = 0.5,
     p_dropout: float = 0.5,
@@ -85,10 +85,10 @@ def deep_vae(
     else:
         ladder = _has(state_dict, r"stages\.\d+\.merge\.")
         model = GatedLadderVAE(**settings, inference="top_down" if ladder else "bottom_up")
-    table = dict(_table(model))
+    fitting = table(model)
     template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.image)), jax.random.key(0))
     ignored = ("initialized",) if model.learn_top_prior else ("initialized", "prior")
-    return model, to_variables(_in_weight_norm(state_dict, table, len(stages)), table, template, ignored)
+    return model, to_variables(_in_weight_norm(state_dict, fitting, len(stages)), fitting, template, ignored)
 
 
 def _has(state_dict: Mapping[str, Any], pattern: str) -> bool:
@@ -118,26 +118,27 @@ def _check_initialised(state_dict: Mapping[str, Any]) -> None:
 def _stages(state_dict: Mapping[str, Any], up: str, strides: Sequence[Sequence[int]] | None) -> tuple[Stage, ...]:
     """Top first. Of a stride above 1 it is known that there is one: its kernels on the way down have inputs first."""
     found: list[Stage] = []
-    number = count(state_dict, "stages")
+    number = max(count(state_dict, "stages"), 1)
     if strides is not None and len(strides) != number:
         raise ValueError(f"deep_vae(strides={strides}): {len(strides)} stages, but the state dict has {number}.")
     for i in range(number):
-        length = count(state_dict, f"stages.{i}.{up}.layers")
+        length = max(count(state_dict, f"stages.{i}.{up}.layers"), 1)
         if strides is not None and len(strides[i]) != length:
             raise ValueError(f"deep_vae(strides={strides}): stage {i} of the state dict has {length} blocks.")
         blocks: list[tuple[int, int, int]] = []
         for j in range(length):
             conv1 = _weight(state_dict, f"stages.{i}.{up}.layers.{j}.conv1.conv")
             down = _weight(state_dict, f"stages.{i}.p_convs.layers.{length - 1 - j}.conv2.conv")
+            features, kernel = size(state_dict, conv1), size(state_dict, conv1, 2)
             told = 2 if size(state_dict, down) < size(state_dict, down, 1) else 1
             stride = told if strides is None else strides[i][j]
-            blocks.append((size(state_dict, conv1), size(state_dict, conv1, 2), stride))
+            blocks.append((features, kernel, stride))
         two = up == "q_bu_convs" and i < number - 1
         head = f"stages.{i}.{'bu_stochastic' if two else 'stochastic'}.qx2z"
         vector = f"{head}.linear.bias" in state_dict
-        kernel = None if vector else size(state_dict, _weight(state_dict, f"{head}.conv"), 2)
+        of_latent = None if vector else size(state_dict, _weight(state_dict, f"{head}.conv"), 2)
         latents = size(state_dict, f"{head}.{'linear' if vector else 'conv'}.bias") // 2
-        found.append(Stage(latents, tuple(blocks), kernel))
+        found.append(Stage(latents, tuple(blocks), of_latent))
     return tuple(reversed(found))
 
 
@@ -155,8 +156,13 @@ def _likelihood(channels: int, outputs: int) -> Likelihood:
     return LogisticMixture(mixtures=outputs // each, channels=colours, form="published")
 
 
-def _table(model: BIVA | GatedLadderVAE) -> Entries:
-    """Every array of the model, by its name there."""
+def table(model: BIVA | GatedLadderVAE) -> dict[str, Entry]:
+    """Where every array of such a model is, by its name there."""
+    return dict(_entries(model))
+
+
+def _entries(model: BIVA | GatedLadderVAE) -> Entries:
+    """The same, one after the other."""
     top = len(model.stages)
     places = dict(zip(range(top, 0, -1), sides(model.image, model.pad, model.stages), strict=True))
     places[0] = (model.image[0] + 2 * model.pad, model.image[1] + 2 * model.pad)
