@@ -18,6 +18,7 @@ from hvae_jax.ending import errors_said
 from hvae_jax.evaluation import evaluate
 from hvae_jax.experiment import Experiment, abstract_state
 from hvae_jax.page import page
+from hvae_jax.trace import levels_per_stage
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.mesh import data_mesh
 from hvae_jax.training.rows import level_names
@@ -82,7 +83,8 @@ class Reconstruct:
 
     Attributes:
       run: the run folder.
-      keep_top: levels inferred from the image, from the top; the others are drawn from their priors. All if not given.
+      keep_top: levels, or in a model that has them stages, inferred from the image, from the top; the others are drawn
+        from their priors. All if not given.
       n: how many images.
       split: which split they come from; the last one (test, where there is one) if it is not given.
       temperature: of the levels drawn from their priors.
@@ -271,17 +273,18 @@ def reconstruct(command: Reconstruct) -> None:
         raise ValueError(f"--n is {command.n}, but it has to be 1 or more.")
     model, split = run.experiment.model, run.dataset.splits[name]
     few = results.for_model(split.take(slice(command.n)), model)
-    levels = len(level_names(model, few))
+    sizes = levels_per_stage(model, len(level_names(model, few)))
+    levels, what = len(sizes), "levels" if max(sizes) == 1 else "stages"
     keep = levels if command.keep_top is None else command.keep_top
     if not 0 <= keep <= levels:
-        raise ValueError(f"--keep-top is {keep}, but the model has {levels} levels: 0 to {levels}.")
+        raise ValueError(f"--keep-top is {keep}, but the model has {levels} {what}: 0 to {levels}.")
     mean = jit_once(
         lambda v, key: model.apply(
             v, few.x, key, y=few.y, keep_top=keep, temperature=command.temperature, method="reconstruct"
         )
     )(run.variables, jax.random.key(command.seed))
     out = command.out or command.run / f"reconstructions_top{keep}.png"
-    panels = {"real": few.x, f"top {keep} of {levels} levels": np.asarray(mean)}
+    panels = {"real": few.x, f"top {keep} of {levels} {what}": np.asarray(mean)}
     plots.save_grids(out, panels, _columns(len(few)), results.image_range(run.dataset))
     print(out)
 

@@ -26,7 +26,7 @@ from hvae_jax.diagnostics import (
     used_units,
 )
 from hvae_jax.objectives import importance
-from hvae_jax.trace import Model, level_names
+from hvae_jax.trace import Model, level_names, levels_per_stage
 
 Number = dict[str, float]  # {"value": ..., "error": its standard error}
 
@@ -160,11 +160,12 @@ def _information(seen: Any) -> dict[str, Any]:
 def _bounds_above(
     model: Model, variables: Any, x: np.ndarray, key: Array, draws: int, y: Any, other: Dataset | None
 ) -> list[dict[str, Any]]:
-    """L^{>k} for k = 0 to L - 1, and how well LLR^{>k} finds the other data."""
+    """L^{>k} for k = 0 to L - 1 (of stages, where there are), and how well LLR^{>k} finds the other data."""
     strange = None if other is None else np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
     bound = jax.jit(lambda v, x, y, k: bound_above(model, v, x, key, k, draws, y))
     found, first, first_strange = [], None, None
-    for k in range(len(level_names(model, variables, x[:1], None if y is None else y[:1]))):
+    levels = len(level_names(model, variables, x[:1], None if y is None else y[:1]))
+    for k in range(len(levels_per_stage(model, levels))):
         here = np.asarray(bound(variables, x, y, jnp.int32(k)))
         first = here if first is None else first
         entry: dict[str, Any] = {"k": k, "bound": _number(here), "ratio": _number(first - here)}

@@ -129,6 +129,11 @@ def level_names(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None 
     return trace.names
 
 
+def levels_per_stage(model: Model, levels: int) -> tuple[int, ...]:
+    """How many levels each step of `keep_top` has, top first: one, unless the model says otherwise."""
+    return tuple(getattr(model, "levels_per_stage", (1,) * levels))
+
+
 def _refuse_extra_axes(level: Level) -> None:
     if level.log_q.ndim != 1 + level.stacked:
         raise ValueError(

@@ -1,6 +1,7 @@
 """BIVA and its code's Ladder VAE and VAE: who depends on whom, stages, sizes, how they begin, what they refuse."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from cases import integers
 
+from hvae_jax.diagnostics import bound_above, level_by_level
 from hvae_jax.distributions import Normal, log_variance
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.models import BIVA, HVAE, GatedLadderVAE
@@ -151,6 +153,17 @@ def test_keep_top_beyond_the_stages(keep_top: int) -> None:
     """Names both counts."""
     with pytest.raises(ValueError, match=rf"{keep_top}.*3 stages \(of 5 levels\): 0 to 3"):
         MODEL.apply(variables(), X, KEY, keep_top=keep_top)
+
+
+def test_diagnostics_count_stages() -> None:
+    """L^{>k} and the reconstructions level by level: k goes up to the number of stages."""
+    above = jax.jit(lambda v, k: bound_above(MODEL, v, X, KEY, k, 2))
+    values = [above(variables(), jnp.int32(k)) for k in (0, 1, 3)]
+    assert all((one != other).any() for one, other in itertools.combinations(values, 2))
+    with pytest.raises(ValueError, match="3 stages, so 0 to 3"):
+        bound_above(MODEL, variables(), X, KEY, 4)
+    shape = jax.eval_shape(lambda v: level_by_level(MODEL, v, X, KEY), variables()).shape
+    assert shape == (8, 4, 2, 2, 1)
 
 
 def test_a_given_bottom_up_latent_goes_both_ways() -> None:

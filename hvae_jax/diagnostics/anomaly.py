@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.objectives import elbo, log_weight
-from hvae_jax.trace import Model, Trace, level_names
+from hvae_jax.trace import Model, Trace, level_names, levels_per_stage
 
 
 def bound_above(
@@ -24,7 +24,7 @@ def bound_above(
 ) -> Array:
     """L^{>k}, nats, `[B]`: the bound with the k lowest latents at their prior's mode, given those above inferred.
 
-    k = 0 is the ELBO itself.
+    k = 0 is the ELBO itself. Where a model's latents come in stages, as BIVA's do, k counts these.
 
     Args:
       k: how many levels, from below, x has no say in; may be traced, so that one compilation serves all.
@@ -33,16 +33,18 @@ def bound_above(
     Source: Havtorn et al. (2021), equations 8 and 9.
     Raises ValueError for a k outside 0 to L, or no draws.
     """
-    levels = len(level_names(model, variables, x, y))
-    if isinstance(k, int) and not 0 <= k <= levels:
-        raise ValueError(f"bound_above(k={k}): the model has {levels} levels, so 0 to {levels}.")
+    sizes = levels_per_stage(model, len(level_names(model, variables, x, y)))
+    stages = len(sizes)
+    if isinstance(k, int) and not 0 <= k <= stages:
+        what = "levels" if max(sizes) == 1 else "stages"
+        raise ValueError(f"bound_above(k={k}): the model has {stages} {what}, so 0 to {stages}.")
     if draws < 1:
         raise ValueError(f"bound_above(draws={draws}): 1 or more are needed.")
-    temperature = (jnp.arange(levels) < levels - k).astype(float)
+    temperature = (np.repeat(np.arange(stages), sizes) < stages - jnp.asarray(k)).astype(float)
 
     def one(index: Array) -> Array:
         drawn = jax.random.fold_in(key, index)
-        trace: Trace = model.apply(variables, x, drawn, y=y, keep_top=levels - k, temperature=temperature)
+        trace: Trace = model.apply(variables, x, drawn, y=y, keep_top=stages - k, temperature=temperature)
         return log_weight(trace) if weighted else elbo(trace)
 
     values = jax.lax.map(one, jnp.arange(draws))

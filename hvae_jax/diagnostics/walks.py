@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from hvae_jax.trace import Model, level_names
+from hvae_jax.trace import Model, level_names, levels_per_stage
 
 
 def noise_of(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> tuple[Array, ...]:
@@ -113,11 +113,14 @@ def traverse(
 
 
 def level_by_level(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> Array:
-    """Reconstructions from the top k levels, k = 0 to L, the rest at their prior's mode: `[B, L + 1, *event]`."""
+    """Reconstructions from the top k levels, k = 0 to L, the rest at their prior's mode: `[B, L + 1, *event]`.
+
+    Where a model's latents come in stages, these are what k counts, up to how many there are.
+    """
     levels = len(level_names(model, variables, x, y))
 
     def one(k: Array) -> Array:
         temperature = jnp.zeros(levels)
         return model.apply(variables, x, key, y=y, keep_top=k, temperature=temperature, method="reconstruct")
 
-    return jnp.moveaxis(jax.lax.map(one, jnp.arange(levels + 1)), 0, 1)
+    return jnp.moveaxis(jax.lax.map(one, jnp.arange(len(levels_per_stage(model, levels)) + 1)), 0, 1)
