@@ -1,7 +1,9 @@
 """BIVA and its code's Ladder VAE and VAE: who depends on whom, stages, sizes, how they begin, what they refuse."""
 
+import dataclasses
 import functools
 import itertools
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tyro
 from cases import integers
 
+from hvae_jax import settings
 from hvae_jax.diagnostics import bound_above, level_by_level
 from hvae_jax.distributions import Normal, log_variance
 from hvae_jax.likelihoods import LogisticMixture
@@ -265,12 +269,24 @@ def test_log_variances() -> None:
         np.testing.assert_allclose(log_variance(a, head, (-3.0, 1.0)), values, rtol=1e-6)
 
 
+# ---- settings
+
+
+@pytest.mark.parametrize("model", [biva_cifar10(), gated_ladder_mnist("bottom_up")], ids=["biva", "gated_vae"])
+def test_as_settings(model: HVAE) -> None:
+    """A model comes back from JSON, and a command line reaches into its stages."""
+    assert settings.from_json(json.loads(json.dumps(settings.to_json(model)))) == model
+    hash(model)
+    parsed = tyro.cli(type(model), args=["--stages.0.latents", "5"], default=model)
+    assert parsed.stages == (dataclasses.replace(model.stages[0], latents=5), *model.stages[1:])
+
+
 # ---- what they refuse
 
 
 @pytest.mark.parametrize("model", [BIVA, GatedLadderVAE])
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("wrong", "said"),
     [
         ({"stages": ()}, ("stages=()", "at least one")),
         ({"image": (28, 28)}, ("(28, 28)", "channels")),
@@ -284,15 +300,15 @@ def test_log_variances() -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-def test_refused_settings(model: type[HVAE], settings: dict[str, Any], said: tuple[str, ...]) -> None:
+def test_refused_settings(model: type[HVAE], wrong: dict[str, Any], said: tuple[str, ...]) -> None:
     """At construction, with what was given and what is allowed."""
-    with pytest.raises(ValueError, match=None if "likelihood" in settings else model.__name__) as error:
-        model(**settings)
+    with pytest.raises(ValueError, match=None if "likelihood" in wrong else model.__name__) as error:
+        model(**wrong)
     assert all(part in str(error.value) for part in said), error.value
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("wrong", "said"),
     [
         ({"latents": 0, "blocks": ((8, 3, 1),)}, "latents=0"),
         ({"latents": 2, "blocks": ()}, "one block or more"),
@@ -302,10 +318,10 @@ def test_refused_settings(model: type[HVAE], settings: dict[str, Any], said: tup
     ],
     ids=["latents", "none", "two", "stride", "kernel"],
 )
-def test_refused_stages(settings: dict[str, Any], said: str) -> None:
+def test_refused_stages(wrong: dict[str, Any], said: str) -> None:
     """A stage says its own mistakes."""
     with pytest.raises(ValueError, match="Stage") as error:
-        Stage(**settings)
+        Stage(**wrong)
     assert said in str(error.value)
 
 
