@@ -4,10 +4,15 @@ Functions of arrays, with every padding said at the call, so that the convention
 are written in a form that XLA's CPU backend is quick at; the numbers are milliseconds on one core.
 """
 
+import functools
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float, Num
 
 from hvae_jax.networks.computing import ComputeDtype, widen
@@ -42,9 +47,66 @@ def convolve(
         return jnp.tensordot(x, kernel[0, 0], 1)
     if stride == 1 and x.shape[1] < height and x.shape[2] < width:
         return _gathered(x, kernel, padding)
+    if stride == 1 and math.prod(x.shape[:3]) > _BLOCK:
+        return _blocked(x, kernel, padding)
+    return _plain(x, kernel, padding, stride)
+
+
+def _plain(x: Array, kernel: Array, padding: Padding, stride: int = 1) -> Array:
+    """XLA's own."""
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+# Places of x that one convolution may sum over for the gradient of a kernel, on a CPU.
+_BLOCK = 4096
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _blocked(x: Array, kernel: Array, padding: Padding) -> Array:
+    """The same convolution; on a CPU the gradient of its kernel is a sum over blocks of examples.
+
+    That gradient is a convolution too, whose kernel is the maps' gradient, as large as all maps are together, and
+    XLA's CPU backend falls out of the cache over it (3x3, 64 channels, 48 images, GFLOP/s on two cores: at 32x32 35 at
+    once and 80 in blocks, at 16x16 35 and 82; PyTorch does 75).
+    """
+    return _plain(x, kernel, padding)
+
+
+@functools.partial(_blocked.defjvp, symbolic_zeros=True)
+def _blocked_jvp(padding: Padding, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    """y' = x' * k + x * k', of which the second is linear in k': its transpose is the kernel's gradient."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = _blocked(x, kernel, padding)
+    dy = jnp.zeros_like(y) if isinstance(dx, SymbolicZero) else _plain(dx, kernel, padding)
+    if not isinstance(dkernel, SymbolicZero):
+        dy += jax.lax.platform_dependent(
+            x,
+            dkernel,
+            cpu=functools.partial(_in_blocks, padding=padding),
+            default=functools.partial(_plain, padding=padding),
+        )
+    return y, dy
+
+
+def _in_blocks(x: Array, kernel: Array, padding: Padding) -> Array:
+    """`_plain`, of a few examples at a time, which stand one above the other in one tall image.
+
+    Padding rows stand between them, so that none sees the next, and what comes out of those rows is left away.
+    """
+    height, width, _, outputs = kernel.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    n, rows, columns, channels = x.shape
+    size = max(1, _BLOCK // (rows * columns))
+    parts = []
+    for start in range(0, n, size):
+        part = x[start : start + size]
+        m = part.shape[0]
+        tall = jnp.pad(part.reshape(1, m * rows, columns, channels), ((0, 0), (0, height - 1), (0, 0), (0, 0)))
+        out = _plain(tall, kernel, ((0, 0), (0, 0)))
+        parts.append(out.reshape(m, rows, columns - width + 1, outputs)[:, : rows - height + 1])
+    return jnp.concatenate(parts)
 
 
 def _gathered(x: Array, kernel: Array, padding: Padding) -> Array:

@@ -1,0 +1,171 @@
+"""Ladder VAE or BIVA beside its public PyTorch code: training step, ELBO and samples of one batch, and memory.
+
+    python experiments/benchmarks/classics.py --model ladder --torch-python PYTHON --code CLONE_OF_THE_PUBLIC_CODE
+
+The published MNIST models, 48 images of 28x28. Both sides run in one process each, on all cores, in turns: a round has
+each do each task `repeats` times; medians over all, and ratios of what was measured in the same round. A training step
+is that of the published recipe, optimiser and free bits and all; it ends when its parameters are there. Peak memory is
+what the process held at most while its steps ran: for PyTorch from its start, for us after compilation, which is
+reported apart. Prints compile seconds and floating-point operations as XLA counts them, and so the rate.
+"""
+
+import dataclasses
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+import hvae_jax as hv
+from hvae_jax.doctor import line
+from hvae_jax.models.biva import biva_mnist
+from hvae_jax.models.conv_ladder import addtt_mnist
+from hvae_jax.objectives import Batch, FreeBits, Regularised
+from hvae_jax.training import init_state
+from hvae_jax.training.optimisers import Adamax
+from hvae_jax.training.step import make_step
+
+TASKS = ("step", "elbo", "sample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+      model: which of the two.
+      torch_python: an interpreter whose environment has torch; without one only our side is timed.
+      code: where the public code was cloned to.
+      batch: images at once.
+      rounds: how often the two take turns.
+      repeats: of each task in a round.
+      tasks: which ones.
+    """
+
+    model: Literal["ladder", "biva"] = "ladder"
+    torch_python: str | None = None
+    code: Path | None = None
+    batch: int = 48
+    rounds: int = 5
+    repeats: int = 2
+    tasks: tuple[str, ...] = TASKS
+
+
+class Ours:
+    """Our side: every task compiled once."""
+
+    def __init__(self, settings: Settings) -> None:
+        ladder = settings.model == "ladder"
+        model: Any = addtt_mnist() if ladder else biva_mnist()
+        objective = Regularised(free_bits=FreeBits(0.5 if ladder else 2.0, "level", "sample"))
+        optimiser = Adamax(3e-4 if ladder else 2e-3).build()
+        x = np.random.default_rng(0).integers(0, 2, (settings.batch, 28, 28, 1)).astype(np.uint8)
+        key = jax.random.key(0)
+        start = time.perf_counter()
+        self.state = init_state(model, objective, optimiser, key, x)
+        jax.block_until_ready(self.state)
+        print(f"initialised in {time.perf_counter() - start:.1f} s")
+        self.batch, self.key = Batch(jax.device_put(x), None), key
+        step = jax.jit(make_step(model, objective, optimiser), donate_argnums=0)
+        elbo = jax.jit(lambda v, x, key: hv.elbo(model.apply(v, x, key)))
+        sample = jax.jit(lambda v, key: model.apply(v, key, settings.batch, method="generate"))
+        self.compiled = {}
+        for name, lowered in {
+            "step": lambda: step.lower(self.state, self.batch, key),
+            "elbo": lambda: elbo.lower(self.state.variables, self.batch.x, key),
+            "sample": lambda: sample.lower(self.state.variables, key),
+        }.items():
+            if name in settings.tasks:
+                start = time.perf_counter()
+                self.compiled[name] = program = lowered().compile()
+                costs, memory = program.cost_analysis(), program.memory_analysis()
+                print(
+                    f"{name}: compiled in {time.perf_counter() - start:.1f} s, {costs['flops'] / 1e9:,.0f} GFLOP, "
+                    f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB of intermediate values"
+                )
+
+    def run(self, task: str, repeats: int) -> list[float]:
+        """Seconds of each of `repeats` runs."""
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            if task == "step":
+                self.state, _ = jax.block_until_ready(self.compiled["step"](self.state, self.batch, self.key))
+            elif task == "elbo":
+                jax.block_until_ready(self.compiled["elbo"](self.state.variables, self.batch.x, self.key))
+            else:
+                jax.block_until_ready(self.compiled["sample"](self.state.variables, self.key))
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+
+class Theirs:
+    """The public code in a process of its own, which answers line by line."""
+
+    def __init__(self, settings: Settings) -> None:
+        script = Path(__file__).with_name("pytorch_classics.py")
+        command = [str(settings.torch_python), str(script), "--model", settings.model, "--code", str(settings.code)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.batch, self.peak = settings.batch, 0
+        print(f"PyTorch: {self.answer()}")
+
+    def answer(self) -> dict[str, Any]:
+        """The next line."""
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+    def run(self, task: str, repeats: int) -> list[float]:
+        """Seconds of each of `repeats` runs."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"task": task, "repeats": repeats, "batch": self.batch}) + "\n")
+        self.process.stdin.flush()
+        answer = self.answer()
+        self.peak = max(self.peak, answer["peak"])
+        return answer["seconds"]
+
+
+def peak_memory() -> Callable[[], int]:
+    """Forgets how much memory this process held at most, and tells it from now on, in bytes (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+    def peak() -> int:
+        rows = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
+        return 1024 * int(rows["VmHWM"].split()[0])
+
+    return peak
+
+
+def main(settings: Settings) -> None:
+    """Measures and prints."""
+    print(line())
+    ours = Ours(settings)
+    theirs = Theirs(settings) if settings.torch_python else None
+    sides = {"hvae_jax": ours} | ({"PyTorch": theirs} if theirs else {})
+    peak = peak_memory()
+    for task in settings.tasks:
+        for side in sides.values():
+            side.run(task, 2)
+    print("| | hvae_jax ms | quartiles | PyTorch ms | quartiles | ours / theirs |\n| --- | --- | --- | --- | --- | --- |")
+    for task in settings.tasks:
+        times: dict[str, list[list[float]]] = {name: [] for name in sides}
+        for _ in range(settings.rounds):
+            for name, side in sides.items():
+                times[name].append(side.run(task, settings.repeats))
+        cells = []
+        for rounds in times.values():
+            low, middle, high = 1e3 * np.percentile(np.concatenate(rounds), [25, 50, 75])
+            cells += [f"{middle:,.0f}", f"{low:,.0f} to {high:,.0f}"]
+        if theirs:
+            ratios = [np.median(a) / np.median(b) for a, b in zip(*times.values(), strict=True)]
+            cells.append(f"{np.median(ratios):.2f}")
+        print(f"| {task} | {' | '.join(cells)} |", flush=True)
+    print(f"peak memory: {peak() / 1e9:.2f} GB" + (f", PyTorch {theirs.peak / 1e9:.2f} GB" if theirs else ""))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,201 @@
+"""The public PyTorch code of the Ladder VAE or of BIVA, timed or trained: the other side of classics.py.
+
+    python experiments/benchmarks/pytorch_classics.py --model ladder --code FOLDER_OF_addtt_ladder-vae-pytorch
+
+Imports that code from where it was cloned to (addtt/ladder-vae-pytorch at a27d45c, which wants `boilr` and what that
+wants but torchvision, or vlievin/biva-pytorch at ba37aca) and builds its published MNIST model. Reads lines of JSON from standard input, a task
+each, and answers each with one:
+
+    {"task": "step" | "elbo" | "sample", "repeats": 1}      -> {"seconds": [...], "loss": ..., "peak": bytes}
+    {"task": "train", "steps": 100, "images": "x.npz", "seed": 0}   -> {"losses": [...], "seconds": ...}
+    {"task": "score", "images": "x.npz", "draws": 1}        -> {"elbo": [one a image], "bound": [one a image]}
+
+x.npz has `train` and `test`, 0 or 1 in uint8 `[N, 28, 28]`. "step" and "train" are the published training step: Ladder
+with Adamax at 3e-4 and half a nat free a layer, BIVA with Adamax at 2e-3 and two nats free a latent.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BATCH = {"ladder": 64, "biva": 48}
+
+
+class Code(NamedTuple):
+    """A model of a public code: how it begins by a batch, x to (loss, ELBO of each example), n to samples."""
+
+    model: torch.nn.Module
+    begin: Callable[[Tensor], Any]
+    score: Callable[[Tensor], tuple[Tensor, Tensor]]
+    sample: Callable[[int], Tensor]
+
+
+def stub(path: str, **names: Any) -> None:
+    """A module that a public code imports on its way and that nothing here uses."""
+    for end in range(1, path.count(".") + 2):
+        name = ".".join(path.split(".")[:end])
+        sys.modules.setdefault(name, types.ModuleType(name))
+    vars(sys.modules[path]).update(names)
+
+
+def ladder(code: Path) -> Code:
+    """The three levels of its README."""
+    stub("torchvision.utils", make_grid=None, save_image=None)  # for boilr's plots
+    sys.path.insert(0, str(code))
+    from boilr.nn.init import data_dependent_init
+    from models.lvae import LadderVAE
+
+    model = LadderVAE(
+        color_ch=1,
+        z_dims=[32] * 3,
+        blocks_per_layer=4,
+        downsample=[1, 1, 1],
+        nonlin="elu",
+        merge_type="residual",
+        batchnorm=True,
+        stochastic_skip=True,
+        n_filters=64,
+        dropout=0.2,
+        free_bits=0.5,
+        learn_top_prior=True,
+        img_shape=(28, 28),
+        likelihood_form="bernoulli",
+        res_block_type="bacdbacd",
+        gated=True,
+        analytical_kl=True,
+    )
+
+    def score(x: Tensor) -> tuple[Tensor, Tensor]:
+        out = model(x)
+        return out["kl_loss"] - out["ll"].mean(), out["ll"] - out["kl_sep"]
+
+    return Code(model, lambda x: data_dependent_init(model, {"x": x}), score, model.sample_prior)
+
+
+def biva(code: Path) -> Code:
+    """The eleven latents of its MNIST command."""
+    stub("booster", Diagnostic=dict)
+    sys.path.insert(0, str(code))
+    from biva.evaluation import VariationalInference
+    from biva.model import BivaStage, DeepVae, get_deep_vae_mnist
+
+    stages, latents = get_deep_vae_mnist()
+    model = DeepVae(
+        Stage=BivaStage,
+        tensor_shp=(-1, 1, 28, 28),
+        stages=stages,
+        latents=latents,
+        nonlinearity="elu",
+        q_dropout=0.5,
+        p_dropout=0.5,
+        features_out=1,
+        no_skip=False,
+        log_var_act=torch.nn.Softplus,
+    )
+    evaluator = VariationalInference(torch.distributions.Bernoulli, iw_samples=1)
+    free = [2.0] * (2 * len(latents) - 1)
+
+    def score(x: Tensor) -> tuple[Tensor, Tensor]:
+        loss, elbo, *_ = evaluator.compute_elbo(x, model(x), freebits=free)
+        return loss.mean(), elbo
+
+    return Code(model, model, score, lambda n: model.sample_from_prior(n)["x_"])
+
+
+class Side:
+    """One model of the public code and what can be asked of it."""
+
+    def __init__(self, name: str, code: Path) -> None:
+        torch.manual_seed(0)
+        self.model, self.first, self.score, self.draw = {"ladder": ladder, "biva": biva}[name](code)
+        self.batch = BATCH[name]
+        self.parameters = list(self.model.parameters())
+        self.optimiser: Any = torch.optim.Adamax(self.parameters, lr=3e-4 if name == "ladder" else 2e-3)
+        self.ready = False
+
+    def begin(self, x: Tensor) -> None:
+        """Data-dependent initialisation, once."""
+        if not self.ready:
+            self.model.train()
+            with torch.no_grad():
+                self.first(x)
+            self.ready = True
+
+    def step(self, x: Tensor) -> float:
+        self.model.train()
+        self.optimiser.zero_grad()
+        loss, _ = self.score(x)
+        loss.backward()
+        self.optimiser.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def elbo(self, x: Tensor) -> Tensor:
+        self.model.eval()
+        return self.score(x)[1]
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        self.model.eval()
+        return self.draw(n)
+
+    def timed(self, task: str, repeats: int, batch: int) -> dict[str, Any]:
+        x = torch.randint(0, 2, (batch, 1, 28, 28)).float()
+        self.begin(x)
+        seconds, last = [], 0.0
+        for _ in range(repeats):
+            start = time.perf_counter()
+            answer = self.sample(batch) if task == "sample" else getattr(self, task)(x)
+            seconds.append(time.perf_counter() - start)
+            last = answer if isinstance(answer, float) else float(answer.mean())
+        return {"seconds": seconds, "loss": last, "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+
+    def train(self, steps: int, images: str, seed: int) -> dict[str, Any]:
+        x = torch.tensor(np.load(images)["train"]).float()[:, None]
+        order = np.random.default_rng(seed)
+        self.begin(x[order.permutation(len(x))[: self.batch]])
+        rows, losses = np.empty(0, int), []
+        start = time.perf_counter()
+        for _ in range(steps):
+            if len(rows) < self.batch:
+                rows = order.permutation(len(x))
+            losses.append(self.step(x[rows[: self.batch]]))
+            rows = rows[self.batch :]
+        return {"losses": losses, "seconds": time.perf_counter() - start}
+
+    def scored(self, images: str, draws: int) -> dict[str, Any]:
+        x = torch.tensor(np.load(images)["test"]).float()[:, None]
+        values = torch.cat([torch.stack([self.elbo(part) for _ in range(draws)]) for part in x.split(100)], dim=1)
+        bound = torch.logsumexp(values, 0) - np.log(draws)
+        return {"elbo": values.mean(0).tolist(), "bound": bound.tolist()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=sorted(BATCH), required=True)
+    parser.add_argument("--code", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    side = Side(chosen.model, chosen.code)
+    print(json.dumps({"parameters": sum(p.numel() for p in side.parameters), "torch": torch.__version__}), flush=True)
+    for text in sys.stdin:
+        task = json.loads(text)
+        name = task.pop("task")
+        ask = {"train": side.train, "score": side.scored}.get(name)
+        answer = ask(**task) if ask else side.timed(name, task.get("repeats", 1), task.get("batch", 48))
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
