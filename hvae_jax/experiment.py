@@ -1,5 +1,6 @@
 """An experiment: one frozen record of real objects, run by one function, with a typed command line over it."""
 
+import argparse
 import contextlib
 import dataclasses
 import hashlib
@@ -8,7 +9,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
@@ -165,14 +166,23 @@ class Command:
     cluster: Cluster = Cluster()
 
 
-def main(experiment: Experiment, arguments: Sequence[str] | None = None, description: str | None = None) -> None:
+def main(
+    experiment: Experiment | Mapping[str, Experiment],
+    arguments: Sequence[str] | None = None,
+    description: str | None = None,
+) -> None:
     """The command line of an experiment script: parses, runs, and turns what went wrong into one clear line.
+
+    Of several experiments by name, `--preset NAME` takes one, and the first without it; all other flags change what it
+    says.
 
     Exit codes: 0 done, 1 an error that is said, 2 settings that do not parse, 75 ended by SIGTERM and saved (the same
     command goes on), 130 likewise by Ctrl-C, 134 another process of the run was lost.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs of an error, the error itself says
     with without_closed_loops(), errors_said():
+        if isinstance(experiment, Mapping):
+            experiment, arguments = _preset(experiment, arguments)
         command = tyro.cli(
             Command,
             args=arguments,
@@ -312,6 +322,14 @@ def run(
         for sentence in result.get("unmet_constraints", ()):
             say(f"warning: {sentence}")
     return outcome
+
+
+def _preset(presets: Mapping[str, Experiment], arguments: Sequence[str] | None) -> tuple[Experiment, Sequence[str]]:
+    """The experiment that `--preset` names, and the arguments that are left."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=f"[--preset {'|'.join(presets)}] ...")
+    parser.add_argument("--preset", choices=list(presets), default=next(iter(presets)))
+    chosen, left = parser.parse_known_args(arguments)
+    return presets[chosen.preset], left
 
 
 def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:

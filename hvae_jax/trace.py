@@ -91,7 +91,11 @@ class Trace:
     @property
     def names(self) -> tuple[str, ...]:
         """One name a latent, top first."""
-        return tuple(level.name for level in self.unstack())
+        return tuple(
+            name
+            for level in self.levels
+            for name in ([f"{level.name}.{i}" for i in range(level.z.shape[0])] if level.stacked else [level.name])
+        )
 
     def unstack(self) -> tuple[Level, ...]:
         """One `Level` a latent; those of a run "z" are named "z.0", "z.1", ... from the top."""

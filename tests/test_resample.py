@@ -60,6 +60,68 @@ def test_convolutions(image: tuple, size: int, stride: int, padding: tuple | Non
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def gradients(x: np.ndarray, kernel: np.ndarray, g: np.ndarray, stride: int, padding: tuple) -> tuple:
+    """Of sum(g * y) for x and the kernel, an output at a time."""
+    padded = np.pad(x, ((0, 0), *padding, (0, 0))).astype(float)
+    dx, dkernel = np.zeros_like(padded), np.zeros(kernel.shape)
+    height, width = kernel.shape[:2]
+    for i, j in itertools.product(range(g.shape[1]), range(g.shape[2])):
+        at = (slice(None), slice(stride * i, stride * i + height), slice(stride * j, stride * j + width))
+        dx[at] += np.tensordot(g[:, i, j], kernel, (1, 3))
+        dkernel += np.tensordot(padded[at], g[:, i, j], (0, 0))
+    (top, _), (left, _) = padding
+    return dx[:, top : top + x.shape[1], left : left + x.shape[2]], dkernel
+
+
+@pytest.mark.parametrize("block", [1, 30, 100, 4096])
+@pytest.mark.parametrize(
+    ("image", "size", "stride", "padding"),
+    [
+        ((6, 4), 3, 1, ((1, 1), (1, 1))),
+        ((6, 4), 5, 1, ((4, 0), (1, 3))),
+        ((6, 4), 3, 1, ((0, 0), (0, 0))),
+        ((6, 4), 2, 1, ((1, 0), (0, 1))),
+        ((6, 4), 1, 1, ((1, 0), (0, 0))),
+        ((6, 4), 3, 2, ((0, 1), (0, 1))),
+        ((2, 5), 3, 1, ((1, 1), (1, 1))),
+    ],
+)
+def test_gradients_of_convolutions(
+    image: tuple, size: int, stride: int, padding: tuple, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In blocks of one example, of some with a smaller last one, and at once; inside a loop as outside."""
+    monkeypatch.setattr("hvae_jax.networks.resample._BLOCK", block)
+    x, kernel = normal(5, *image, 3), normal(size, size, 3, 4)
+    y, pull = jax.vjp(jax.jit(lambda x, kernel: convolve(x, kernel, stride, padding)), x, kernel)
+    g = normal(*y.shape)
+    expected = gradients(x, kernel, g, stride, padding)
+    for got, right in zip(pull(jnp.asarray(g)), expected, strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-4)
+
+    def looped(kernel: jax.Array) -> jax.Array:
+        return jax.lax.map(lambda a: (g * convolve(a, kernel, stride, padding)).sum(), jnp.stack([x, x])).sum()
+
+    np.testing.assert_allclose(jax.grad(looped)(kernel), 2.0 * expected[1], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("block", [30, 4096])
+def test_derivatives_of_every_kind(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forwards, twice, and of a batch of kernels: a convolution is linear in either argument."""
+    monkeypatch.setattr("hvae_jax.networks.resample._BLOCK", block)
+    x, kernel, dx, dkernel = (jnp.asarray(normal(*shape)) for shape in [(5, 4, 6, 2), (3, 3, 2, 3)] * 2)
+    _, dy = jax.jvp(convolve, (x, kernel), (dx, dkernel))
+    np.testing.assert_allclose(dy, convolve(dx, kernel) + convolve(x, dkernel), rtol=1e-5, atol=1e-5)
+
+    def energy(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return 0.5 * jnp.square(convolve(x, kernel)).sum()
+
+    product = jax.jvp(jax.grad(energy, 1), (x, kernel), (jnp.zeros_like(x), dkernel))[1]
+    np.testing.assert_allclose(jnp.vdot(product, dkernel), 2.0 * energy(x, dkernel), rtol=1e-4)
+    several = jnp.stack([kernel, dkernel])
+    each = jax.vmap(jax.grad(energy, 1), (None, 0))(x, several)
+    np.testing.assert_allclose(each[1], jax.grad(energy, 1)(x, dkernel), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("size", "stride", "crop"), [(3, 2, (1, 0)), (3, 2, (0, 1)), (5, 2, (1, 2)), (4, 2, (1, 1)), (5, 4, (0, 1))]
 )

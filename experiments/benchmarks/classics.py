@@ -150,7 +150,9 @@ def main(settings: Settings) -> None:
     for task in settings.tasks:
         for side in sides.values():
             side.run(task, 2)
-    print("| | hvae_jax ms | quartiles | PyTorch ms | quartiles | ours / theirs |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| | hvae_jax ms | quartiles | PyTorch ms | quartiles | ours / theirs |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for task in settings.tasks:
         times: dict[str, list[list[float]]] = {name: [] for name in sides}
         for _ in range(settings.rounds):

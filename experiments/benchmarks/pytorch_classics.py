@@ -2,9 +2,9 @@
 
     python experiments/benchmarks/pytorch_classics.py --model ladder --code FOLDER_OF_addtt_ladder-vae-pytorch
 
-Imports that code from where it was cloned to (addtt/ladder-vae-pytorch at a27d45c, which wants `boilr` and what that
-wants but torchvision, or vlievin/biva-pytorch at ba37aca) and builds its published MNIST model. Reads lines of JSON from standard input, a task
-each, and answers each with one:
+Imports that code from where it was cloned to, addtt/ladder-vae-pytorch at a27d45c (which wants `boilr` and what that
+wants but torchvision) or vlievin/biva-pytorch at ba37aca, and builds its published MNIST model. Reads lines of JSON
+from standard input, a task each, and answers each with one:
 
     {"task": "step" | "elbo" | "sample", "repeats": 1}      -> {"seconds": [...], "loss": ..., "peak": bytes}
     {"task": "train", "steps": 100, "images": "x.npz", "seed": 0}   -> {"losses": [...], "seconds": ...}

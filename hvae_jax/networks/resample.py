@@ -47,51 +47,68 @@ def convolve(
         return jnp.tensordot(x, kernel[0, 0], 1)
     if stride == 1 and x.shape[1] < height and x.shape[2] < width:
         return _gathered(x, kernel, padding)
-    if stride == 1 and math.prod(x.shape[:3]) > _BLOCK:
-        return _blocked(x, kernel, padding)
-    return _plain(x, kernel, padding, stride)
+    return _convolve(x, kernel, stride, padding)
 
 
-def _plain(x: Array, kernel: Array, padding: Padding, stride: int = 1) -> Array:
-    """XLA's own."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """XLA's convolution. On a CPU its gradients are made of convolutions that XLA's CPU backend is quick at.
+
+    It turns a convolution into its own order of axes in the outermost computation alone: a gradient in another order
+    takes a hundred times as long inside a loop, such as a scan over blocks or steps. And the gradient of a kernel is a
+    convolution whose kernel is the maps' gradient, as large as all maps are together, for which it falls out of the
+    cache: 3x3, 64 channels, 48 images, on two cores, 35 GFLOP/s at 32x32 and 16x16 at once, 80 in blocks of examples.
+    """
+    return _plain(x, kernel, stride, padding)
+
+
+@functools.partial(_convolve.defjvp, symbolic_zeros=True)
+def _convolve_jvp(
+    stride: int, padding: Padding, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Array]:
+    """y' = x' * kernel + x * kernel', each in the form whose transpose, the gradient, is quick."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = _convolve(x, kernel, stride, padding)
+    dy = jnp.zeros_like(y)
+    plain = functools.partial(_plain, stride=stride, padding=padding)
+    if not isinstance(dx, SymbolicZero):
+        quick = functools.partial(_linear_in_maps, stride=stride, padding=padding)
+        dy += jax.lax.platform_dependent(dx, kernel, cpu=quick, default=plain)
+    if not isinstance(dkernel, SymbolicZero):
+        in_blocks = stride == 1 and math.prod(x.shape[:3]) > _BLOCK
+        quick = functools.partial(_in_blocks if in_blocks else _linear_in_kernel, stride=stride, padding=padding)
+        dy += jax.lax.platform_dependent(x, dkernel, cpu=quick, default=plain)
+    return y, dy
+
+
+def _plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """As it is, `[B, H, W, C]` and `[height, width, inputs, outputs]`."""
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _linear_in_maps(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """`_plain`, whose transpose for x has its axes in `_plain`'s order."""
+    kernel = kernel.swapaxes(2, 3)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWOI", "NHWC")
+    )
+
+
+def _linear_in_kernel(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """`_plain`, whose transpose for the kernel has its axes in `_plain`'s order."""
+    x, kernel = x.transpose(3, 1, 2, 0), kernel.transpose(2, 0, 1, 3)
+    y = jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("CHWN", "IHWO", "HWNC"))
+    return y.transpose(2, 0, 1, 3)
 
 
 # Places of x that one convolution may sum over for the gradient of a kernel, on a CPU.
 _BLOCK = 4096
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _blocked(x: Array, kernel: Array, padding: Padding) -> Array:
-    """The same convolution; on a CPU the gradient of its kernel is a sum over blocks of examples.
-
-    That gradient is a convolution too, whose kernel is the maps' gradient, as large as all maps are together, and
-    XLA's CPU backend falls out of the cache over it (3x3, 64 channels, 48 images, GFLOP/s on two cores: at 32x32 35 at
-    once and 80 in blocks, at 16x16 35 and 82; PyTorch does 75).
-    """
-    return _plain(x, kernel, padding)
-
-
-@functools.partial(_blocked.defjvp, symbolic_zeros=True)
-def _blocked_jvp(padding: Padding, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    """y' = x' * k + x * k', of which the second is linear in k': its transpose is the kernel's gradient."""
-    (x, kernel), (dx, dkernel) = primals, tangents
-    y = _blocked(x, kernel, padding)
-    dy = jnp.zeros_like(y) if isinstance(dx, SymbolicZero) else _plain(dx, kernel, padding)
-    if not isinstance(dkernel, SymbolicZero):
-        dy += jax.lax.platform_dependent(
-            x,
-            dkernel,
-            cpu=functools.partial(_in_blocks, padding=padding),
-            default=functools.partial(_plain, padding=padding),
-        )
-    return y, dy
-
-
-def _in_blocks(x: Array, kernel: Array, padding: Padding) -> Array:
-    """`_plain`, of a few examples at a time, which stand one above the other in one tall image.
+def _in_blocks(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """`_linear_in_kernel` at stride 1, of a few examples at a time, which stand one above the other in a tall image.
 
     Padding rows stand between them, so that none sees the next, and what comes out of those rows is left away.
     """
@@ -103,8 +120,9 @@ def _in_blocks(x: Array, kernel: Array, padding: Padding) -> Array:
     for start in range(0, n, size):
         part = x[start : start + size]
         m = part.shape[0]
-        tall = jnp.pad(part.reshape(1, m * rows, columns, channels), ((0, 0), (0, height - 1), (0, 0), (0, 0)))
-        out = _plain(tall, kernel, ((0, 0), (0, 0)))
+        tall = part.reshape(1, m * rows, columns, channels)
+        out = _linear_in_kernel(tall, kernel, stride, ((0, 0), (0, 0)))
+        out = jnp.pad(out, ((0, 0), (0, height - 1), (0, 0), (0, 0)))
         parts.append(out.reshape(m, rows, columns - width + 1, outputs)[:, : rows - height + 1])
     return jnp.concatenate(parts)
 
