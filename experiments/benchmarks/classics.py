@@ -9,6 +9,7 @@ what the process held at most while its steps ran: for PyTorch from its start, f
 reported apart. Prints compile seconds and floating-point operations as XLA counts them, and so the rate.
 """
 
+import ctypes
 import dataclasses
 import json
 import subprocess
@@ -146,6 +147,7 @@ def main(settings: Settings) -> None:
     ours = Ours(settings)
     theirs = Theirs(settings) if settings.torch_python else None
     sides = {"hvae_jax": ours} | ({"PyTorch": theirs} if theirs else {})
+    ctypes.CDLL(None).malloc_trim(0)  # what the compiler left
     peak = peak_memory()
     for task in settings.tasks:
         for side in sides.values():
