@@ -1,15 +1,34 @@
 """The scripts of experiments/: settings on their command lines, and a sweep that goes on where it stopped."""
 
+import dataclasses
 import importlib
 import json
+import types
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from hvae_jax import experiment as experiments
+from hvae_jax.data import Split
+from hvae_jax.experiment import Data, Experiment, abstract_state
+from hvae_jax.models import VAE
+from hvae_jax.training.rows import level_names
+
 SCRIPTS = Path(__file__).parents[1] / "experiments"
+
+# What each preset's model has: the published figure, or the sum of its layers' sizes.
+PARAMETERS = {
+    "mnist_ladder": {"small": 109_313, "published": 3_209_153, "published6": 6_008_705, "paper": 1_859_424},
+    "omniglot_ladder": {"small": 661_680, "paper": 1_859_424},
+    "mnist_iaf": {"small": 247_842, "plain": 164_066},
+    "cifar10_iaf": {"small": 292_775, "paper": 38_638_887, "two_resolutions": 38_638_887},
+    "mnist_biva": {"small": 1_587_026, "paper": 31_550_946},
+    "cifar10_biva": {"small": 861_608, "paper": 102_948_560},
+}
 
 
 @pytest.mark.parametrize("name", ["mnist_iwae", "mnist_iwae_two_level"])
@@ -27,6 +46,49 @@ def test_the_iwae_papers_networks(name: str, monkeypatch: pytest.MonkeyPatch) ->
     made = jax.jit(experiment.model.init)(jax.random.key(0), x, jax.random.key(1))["params"]
     biases = [leaf for path, leaf in jax.tree.leaves_with_path(made) if "bias" in jax.tree_util.keystr(path)]
     assert sum(bool(leaf.any()) for leaf in biases) == 1  # the readout's
+
+
+@pytest.mark.parametrize(
+    ("script", "preset"),
+    [
+        pytest.param(script, preset, marks=[pytest.mark.slow] if count > 5_000_000 else [])
+        for script, presets in PARAMETERS.items()
+        for preset, count in presets.items()
+    ],
+)
+def test_presets(script: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes, and that a state and the names of the levels follow from shapes alone."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    module = importlib.import_module(script)
+    assert module.experiment is module.presets["small"] is next(iter(module.presets.values()))
+    assert len({experiment.name for experiment in module.presets.values()}) == len(module.presets)
+    experiment = module.presets[preset]
+    x = np.zeros((2, *getattr(experiment.model, "image", (28, 28, 1))), np.uint8)
+    data = Split(x)
+    params = abstract_state(experiment, data).params
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[script][preset]
+    assert len(level_names(experiment.model, data)) == experiment.model.num_levels
+
+
+def test_a_preset_by_its_name(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The first one unless another is named; other flags change what it says; an unknown one is refused."""
+    chosen = []
+    monkeypatch.setattr(experiments, "run", lambda experiment, *_, **__: chosen.append(experiment) or Stopped())
+    one, two = (Experiment(name=name, model=VAE(), data=Data("digits")) for name in ("one", "two"))
+    for arguments in ([], ["--preset", "b"], ["--seed", "3", "--preset=b"]):
+        experiments.main({"a": one, "b": two}, arguments)
+    assert [(e.name, e.seed) for e in chosen] == [("one", 0), ("two", 0), ("two", 3)]
+    with pytest.raises(SystemExit) as stopped:
+        experiments.main({"a": one, "b": two}, ["--preset", "c"])
+    assert stopped.value.code == 2 and "choose from" in capsys.readouterr().err
+
+
+@dataclasses.dataclass
+class Stopped:
+    """The outcome of a run that did nothing."""
+
+    interrupted: int = 0
+    state: Any = dataclasses.field(default_factory=lambda: types.SimpleNamespace(step=0))
 
 
 @pytest.mark.slow
