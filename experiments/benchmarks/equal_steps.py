@@ -1,0 +1,125 @@
+"""Ladder VAE or BIVA and its public PyTorch code after equally many steps on the same images: the bounds.
+
+    python experiments/benchmarks/equal_steps.py --model ladder --steps 100 --torch-python PYTHON --code CLONE
+
+The published MNIST model and training of each, from each side's own initialisation by a batch, on static MNIST in the
+same batches of the same order; then the ELBO of the first test images, ten draws each, with the variables of the last
+step. Prints both means with their standard errors, that of the differences image by image, and the training losses.
+"""
+
+import dataclasses
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+import hvae_jax as hv
+from hvae_jax.compilation import use_compilation_cache
+from hvae_jax.doctor import line
+from hvae_jax.experiment import Data
+from hvae_jax.models.biva import biva_mnist
+from hvae_jax.models.conv_ladder import addtt_mnist
+from hvae_jax.objectives import Batch, FreeBits, Regularised
+from hvae_jax.training import init_state
+from hvae_jax.training.optimisers import Adamax
+from hvae_jax.training.step import make_step
+
+BATCH = {"ladder": 64, "biva": 48}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to compare.
+
+    Attributes:
+      model: which of the two.
+      torch_python: an interpreter whose environment has torch.
+      code: where the public code was cloned to.
+      data: where the images come from.
+      steps: of training.
+      images: of the test split that are scored; draws: of each.
+      seeds: orders of the batches and, on our side, initialisations; a training each.
+    """
+
+    torch_python: str
+    code: Path
+    model: Literal["ladder", "biva"] = "ladder"
+    data: Data = Data("binarized_mnist")
+    steps: int = 100
+    images: int = 500
+    draws: int = 10
+    seeds: tuple[int, ...] = (0,)
+
+
+def ours(settings: Settings, train: np.ndarray, test: np.ndarray, seed: int) -> tuple[list[float], np.ndarray]:
+    """Losses, and the ELBO of each test image."""
+    ladder = settings.model == "ladder"
+    model: Any = addtt_mnist() if ladder else biva_mnist()
+    objective = Regularised(free_bits=FreeBits(0.5 if ladder else 2.0, "level", "sample"))
+    optimiser, size = Adamax(3e-4 if ladder else 2e-3).build(), BATCH[settings.model]
+    order, key = np.random.default_rng(seed), jax.random.key(seed)
+    state = init_state(model, objective, optimiser, key, train[order.permutation(len(train))[:size], ..., None])
+    step = jax.jit(make_step(model, objective, optimiser), donate_argnums=0)
+    rows, losses = np.empty(0, int), []
+    for i in range(settings.steps):
+        if len(rows) < size:
+            rows = order.permutation(len(train))
+        batch = Batch(jax.device_put(train[rows[:size], ..., None]), None)
+        state, metrics = step(state, batch, jax.random.fold_in(key, i))
+        losses.append(float(metrics["loss"]))
+        rows = rows[size:]
+    score = jax.jit(lambda variables, x, key: hv.elbo(model.apply(variables, x, key)))
+    keys = jax.random.split(jax.random.key(1), settings.draws)
+    elbo = [
+        np.mean([score(state.variables, part[..., None], key) for key in keys], axis=0)
+        for part in np.split(test, range(100, len(test), 100))
+    ]
+    return losses, np.concatenate(elbo)
+
+
+def theirs(settings: Settings, images: Path, seed: int) -> tuple[list[float], np.ndarray]:
+    """The same of the public code."""
+    script = Path(__file__).with_name("pytorch_classics.py")
+    tasks = (
+        {"task": "train", "steps": settings.steps, "images": str(images), "seed": seed},
+        {"task": "score", "images": str(images), "draws": settings.draws},
+    )
+    done = subprocess.run(
+        [settings.torch_python, str(script), "--model", settings.model, "--code", str(settings.code)],
+        input="".join(json.dumps(task) + "\n" for task in tasks),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    _, trained, scored = map(json.loads, done.stdout.splitlines())
+    return trained["losses"], np.array(scored["elbo"])
+
+
+def main(settings: Settings) -> None:
+    """Trains both, scores both, prints."""
+    use_compilation_cache()
+    print(line(), flush=True)
+    dataset = settings.data.load()
+    train, test = (np.asarray(dataset.splits[name].x)[..., 0] for name in ("train", "test"))
+    test = test[: settings.images]
+    root = np.sqrt(len(test))
+    for seed in settings.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            images = Path(folder) / "images.npz"
+            np.savez(images, train=train, test=test)
+            sides = {"hvae_jax": ours(settings, train, test, seed), "PyTorch": theirs(settings, images, seed)}
+        print(f"\nseed {seed}, {settings.steps} steps, {len(test)} test images, {settings.draws} draws")
+        for name, (losses, elbo) in sides.items():
+            last = np.mean(losses[-10:])
+            print(f"{name:9s} -ELBO {-elbo.mean():.2f} +- {elbo.std() / root:.2f}, last ten losses {last:.2f}")
+        difference = sides["hvae_jax"][1] - sides["PyTorch"][1]
+        print(f"ELBO, ours less theirs: {difference.mean():.2f} +- {difference.std() / root:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
