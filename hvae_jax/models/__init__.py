@@ -13,3 +13,4 @@ from hvae_jax.models.resnet_vae import iaf_mnist_small as iaf_mnist_small
 from hvae_jax.models.top_down import TopDownVAE as TopDownVAE
 from hvae_jax.models.two_level import TwoLevelVAE as TwoLevelVAE
 from hvae_jax.models.vae import VAE as VAE
+from hvae_jax.models.vdvae import VDVAE as VDVAE

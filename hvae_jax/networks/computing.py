@@ -11,6 +11,10 @@ from jaxtyping import Float, Num
 # while parameters stay as they are. None is whatever parameters and inputs promote to.
 ComputeDtype = Literal["bfloat16"] | None
 
+# How exact products of float32 are on accelerators: "default", what the hardware does fastest (bfloat16 passes on a TPU,
+# TF32 on a GPU) unless `jax_default_matmul_precision` says otherwise, or "highest", float32. On a CPU they are the same.
+Precision = Literal["default", "highest"]
+
 
 def check_dtype(owner: str, dtype: Any) -> None:
     """Raises ValueError for anything but the names that `ComputeDtype` allows. `owner` is named in the error."""
@@ -20,6 +24,12 @@ def check_dtype(owner: str, dtype: Any) -> None:
             f"{owner}(dtype={dtype!r}): {' or '.join(map(repr, allowed))} for products and activations in that, or "
             "None to compute in what the parameters are, float32 as a rule."
         )
+
+
+def check_precision(owner: str, precision: Any) -> None:
+    """Raises ValueError for anything but the names that `Precision` allows. `owner` is named in the error."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"{owner}(precision={precision!r}): {' or '.join(map(repr, get_args(Precision)))}.")
 
 
 def widen(h: Num[Array, "..."]) -> Float[Array, "..."]:

@@ -15,10 +15,11 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float, Num
 
-from hvae_jax.networks.computing import ComputeDtype, widen
+from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import uniform_fan_in
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
+Exact = str | None  # of products: None is what `jax_default_matmul_precision` says
 
 
 def convolve(
@@ -27,6 +28,7 @@ def convolve(
     stride: int = 1,
     padding: Padding | None = None,
     dtype: ComputeDtype = None,
+    precision: Precision = "default",
 ) -> Float[Array, "batch rows2 columns2 outputs"]:
     """A cross-correlation, out[i, j] = sum_ab x[stride i + a, stride j + b] kernel[a, b], zeros around x.
 
@@ -37,21 +39,23 @@ def convolve(
       padding: zeros before and after, of rows and of columns; None is size // 2 on every side, which keeps the
         resolution of odd kernels at stride 1, and is PyTorch's `padding=size // 2` at any stride.
       dtype: what the product is computed in, and the output's; None for what x and the kernel promote to.
+      precision: of the products on accelerators.
     """
     target = jnp.promote_types(x.dtype, kernel.dtype) if dtype is None else dtype
     x, kernel = x.astype(target), kernel.astype(target)
     height, width, _, _ = kernel.shape
+    exact = None if precision == "default" else precision  # None: what jax_default_matmul_precision says
     if padding is None:
         padding = ((height // 2, height // 2), (width // 2, width // 2))
     if (height, width, stride) == (1, 1, 1) and padding == ((0, 0), (0, 0)):
-        return jnp.tensordot(x, kernel[0, 0], 1)
+        return jnp.tensordot(x, kernel[0, 0], 1, precision=exact)
     if stride == 1 and x.shape[1] < height and x.shape[2] < width:
-        return _gathered(x, kernel, padding)
-    return _convolve(x, kernel, stride, padding)
+        return _gathered(x, kernel, padding, exact)
+    return _convolve(x, kernel, stride, padding, exact)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _convolve(x: Array, kernel: Array, stride: int, padding: Padding, precision: Exact) -> Array:
     """XLA's convolution. On a CPU its gradients are made of convolutions that XLA's CPU backend is quick at.
 
     It turns a convolution into its own order of axes in the outermost computation alone: a gradient in another order
@@ -59,47 +63,49 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     convolution whose kernel is the maps' gradient, as large as all maps are together, for which it falls out of the
     cache: 3x3, 64 channels, 48 images, on two cores, 35 GFLOP/s at 32x32 and 16x16 at once, 80 in blocks of examples.
     """
-    return _plain(x, kernel, stride, padding)
+    return _plain(x, kernel, stride, padding, precision)
 
 
 @functools.partial(_convolve.defjvp, symbolic_zeros=True)
 def _convolve_jvp(
-    stride: int, padding: Padding, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+    stride: int, padding: Padding, precision: Exact, primals: tuple[Array, Array], tangents: tuple[Any, Any]
 ) -> tuple[Array, Array]:
     """y' = x' * kernel + x * kernel', each in the form whose transpose, the gradient, is quick."""
     (x, kernel), (dx, dkernel) = primals, tangents
-    y = _convolve(x, kernel, stride, padding)
-    dy = jnp.zeros_like(y)
-    plain = functools.partial(_plain, stride=stride, padding=padding)
+    y = _convolve(x, kernel, stride, padding, precision)
+    dy, settings = jnp.zeros_like(y), {"stride": stride, "padding": padding, "precision": precision}
+    plain = functools.partial(_plain, **settings)
     if not isinstance(dx, SymbolicZero):
-        quick = functools.partial(_linear_in_maps, stride=stride, padding=padding)
+        quick = functools.partial(_linear_in_maps, **settings)
         dy += jax.lax.platform_dependent(dx, kernel, cpu=quick, default=plain)
     if not isinstance(dkernel, SymbolicZero):
         in_blocks = stride == 1 and math.prod(x.shape[:3]) > _BLOCK
-        quick = functools.partial(_in_blocks if in_blocks else _linear_in_kernel, stride=stride, padding=padding)
+        quick = functools.partial(_in_blocks if in_blocks else _linear_in_kernel, **settings)
         dy += jax.lax.platform_dependent(x, dkernel, cpu=quick, default=plain)
     return y, dy
 
 
-def _plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+def _plain(x: Array, kernel: Array, stride: int, padding: Padding, precision: Exact) -> Array:
     """As it is, `[B, H, W, C]` and `[height, width, inputs, outputs]`."""
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision
     )
 
 
-def _linear_in_maps(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+def _linear_in_maps(x: Array, kernel: Array, stride: int, padding: Padding, precision: Exact) -> Array:
     """`_plain`, whose transpose for x has its axes in `_plain`'s order."""
     kernel = kernel.swapaxes(2, 3)
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWOI", "NHWC")
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWOI", "NHWC"), precision=precision
     )
 
 
-def _linear_in_kernel(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+def _linear_in_kernel(x: Array, kernel: Array, stride: int, padding: Padding, precision: Exact) -> Array:
     """`_plain`, whose transpose for the kernel has its axes in `_plain`'s order."""
     x, kernel = x.transpose(3, 1, 2, 0), kernel.transpose(2, 0, 1, 3)
-    y = jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("CHWN", "IHWO", "HWNC"))
+    y = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("CHWN", "IHWO", "HWNC"), precision=precision
+    )
     return y.transpose(2, 0, 1, 3)
 
 
@@ -107,7 +113,7 @@ def _linear_in_kernel(x: Array, kernel: Array, stride: int, padding: Padding) ->
 _BLOCK = 4096
 
 
-def _in_blocks(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+def _in_blocks(x: Array, kernel: Array, stride: int, padding: Padding, precision: Exact) -> Array:
     """`_linear_in_kernel` at stride 1, of a few examples at a time, which stand one above the other in a tall image.
 
     Padding rows stand between them, so that none sees the next, and what comes out of those rows is left away.
@@ -121,19 +127,19 @@ def _in_blocks(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
         part = x[start : start + size]
         m = part.shape[0]
         tall = part.reshape(1, m * rows, columns, channels)
-        out = _linear_in_kernel(tall, kernel, stride, ((0, 0), (0, 0)))
+        out = _linear_in_kernel(tall, kernel, stride, ((0, 0), (0, 0)), precision)
         out = jnp.pad(out, ((0, 0), (0, height - 1), (0, 0), (0, 0)))
         parts.append(out.reshape(m, rows, columns - width + 1, outputs)[:, : rows - height + 1])
     return jnp.concatenate(parts)
 
 
-def _gathered(x: Array, kernel: Array, padding: Padding) -> Array:
+def _gathered(x: Array, kernel: Array, padding: Padding, precision: Exact) -> Array:
     """The same for small maps: what each output sees side by side, then one product."""
     height, width, _, outputs = kernel.shape
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
     seen = [x[:, a : a + rows, b : b + columns] for a in range(height) for b in range(width)]
-    return jnp.tensordot(jnp.concatenate(seen, axis=-1), kernel.reshape(-1, outputs), 1)
+    return jnp.tensordot(jnp.concatenate(seen, axis=-1), kernel.reshape(-1, outputs), 1, precision=precision)
 
 
 def convolve_transposed(
@@ -201,6 +207,21 @@ def double_bilinear(x: Float[Array, "batch rows columns channels"]) -> Float[Arr
         shape = (*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
         x = jnp.stack([even, odd], axis=axis + 1).reshape(shape)
     return x
+
+
+def enlarge(x: Num[Array, "batch rows columns channels"], factor: int) -> Num[Array, "batch rows2 columns2 channels"]:
+    """`factor` times the height and width, each pixel factor^2 times: the nearest neighbour."""
+    b, rows, columns, channels = x.shape
+    tiled = jnp.broadcast_to(x[:, :, None, :, None, :], (b, rows, factor, columns, factor, channels))
+    return tiled.reshape(b, factor * rows, factor * columns, channels)
+
+
+def average_pool(
+    x: Float[Array, "batch rows columns channels"], factor: int
+) -> Float[Array, "batch rows2 columns2 channels"]:
+    """Means over squares of factor x factor pixels, which divides height and width."""
+    b, rows, columns, channels = x.shape
+    return x.reshape(b, rows // factor, factor, columns // factor, factor, channels).mean((2, 4))
 
 
 def padded_size(size: int, multiple: int) -> int:

@@ -1,0 +1,402 @@
+"""The graph of very deep VAEs, of which `VDVAE` and `EfficientVDVAE` are two sets of parts.
+
+    up:     maps at falling resolutions, from x; what they hold is kept as taps
+    down:   h begins as a learned map and grows in resolution; each of L blocks has a latent
+
+        prior(h)            ->  p(z_l | z_>l), and what is added to h beside z_l
+        posterior(h, tap)   ->  q(z_l | z_>l, x)
+        h <- h + shift + project(z_l)
+        h <- h + bottleneck(h)                          once or more
+
+What comes from below is a bias in every block, what comes from above is a sum over all blocks, so that depth adds
+levels, not steps between them. A stage is a run of equal blocks at one resolution; its parameters are stacked and it
+is scanned, so that compiling takes as long as one block.
+
+Source: Child (2021), section 3; Hazami et al. (2022), section 4.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from hvae_jax.descent import Pick, draw, stack
+from hvae_jax.distributions import Normal, hard_clamp, log_softplus, residual
+from hvae_jax.networks.bottleneck import Bottleneck, BottleneckConv, BottleneckStyle, LearnedPool, LearnedUnpool
+from hvae_jax.networks.computing import widen
+from hvae_jax.networks.resample import average_pool, enlarge
+from hvae_jax.trace import Level
+
+LogStd = Literal["exp", "softplus"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Up:
+    """Equal blocks on the way up.
+
+    Attributes:
+      side: height and width of their maps.
+      blocks: how many.
+      width: channels of their maps.
+      pool: what leaves the last one is made this many times smaller; 1 for not.
+      middle: channels between a bottleneck's ends; None for a quarter of the width.
+      layers: convolutions in between.
+      size: of their kernels; None for 3, and 1 on maps of 2x2 and 1x1.
+      cells: bottlenecks in a block.
+      skip: channels of the tap that each block has; 0 for none. Where taps are not learned it is not used.
+    """
+
+    side: int
+    blocks: int
+    width: int
+    pool: int = 1
+    middle: int | None = None
+    layers: int = 2
+    size: int | None = None
+    cells: int = 1
+    skip: int = 0
+
+    @property
+    def between(self) -> int:
+        """Channels between a bottleneck's ends."""
+        return self.width // 4 if self.middle is None else self.middle
+
+    @property
+    def kernel(self) -> int:
+        """Size of the kernels there."""
+        return (3 if self.side > 2 else 1) if self.size is None else self.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Down:
+    """Equal blocks on the way down, each with a latent.
+
+    Attributes:
+      side, blocks, width, middle, layers, size, cells: as in `Up`.
+      mixes_in: the side of the state that is enlarged and added before the first block; None for none.
+      latents: channels of z.
+      posterior_middle: channels between the ends of the posterior's bottleneck; None for `middle`.
+      shared: whether all blocks read one tap, or each its own. Where taps are not learned they read that of their side.
+    """
+
+    side: int
+    blocks: int
+    width: int
+    mixes_in: int | None = None
+    latents: int = 16
+    middle: int | None = None
+    posterior_middle: int | None = None
+    layers: int = 2
+    size: int | None = None
+    cells: int = 1
+    shared: bool = True
+
+    between = Up.between
+    kernel = Up.kernel
+
+    @property
+    def posterior_between(self) -> int:
+        """Channels between the ends of the posterior's bottleneck."""
+        return self.between if self.posterior_middle is None else self.posterior_middle
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What tells one very deep VAE from another.
+
+    Attributes:
+      style: of all convolutions.
+      learned: whether pooling, enlarging, taps and the Gaussians' heads are layers of their own (`EfficientVDVAE`), or
+        means, nearest neighbours and cropped channels, the maps themselves, and channels of the bottlenecks' outputs.
+      log_std: a standard deviation of a layer's output a: e^(beta a), or log(1 + e^(beta a))/beta.
+      beta: as there.
+      residual: whether the posterior's Gaussian is an offset from the prior's.
+      clamp: bounds of every log standard deviation, or None.
+      up_scale, down_scale: of the last kernel of each bottleneck of the way up, and of the way down, at the start.
+      bias_up_to: the largest side whose maps begin with a learned one; None for all.
+      unroll, remat: of the scans.
+    """
+
+    style: BottleneckStyle
+    learned: bool
+    log_std: LogStd
+    beta: float
+    residual: bool
+    clamp: tuple[float, float] | None
+    up_scale: float
+    down_scale: float
+    bias_up_to: int | None
+    unroll: int
+    remat: bool
+
+
+def names(prefix: str, stages: Sequence[Up | Down]) -> tuple[str, ...]:
+    """One name a stage, "up32"; the second stage of the same side is "up32_2"."""
+    sides = [stage.side for stage in stages]
+    counts = [sides[: i + 1].count(side) for i, side in enumerate(sides)]
+    return tuple(
+        f"{prefix}{side}" if count == 1 else f"{prefix}{side}_{count}"
+        for side, count in zip(sides, counts, strict=True)
+    )
+
+
+def level_sides(downs: Sequence[Down]) -> tuple[int, ...]:
+    """The side of each level's maps, top first."""
+    return tuple(stage.side for stage in downs for _ in range(stage.blocks))
+
+
+def check_ups(owner: str, side: int, ups: Sequence[Up], learned: bool) -> None:
+    """Raises ValueError where the stages of the way up do not follow from each other, beginning at the image's side."""
+    if not ups:
+        raise ValueError(f"{owner}(ups=()): at least one stage is needed, such as Up({side}, 2, 32).")
+    for i, stage in enumerate(ups):
+        said = f"{owner}(ups=...): stage {i}, {stage.blocks} blocks at side {stage.side}"
+        sizes = (stage.side, stage.blocks, stage.width, stage.pool, stage.between, stage.kernel, stage.cells)
+        if min(sizes) < 1 or min(stage.layers, stage.skip) < 0:
+            raise ValueError(f"{said}, has a size below 1: {stage}.")
+        if stage.side % stage.pool:
+            raise ValueError(f"{said}, pools by {stage.pool}, which does not divide {stage.side}.")
+        before = ups[i - 1] if i else None
+        expected = side if before is None else before.side // before.pool
+        if stage.side != expected:
+            was = "the image's side" if before is None else f"what stage {i - 1} leaves"
+            raise ValueError(f"{said}, should be at side {expected}, {was}. Change the stage, or the pool before it.")
+        if before is not None and (before.pool == 1 or not learned):
+            fits = stage.width == before.width if before.pool == 1 else stage.width >= before.width
+            if not fits:
+                raise ValueError(
+                    f"{said}, has width {stage.width} after {before.width}: widths can grow where maps are pooled, "
+                    "and stay as they are otherwise."
+                )
+
+
+def check_downs(owner: str, side: int, ups: Sequence[Up], downs: Sequence[Down], learned: bool) -> None:
+    """Raises ValueError where the stages of the way down do not follow from each other and from the way up."""
+    if not downs:
+        raise ValueError(f"{owner}(downs=()): at least one stage is needed, such as Down({side}, 2, 32).")
+    reached = {stage.side for stage in ups} | {ups[-1].side // ups[-1].pool}
+    built: dict[int, int] = {}
+    if learned and downs[0].mixes_in is not None:
+        built[downs[0].mixes_in] = downs[0].width
+    for i, stage in enumerate(downs):
+        said = f"{owner}(downs=...): stage {i}, {stage.blocks} blocks at side {stage.side}"
+        sizes = (stage.side, stage.blocks, stage.width, stage.latents, stage.between, stage.kernel, stage.cells)
+        if min(sizes) < 1 or stage.posterior_between < 1 or stage.layers < 0:
+            raise ValueError(f"{said}, has a size below 1: {stage}.")
+        if stage.side not in reached:
+            raise ValueError(f"{said}: the way up has no maps of that side, but of {sorted(reached)}.")
+        if built.get(stage.side, stage.width) != stage.width:
+            raise ValueError(f"{said}, has width {stage.width}, but that side had {built[stage.side]} before.")
+        mixed = stage.mixes_in
+        if mixed is not None:
+            if mixed not in built:
+                raise ValueError(
+                    f"{said}, mixes in side {mixed}, which is not built yet; the sides before it are {sorted(built)}."
+                )
+            if stage.side % mixed or (learned and stage.side == mixed):
+                raise ValueError(f"{said}, mixes in side {mixed}, which does not divide {stage.side}.")
+            if not learned and built[mixed] < stage.width:
+                raise ValueError(
+                    f"{said}, has width {stage.width} and mixes in side {mixed} of {built[mixed]}: widths stay as they "
+                    "are or fall on the way down."
+                )
+        previous = downs[i - 1].side if i else None
+        if learned and i and mixed != (None if stage.side == previous else previous):
+            raise ValueError(
+                f"{said}, comes after side {previous}: mixes_in has to be that side, or None to stay there."
+            )
+        built[stage.side] = stage.width
+    if side not in built or (learned and downs[-1].side != side):
+        raise ValueError(
+            f"{owner}(downs=...) reaches the sides {sorted(built)}, but the image's side is {side}: add stages up to "
+            "there, or change the image."
+        )
+
+
+def check_taps(owner: str, ups: Sequence[Up], downs: Sequence[Down]) -> None:
+    """Raises ValueError unless each tap of the way up has, in reverse, a block or a stage that reads it."""
+    made = [stage.side for stage in ups if stage.skip for _ in range(stage.blocks)]
+    read = [stage.side for stage in downs for _ in range(1 if stage.shared else stage.blocks)]
+    if made[::-1] != read:
+        raise ValueError(
+            f"{owner}: the taps of the way up, from the last, are at sides {made[::-1]}, but the way down reads them at "
+            f"{read}. Every block of a stage with skip has one, and each stage reads one (shared) or one a block."
+        )
+
+
+class UpBlock(nn.Module):
+    """A block of the way up: (h, what it was given) to the same, and the tap, if its stage has one.
+
+    h `[B, side, side, width]`. That the block's input is handed on is for the last one of a stage, whose output is
+    pooled: the tap of that resolution is then its input.
+    """
+
+    stage: Up
+    parts: Parts
+
+    @nn.compact
+    def __call__(self, carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array | None]:
+        given, _ = carry
+        h, stage, parts = given, self.stage, self.parts
+        for i in range(stage.cells):
+            h = h + Bottleneck(
+                stage.width,
+                stage.between,
+                stage.layers,
+                stage.kernel,
+                parts.up_scale,
+                parts.style,
+                name=f"bottleneck_{i}",
+            )(h)
+        tap = BottleneckConv(stage.skip, style=parts.style, name="skip")(h) if parts.learned and stage.skip else None
+        return (h, given), tap
+
+
+class DownBlock(nn.Module):
+    """A block of the way down: h `[B, side, side, width]` to the same, and its level. tap: None without x."""
+
+    stage: Down
+    parts: Parts
+
+    @nn.compact
+    def __call__(self, h: Array, tap: Array | None, key: Array, pick: Pick) -> tuple[Array, Level]:
+        stage, parts, width = self.stage, self.parts, h.shape[-1]
+        scale = 1.0 if parts.learned else 0.0  # at 0 every prior begins as N(0, I)
+        outputs = 2 * width if parts.learned else 2 * stage.latents + width
+        features = self._bottleneck("prior", outputs, stage.between, scale)(h)
+        if parts.learned:
+            shift, features = jnp.split(features, 2, axis=-1)
+            prior = self._normal(BottleneckConv(2 * stage.latents, style=parts.style, name="prior_head")(features))
+        else:
+            prior, shift = self._normal(features[..., : 2 * stage.latents]), features[..., 2 * stage.latents :]
+
+        posterior = None
+        if tap is not None:
+            both = jnp.concatenate([h, tap.astype(h.dtype)], axis=-1)
+            outputs = both.shape[-1] // 2 if parts.learned else 2 * stage.latents
+            features = self._bottleneck("posterior", outputs, stage.posterior_between, 1.0)(both)
+            if parts.learned:
+                features = BottleneckConv(2 * stage.latents, style=parts.style, name="posterior_head")(features)
+            posterior = self._normal(features)
+            posterior = residual(prior, posterior) if parts.residual else posterior
+
+        level = draw(key, prior, posterior, pick, side=h.shape[1])
+        project = BottleneckConv(width, scale=parts.down_scale, style=parts.style, name="project")
+        h = h + shift + project(level.z.astype(h.dtype))
+        for i in range(stage.cells):
+            h = h + self._bottleneck(f"bottleneck_{i}", width, stage.between, parts.down_scale)(h)
+        return h, level
+
+    def _bottleneck(self, name: str, outputs: int, middle: int, scale: float) -> Bottleneck:
+        stage = self.stage
+        return Bottleneck(outputs, middle, stage.layers, stage.kernel, scale, self.parts.style, name=name)
+
+    def _normal(self, features: Array) -> Normal:
+        """The Gaussian of mean and a."""
+        parts = self.parts
+        mean, a = jnp.split(widen(features), 2, axis=-1)
+        log_std = parts.beta * a if parts.log_std == "exp" else log_softplus(parts.beta * a) - math.log(parts.beta)
+        return Normal(mean, log_std if parts.clamp is None else hard_clamp(log_std, *parts.clamp))
+
+
+def ascend(
+    model: nn.Module, parts: Parts, ups: Sequence[Up], last_width: int, h: Array
+) -> tuple[dict[int, Array], list]:
+    """From the first maps to the taps: by side, and those of each block that has one, in the order they were made.
+
+    Args:
+      last_width: channels of what the last stage leaves, if it pools.
+    """
+    by_side, taps = {h.shape[1]: h}, []
+    for i, (stage, name) in enumerate(zip(ups, names("up", ups), strict=True)):
+        (h, given), run = _run(model, UpBlock, parts, stage.blocks, (0,))(stage, parts, name=name)((h, h), None)
+        taps += [] if run is None else list(run)
+        if stage.pool == 1:
+            by_side[stage.side] = h
+            continue
+        by_side[stage.side] = given
+        width = ups[i + 1].width if i + 1 < len(ups) else last_width
+        if parts.learned:
+            h = LearnedPool(width, stage.pool, parts.style, name=name.replace("up", "pool"))(h)
+        else:
+            h = jnp.pad(average_pool(h, stage.pool), ((0, 0), (0, 0), (0, 0), (0, width - h.shape[-1])))
+        by_side[stage.side // stage.pool] = h
+    return by_side, taps
+
+
+def descend(
+    model: nn.Module,
+    parts: Parts,
+    downs: Sequence[Down],
+    found: tuple[dict[int, Array], list] | None,
+    n: int,
+    key: Array,
+    picks: tuple[Pick, ...],
+    label: Array | None,
+    like: Array | None = None,
+) -> tuple[tuple[Level, ...], dict[int, Array]]:
+    """From the taps, None without x, to all levels, and the last maps of each side.
+
+    Args:
+      label: `[B, classes]`, or None.
+      like: a parameter, whose dtype zeros have.
+    """
+    by_side, taps = found or ({}, [])
+    keys, levels, at = jax.random.split(key, len(picks)), [], 0
+    states: dict[int, Array] = {}
+    first = downs[0]
+    if first.mixes_in is not None:
+        states[first.mixes_in] = _begin(model, parts, first.mixes_in, first.width, n, None, like)
+    for stage, name in zip(downs, names("down", downs), strict=True):
+        h = states.get(stage.side)
+        if h is None:
+            h = _begin(model, parts, stage.side, stage.width, n, label, like)
+        if stage.mixes_in is not None:
+            factor, above = stage.side // stage.mixes_in, states[stage.mixes_in]
+            if parts.learned:
+                h = h + LearnedUnpool(stage.width, factor, parts.style, name=name.replace("down", "unpool"))(above)
+            else:
+                h = h + enlarge(above[..., : stage.width], factor)
+        tap, axis = by_side.get(stage.side), nn.broadcast
+        if parts.learned and taps and stage.shared:
+            tap = taps.pop()
+        elif parts.learned and taps:
+            tap, axis = jnp.stack([taps.pop() for _ in range(stage.blocks)]), 0
+        here, at = slice(at, at + stage.blocks), at + stage.blocks
+        run = _run(model, DownBlock, parts, stage.blocks, (axis, 0, 0))(stage, parts, name=name)
+        h, level = run(h, tap, keys[here], stack(picks[here]))
+        levels.append(level.replace(stacked=True, name=name.replace("down", "z")))
+        states[stage.side] = h
+    return tuple(levels), states
+
+
+def _begin(
+    model: nn.Module, parts: Parts, side: int, width: int, n: int, label: Array | None, like: Array | None
+) -> Array:
+    """The first maps of a side, `[n, side, side, width]`: learned ones or zeros, and what a label adds everywhere."""
+    if parts.bias_up_to is None or side <= parts.bias_up_to:
+        h = model.param(f"bias{side}", nn.initializers.zeros, (side, side, width), jnp.float32)
+    else:
+        h = jnp.zeros((side, side, width), None if like is None else like.dtype)
+    h = h[None]
+    if label is not None:
+        kernel = model.param(f"label{side}", nn.initializers.zeros, (label.shape[-1], width), jnp.float32)
+        h = h + (label.astype(kernel.dtype) @ kernel)[:, None, None]
+    return jnp.broadcast_to(h, (n, side, side, width)).astype(parts.style.dtype or h.dtype)
+
+
+def _run(model: nn.Module, block: Any, parts: Parts, length: int, in_axes: tuple[Any, ...]) -> Any:
+    """Equal blocks as one scan over stacked parameters; initialised without unrolling."""
+    return nn.scan(
+        nn.remat(block, prevent_cse=False) if parts.remat else block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=in_axes,
+        length=length,
+        unroll=1 if model.is_initializing() else min(parts.unroll, length),
+    )

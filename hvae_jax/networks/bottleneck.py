@@ -1,0 +1,142 @@
+"""Bottleneck blocks of very deep VAEs: chains of pre-activated convolutions, and what changes the resolution.
+
+    f(h) = conv_{n+1}(a(... conv_1(a(conv_0(a(h))))))       conv_0: C to M channels, M to M between, M to C' at the end
+
+The first and the last are 1x1 as a rule. No normalisation; every bias starts at 0.
+
+Source: Child (2021), "Very Deep VAEs", section 3 and figure 3, and its code; Hazami et al. (2022), "Efficient-VDVAE",
+section 4, and its code.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float, Num
+
+from hvae_jax.networks.activations import exact_gelu
+from hvae_jax.networks.computing import ComputeDtype, Precision, widen
+from hvae_jax.networks.mlp import Initialisation, uniform_fan_in
+from hvae_jax.networks.resample import convolve, enlarge
+
+
+@dataclasses.dataclass(frozen=True)
+class BottleneckStyle:
+    """What all convolutions of a model have in common.
+
+    Attributes:
+      activation: before each of a chain's.
+      initialisation: of kernels: "pytorch", U(-1/sqrt(fan_in), 1/sqrt(fan_in)), or "glorot".
+      edge: size of a chain's first and last kernel.
+      dtype: what products and activations are computed in; None for what the parameters are.
+      precision: of the products on accelerators.
+    """
+
+    activation: Callable[[Array], Array] = exact_gelu
+    initialisation: Initialisation = "pytorch"
+    edge: int = 1
+    dtype: ComputeDtype = None
+    precision: Precision = "default"
+
+
+def _scaled(initialisation: Initialisation, scale: float) -> Callable[..., Array]:
+    """An initialiser of kernels `[height, width, inputs, outputs]`, times a scale."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+        fan_in = shape[0] * shape[1] * shape[2]
+        of = nn.initializers.glorot_uniform() if initialisation == "glorot" else uniform_fan_in(fan_in)
+        return scale * of(key, shape, dtype)
+
+    return init
+
+
+class BottleneckConv(nn.Module):
+    """A convolution with a bias that starts at 0: `[B, H, W, C]` to `[B, H/stride, W/stride, features]`.
+
+    Attributes:
+      features: channels of the output.
+      size: height and width of the kernel. At stride 1 zeros keep the resolution.
+      stride: more than 1 goes without zeros around x.
+      scale: of the kernel at the start, beside that of the style.
+    """
+
+    features: int
+    size: int = 1
+    stride: int = 1
+    scale: float = 1.0
+    style: BottleneckStyle = BottleneckStyle()
+
+    @nn.compact
+    def __call__(self, x: Num[Array, "batch rows columns inputs"]) -> Float[Array, "batch rows2 columns2 features"]:
+        style, shape = self.style, (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", _scaled(style.initialisation, self.scale), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        padding = None if self.stride == 1 else ((0, 0), (0, 0))
+        product = convolve(x, kernel, self.stride, padding, style.dtype, style.precision)
+        return (widen(product) + bias[None, None, None]).astype(product.dtype)
+
+
+class Bottleneck(nn.Module):
+    """The chain f: `[B, H, W, C]` to `[B, H, W, outputs]`.
+
+    Attributes:
+      outputs: channels at the end.
+      middle: M, channels in between.
+      layers: n, convolutions from M to M.
+      size: of their kernels.
+      scale: of the last kernel at the start.
+    """
+
+    outputs: int
+    middle: int
+    layers: int = 2
+    size: int = 3
+    scale: float = 1.0
+    style: BottleneckStyle = BottleneckStyle()
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "batch rows columns inputs"]) -> Float[Array, "batch rows columns outputs"]:
+        edge, last = self.style.edge, self.layers + 1
+        for i, size in enumerate((edge, *(self.size,) * self.layers, edge)):
+            features, scale = (self.outputs, self.scale) if i == last else (self.middle, 1.0)
+            conv = BottleneckConv(features, size, scale=scale, style=self.style, name=f"conv_{i}")
+            h = conv(self.style.activation(h))
+        return h
+
+
+def small_leak(h: Float[Array, "..."]) -> Float[Array, "..."]:
+    """max(h, 0.1 h)."""
+    return jax.nn.leaky_relu(h, 0.1)
+
+
+class LearnedPool(nn.Module):
+    """Squares of factor x factor pixels to one, by a convolution: small_leak(conv(h)).
+
+    Source: Hazami et al. (2022), their code.
+    """
+
+    features: int
+    factor: int
+    style: BottleneckStyle = BottleneckStyle()
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "batch rows columns inputs"]) -> Float[Array, "batch rows2 columns2 features"]:
+        return small_leak(BottleneckConv(self.features, self.factor, self.factor, style=self.style, name="conv")(h))
+
+
+class LearnedUnpool(nn.Module):
+    """One pixel to factor x factor: a 1x1 convolution, small_leak, each pixel factor^2 times.
+
+    Source: as `LearnedPool`.
+    """
+
+    features: int
+    factor: int
+    style: BottleneckStyle = BottleneckStyle()
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "batch rows columns inputs"]) -> Float[Array, "batch rows2 columns2 features"]:
+        return enlarge(small_leak(BottleneckConv(self.features, style=self.style, name="conv")(h)), self.factor)
