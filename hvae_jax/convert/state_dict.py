@@ -32,21 +32,25 @@ class Entry:
       shape: of the public array; None where it follows from ours by `axes`.
       unfold: the public shape with axes that were flattened there written out, such as (outputs, C, H, W) for the
         linear layer that reads a flattened map; None where none were.
+      at: which of the blocks that are stacked along our first axis it is of; None where none are.
     """
 
     path: str
     axes: tuple[int, ...] | None = None
     shape: tuple[int, ...] | None = None
     unfold: tuple[int, ...] | None = None
+    at: int | None = None
 
     def expected(self, ours: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the public array, where ours is this."""
         if self.shape is not None:
             return self.shape
+        ours = ours if self.at is None else ours[1:]
         return ours if self.axes is None else tuple(ours[self.axes.index(i)] for i in range(len(ours)))
 
     def carry(self, value: np.ndarray, ours: tuple[int, ...]) -> np.ndarray:
-        """The public array as ours."""
+        """The public array as ours, or as one block's of ours."""
+        ours = ours if self.at is None else ours[1:]
         value = value if self.unfold is None else value.reshape(self.unfold)
         return (value if self.axes is None else value.transpose(self.axes)).reshape(ours)
 
@@ -66,23 +70,31 @@ def to_variables(
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
-    names = {entry.path: name for name, entry in table.items()}
-    if set(names) != set(shapes) or len(names) != len(table):
-        raise ValueError(f"The table and our variables differ in {sorted(set(names) ^ set(shapes))}.")
+    names: dict[str, list[str]] = {path: [] for path in shapes}
+    for name, entry in table.items():
+        names.setdefault(entry.path, []).append(name)
+    odd = [path for path, found in names.items() if not _complete(shapes.get(path), [table[name] for name in found])]
+    if odd:
+        raise ValueError(f"The table and our variables differ in {sorted(odd)}.")
 
     skipped = set(ignored)
     unexpected = [name for name in state_dict if name not in table and name.rpartition(".")[2] not in skipped]
     missing = [f"{name} {table[name].expected(shapes[table[name].path])}" for name in table if name not in state_dict]
     misshapen, filled = [], []
     for path, ours in shapes.items():
-        name = names[path]
-        if name not in state_dict:
-            continue
-        value, wanted = np.asarray(state_dict[name]), table[name].expected(ours)
-        if value.shape == wanted:
-            filled.append(jnp.asarray(table[name].carry(value, ours)))
-        else:
-            misshapen.append(f"{name} is {value.shape}, not {wanted}")
+        parts: dict[int, np.ndarray] = {}
+        for name in names[path]:
+            if name not in state_dict:
+                continue
+            entry, value = table[name], np.asarray(state_dict[name])
+            wanted = entry.expected(ours)
+            if value.shape == wanted:
+                parts[entry.at or 0] = entry.carry(value, ours)
+            else:
+                misshapen.append(f"{name} is {value.shape}, not {wanted}")
+        if len(parts) == len(names[path]):
+            stacked = table[names[path][0]].at is not None
+            filled.append(jnp.asarray(np.stack([parts[i] for i in sorted(parts)]) if stacked else parts[0]))
     problems = {"missing": missing, "not expected": unexpected, "of another shape": misshapen}
     if any(problems.values()):
         told = "; ".join(f"{what}: {', '.join(which)}" for what, which in problems.items() if which)
@@ -90,6 +102,15 @@ def to_variables(
             f"The state dict does not fit. {told[0].upper()}{told[1:]}. Is it of this code, in this configuration?"
         )
     return jax.tree.unflatten(structure, filled)
+
+
+def _complete(ours: tuple[int, ...] | None, entries: list[Entry]) -> bool:
+    """Whether an array of ours, of this shape, comes from one public array, or from one for each block."""
+    if ours is None or not entries:
+        return False
+    if entries[0].at is None:
+        return len(entries) == 1
+    return sorted(-1 if entry.at is None else entry.at for entry in entries) == list(range(ours[0]))
 
 
 def count(state_dict: Mapping[str, Any], prefix: str) -> int:
