@@ -9,6 +9,7 @@ Source: Salimans et al. (2017), "PixelCNN++", section 2.1 and 2.2.
 """
 
 import dataclasses
+import math
 from typing import Any, Literal, get_args
 
 import jax
@@ -18,33 +19,42 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Int, Key, Num
 
-from hvae_jax.distributions import sum_event
+from hvae_jax.distributions import log_softplus, sum_event
 from hvae_jax.likelihoods.base import Likelihood, check_whole
 from hvae_jax.likelihoods.discretised_logistic import centre, expectation, is_value, log_mass, nearest
 
-Form = Literal["exact", "published", "vdvae_5_bits"]
+Form = Literal["exact", "published", "vdvae_5_bits", "efficient_vdvae_5_bits"]
+LogScale = Literal["exp", "softplus"]
 
 
 def published_log_mass(
-    u: Float[Array, "..."], location: Float[Array, "..."], log_scale: Float[Array, "..."], half: float
+    u: Float[Array, "..."],
+    location: Float[Array, "..."],
+    log_scale: Float[Array, "..."],
+    half: float,
+    *,
+    last: float = 1.0,
+    beta: float = 1.0,
 ) -> Float[Array, "..."]:
     """log of a bin's probability as public codes take it, elementwise nats.
 
     The difference of two sigmoids, and where that is 1e-5 or less the density in the middle times the width. A u
-    below -0.999 has the first bin, one above 0.999 the last.
+    below -0.999 has the first bin, one above 0.999 times `last` the last.
 
     Args:
       u: the data, from -1 to 1.
       half: half the width of a bin.
+      last: the u of the last bin.
+      beta: what log_scale is divided by in the density, but not in its argument: an oversight of Efficient-VDVAE's.
     Source: Salimans et al. (2017), their code; VDVAE's (Child, 2021) is the same.
     """
     inverse, offset = jnp.exp(-log_scale), u - location
     upper, middle, lower = (offset + half) * inverse, offset * inverse, (offset - half) * inverse
     mass = jax.nn.sigmoid(upper) - jax.nn.sigmoid(lower)
-    density = middle - log_scale - 2.0 * jax.nn.softplus(middle)
+    density = middle - log_scale / beta - 2.0 * jax.nn.softplus(middle)
     inside = jnp.where(mass > 1e-5, jnp.log(jnp.maximum(mass, 1e-12)), density + np.log(2.0 * half))
-    last = jnp.where(u > 0.999, -jax.nn.softplus(lower), inside)
-    return jnp.where(u < -0.999, upper - jax.nn.softplus(upper), last)
+    open_above = jnp.where(u > 0.999 * last, -jax.nn.softplus(lower), inside)
+    return jnp.where(u < -0.999, upper - jax.nn.softplus(upper), open_above)
 
 
 @struct.dataclass
@@ -145,7 +155,9 @@ class LogisticMixtureRecord:
         if family.form == "exact":
             return log_mass(x, location, log_scale, family.values)
         u = family.grid(x).astype(location.dtype)
-        return published_log_mass(u, location, log_scale, 1.0 / (family.values - 1))
+        last = 120.5 / 127.5 if family.form == "efficient_vdvae_5_bits" else 1.0
+        beta = family.beta if family.scale == "exp" else 1.0
+        return published_log_mass(u, location, log_scale, 1.0 / (family.values - 1), last=last, beta=beta)
 
     def _as_x(self, x: Array) -> Array:
         """`[B, *pixels, C]` as `[B, *event]`."""
@@ -166,12 +178,17 @@ class LogisticMixture(Likelihood):
         score as public codes did, "published", in which bins of a probability below 1e-5 have that of the density in
         their middle instead, so that the sum over all values is 1 but for that; or "vdvae_5_bits", for 32 values, in
         which besides that the values lie 8/127.5 apart, from -1 to 0.945, in bins 2/31 wide: they overlap, the last
-        one is not open, and the sum over all values is 1.03 or, near white, far from 1.
+        one is not open, and the sum over all values is 1.03 or, near white, far from 1; or "efficient_vdvae_5_bits", in
+        which the last one is open.
+      scale: a logistic's scale of a layer's output a: "exp", e^(beta a), or "softplus", log(1 + e^(beta a))/beta.
+      beta: as there.
 
     A pixel's numbers are M logits, and for each channel M means, M log-scales and, for colours, M coefficients before
     their tanh, in this order.
-    Source: Salimans et al. (2017); the forms are VDVAE's (Child, 2021), and NVAE's at five bits is "published".
-    Raises ValueError for a size that is out of its range, channels other than 1 and 3, or another form.
+    Source: Salimans et al. (2017); the forms are VDVAE's (Child, 2021), and NVAE's at five bits is "published"; the
+    scale "softplus" is Efficient-VDVAE's (Hazami et al., 2022), with beta = log 2.
+    Raises ValueError for a size that is out of its range, channels other than 1 and 3, another form or scale, or a beta
+    that is not positive.
     """
 
     mixtures: int = 10
@@ -179,6 +196,8 @@ class LogisticMixture(Likelihood):
     channels: int = 3
     min_log_scale: float = -7.0
     form: Form = "exact"
+    scale: LogScale = "exp"
+    beta: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mixtures < 1 or self.values < 2:
@@ -190,8 +209,13 @@ class LogisticMixture(Likelihood):
             raise ValueError(f"LogisticMixture(channels={self.channels}): 1, or 3 for colours.")
         if self.form not in get_args(Form):
             raise ValueError(f"LogisticMixture(form={self.form!r}): one of {', '.join(get_args(Form))}.")
-        if self.form == "vdvae_5_bits" and self.values != 32:
-            raise ValueError(f"LogisticMixture(values={self.values}, form='vdvae_5_bits'): 5 bits have 32 values.")
+        if self.form.endswith("5_bits") and self.values != 32:
+            raise ValueError(f"LogisticMixture(values={self.values}, form={self.form!r}): 5 bits have 32 values.")
+        if self.scale not in get_args(LogScale) or not 0 < self.beta < np.inf:
+            raise ValueError(
+                f"LogisticMixture(scale={self.scale!r}, beta={self.beta}): {' or '.join(get_args(LogScale))}, and a "
+                "positive number."
+            )
 
     @property
     def parameters(self) -> int:
@@ -202,10 +226,16 @@ class LogisticMixture(Likelihood):
         """`[B, *pixels, parameters]` to a record."""
         m = self.mixtures
         by_channel = h[..., m:].reshape(*h.shape[:-1], self.channels, -1)
-        log_scale = jnp.maximum(by_channel[..., m : 2 * m], self.min_log_scale)
+        log_scale = self._log_scale(by_channel[..., m : 2 * m])
         pairs = self.channels * (self.channels - 1) // 2
         coefficients = jnp.tanh(by_channel[..., 2 * m :]).reshape(*h.shape[:-1], pairs, m)
         return LogisticMixtureRecord(h[..., :m], by_channel[..., :m], log_scale, coefficients, self)
+
+    def _log_scale(self, a: Array) -> Array:
+        """The logarithm of a logistic's scale; with "exp" it is a that is cut off."""
+        if self.scale == "softplus":
+            return jnp.maximum(log_softplus(self.beta * a) - math.log(self.beta), self.min_log_scale)
+        return self.beta * jnp.maximum(a, self.min_log_scale)
 
     def check(self, x: np.ndarray, name: str = "x") -> None:
         """Raises ValueError for a value that is not one of 0..values-1, or for channels other than the family's."""
@@ -217,13 +247,13 @@ class LogisticMixture(Likelihood):
         check_whole(x, self.values, "LogisticMixture(values={})", name)
 
     def as_input(self, x: Array) -> Array:
-        """2 x/(V - 1) - 1, from -1 to 1."""
-        return centre(x, self.values)
+        """u: 2 x/(V - 1) - 1 from -1 to 1, or as far as the values of a form of 5 bits go."""
+        return self.grid(x)
 
     def grid(self, x: Num[Array, "..."]) -> Num[Array, "..."]:
         """u: where the values lie, from -1 to 1."""
-        return x * (8.0 / 127.5) - 1.0 if self.form == "vdvae_5_bits" else centre(x, self.values)
+        return x * (8.0 / 127.5) - 1.0 if self.form.endswith("5_bits") else centre(x, self.values)
 
     def nearest(self, u: Float[Array, "..."]) -> Int[Array, "..."]:
         """The value that lies nearest to u, int32."""
-        return nearest((u + 1.0) * (127.5 / 124.0) - 1.0 if self.form == "vdvae_5_bits" else u, self.values)
+        return nearest((u + 1.0) * (127.5 / 124.0) - 1.0 if self.form.endswith("5_bits") else u, self.values)

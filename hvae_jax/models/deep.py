@@ -18,7 +18,7 @@ Source: Child (2021), section 3; Hazami et al. (2022), section 4.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +148,21 @@ def names(prefix: str, stages: Sequence[Up | Down]) -> tuple[str, ...]:
 def level_sides(downs: Sequence[Down]) -> tuple[int, ...]:
     """The side of each level's maps, top first."""
     return tuple(stage.side for stage in downs for _ in range(stage.blocks))
+
+
+def check_square(owner: str, image: tuple[int, ...]) -> None:
+    """Raises ValueError unless one x is a square image `[S, S, C]`. `owner` is named in the error."""
+    if len(image) != 3 or min(image) < 1 or image[0] != image[1]:
+        raise ValueError(f"{owner}(image={image}): one x has to be [S, S, C], square. Crop, pad or resize x.")
+
+
+def check_log_std(owner: str, log_std: Any, beta: float) -> None:
+    """Raises ValueError for a form of scales that is not known, or a beta that is not positive."""
+    if log_std not in get_args(LogStd) or not 0 < beta < math.inf:
+        raise ValueError(
+            f"{owner}(log_std={log_std!r}, beta={beta}): {' or '.join(map(repr, get_args(LogStd)))}, and a positive "
+            "number."
+        )
 
 
 def check_ups(owner: str, side: int, ups: Sequence[Up], learned: bool) -> None:

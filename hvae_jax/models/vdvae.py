@@ -19,7 +19,7 @@ from hvae_jax.descent import Pick
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE, check_classes, check_sizes
 from hvae_jax.models.block_strings import down_stages, up_stages
-from hvae_jax.models.deep import Down, Parts, Up, ascend, check_downs, check_ups, descend, level_sides
+from hvae_jax.models.deep import Down, Parts, Up, ascend, check_downs, check_square, check_ups, descend, level_sides
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
 from hvae_jax.networks.computing import ComputeDtype, Precision, check_dtype, check_precision, widen
 from hvae_jax.networks.mlp import check_event, one_hot
@@ -139,8 +139,3 @@ class VDVAE(HVAE):
             remat=self.remat,
         )
 
-
-def check_square(owner: str, image: tuple[int, ...]) -> None:
-    """Raises ValueError unless one x is a square image `[S, S, C]`. `owner` is named in the error."""
-    if len(image) != 3 or min(image) < 1 or image[0] != image[1]:
-        raise ValueError(f"{owner}(image={image}): one x has to be [S, S, C], square. Crop, pad or resize x.")
