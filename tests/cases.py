@@ -18,12 +18,18 @@ from hvae_jax.models import (
     BIVA,
     HVAE,
     VAE,
+    VDVAE,
     ConvLadderVAE,
+    Down,
+    EfficientVDVAE,
     GatedLadderVAE,
     LadderVAE,
     ResNetVAE,
     TopDownVAE,
     TwoLevelVAE,
+    Up,
+    down_stages,
+    up_stages,
 )
 from hvae_jax.networks.activations import identity, leaky_relu, sigmoid_gelu
 from hvae_jax.networks.gated import Stage
@@ -48,7 +54,8 @@ class Case:
       top_down: no prior depends on its level's own sample: E_q[p/q] = 1 holds for each level, and levels above
         keep_top do not notice it.
       exact: the posterior is the model's own, so that every log weight is log p(x).
-      jitter: standard deviation of what is added to every parameter. Less where an initialisation that depends on data
+      jitter: standard deviation of what is added to every parameter. More where chains of tiny layers would hide what
+        they are given; less where an initialisation that depends on data
         starts with large gains: a residual block whose outputs are small, a tenth of what it was given, has ten.
     """
 
@@ -288,6 +295,46 @@ CASES = (
         integers(2, 2, 2, 1),
         every_x=every(2, 2, 2, 1),
         top_down=False,
+    ),
+    Case(
+        "vdvae",
+        VDVAE(
+            image=(2, 2, 1),
+            ups=up_stages("2d2,1x1", 3, middle=3, layers=0),
+            downs=down_stages("1x1,2m1", 3, latents=1, middle=3, layers=0),
+        ),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+        stacked=("up2/", "up1/", "down1/", "down2/"),
+        jitter=0.1,
+    ),
+    Case(
+        "vdvae_classes",
+        VDVAE(
+            image=(2, 2, 2),
+            ups=up_stages("2x2,2d2,1x1", 3, "2:2", middle=3, layers=0),
+            downs=down_stages("1x1,2m1,2x1", 3, "2:2", latents=1, middle=3, layers=0),
+            likelihood=Categorical(3),
+            classes=2,
+            standardise=(1.0, 0.8),
+            no_bias_above=1,
+        ),
+        integers(3, 2, 2, 2),
+        y=jnp.arange(BATCH) % 2,
+        stacked=("up2/", "up1/", "down1/", "down2/"),
+        jitter=0.1,
+    ),
+    Case(
+        "efficient_vdvae",
+        EfficientVDVAE(
+            image=(2, 2, 1),
+            ups=(Up(2, 1, 2, middle=3, layers=0), Up(2, 2, 2, 2, middle=3, layers=0, skip=2), Up(1, 1, 3, layers=0, middle=3, skip=3)),
+            downs=(Down(1, 1, 3, None, 1, 3, layers=0), Down(2, 2, 2, 1, 1, 3, layers=0, shared=False)),
+            pad=0,
+        ),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+        stacked=("up2/", "up2_2/", "up1/", "down1/", "down2/"),
     ),
     Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
     Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),

@@ -52,7 +52,7 @@ def published_log_mass(
     upper, middle, lower = (offset + half) * inverse, offset * inverse, (offset - half) * inverse
     mass = jax.nn.sigmoid(upper) - jax.nn.sigmoid(lower)
     density = middle - log_scale / beta - 2.0 * jax.nn.softplus(middle)
-    inside = jnp.where(mass > 1e-5, jnp.log(jnp.maximum(mass, 1e-12)), density + np.log(2.0 * half))
+    inside = jnp.where(mass > 1e-5, jnp.log(jnp.maximum(mass, 1e-12)), density + math.log(2.0 * half))
     open_above = jnp.where(u > 0.999 * last, -jax.nn.softplus(lower), inside)
     return jnp.where(u < -0.999, upper - jax.nn.softplus(upper), open_above)
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Num
 
 from hvae_jax.networks.activations import exact_gelu
@@ -45,7 +46,7 @@ class BottleneckStyle:
 def _scaled(initialisation: Initialisation, scale: float) -> Callable[..., Array]:
     """An initialiser of kernels `[height, width, inputs, outputs]`, times a scale."""
 
-    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         fan_in = shape[0] * shape[1] * shape[2]
         of = nn.initializers.glorot_uniform() if initialisation == "glorot" else uniform_fan_in(fan_in)
         return scale * of(key, shape, dtype)
