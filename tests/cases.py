@@ -328,7 +328,11 @@ CASES = (
         "efficient_vdvae",
         EfficientVDVAE(
             image=(2, 2, 1),
-            ups=(Up(2, 1, 2, middle=3, layers=0), Up(2, 2, 2, 2, middle=3, layers=0, skip=2), Up(1, 1, 3, layers=0, middle=3, skip=3)),
+            ups=(
+                Up(2, 1, 2, middle=3, layers=0),
+                Up(2, 2, 2, 2, middle=3, layers=0, skip=2),
+                Up(1, 1, 3, layers=0, middle=3, skip=3),
+            ),
             downs=(Down(1, 1, 3, None, 1, 3, layers=0), Down(2, 2, 2, 1, 1, 3, layers=0, shared=False)),
             pad=0,
         ),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax.convert.state_dict import CONV, Entry, count, size, to_variables
+from hvae_jax.convert.state_dict import CONV, Entry, size, to_variables
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import Down, EfficientVDVAE, Up
 from hvae_jax.models.deep import names
@@ -53,7 +53,10 @@ def efficient_vdvae(
     Raises ValueError for a base that is not known, other bits than 5 and 8, and for a state dict that does not fit,
     naming all that is missing, not expected or of another shape.
     """
-    for name, base in (("distribution_base", distribution_base), ("output_distribution_base", output_distribution_base)):
+    for name, base in (
+        ("distribution_base", distribution_base),
+        ("output_distribution_base", output_distribution_base),
+    ):
         if base not in _BASES:
             raise ValueError(f"efficient_vdvae({name}={base!r}): {' or '.join(map(repr, _BASES))}.")
     if num_bits not in (5, 8):
@@ -330,9 +333,9 @@ def _entries(model: EfficientVDVAE, tree: _TorchTree) -> Entries:
     yield from _conv(tree, "bottom_up.input_conv", "params/stem")
     blocks = _blocks_up(model.ups)
     for stage, ours in zip(model.ups, names("up", model.ups), strict=True):
+        theirs = ""
         for at in range(stage.blocks):
-            level, block = next(blocks)
-            theirs = tree.up(level, block)
+            theirs = tree.up(*next(blocks))
             for i in range(stage.cells):
                 yield from _chain(tree, tree.cell(theirs, i), f"params/{ours}/bottleneck_{i}", stage.layers, at)
             if stage.skip:
@@ -346,8 +349,7 @@ def _entries(model: EfficientVDVAE, tree: _TorchTree) -> Entries:
     blocks = _blocks_down(model.downs)
     for stage, ours in zip(model.downs, names("down", model.downs), strict=True):
         for at in range(stage.blocks):
-            level, block = next(blocks)
-            theirs = tree.down(level, block)
+            theirs = tree.down(*next(blocks))
             if at == 0 and stage.mixes_in is not None:
                 yield from _conv(tree, tree.unpool(theirs), f"params/{ours.replace('down', 'unpool')}/conv")
                 yield tree.scale_bias(theirs), tree.maps(f"params/bias{stage.side}", stage.side, stage.width)

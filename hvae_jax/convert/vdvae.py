@@ -138,7 +138,7 @@ def _differences(state_dict: Mapping[str, Any], prefix: str, stages: tuple[Up, .
     said = []
     for at, stage in enumerate(_blocks(stages)):
         found, wanted = _shape_of(state_dict, prefix, at), (stage.width, stage.kernel)
-        if found is not None and (found[0] not in (1, wanted[0]) and wanted[0] > 1 or found[1] != wanted[1]):
+        if found is not None and ((found[0] not in (1, wanted[0]) and wanted[0] > 1) or found[1] != wanted[1]):
             said.append(
                 f"{prefix}.{at} has width {found[0]} and {found[1]}x{found[1]} kernels, where the configuration, at "
                 f"side {stage.side}, has {f'{wanted[0]} and ' if wanted[0] > 1 else ''}{wanted[1]}x{wanted[1]}"

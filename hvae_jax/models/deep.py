@@ -64,12 +64,12 @@ class Up:
     @property
     def between(self) -> int:
         """Channels between a bottleneck's ends."""
-        return self.width // 4 if self.middle is None else self.middle
+        return _between(self)
 
     @property
     def kernel(self) -> int:
         """Size of the kernels there."""
-        return (3 if self.side > 2 else 1) if self.size is None else self.size
+        return _kernel(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +96,28 @@ class Down:
     cells: int = 1
     shared: bool = True
 
-    between = Up.between
-    kernel = Up.kernel
+    @property
+    def between(self) -> int:
+        """Channels between a bottleneck's ends."""
+        return _between(self)
+
+    @property
+    def kernel(self) -> int:
+        """Size of the kernels there."""
+        return _kernel(self)
 
     @property
     def posterior_between(self) -> int:
         """Channels between the ends of the posterior's bottleneck."""
         return self.between if self.posterior_middle is None else self.posterior_middle
+
+
+def _between(stage: Up | Down) -> int:
+    return stage.width // 4 if stage.middle is None else stage.middle
+
+
+def _kernel(stage: Up | Down) -> int:
+    return (3 if stage.side > 2 else 1) if stage.size is None else stage.size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,8 +254,8 @@ def check_taps(owner: str, ups: Sequence[Up], downs: Sequence[Down]) -> None:
     read = [stage.side for stage in downs for _ in range(1 if stage.shared else stage.blocks)]
     if made[::-1] != read:
         raise ValueError(
-            f"{owner}: the taps of the way up, from the last, are at sides {made[::-1]}, but the way down reads them at "
-            f"{read}. Every block of a stage with skip has one, and each stage reads one (shared) or one a block."
+            f"{owner}: the taps of the way up, from the last, are at sides {made[::-1]}, but the way down reads them "
+            f"at {read}. Every block of a stage with skip has one, and each stage reads one (shared) or one a block."
         )
 
 
@@ -255,7 +270,7 @@ class UpBlock(nn.Module):
     parts: Parts
 
     @nn.compact
-    def __call__(self, carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array | None]:
+    def __call__(self, carry: tuple[Array, Array], nothing: None) -> tuple[tuple[Array, Array], Array | None]:
         given, _ = carry
         h, stage, parts = given, self.stage, self.parts
         for i in range(stage.cells):

@@ -64,7 +64,12 @@ class EfficientVDVAE(HVAE):
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
-    ups: tuple[Up, ...] = (Up(32, 1, 16, 2, skip=16), Up(16, 2, 32, 2, skip=32), Up(8, 2, 32, 8, skip=32), Up(1, 1, 32, skip=32))
+    ups: tuple[Up, ...] = (
+        Up(32, 1, 16, 2, skip=16),
+        Up(16, 2, 32, 2, skip=32),
+        Up(8, 2, 32, 8, skip=32),
+        Up(1, 1, 32, skip=32),
+    )
     downs: tuple[Down, ...] = (
         Down(1, 2, 32, latents=8),
         Down(8, 2, 32, 1, 8, shared=False),

@@ -86,7 +86,7 @@ def efficient_vdvae_faces256(size: Size = "baseline") -> EfficientVDVAE:
     match _known("efficient_vdvae_faces256", size, "baseline", "compact"):
         case "baseline":
             return _published((256, 256, 3), 0, ups, downs, _equal(ups, 512), 64)
-    widths = {side: (512, 128) for side in (1, 4, 8, 16)}
+    widths = dict.fromkeys((1, 4, 8, 16), (512, 128))
     widths |= {256: (32, 32), 128: (64, 32), 64: (128, 32), 32: (256, 64)}
     return _published((256, 256, 3), 0, ups, downs, widths, 64)
 
@@ -98,7 +98,7 @@ def efficient_vdvae_faces256_5_bits(size: Size = "baseline") -> EfficientVDVAE:
     match _known("efficient_vdvae_faces256_5_bits", size, "baseline", "C1"):
         case "baseline":
             return _published((256, 256, 3), 0, ups, downs, _equal(ups, 512), 32, values=32)
-    widths = {side: (512, 128) for side in (1, 4, 8)} | {16: (256, 64), 32: (256, 64)}
+    widths = dict.fromkeys((1, 4, 8), (512, 128)) | {16: (256, 64), 32: (256, 64)}
     widths |= {256: (128, 128), 128: (128, 64), 64: (128, 32)}
     return _published((256, 256, 3), 0, ups, downs, widths, 32, values=32, output_scale="exp")
 
@@ -110,7 +110,7 @@ def efficient_vdvae_faces1024() -> EfficientVDVAE:
         *((1, 2), (4, 4), (8, 5), (16, 8), (32, 12)),
         *((64, (7,), 6), (128, (9,), 4), (256, (4,), 2), (512, (4,), 1), (1024, (4,))),
     )
-    widths = {side: (512, 128) for side in (1, 4, 8, 16)} | {32: (256, 64), 64: (128, 32), 128: (64, 16)}
+    widths = dict.fromkeys((1, 4, 8, 16), (512, 128)) | {32: (256, 64), 64: (128, 32), 128: (64, 16)}
     widths |= {256: (32, 16), 512: (16, 16), 1024: (8, 8)}
     return _published((1024, 1024, 3), 0, ups, downs, widths, 64)
 

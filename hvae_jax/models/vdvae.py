@@ -138,4 +138,3 @@ class VDVAE(HVAE):
             unroll=self.unroll,
             remat=self.remat,
         )
-

@@ -1,7 +1,7 @@
 """`VDVAE` as published, and for two cores.
 
-The published settings, of the code's `hps.py`: AdamW with betas (0.9, 0.9), weight decay 0.01, 100 steps of warm-up, and
-averaged parameters; the numbers of the README. Their likelihoods are exact here (`LogisticMixture`).
+The published settings, of the code's `hps.py`: AdamW with betas (0.9, 0.9), weight decay 0.01, 100 steps of warm-up,
+and averaged parameters; the numbers of the README. Their likelihoods are exact here (`LogisticMixture`).
 """
 
 from hvae_jax.likelihoods import Bernoulli, Categorical, LogisticMixture
@@ -59,11 +59,10 @@ def vdvae_imagenet64(unroll: int = 1, remat: bool = False) -> VDVAE:
 
 
 def vdvae_ffhq256(unroll: int = 1, remat: bool = False) -> VDVAE:
-    """The published model of FFHQ at 256x256 and 5 bits, x 0..31: 66 blocks down, 114,874,852
-    parameters; 0.61 bits per dimension.
+    """The published model of FFHQ at 256x256 and 5 bits, x 0..31: 66 blocks down; 0.61 bits per dimension.
 
-    That number is of bins that overlap, and of a way up that saw 8 bits. Trained with 1.5e-4, 32 images a batch, clipped
-    at 130 and skipped from 180, averages at 0.999.
+    114,874,852 parameters. That number is of bins that overlap, and of a way up that saw 8 bits (`Quantised` has both).
+    Trained with 1.5e-4, 32 images a batch, clipped at 130 and skipped from 180, averages at 0.999.
     """
     model = _published(
         256,
@@ -78,11 +77,10 @@ def vdvae_ffhq256(unroll: int = 1, remat: bool = False) -> VDVAE:
 
 
 def vdvae_ffhq1024(unroll: int = 1, remat: bool = False) -> VDVAE:
-    """The published settings of FFHQ at 1024x1024: 70 blocks up and down, 109,366,904
-    parameters; 2.42 bits per dimension.
+    """The published settings of FFHQ at 1024x1024: 70 blocks up and down; 2.42 bits per dimension.
 
-    The published weights have 68 blocks on the way up: `convert.vdvae` says which. Trained with 7e-5, 32 images a batch,
-    clipped at 360 and skipped from 500, averages at 0.999.
+    109,366,904 parameters. The published weights have 68 blocks on the way up, as `convert.vdvae` says. Trained with 7e-5,
+    32 images a batch, clipped at 360 and skipped from 500, averages at 0.999.
     """
     model = _published(
         1024,

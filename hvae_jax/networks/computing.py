@@ -11,8 +11,8 @@ from jaxtyping import Float, Num
 # while parameters stay as they are. None is whatever parameters and inputs promote to.
 ComputeDtype = Literal["bfloat16"] | None
 
-# How exact products of float32 are on accelerators: "default", what the hardware does fastest (bfloat16 passes on a TPU,
-# TF32 on a GPU) unless `jax_default_matmul_precision` says otherwise, or "highest", float32. On a CPU they are the same.
+# How exact products of float32 are on accelerators: "default", what the hardware does fastest (passes of bfloat16 on a
+# TPU, TF32 on a GPU) unless `jax_default_matmul_precision` says otherwise, or "highest", float32. CPUs know one.
 Precision = Literal["default", "highest"]
 
 

@@ -17,9 +17,7 @@ from hvae_jax.trace import Trace
 
 ARRAYS = recorded("vdvae_tiny")
 PARAMS = {k.removeprefix("param/"): v for k, v in ARRAYS.items() if k.startswith("param/")}
-MODEL, VARIABLES = vdvae(
-    PARAMS, "8x1,8d2,4x1,4d4,1x1", "1x1,4m1,4x1,8m4,8x1", 8, standardise=(120.63838, 64.16736)
-)
+MODEL, VARIABLES = vdvae(PARAMS, "8x1,8d2,4x1,4d4,1x1", "1x1,4m1,4x1,8m4,8x1", 8, standardise=(120.63838, 64.16736))
 X = jnp.asarray(ARRAYS["pixels"], jnp.float64)
 KEY = jax.random.key(0)
 DIMENSIONS, LEVELS = 8 * 8 * 3, range(5)
