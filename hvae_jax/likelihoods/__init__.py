@@ -16,6 +16,8 @@ from hvae_jax.likelihoods.logistic_mixture import LogisticMixture as LogisticMix
 from hvae_jax.likelihoods.logistic_mixture import LogisticMixtureRecord as LogisticMixtureRecord
 from hvae_jax.likelihoods.pixelcnn import PixelCNN as PixelCNN
 from hvae_jax.likelihoods.pixelcnn import PixelCNNRecord as PixelCNNRecord
+from hvae_jax.likelihoods.quantised import Quantised as Quantised
+from hvae_jax.likelihoods.quantised import QuantisedRecord as QuantisedRecord
 
 
 def for_data(dataset: Any) -> Likelihood:

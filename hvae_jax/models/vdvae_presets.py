@@ -79,8 +79,8 @@ def vdvae_ffhq256(unroll: int = 1, remat: bool = False) -> VDVAE:
 def vdvae_ffhq1024(unroll: int = 1, remat: bool = False) -> VDVAE:
     """The published settings of FFHQ at 1024x1024: 70 blocks up and down; 2.42 bits per dimension.
 
-    109,366,904 parameters. The published weights have 68 blocks on the way up, as `convert.vdvae` says. Trained with 7e-5,
-    32 images a batch, clipped at 360 and skipped from 500, averages at 0.999.
+    109,366,904 parameters. The published weights have 68 blocks on the way up, as `convert.vdvae` says. Trained with
+    7e-5, 32 images a batch, clipped at 360 and skipped from 500, averages at 0.999.
     """
     model = _published(
         1024,
