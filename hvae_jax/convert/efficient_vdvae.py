@@ -1,7 +1,8 @@
 """Weights of Efficient-VDVAE, Rayhane-mamah/Efficient-VDVAE at f779c40, as `EfficientVDVAE`: both of its trees.
 
 The PyTorch tree's `state_dict()`, and the JAX tree's parameters, nested or with names joined by "/" or ".". Levels,
-blocks, widths, kernels, strides and latents are read off; what no weight tells has to be said.
+blocks, widths, kernels, strides and latents are read off; what no weight tells has to be said. A pool after the last
+level, which nothing reads, is left out.
 
 Its loss is in nats per dimension, and its standard scales have a beta of 0.6931472, seven digits of log 2. With
 `distribution_base="logstd"` the JAX tree leaves beta out of one term of the KL, which is then none; here it is not.
@@ -103,6 +104,8 @@ def variables_of(state_dict: Mapping[str, Any], model: EfficientVDVAE) -> dict[s
     arrays = _flat(state_dict)
     is_jax = any("block_up_level" in name for name in arrays)
     tree = _JaxTree(arrays) if is_jax else _TorchTree(arrays)
+    unread = f"{tree.pool(tree.up(tree.number(lambda i: tree.up(i, None)) - 1, None))}."
+    arrays = {name: value for name, value in arrays.items() if not name.startswith(unread)}
     template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.image)), jax.random.key(0))
     if is_jax and isinstance(model.likelihood, LogisticMixture):
         arrays = _mixture_by_channel(arrays, model.image[2], model.likelihood.mixtures)
@@ -251,6 +254,7 @@ class _TorchTree:
             downs[-1] |= {"mixes_in": above if stride > 1 else None, "posterior_middle": posterior}
         for up in ups:
             up["side"], side = side, side // up["pool"]
+        ups[-1]["pool"] = 1
         return tuple(_tidy(Up(**up)) for up in ups), tuple(_tidy(Down(**down)) for down in downs)
 
     def _cells(self, block: str) -> dict[str, int]:

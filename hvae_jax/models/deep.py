@@ -191,6 +191,8 @@ def check_ups(owner: str, side: int, ups: Sequence[Up], learned: bool) -> None:
             raise ValueError(f"{said}, has a size below 1: {stage}.")
         if stage.side % stage.pool:
             raise ValueError(f"{said}, pools by {stage.pool}, which does not divide {stage.side}.")
+        if learned and stage.pool > 1 and i == len(ups) - 1:
+            raise ValueError(f"{said}, pools by {stage.pool}, but no stage reads that: set pool=1.")
         before = ups[i - 1] if i else None
         expected = side if before is None else before.side // before.pool
         if stage.side != expected:
@@ -335,12 +337,12 @@ class DownBlock(nn.Module):
 
 
 def ascend(
-    model: nn.Module, parts: Parts, ups: Sequence[Up], last_width: int, h: Array
+    model: nn.Module, parts: Parts, ups: Sequence[Up], h: Array, last_width: int = 0
 ) -> tuple[dict[int, Array], list]:
     """From the first maps to the taps: by side, and those of each block that has one, in the order they were made.
 
     Args:
-      last_width: channels of what the last stage leaves, if it pools.
+      last_width: channels of what the last stage leaves, if it pools; with learned pools it does not.
     """
     by_side, taps = {h.shape[1]: h}, []
     for i, (stage, name) in enumerate(zip(ups, names("up", ups), strict=True)):

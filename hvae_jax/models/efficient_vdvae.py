@@ -129,7 +129,7 @@ class EfficientVDVAE(HVAE):
             frame = (self.pad, self.pad)
             seen = jnp.pad(widen(self.likelihood.as_input(x)), ((0, 0), frame, frame, (0, 0)))
             stem = BottleneckConv(self.ups[0].width, self.stem_size, style=parts.style, name="stem")
-            found = ascend(self, parts, self.ups, self.downs[0].width, stem(seen))
+            found = ascend(self, parts, self.ups, stem(seen))
         levels, states = descend(self, parts, self.downs, found, n, key, picks, label)
 
         rows, _, channels = self.image

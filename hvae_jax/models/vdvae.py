@@ -104,7 +104,7 @@ class VDVAE(HVAE):
         if x is not None:
             check_event(self.image, x)
             stem = BottleneckConv(self.ups[0].width, 3, style=parts.style, name="stem")
-            found = ascend(self, parts, self.ups, self._last_width(), stem(widen(self._seen(x))))
+            found = ascend(self, parts, self.ups, stem(widen(self._seen(x))), self._last_width())
         levels, states = descend(self, parts, self.downs, found, n, key, picks, label, gain)
 
         h = widen(states[side]) * gain[None, None, None] + bias[None, None, None]
