@@ -5,7 +5,7 @@ is known before their prior (bottom-up inference, flows) are first `propose`d on
 the way down.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -87,6 +87,23 @@ def picks(
         )
         for level in range(num_levels)
     )
+
+
+def temperature_by_side(sides: Sequence[int], temperatures: Mapping[int, float]) -> np.ndarray:
+    """One temperature a level, `[L]` as `temperature=` takes them, from one for each resolution.
+
+    Args:
+      sides: of each level's maps, top first: `model.level_sides`, or `trace.sides`.
+      temperatures: by side, {1: 1.0, 4: 0.9, 8: 0.8}.
+
+    Raises ValueError unless every side has one, and every one a side.
+    """
+    if set(temperatures) != set(sides):
+        raise ValueError(
+            f"temperatures are given for the sides {sorted(temperatures)}, but the levels are at {sorted(set(sides))}: "
+            "one for each of these."
+        )
+    return np.array([temperatures[side] for side in sides], float)
 
 
 def stack(run: Sequence[Pick]) -> Pick:

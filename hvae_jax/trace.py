@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
@@ -96,6 +97,17 @@ class Trace:
             for level in self.levels
             for name in ([f"{level.name}.{i}" for i in range(level.z.shape[0])] if level.stacked else [level.name])
         )
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The height of each latent's maps, top first; 1 for a vector."""
+        return tuple(level.side for level in self.unstack())
+
+    @property
+    def rates_by_side(self) -> dict[int, Array]:
+        """KL of all latents of each resolution, {side: `[B]`}, nats, top first. Raises as `rates` does."""
+        sides, rates = np.array(self.sides), self.rates
+        return {int(side): rates[sides == side].sum(0) for side in dict.fromkeys(self.sides)}
 
     def unstack(self) -> tuple[Level, ...]:
         """One `Level` a latent; those of a run "z" are named "z.0", "z.1", ... from the top."""

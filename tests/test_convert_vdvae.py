@@ -1,0 +1,193 @@
+"""State dicts of VDVAE's and Efficient-VDVAE's codes: what is read off, and what is said where they do not fit.
+
+That the numbers agree is proved by tests/x64/test_golden_vdvae.py and test_golden_efficient_vdvae.py.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hvae_jax import models
+from hvae_jax.convert import efficient_vdvae as efficient
+from hvae_jax.convert import vdvae as deep
+from hvae_jax.convert.state_dict import Entry
+from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Quantised
+from hvae_jax.models import VDVAE, Down, EfficientVDVAE, Up, down_stages, up_stages
+
+KEY = jax.random.key(0)
+ENC, DEC = "8x1,8d2,4x2,4d4,1x1", "1x2,4m1,4x1,8m4"
+MODEL = VDVAE(
+    image=(8, 8, 3),
+    ups=up_stages(ENC, 8, "4:12,1:16"),
+    downs=down_stages(DEC, 8, "4:12,1:16", latents=3),
+    likelihood=LogisticMixture(2, form="published"),
+    no_bias_above=4,
+    clamp=None,
+)
+UPS = (Up(8, 1, 6, middle=2), Up(8, 2, 6, 2, middle=2, skip=5), Up(4, 1, 8, cells=2, layers=1, size=1, skip=8))
+DOWNS = (Down(4, 1, 8, None, 3, cells=2, layers=1, size=1), Down(8, 2, 5, 4, 2, 2, shared=False))
+PUBLISHED: dict[str, Any] = {"ups": UPS, "downs": DOWNS, "beta": efficient.BETA}
+MIXTURE = LogisticMixture(2, 256, 3, -250.0, "published", "softplus", efficient.BETA)
+EFFICIENT = {
+    "colour": EfficientVDVAE(image=(8, 8, 3), pad=0, likelihood=MIXTURE, stem_size=3, readout_size=3, **PUBLISHED),
+    "binary": EfficientVDVAE(image=(4, 4, 1), pad=2, likelihood=Bernoulli(), edge=3, **PUBLISHED),
+    "shared": EfficientVDVAE(
+        image=(8, 8, 3),
+        pad=0,
+        likelihood=MIXTURE,
+        ups=(Up(8, 1, 6, 2, 2, skip=6), Up(4, 2, 8, skip=8)),
+        downs=(Down(4, 3, 8, 2, 3), Down(4, 1, 8, None, 3), Down(8, 1, 6, 4, 2, 2)),
+        beta=efficient.BETA,
+    ),
+}
+TREES = {"torch": efficient._TorchTree, "jax": efficient._JaxTree}
+
+
+def arrays(model: Any, entries: Iterator[tuple[str, Entry]], real: bool = True) -> dict[str, np.ndarray]:
+    """A state dict of that code; not real ones take no memory."""
+    shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, *model.image)), KEY)
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    ours = {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+    rng = np.random.default_rng(0)
+
+    def one(entry: Entry) -> np.ndarray:
+        shape = entry.expected(ours[entry.path])
+        return rng.normal(size=shape).astype(np.float32) if real else np.broadcast_to(np.float32(0), shape)
+
+    return {name: one(entry) for name, entry in entries}
+
+
+def of_vdvae(model: VDVAE, real: bool = True) -> dict[str, np.ndarray]:
+    """A state dict of VDVAE's code."""
+    return arrays(model, deep._entries(model), real)
+
+
+def of_efficient(name: str, tree: str) -> dict[str, np.ndarray]:
+    """One of Efficient-VDVAE's."""
+    return arrays(EFFICIENT[name], efficient._entries(EFFICIENT[name], TREES[tree]({})))
+
+
+def test_vdvae_is_read_off() -> None:
+    """Widths, latents, biases, mixture; the block strings are given. Names may begin with "module."."""
+    given = of_vdvae(MODEL)
+    model, variables = deep.vdvae({f"module.{name}": value for name, value in given.items()}, ENC, DEC, 8)
+    assert model == MODEL
+    ours = variables["params"]["up4"]["bottleneck_0"]["conv_1"]["kernel"]
+    assert ours.shape == (3, 3, 3, 3, 3)
+    np.testing.assert_array_equal(ours[1], given["encoder.enc_blocks.3.c2.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(variables["params"]["bias4"], given["decoder.bias_xs.1"][0].transpose(1, 2, 0))
+    jax.tree.map(np.testing.assert_array_equal, deep.variables_of(given, MODEL), variables)
+
+
+def test_vdvae_of_five_bits() -> None:
+    """The likelihood is given, and x is of 8 bits."""
+    family = Quantised(LogisticMixture(2, 32, form="vdvae_5_bits"), 8)
+    assert deep.vdvae(of_vdvae(MODEL), ENC, DEC, 8, likelihood=family)[0].likelihood == family
+
+
+def test_ffhq1024_has_two_blocks_fewer() -> None:
+    """The published file ends at block 67 on the way up: the message names the two that its settings have besides."""
+    model = models.vdvae_ffhq1024()
+    given = of_vdvae(model, real=False)
+    fewer = {
+        name: value
+        for name, value in given.items()
+        if not name.startswith(("encoder.enc_blocks.68", "encoder.enc_blocks.69"))
+    }
+    with pytest.raises(ValueError, match="has 68 blocks") as error:
+        deep.variables_of(fewer, model)
+    said = str(error.value)
+    assert "the configuration 70 (2 at 1024, 4 at 512" in said
+    assert "encoder.enc_blocks.68, encoder.enc_blocks.69 missing" in said
+
+
+def test_another_preset() -> None:
+    """Blocks of another width or kernel are named; and what is missing, not expected, or of another shape."""
+    given = of_vdvae(MODEL)
+    wide = MODEL.clone(ups=up_stages(ENC, 8, "4:16,1:16"), downs=down_stages(DEC, 8, "4:16,1:16", latents=3))
+    with pytest.raises(ValueError, match=r"encoder.enc_blocks.2 has width 12 and 3x3 .* side 4, has 16 and 3x3"):
+        deep.variables_of(given, wide)
+    with pytest.raises(ValueError, match=r"it has 4 blocks decoder.dec_blocks.*configuration 5 .*dec_blocks.4 missing"):
+        deep.vdvae({k: v for k, v in given.items() if not k.startswith("decoder.dec_blocks.4")}, ENC, DEC, 8)
+    with pytest.raises(ValueError, match=r"enc_blocks.4 has width 12 and 3x3 kernels, .* at side 2, has 1x1"):
+        deep.vdvae(given, "8x1,8d2,4x1,4d2,2d2,1x1", DEC, 8)
+    odd = given | {"decoder.gain": np.zeros(8), "extra": np.zeros(1)}
+    del odd["encoder.in_conv.bias"]
+    with pytest.raises(ValueError, match="Is it of this code") as error:
+        deep.vdvae(odd, ENC, DEC, 8)
+    for said in ("issing: encoder.in_conv.bias (8,)", "not expected: extra", "decoder.gain is (8,), not (1, 8, 1, 1)"):
+        assert said in str(error.value)
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("name", EFFICIENT)
+def test_efficient_vdvae_is_read_off(name: str, tree: str) -> None:
+    """Everything but what no weight tells, from either tree."""
+    model, variables = efficient.efficient_vdvae(of_efficient(name, tree))
+    assert model == EFFICIENT[name]
+    assert len(jax.tree.leaves(variables)) == len({e.path for _, e in efficient._entries(model, TREES[tree]({}))})
+
+
+def nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """{"a.b": v} as {"a": {"b": v}}."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        place = tree
+        *parts, last = name.split(".")
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return tree
+
+
+def test_the_jax_tree_orders_its_mixture_by_number() -> None:
+    """[3 M, C] after the logits, ours [C, 3 M]; nested, with "params" in front, or flat with slashes."""
+    given = of_efficient("colour", "jax")
+    kernel = given["top_down.output_conv.conv.kernel"]
+    ours = efficient.efficient_vdvae({"params": nested(given)})[1]["params"]["readout"]["kernel"]
+    np.testing.assert_array_equal(ours[..., :2], kernel[..., :2])
+    rest = kernel[..., 2:].reshape(3, 3, 5, 6, 3).swapaxes(-1, -2)
+    np.testing.assert_array_equal(ours[..., 2:], rest.reshape(3, 3, 5, 18))
+    slashes = {name.replace(".", "/"): value for name, value in given.items()}
+    np.testing.assert_array_equal(efficient.efficient_vdvae(slashes)[1]["params"]["readout"]["kernel"], ours)
+
+
+def test_what_no_weight_tells() -> None:
+    """Bases, betas, the residual posterior, bits, the floor of the scales."""
+    model, _ = efficient.efficient_vdvae(
+        of_efficient("colour", "torch"),
+        distribution_base="logstd",
+        gradient_smoothing_beta=1.0,
+        use_residual_distribution=True,
+        output_distribution_base="logstd",
+        min_mol_logscale=-14.0,
+        num_bits=5,
+    )
+    assert (model.log_std, model.beta, model.residual_posterior) == ("exp", 1.0, True)
+    assert model.likelihood == LogisticMixture(2, 32, 3, -14.0, "efficient_vdvae_5_bits", "exp", efficient.BETA)
+
+
+def test_efficient_vdvae_refused() -> None:
+    """Every array that is missing, not expected or of another shape; unknown settings; another code."""
+    given = of_efficient("shared", "torch")
+    odd = given | {"top_down.output_conv.bias": given["top_down.output_conv.bias"][:20].copy(), "more": np.zeros(1)}
+    del odd["top_down.levels_down.0.1.z_projection.weight"]
+    odd["top_down.levels_down.0.0.z_projection.bias"] = np.zeros(3)
+    with pytest.raises(ValueError, match="Is it of this code") as error:
+        efficient.efficient_vdvae(odd)
+    for said in (
+        "levels_down.0.1.z_projection.weight (8, 3, 1, 1)",
+        "expected: more",
+        "projection.bias is (3,), not (8,)",
+    ):
+        assert said in str(error.value)
+    with pytest.raises(ValueError, match="num_bits=4"):
+        efficient.efficient_vdvae(given, num_bits=4)
+    with pytest.raises(ValueError, match="distribution_base='var'"):
+        efficient.efficient_vdvae(given, distribution_base="var")
+    with pytest.raises(ValueError, match=r"should have top_down\.output_conv\.bias"):
+        efficient.efficient_vdvae({"weight": np.zeros(3)})
