@@ -133,7 +133,8 @@ def soft_clamp(values: Float[Array, "..."], bound: float) -> Float[Array, "..."]
 
 def log_softplus(a: Float[Array, "..."]) -> Float[Array, "..."]:
     """log log(1 + e^a), which is a itself far below 0: the logarithm of a scale that grows no faster than linearly."""
-    return jnp.where(a < -15.0, a - 0.5 * jnp.exp(a), jnp.log(jax.nn.softplus(jnp.maximum(a, -15.0))))
+    far = a < -15.0
+    return jnp.where(far, a - 0.5 * jnp.exp(a), jnp.log(jax.nn.softplus(jnp.where(far, 0.0, a))))
 
 
 # What makes a log variance of a network's output a: a itself, log(1 + e^a), tanh(a), or a within bounds.

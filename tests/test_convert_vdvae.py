@@ -113,7 +113,7 @@ def test_another_preset() -> None:
         deep.variables_of(given, wide)
     with pytest.raises(ValueError, match=r"it has 4 blocks decoder.dec_blocks.*configuration 5 .*dec_blocks.4 missing"):
         deep.vdvae({k: v for k, v in given.items() if not k.startswith("decoder.dec_blocks.4")}, ENC, DEC, 8)
-    with pytest.raises(ValueError, match=r"enc_blocks.4 has width 12 and 3x3 kernels, .* at side 2, has 1x1"):
+    with pytest.raises(ValueError, match=r"enc_blocks.4 has width 12 and 3x3 kernels, .* at side 2, has 12 and 1x1"):
         deep.vdvae(given, "8x1,8d2,4x1,4d2,2d2,1x1", DEC, 8)
     odd = given | {"decoder.gain": np.zeros(8), "extra": np.zeros(1)}
     del odd["encoder.in_conv.bias"]

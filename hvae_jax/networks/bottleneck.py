@@ -9,18 +9,19 @@ section 4, and its code.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
-from jax.typing import DTypeLike
 from jaxtyping import Float, Num
 
 from hvae_jax.networks.activations import exact_gelu
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
-from hvae_jax.networks.mlp import Initialisation, uniform_fan_in
+from hvae_jax.networks.mlp import Initialisation
 from hvae_jax.networks.resample import convolve, enlarge
 
 
@@ -43,15 +44,10 @@ class BottleneckStyle:
     precision: Precision = "default"
 
 
-def _scaled(initialisation: Initialisation, scale: float) -> Callable[..., Array]:
-    """An initialiser of kernels `[height, width, inputs, outputs]`, times a scale."""
-
-    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        fan_in = shape[0] * shape[1] * shape[2]
-        of = nn.initializers.glorot_uniform() if initialisation == "glorot" else uniform_fan_in(fan_in)
-        return scale * of(key, shape, dtype)
-
-    return init
+def _bound(initialisation: Initialisation, shape: tuple[int, ...]) -> float:
+    """b: kernels `[height, width, inputs, outputs]` begin as U(-b, b)."""
+    fan_in, fan_out = math.prod(shape[:3]), shape[0] * shape[1] * shape[3]
+    return math.sqrt(6 / (fan_in + fan_out)) if initialisation == "glorot" else fan_in**-0.5
 
 
 class BottleneckConv(nn.Module):
@@ -71,9 +67,18 @@ class BottleneckConv(nn.Module):
     style: BottleneckStyle = BottleneckStyle()
 
     @nn.compact
-    def __call__(self, x: Num[Array, "batch rows columns inputs"]) -> Float[Array, "batch rows2 columns2 features"]:
+    def __call__(
+        self, x: Num[Array, "batch rows columns inputs"], begin: Float[Array, " numbers"] | None = None
+    ) -> Float[Array, "batch rows2 columns2 features"]:
+        """The convolution of x. begin: numbers from U(-1, 1) for the kernel to begin with, instead of its own."""
         style, shape = self.style, (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _scaled(style.initialisation, self.scale), shape, jnp.float32)
+        bound = self.scale * _bound(style.initialisation, shape)
+
+        def init(key: Array) -> Array:
+            numbers = jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0) if begin is None else begin
+            return bound * numbers.reshape(shape)
+
+        kernel = self.param("kernel", init)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         padding = None if self.stride == 1 else ((0, 0), (0, 0))
         product = convolve(x, kernel, self.stride, padding, style.dtype, style.precision)
@@ -100,11 +105,18 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, h: Float[Array, "batch rows columns inputs"]) -> Float[Array, "batch rows columns outputs"]:
-        edge, last = self.style.edge, self.layers + 1
-        for i, size in enumerate((edge, *(self.size,) * self.layers, edge)):
-            features, scale = (self.outputs, self.scale) if i == last else (self.middle, 1.0)
-            conv = BottleneckConv(features, size, scale=scale, style=self.style, name=f"conv_{i}")
-            h = conv(self.style.activation(h))
+        sizes = (self.style.edge, *(self.size,) * self.layers, self.style.edge)
+        channels = (h.shape[-1], *(self.middle,) * (self.layers + 1), self.outputs)
+        begin: list[Array | None] = [None] * len(sizes)
+        if self.is_initializing():
+            # one draw for all kernels: it compiles as fast as one kernel's would
+            ends = np.cumsum([size**2 * a * b for size, a, b in zip(sizes, channels, channels[1:], strict=False)])
+            numbers = jax.random.uniform(self.make_rng("params"), (int(ends[-1]),), jnp.float32, -1.0, 1.0)
+            begin = list(jnp.split(numbers, ends[:-1]))
+        for i, size in enumerate(sizes):
+            scale = self.scale if i == len(sizes) - 1 else 1.0
+            conv = BottleneckConv(channels[i + 1], size, scale=scale, style=self.style, name=f"conv_{i}")
+            h = conv(self.style.activation(h), begin[i])
         return h
 
 
