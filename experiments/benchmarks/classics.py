@@ -83,7 +83,8 @@ class Ours:
         }.items():
             if name in settings.tasks:
                 start = time.perf_counter()
-                self.compiled[name] = program = lowered().compile()
+                program: Any = lowered().compile()
+                self.compiled[name] = program
                 costs, memory = program.cost_analysis(), program.memory_analysis()
                 print(
                     f"{name}: compiled in {time.perf_counter() - start:.1f} s, {costs['flops'] / 1e9:,.0f} GFLOP, "
