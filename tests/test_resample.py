@@ -73,7 +73,7 @@ def gradients(x: np.ndarray, kernel: np.ndarray, g: np.ndarray, stride: int, pad
     return dx[:, top : top + x.shape[1], left : left + x.shape[2]], dkernel
 
 
-@pytest.mark.parametrize("block", [1, 30, 100, 4096])
+@pytest.mark.parametrize("block", [70, 4096])
 @pytest.mark.parametrize(
     ("image", "size", "stride", "padding"),
     [
