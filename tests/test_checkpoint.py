@@ -54,6 +54,7 @@ def state_at(step: int) -> TrainState:
         ema=jax.tree.map(lambda leaf: leaf + leaf.dtype.type(1), params),
         skipped=np.int32(2),
         streak=np.int32(1),
+        usual_norm=np.float32([0.3, -1.0, 31.0]),
     )
     return jax.tree.map(jnp.asarray, state)
 

@@ -139,6 +139,29 @@ class Cyclical:
 
 
 @dataclasses.dataclass(frozen=True)
+class Product:
+    """v(t) = the product of several schedules: a warm-up and what comes after it.
+
+    Attributes:
+      factors: one or more.
+
+    A learning rate that rises over 100 steps and falls as a cosine from step 50,000 to 800,000, to a fifth, as
+    Efficient-VDVAE's does, is Product((Linear(-1, 99), Cosine(50_000, 800_000, initial=1.0, final=0.2))).
+    Raises ValueError for no factors.
+    """
+
+    factors: tuple[Schedule, ...] = (Constant(),)
+
+    def __post_init__(self) -> None:
+        if not self.factors:
+            raise ValueError("A Product has one factor or more.")
+
+    def __call__(self, step: Array) -> Array:
+        """`[]`, or `[L]` where a factor has one number a level."""
+        return math.prod(factor(step) for factor in self.factors)
+
+
+@dataclasses.dataclass(frozen=True)
 class Tripling:
     """v(t) = 10^(-i/(stages - 1)) in stage i = 0, 1, ..., which has 3^i parts of the steps; 1/10 after them.
 

@@ -2,6 +2,7 @@
 
 from hvae_jax.training.dispatch import make_dispatch as make_dispatch
 from hvae_jax.training.feeds import Feeding as Feeding
+from hvae_jax.training.gradients import Gradients as Gradients
 from hvae_jax.training.loop import DivergedError as DivergedError
 from hvae_jax.training.loop import Machine as Machine
 from hvae_jax.training.loop import Watching as Watching

@@ -157,7 +157,14 @@ def train(
     ingredients = (model, objective, optimiser, init_key, first, few.y, settings.ema is not None)
     wanted = jax.eval_shape(lambda: initial_state(*ingredients))
     shardings = state_sharding(wanted, mesh, machine.fsdp)
-    step_of = make_step(model, objective, optimiser, ema_decay=settings.ema, microbatch=settings.microbatch)
+    step_of = make_step(
+        model,
+        objective,
+        optimiser,
+        ema_decay=settings.ema,
+        microbatch=settings.microbatch,
+        gradients=settings.gradients,
+    )
     dispatch = make_dispatch(step_of, mesh, augment, shardings, settings.unroll)
     validate = machine.validate(model, validation_data, settings.validation_size)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
@@ -210,8 +217,9 @@ def train(
             reporter.advance(step, **shown(latest, names, progress, settings.patience))
             for sentence in watch(row):
                 reporter.warn(sentence, step)
-            if metrics["skipped"].any():
-                reporter.say(why_skipped(metrics, names, first, int(np.flatnonzero(metrics["skipped"])[0])))
+            not_finite = metrics["skipped"] > metrics.get("large", 0)  # of large ones `watch` speaks
+            if not_finite.any():
+                reporter.say(why_skipped(metrics, names, first, int(np.flatnonzero(not_finite)[0])))
                 if 0 < int(state.streak) <= length:
                     cause = why_skipped(metrics, names, first, length - int(state.streak))
             if watching.pictures is not None and crossed(first, step, settings.pictures_every):

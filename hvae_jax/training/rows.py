@@ -34,7 +34,7 @@ def summarise(metrics: dict[str, np.ndarray], names: tuple[str, ...], step: int,
         name: float(v[taken].mean()) if taken.any() else float("nan") for name, v in metrics.items() if v.ndim == 1
     }
     rates = metrics["rates"][taken].mean(0) if taken.any() else np.full(len(names), np.nan)
-    means["skipped"] = float(metrics["skipped"].sum())
+    means |= {name: float(metrics[name].sum()) for name in ("skipped", "large") if name in metrics}
     return {"step": step, "epoch": step / plan.epoch_steps, **means, **per_level("rate", names, rates)}
 
 
@@ -64,5 +64,5 @@ def why_skipped(metrics: dict[str, np.ndarray], names: tuple[str, ...], first: i
         cause = "the loss itself, every rate was finite"
     else:
         cause = "the gradients, the loss and every rate were finite"
-    count, total = int(metrics["skipped"].sum()), len(metrics["skipped"])
+    count, total = int((metrics["skipped"] - metrics.get("large", 0)).sum()), len(metrics["skipped"])
     return f"Step {first + at} was not finite ({cause}); {count} of the {total} updates of its dispatch were skipped."

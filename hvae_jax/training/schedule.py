@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from hvae_jax.training.gradients import Gradients
 from hvae_jax.training.plan import Plan
 
 
@@ -20,6 +21,7 @@ class Training:
       init_examples: how many examples the model is initialised on, which matters where its initialisation looks at
         them; None takes a batch.
       ema: decay of averaged parameters, used in evaluation; None keeps none.
+      gradients: limits on their norm: what is clipped, and which steps are skipped.
       microbatch: examples whose gradients are computed at once; a batch is cut into that many at a time and their
         gradients are averaged. None takes the whole batch.
       per_dispatch: steps sent to the device at once, at most.
@@ -31,7 +33,7 @@ class Training:
       keep: the latest checkpoints, so many, stay.
       pictures_every: steps from one grid of samples and reconstructions to the next, likewise; None draws them at the
         end alone.
-      max_streak: skipped steps in a row that end the run.
+      max_streak: skipped steps in a row that end the run: all but the first few had no finite loss or gradient.
     """
 
     batch_size: int = 64
@@ -41,6 +43,7 @@ class Training:
     select: Literal["best", "last"] = "best"
     init_examples: int | None = None
     ema: float | None = None
+    gradients: Gradients = Gradients()
     microbatch: int | None = None
     per_dispatch: int = 100
     unroll: int = 1
@@ -65,6 +68,11 @@ class Training:
             raise ValueError(f"patience is {self.patience}, but it has to be 0 or more.")
         if not self.save_seconds >= 0:
             raise ValueError(f"save_seconds is {self.save_seconds}, but it has to be 0 or more.")
+        if self.gradients.skips and self.gradients.skip_streak >= self.max_streak:
+            raise ValueError(
+                f"gradients.skip_streak is {self.gradients.skip_streak}, but it has to be less than max_streak, "
+                f"{self.max_streak}, which ends the run."
+            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is {self.ema}, but a decay lies between 0 and 1, such as 0.999 (or None).")
 

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from hvae_jax.compilation import jit_once
 from hvae_jax.objectives import Objective
 from hvae_jax.trace import Model
+from hvae_jax.training.gradients import NOTHING_USUAL
 
 
 @struct.dataclass
@@ -25,8 +26,10 @@ class TrainState:
       opt_state: the optimiser's.
       objective_state: the objective's, () where it has none.
       ema: exponential moving average of `params`, or None.
-      skipped: int32 `[]`, steps whose update was left out because the loss or a gradient was not finite.
+      skipped: int32 `[]`, steps whose update was left out because the loss or a gradient was not finite or, where
+        `Gradients` has such a limit, too large.
       streak: int32 `[]`, how many of the last steps in a row were skipped.
+      usual_norm: float32 `[3]`, what `Gradients.remember` has of the norms so far.
     """
 
     step: Array
@@ -37,6 +40,7 @@ class TrainState:
     ema: Any
     skipped: Array
     streak: Array
+    usual_norm: Array
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -72,6 +76,7 @@ def initial_state(
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         skipped=jnp.int32(0),
         streak=jnp.int32(0),
+        usual_norm=jnp.float32(NOTHING_USUAL),
     )
 
 

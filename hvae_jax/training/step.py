@@ -11,6 +11,7 @@ from jax import Array
 
 from hvae_jax.objectives import Batch, Objective
 from hvae_jax.trace import Model, Trace
+from hvae_jax.training.gradients import Gradients
 from hvae_jax.training.state import TrainState
 
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
@@ -24,6 +25,7 @@ def make_step(
     ema_decay: float | None = None,
     axis_name: str | None = None,
     microbatch: int | None = None,
+    gradients: Gradients | None = None,
 ) -> Step:
     """The pure step `(state, batch, key) -> (state, metrics)`.
 
@@ -31,7 +33,8 @@ def make_step(
     it is the step of one device, for `jax.pmap` or `jax.shard_map`: each device folds its index into the key,
     normalises by its own batch, and gradients, metrics and batch statistics are averaged over the axis.
 
-    A step whose loss or gradients are not finite changes nothing but `step`, `skipped` and `streak`.
+    A step whose loss or gradients are not finite changes nothing but `step`, `skipped` and `streak`; one whose gradient
+    is too large for `gradients` likewise, but that its norm is remembered.
 
     Args:
       ema_decay: of the averaged parameters: min(decay, (1 + t)/(10 + t)) at update t, so that the average does not
@@ -40,14 +43,18 @@ def make_step(
         the memory of so many, and makes one update all the same (`accumulate` has the rule). Where it divides the
         batch and the devices divide it, all devices have the same share of each part. With `axis_name` it counts a
         device's own examples. None, or a number that no batch exceeds, costs nothing.
-    Returns: a step whose metrics are the objective's, with `loss`, `grad_norm` and `skipped` (0 or 1), all `[]` but
-      `rates` `[L]`.
+      gradients: limits on their norm; None has none.
+    Returns: a step whose metrics are the objective's, with `loss`, `grad_norm` (before it is clipped) and `skipped` (0
+      or 1), all `[]` but `rates` `[L]`; with `large` (0 or 1: skipped for its norm) and `skip_threshold` where a finite
+      step may be skipped.
     Raises ValueError for a microbatch below 1.
     """
     if microbatch is not None and microbatch < 1:
         raise ValueError(
             f"microbatch is {microbatch}, but it has to be 1 or more (or None, for the whole batch at once)."
         )
+
+    limits = gradients or Gradients()
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         params = state.params
@@ -79,9 +86,22 @@ def make_step(
         metrics, objective_state, updates = rest
         grad_norm = optax.tree.norm(grads)
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+        usual_norm = state.usual_norm
+        if limits.skips:
+            threshold = limits.threshold(usual_norm)
+            large = ok & (grad_norm >= threshold) & (state.streak < limits.skip_streak)
+            usual_norm = jnp.where(ok, limits.remember(usual_norm, grad_norm), usual_norm)
+            ok &= ~large
+            metrics = {**metrics, "large": large.astype(jnp.int32), "skip_threshold": threshold}
+        else:
+            threshold = jnp.float32(jnp.inf)
 
         def take(_: None) -> tuple[Any, ...]:
-            changes, opt_state = optimiser.update(grads, state.opt_state, state.params)
+            scaled = grads
+            if limits.skips or limits.clip is not None:
+                scale = limits.scale(grad_norm, threshold)
+                scaled = jax.tree.map(lambda g: (scale * g).astype(g.dtype), grads)
+            changes, opt_state = optimiser.update(scaled, state.opt_state, state.params)
             params = optax.apply_updates(state.params, changes)
             ema = state.ema
             if ema_decay is not None:
@@ -105,6 +125,7 @@ def make_step(
             ema=ema,
             skipped=state.skipped + skip,
             streak=(state.streak + 1) * skip,
+            usual_norm=usual_norm,
         )
         return state, {**metrics, "grad_norm": grad_norm, "skipped": skip}
 

@@ -51,7 +51,7 @@ class Watch:
 
     def __init__(self, rows: Iterable[Mapping[str, float | int | None]] = ()) -> None:
         self._step = 0
-        self._skips: deque[tuple[float, float]] = deque()  # (steps, skipped) of recent rows
+        self._skips: deque[tuple[float, float, float]] = deque()  # (steps, skipped, of these for their norm), recent
         self._elbo, self._loss = _Course(), _Course()
         self._since: list[float] = []  # training ELBO of the rows since the last validation
         self._low: dict[str, int] = {}  # validations in a row below COLLAPSED, by level
@@ -63,7 +63,7 @@ class Watch:
 
     def __call__(self, row: Mapping[str, float | int | None]) -> list[str]:
         """Takes the next row and returns what is new to say, most urgent first."""
-        found = [self._skipped(row), self._worse(row)]
+        found = [self._skipped(row), self._large(row), self._worse(row)]
         if "validation/elbo" in row:
             found += [self._not_finite(row), self._far_off(row), self._collapsed(row)]
         return [sentence for sentence in found if sentence]
@@ -71,17 +71,30 @@ class Watch:
     def _skipped(self, row: Mapping[str, float | int | None]) -> str | None:
         step = int(_number(row, "step"))
         taken, self._step = step - self._step, step
-        self._skips.append((taken, _number(row, "skipped", 0.0)))
-        while sum(steps for steps, _ in self._skips) - self._skips[0][0] >= SKIPPED_STEPS:
+        self._skips.append((taken, _number(row, "skipped", 0.0), _number(row, "large", 0.0)))
+        while sum(steps for steps, _, _ in self._skips) - self._skips[0][0] >= SKIPPED_STEPS:
             self._skips.popleft()
-        steps, skipped = (sum(column) for column in zip(*self._skips, strict=True))
-        share = skipped / steps if steps >= SKIPPED_STEPS else 0.0
+        steps, skipped, large = (sum(column) for column in zip(*self._skips, strict=True))
+        share = (skipped - large) / steps if steps >= SKIPPED_STEPS else 0.0
         if not self._new("skipped", share >= SKIPPED_SHARE, share < CLEARED * SKIPPED_SHARE):
             return None
         return (
-            f"{skipped:.0f} of the last {steps:.0f} steps were skipped, because their loss or gradients were not "
-            "finite: they changed nothing. A smaller learning rate, a longer warm-up of it or a tighter clamp of the "
-            "log variances helps; data with values out of range does not heal by itself."
+            f"{skipped - large:.0f} of the last {steps:.0f} steps were skipped, because their loss or gradients were "
+            "not finite: they changed nothing. A smaller learning rate, a longer warm-up of it or a tighter clamp of "
+            "the log variances helps; data with values out of range does not heal by itself."
+        )
+
+    def _large(self, row: Mapping[str, float | int | None]) -> str | None:
+        steps, _, large = (sum(column) for column in zip(*self._skips, strict=True))
+        share = large / steps if steps >= SKIPPED_STEPS else 0.0
+        if not self._new("large", share >= SKIPPED_SHARE, share < CLEARED * SKIPPED_SHARE):
+            return None
+        norm, threshold = _number(row, "grad_norm"), _number(row, "skip_threshold")
+        passing = f", those that were taken about {norm:.3g}" if isfinite(norm) else ""
+        return (
+            f"{large:.0f} of the last {steps:.0f} steps were skipped, because the norm of their gradient was at the "
+            f"threshold, {threshold:.3g}, or above it{passing}. Early on that passes; later a higher "
+            "--gradients.skip-above or --gradients.skip-factor, or a smaller learning rate, loses fewer."
         )
 
     def _worse(self, row: Mapping[str, float | int | None]) -> str | None:
