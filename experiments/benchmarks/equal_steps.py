@@ -84,7 +84,7 @@ def ours(settings: Settings, train: np.ndarray, test: np.ndarray, seed: int) -> 
 
 def theirs(settings: Settings, images: Path, seed: int) -> tuple[list[float], np.ndarray]:
     """The same of the public code."""
-    script = Path(__file__).with_name("pytorch_classics.py")
+    script = Path(__file__).with_name("pytorch_public_codes.py")
     tasks = (
         {"task": "train", "steps": settings.steps, "images": str(images), "seed": seed},
         {"task": "score", "images": str(images), "draws": settings.draws},

@@ -7,6 +7,7 @@ end=n - 1 the first of n steps has 1/n, as in hvae-oodd (Havtorn et al., 2021).
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, Protocol, runtime_checkable
 
@@ -158,7 +159,7 @@ class Product:
 
     def __call__(self, step: Array) -> Array:
         """`[]`, or `[L]` where a factor has one number a level."""
-        return math.prod(factor(step) for factor in self.factors)
+        return functools.reduce(jnp.multiply, [factor(step) for factor in self.factors])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,19 @@
-"""The public PyTorch code of the Ladder VAE or of BIVA, timed or trained: the other side of classics.py.
+"""The public PyTorch code of the Ladder VAE, BIVA or VDVAE, timed or trained: the other side of `public_codes.py`.
 
-    python experiments/benchmarks/pytorch_classics.py --model ladder --code FOLDER_OF_addtt_ladder-vae-pytorch
+    python experiments/benchmarks/pytorch_public_codes.py --model ladder --code FOLDER_OF_addtt_ladder-vae-pytorch
 
-Imports that code from where it was cloned to, addtt/ladder-vae-pytorch at a27d45c (which wants `boilr` and what that
-wants but torchvision) or vlievin/biva-pytorch at ba37aca, and builds its published MNIST model. Reads lines of JSON
-from standard input, a task each, and answers each with one:
+Imports that code from where it was cloned to: addtt/ladder-vae-pytorch at a27d45c (which wants `boilr` and what that
+wants but torchvision), vlievin/biva-pytorch at ba37aca, or openai/vdvae at ea35b49. Builds the published MNIST model
+of the first two, and of the third that of `--model vdvae` in `public_codes.py`, or its CIFAR-10 one. Reads lines of
+JSON from standard input, a task each, and answers each with one:
 
     {"task": "step" | "elbo" | "sample", "repeats": 1}      -> {"seconds": [...], "loss": ..., "peak": bytes}
     {"task": "train", "steps": 100, "images": "x.npz", "seed": 0}   -> {"losses": [...], "seconds": ...}
     {"task": "score", "images": "x.npz", "draws": 1}        -> {"elbo": [one a image], "bound": [one a image]}
 
 x.npz has `train` and `test`, 0 or 1 in uint8 `[N, 28, 28]`. "step" and "train" are the published training step: Ladder
-with Adamax at 3e-4 and half a nat free a layer, BIVA with Adamax at 2e-3 and two nats free a latent.
+with Adamax at 3e-4 and half a nat free a layer, BIVA with Adamax at 2e-3 and two nats free a latent, VDVAE with AdamW
+at 2e-4, clipped, and averaged parameters (PyTorch's AdamW for apex's).
 """
 
 import argparse
@@ -28,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BATCH = {"ladder": 64, "biva": 48}
+BATCH = {"ladder": 64, "biva": 48, "vdvae": 8, "vdvae_cifar10": 32}
 
 
 class Code(NamedTuple):
@@ -112,16 +114,65 @@ def biva(code: Path) -> Code:
     return Code(model, model, score, lambda n: model.sample_from_prior(n)["x_"])
 
 
+BLOCKS = {
+    "vdvae": ("32x3,32d2,16x2,16d2,8x2,8d2,4x1,4d4,1x1", "1x1,4m1,4x1,8m4,8x2,16m8,16x3,32m16,32x5", 64),
+    "vdvae_cifar10": (
+        "32x11,32d2,16x6,16d2,8x6,8d2,4x3,4d4,1x3",
+        "1x1,4m1,4x2,8m4,8x5,16m8,16x10,32m16,32x21",
+        384,
+    ),
+}
+
+
+def vdvae(code: Path, name: str) -> Code:
+    """Images of 32x32, as the code standardises CIFAR-10."""
+    sys.path.insert(0, str(code))
+    from vae import VAE
+
+    enc_blocks, dec_blocks, width = BLOCKS[name]
+    settings = types.SimpleNamespace(
+        enc_blocks=enc_blocks,
+        dec_blocks=dec_blocks,
+        width=width,
+        custom_width_str="",
+        bottleneck_multiple=0.25,
+        zdim=16,
+        no_bias_above=64,
+        image_size=32,
+        image_channels=3,
+        num_mixtures=10,
+        dataset="cifar10",
+    )
+    model = VAE(settings)
+
+    def score(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.permute(0, 2, 3, 1)
+        out = model((x - 120.63838) / 64.16736, x / 127.5 - 1.0)
+        return out["elbo"], -out["elbo"]  # of the batch, nats per dimension
+
+    return Code(model, lambda x: None, score, lambda n: model.forward_uncond_samples(n))
+
+
 class Side:
     """One model of the public code and what can be asked of it."""
 
-    def __init__(self, name: str, code: Path) -> None:
+    def __init__(self, name: str, code: Path, device: str = "cpu", compiled: bool = False) -> None:
         torch.manual_seed(0)
-        self.model, self.first, self.score, self.draw = {"ladder": ladder, "biva": biva}[name](code)
+        torch.set_default_device(device)
+        self.device = device
+        self.deep = name.startswith("vdvae")
+        made = vdvae(code, name) if self.deep else {"ladder": ladder, "biva": biva}[name](code)
+        self.model, self.first, self.score, self.draw = made
         self.batch = BATCH[name]
         self.parameters = list(self.model.parameters())
-        self.optimiser: Any = torch.optim.Adamax(self.parameters, lr=3e-4 if name == "ladder" else 2e-3)
+        self.average = [p.detach().clone() for p in self.parameters] if self.deep else []
+        if self.deep:
+            self.optimiser: Any = torch.optim.AdamW(self.parameters, lr=2e-4, betas=(0.9, 0.9), weight_decay=0.01)
+        else:
+            self.optimiser = torch.optim.Adamax(self.parameters, lr=3e-4 if name == "ladder" else 2e-3)
         self.ready = False
+        if compiled:
+            self.model.forward = torch.compile(self.model.forward)
 
     def begin(self, x: Tensor) -> None:
         """Data-dependent initialisation, once."""
@@ -136,7 +187,11 @@ class Side:
         self.optimiser.zero_grad()
         loss, _ = self.score(x)
         loss.backward()
+        if self.deep:
+            torch.nn.utils.clip_grad_norm_(self.parameters, 200.0)
         self.optimiser.step()
+        for average, p in zip(self.average, self.parameters, strict=False):
+            average.mul_(0.9999).add_(p.data, alpha=1 - 0.9999)
         return loss.item()
 
     @torch.no_grad()
@@ -150,15 +205,20 @@ class Side:
         return self.draw(n)
 
     def timed(self, task: str, repeats: int, batch: int) -> dict[str, Any]:
-        x = torch.randint(0, 2, (batch, 1, 28, 28)).float()
+        x = torch.randint(0, 256, (batch, 3, 32, 32)) if self.deep else torch.randint(0, 2, (batch, 1, 28, 28))
+        x = x.float()
         self.begin(x)
         seconds, last = [], 0.0
         for _ in range(repeats):
             start = time.perf_counter()
             answer = self.sample(batch) if task == "sample" else getattr(self, task)(x)
+            if self.device != "cpu":
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
-            last = answer if isinstance(answer, float) else float(answer.mean())
-        return {"seconds": seconds, "loss": last, "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+            last = float(np.mean(answer)) if isinstance(answer, float | np.ndarray) else float(answer.mean())
+        held = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = held if self.device == "cpu" else torch.cuda.max_memory_allocated()
+        return {"seconds": seconds, "loss": last, "peak": peak}
 
     def train(self, steps: int, images: str, seed: int) -> dict[str, Any]:
         x = torch.tensor(np.load(images)["train"]).float()[:, None]
@@ -185,9 +245,13 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(BATCH), required=True)
     parser.add_argument("--code", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="the forward pass by torch.compile")
+    parser.add_argument("--tf32", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    side = Side(chosen.model, chosen.code)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = chosen.tf32
+    side = Side(chosen.model, chosen.code, chosen.device, chosen.compile)
     print(json.dumps({"parameters": sum(p.numel() for p in side.parameters), "torch": torch.__version__}), flush=True)
     for text in sys.stdin:
         task = json.loads(text)

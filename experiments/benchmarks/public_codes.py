@@ -1,12 +1,15 @@
-"""Ladder VAE or BIVA beside its public PyTorch code: training step, ELBO and samples of one batch, and memory.
+"""Ladder VAE, BIVA or VDVAE beside its public PyTorch code: training step, ELBO and samples of one batch, and memory.
 
-    python experiments/benchmarks/classics.py --model ladder --torch-python PYTHON --code CLONE_OF_THE_PUBLIC_CODE
+    python experiments/benchmarks/public_codes.py --model ladder --torch-python PYTHON --code CLONE_OF_THE_PUBLIC_CODE
+    python experiments/benchmarks/public_codes.py --model vdvae --batch 8 --unroll 0 --torch-python ... --code ...
 
-The published MNIST models, 48 images of 28x28. Both sides run in one process each, on all cores, in turns: a round has
-each do each task `repeats` times; medians over all, and ratios of what was measured in the same round. A training step
-is that of the published recipe, optimiser and free bits and all; it ends when its parameters are there. Peak memory is
-what the process held at most while its steps ran: for PyTorch from its start, for us after compilation, which is
-reported apart. Prints compile seconds and floating-point operations as XLA counts them, and so the rate.
+Of the Ladder VAE and BIVA the published MNIST models, on 28x28; of VDVAE, on 32x32x3, one of 16 blocks down and 525,780
+parameters (`vdvae`) or the published one of CIFAR-10. Both sides run in one process each, on all cores or on one GPU,
+in turns: a round has each do each task `repeats` times; medians over all, and ratios of what was measured in the same
+round. A training step is that of the published recipe, with optimiser, free bits, clipping and averages where it has
+them; it ends when its parameters are there. Peak memory is what the process held at most while its steps ran: for
+PyTorch from its start, for us after compilation, which is reported apart; on a GPU, what the device held. Prints
+compile seconds and floating-point operations as XLA counts them, and so the rate.
 """
 
 import ctypes
@@ -24,12 +27,14 @@ import tyro
 
 import hvae_jax as hv
 from hvae_jax.doctor import line
+from hvae_jax.likelihoods import LogisticMixture
+from hvae_jax.models import VDVAE, down_stages, up_stages
 from hvae_jax.models.biva import biva_mnist
 from hvae_jax.models.conv_ladder import addtt_mnist
-from hvae_jax.objectives import Batch, FreeBits, Regularised
-from hvae_jax.training import init_state
-from hvae_jax.training.optimisers import Adamax
-from hvae_jax.training.step import make_step
+from hvae_jax.models.vdvae_presets import vdvae_cifar10
+from hvae_jax.networks.computing import ComputeDtype
+from hvae_jax.objectives import Batch, FreeBits, NegativeELBO, Objective, Regularised
+from hvae_jax.training import Adamax, AdamW, Gradients, init_state, make_step
 
 TASKS = ("step", "elbo", "sample")
 
@@ -39,40 +44,71 @@ class Settings:
     """What to measure.
 
     Attributes:
-      model: which of the two.
+      model: which one.
       torch_python: an interpreter whose environment has torch; without one only our side is timed.
       code: where the public code was cloned to.
       batch: images at once.
       rounds: how often the two take turns.
       repeats: of each task in a round.
       tasks: which ones.
+      unroll: of VDVAE: equal blocks that are written out in a row; 0 for all of them.
+      dtype, remat: of VDVAE.
+      torch_options: for the other side, such as --torch-options=--compile or --device=cuda.
     """
 
-    model: Literal["ladder", "biva"] = "ladder"
+    model: Literal["ladder", "biva", "vdvae", "vdvae_cifar10"] = "ladder"
     torch_python: str | None = None
     code: Path | None = None
     batch: int = 48
     rounds: int = 5
     repeats: int = 2
     tasks: tuple[str, ...] = TASKS
+    unroll: int = 0
+    dtype: ComputeDtype = None
+    remat: bool = False
+    torch_options: tuple[str, ...] = ()
+
+
+def small_vdvae() -> VDVAE:
+    """16 blocks down, of 64 channels; 525,780 parameters."""
+    return VDVAE(
+        image=(32, 32, 3),
+        ups=up_stages("32x3,32d2,16x2,16d2,8x2,8d2,4x1,4d4,1x1", 64),
+        downs=down_stages("1x1,4m1,4x1,8m4,8x2,16m8,16x3,32m16,32x5", 64),
+        likelihood=LogisticMixture(),
+        standardise=(120.63838, 64.16736),
+    )
+
+
+def recipe(settings: Settings) -> tuple[Any, Objective, Any, dict[str, Any]]:
+    """The model, and how it is trained: objective, optimiser, and what else `make_step` takes."""
+    if settings.model == "ladder":
+        return addtt_mnist(), Regularised(free_bits=FreeBits(0.5, "level", "sample")), Adamax(3e-4), {}
+    if settings.model == "biva":
+        return biva_mnist(), Regularised(free_bits=FreeBits(2.0, "level", "sample")), Adamax(2e-3), {}
+    model = small_vdvae() if settings.model == "vdvae" else vdvae_cifar10()
+    most = max(stage.blocks for stage in (*model.ups, *model.downs))
+    model = model.clone(unroll=settings.unroll or most, dtype=settings.dtype, remat=settings.remat)
+    limits = Gradients(clip=200.0 * 32 * 32 * 3)
+    optimiser = AdamW(2e-4, b1=0.9, b2=0.9, weight_decay=0.01)
+    return model, NegativeELBO(), optimiser, {"ema_decay": 0.9999, "gradients": limits}
 
 
 class Ours:
     """Our side: every task compiled once."""
 
     def __init__(self, settings: Settings) -> None:
-        ladder = settings.model == "ladder"
-        model: Any = addtt_mnist() if ladder else biva_mnist()
-        objective = Regularised(free_bits=FreeBits(0.5 if ladder else 2.0, "level", "sample"))
-        optimiser = Adamax(3e-4 if ladder else 2e-3).build()
-        x = np.random.default_rng(0).integers(0, 2, (settings.batch, 28, 28, 1)).astype(np.uint8)
+        model, objective, optimiser, options = recipe(settings)
+        optimiser = optimiser.build()
+        values, shape = (256, (32, 32, 3)) if settings.model.startswith("vdvae") else (2, (28, 28, 1))
+        x = np.random.default_rng(0).integers(0, values, (settings.batch, *shape)).astype(np.uint8)
         key = jax.random.key(0)
         start = time.perf_counter()
-        self.state = init_state(model, objective, optimiser, key, x)
+        self.state = init_state(model, objective, optimiser, key, x, ema="ema_decay" in options)
         jax.block_until_ready(self.state)
         print(f"initialised in {time.perf_counter() - start:.1f} s")
         self.batch, self.key = Batch(jax.device_put(x), None), key
-        step = jax.jit(make_step(model, objective, optimiser), donate_argnums=0)
+        step = jax.jit(make_step(model, objective, optimiser, **options), donate_argnums=0)
         elbo = jax.jit(lambda v, x, key: hv.elbo(model.apply(v, x, key)))
         sample = jax.jit(lambda v, key: model.apply(v, key, settings.batch, method="generate"))
         self.compiled = {}
@@ -110,8 +146,9 @@ class Theirs:
     """The public code in a process of its own, which answers line by line."""
 
     def __init__(self, settings: Settings) -> None:
-        script = Path(__file__).with_name("pytorch_classics.py")
+        script = Path(__file__).with_name("pytorch_public_codes.py")
         command = [str(settings.torch_python), str(script), "--model", settings.model, "--code", str(settings.code)]
+        command += settings.torch_options
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.batch, self.peak = settings.batch, 0
         print(f"PyTorch: {self.answer()}")
@@ -132,7 +169,12 @@ class Theirs:
 
 
 def peak_memory() -> Callable[[], int]:
-    """Forgets how much memory this process held at most, and tells it from now on, in bytes (Linux)."""
+    """Forgets how much memory this process held at most, and tells it from now on, in bytes (Linux).
+
+    Of an accelerator's memory it tells what was held at most since the process began.
+    """
+    if jax.default_backend() != "cpu":
+        return lambda: jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
     Path("/proc/self/clear_refs").write_text("5")
 
     def peak() -> int:

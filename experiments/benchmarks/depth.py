@@ -1,0 +1,154 @@
+"""What depth costs a very deep VAE: seconds to compile a training step, and memory, scanned and written out.
+
+    python experiments/benchmarks/depth.py                                # 20 to 78 levels of width 512, compiled only
+    python experiments/benchmarks/depth.py --width 64 --unrolled --remat
+
+VDVAE at the resolutions of its ImageNet preset (32, 16, 8, 4, 1), with as many blocks at each as `levels` asks for, in
+the preset's proportions; 78 is the preset itself. Nothing is computed: the step is lowered from shapes and compiled,
+without a compilation cache, each model in a process of its own. Memory is what XLA plans: intermediate values of a
+step; parameters, averages and the optimiser's state come on top. `--initialise` times the whole initialisation of
+every preset instead, compilation included.
+"""
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from hvae_jax import models
+from hvae_jax.doctor import line
+from hvae_jax.objectives import Batch, NegativeELBO
+from hvae_jax.training import AdamW, initial_state, make_step
+
+UPS, DOWNS = ((32, 16), (16, 10), (8, 9), (4, 7), (1, 6)), ((1, 2), (4, 5), (8, 10), (16, 20), (32, 41))
+PRESETS = (
+    *("vdvae_digits", "vdvae_mnist", "vdvae_cifar10_small", "vdvae_cifar10", "vdvae_imagenet32", "vdvae_imagenet64"),
+    *("vdvae_ffhq256", "vdvae_ffhq1024", "efficient_vdvae_digits", "efficient_vdvae_mnist", "efficient_vdvae_cifar10"),
+    *("efficient_vdvae_imagenet32", "efficient_vdvae_imagenet64", "efficient_vdvae_celeba64"),
+    *("efficient_vdvae_faces256", "efficient_vdvae_faces256_5_bits", "efficient_vdvae_faces1024"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+      levels: depths.
+      width: channels of the maps.
+      batch: images a step.
+      unrolled: measure with all blocks written out too.
+      remat: measure with the backward pass recomputing what is inside a block too.
+      initialise: time the initialisation of every preset instead.
+      presets: of these.
+      only: (levels, unroll, remat) of one model, for the processes that this script starts.
+    """
+
+    levels: tuple[int, ...] = (20, 40, 78)
+    width: int = 512
+    batch: int = 8
+    unrolled: bool = False
+    remat: bool = False
+    initialise: bool = False
+    presets: tuple[str, ...] = PRESETS
+    only: tuple[int, bool, bool] | None = None
+
+
+def model_of(levels: int, width: int, unroll: bool, remat: bool) -> models.VDVAE:
+    """So many levels down, in the preset's proportions, two at each resolution but the first at least."""
+
+    def blocks(stages: tuple[tuple[int, int], ...]) -> dict[int, int]:
+        share = levels / 78
+        counts = {side: max(1 if side == 1 else 2, round(share * count)) for side, count in stages}
+        return counts | {32: counts[32] + (levels - sum(counts.values()) if stages is DOWNS else 0)}
+
+    up, down = blocks(UPS), blocks(DOWNS)
+    ups, downs = [], [f"1x{down[1]}"]
+    for side, below in itertools.pairwise(up):
+        ups += [f"{side}x{up[side] - 1}", f"{side}d{side // below}"]
+    for above, side in itertools.pairwise(down):
+        downs += [f"{side}m{above}", f"{side}x{down[side] - 1}"]
+    return models.vdvae_imagenet32().clone(
+        ups=models.up_stages(",".join([*ups, f"1x{up[1]}"]), width),
+        downs=models.down_stages(",".join(downs), width),
+        unroll=100 if unroll else 1,
+        remat=remat,
+    )
+
+
+def compiled(settings: Settings, levels: int, unroll: bool, remat: bool) -> dict[str, float]:
+    """Seconds and memory of one training step."""
+    model = model_of(levels, settings.width, unroll, remat)
+    objective, optimiser = NegativeELBO(), AdamW(2e-4, b2=0.9).build()
+    x, key = jax.ShapeDtypeStruct((settings.batch, *model.image), jnp.uint8), jax.random.key(0)
+    start = time.perf_counter()
+    state = jax.eval_shape(lambda x: initial_state(model, objective, optimiser, key, x), x)
+    step = jax.jit(make_step(model, objective, optimiser), donate_argnums=0)
+    lowered = step.lower(state, Batch(x), key)
+    traced = time.perf_counter() - start
+    program = lowered.compile()
+    seconds = time.perf_counter() - start
+    analysis = program.memory_analysis()
+    return {
+        "levels": model.num_levels,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "traced": traced,
+        "seconds": seconds,
+        "memory": analysis.temp_size_in_bytes,
+    }
+
+
+def initialised(name: str) -> float:
+    """Seconds until every parameter is there."""
+    model = getattr(models, name)()
+    key, x = jax.random.key(0), jnp.zeros((1, *model.image), jnp.uint8)
+    start = time.perf_counter()
+    jax.block_until_ready(jax.jit(model.init)(key, x, key))
+    return time.perf_counter() - start
+
+
+def apart(*arguments: str) -> dict[str, float]:
+    """What this script says in a process of its own, with these arguments."""
+    run = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def main(settings: Settings) -> None:
+    """Measures and prints."""
+    if settings.only is not None:
+        print(json.dumps(compiled(settings, *settings.only)))
+        return
+    if settings.initialise and len(settings.presets) == 1:
+        print(json.dumps({"seconds": initialised(settings.presets[0])}))
+        return
+    print(line())
+    if settings.initialise:
+        print("| preset | initialised in |\n| --- | --- |")
+        for name in settings.presets:
+            print(f"| `{name}` | {apart('--initialise', '--presets', name)['seconds']:.0f} s |", flush=True)
+        return
+    print(
+        "| levels | parameters | | tracing and lowering | all of compilation | memory |\n"
+        "| --- | --- | --- | --- | --- | --- |"
+    )
+    for unroll in (False, True)[: 1 + settings.unrolled]:
+        for remat in (False, True)[: 1 + settings.remat]:
+            for levels in settings.levels:
+                flags = ["--only", str(levels), str(unroll), str(remat)]
+                row = apart(*flags, "--width", str(settings.width), "--batch", str(settings.batch))
+                how = ("written out" if unroll else "scanned") + (", remat" if remat else "")
+                print(
+                    f"| {row['levels']:.0f} | {row['parameters'] / 1e6:.1f} M | {how} | {row['traced']:.1f} s | "
+                    f"{row['seconds']:.1f} s | {row['memory'] / 1e9:.2f} GB |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
