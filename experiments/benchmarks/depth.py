@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def compiled(settings: Settings, levels: int, unroll: bool, remat: bool) -> dict
     step = jax.jit(make_step(model, objective, optimiser), donate_argnums=0)
     lowered = step.lower(state, Batch(x), key)
     traced = time.perf_counter() - start
-    program = lowered.compile()
+    program: Any = lowered.compile()
     seconds = time.perf_counter() - start
     analysis = program.memory_analysis()
     return {

@@ -20,8 +20,8 @@ import numpy as np
 from hvae_jax.convert.state_dict import CONV, Entry, size, to_variables
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import Down, EfficientVDVAE, Up
-from hvae_jax.models.deep import names
 from hvae_jax.models.efficient_levels import down_stages_of_levels, up_stages_of_levels
+from hvae_jax.models.stages import names
 
 Entries = Iterator[tuple[str, Entry]]
 BETA = 0.6931472

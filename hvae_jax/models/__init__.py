@@ -5,8 +5,6 @@ from hvae_jax.models.biva import BIVA as BIVA
 from hvae_jax.models.block_strings import down_stages as down_stages
 from hvae_jax.models.block_strings import up_stages as up_stages
 from hvae_jax.models.conv_ladder import ConvLadderVAE as ConvLadderVAE
-from hvae_jax.models.deep import Down as Down
-from hvae_jax.models.deep import Up as Up
 from hvae_jax.models.efficient_vdvae import EfficientVDVAE as EfficientVDVAE
 from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_celeba64 as efficient_vdvae_celeba64
 from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_cifar10 as efficient_vdvae_cifar10
@@ -24,6 +22,8 @@ from hvae_jax.models.resnet_vae import iaf_cifar10 as iaf_cifar10
 from hvae_jax.models.resnet_vae import iaf_cifar10_small as iaf_cifar10_small
 from hvae_jax.models.resnet_vae import iaf_cifar10_two_resolutions as iaf_cifar10_two_resolutions
 from hvae_jax.models.resnet_vae import iaf_mnist_small as iaf_mnist_small
+from hvae_jax.models.stages import Down as Down
+from hvae_jax.models.stages import Up as Up
 from hvae_jax.models.top_down import TopDownVAE as TopDownVAE
 from hvae_jax.models.two_level import TwoLevelVAE as TwoLevelVAE
 from hvae_jax.models.vae import VAE as VAE

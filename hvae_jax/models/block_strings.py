@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from hvae_jax.models.deep import Down, Up
+from hvae_jax.models.stages import Down, Up
 
 
 def up_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[Up, ...]:

@@ -10,7 +10,7 @@ Source: Hazami et al. (2022), their code's settings `up_*` and `down_*`.
 import dataclasses
 from collections.abc import Sequence
 
-from hvae_jax.models.deep import Down, Up
+from hvae_jax.models.stages import Down, Up
 
 
 def up_stages_of_levels(levels: Sequence[Up]) -> tuple[Up, ...]:

@@ -22,20 +22,8 @@ from jax import Array
 from hvae_jax.descent import Pick
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE, check_classes, check_sizes
-from hvae_jax.models.deep import (
-    Down,
-    LogStd,
-    Parts,
-    Up,
-    ascend,
-    check_downs,
-    check_log_std,
-    check_square,
-    check_taps,
-    check_ups,
-    descend,
-    level_sides,
-)
+from hvae_jax.models.deep import LogStd, Parts, ascend, check_log_std, descend
+from hvae_jax.models.stages import Down, Up, check_downs, check_square, check_taps, check_ups, level_sides
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
 from hvae_jax.networks.computing import ComputeDtype, Precision, check_dtype, check_precision, widen
 from hvae_jax.networks.mlp import check_event, one_hot

@@ -9,8 +9,8 @@ import itertools
 from typing import Literal
 
 from hvae_jax.likelihoods import Bernoulli, Categorical, LogisticMixture
-from hvae_jax.models.deep import Down, Up
 from hvae_jax.models.efficient_vdvae import EfficientVDVAE
+from hvae_jax.models.stages import Down, Up
 
 Size = Literal["baseline", "C1", "compact"]
 Widths = dict[int, tuple[int, int]]

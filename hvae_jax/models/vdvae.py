@@ -19,7 +19,8 @@ from hvae_jax.descent import Pick
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE, check_classes, check_sizes
 from hvae_jax.models.block_strings import down_stages, up_stages
-from hvae_jax.models.deep import Down, Parts, Up, ascend, check_downs, check_square, check_ups, descend, level_sides
+from hvae_jax.models.deep import Parts, ascend, descend
+from hvae_jax.models.stages import Down, Up, check_downs, check_square, check_ups, level_sides
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
 from hvae_jax.networks.computing import ComputeDtype, Precision, check_dtype, check_precision, widen
 from hvae_jax.networks.mlp import check_event, one_hot
