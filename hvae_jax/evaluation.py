@@ -1,6 +1,5 @@
 """The numbers of a run: bounds, bits per dimension, rates and active units over whole splits, as plain Python."""
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -11,9 +10,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
-from hvae_jax.compilation import jit, jit_once
+from hvae_jax.compilation import jit
 from hvae_jax.data.dataset import Dataset, Split
-from hvae_jax.diagnostics import Usage, active_units, moving_units, standard_error, usage, used_units
+from hvae_jax.diagnostics import UnitCounts, Usage, standard_error, usage
 from hvae_jax.objectives import Importance, importance
 from hvae_jax.trace import Model, level_names
 from hvae_jax.training.mesh import AXIS, data_mesh, place_rows, replicated
@@ -35,7 +34,7 @@ def evaluate(
     Args:
       draws: K of the importance-weighted bound for each split to evaluate; the ELBO is the mean over the same draws.
       chunk: draws held in memory at once; size: examples likewise.
-      usage_draws: draws behind rates and active units.
+      usage_draws: draws behind rates and active units, at most: of a split with fewer draws, so many as it has.
       mesh: devices, of one process or of several, over which the examples are spread; None takes those that
         the variables lie on, where a run left them, or the first one.
     Returns: dicts by split: `elbo`, `iw_bound`, `k`, `bits_per_dim` (of both bounds), `standard_error` (of both
@@ -50,27 +49,27 @@ def evaluate(
     mesh = _mesh_of(variables) if mesh is None else mesh
     everywhere = replicated(mesh)
     bound = jit(partial(importance, model), static_argnames="chunk", out_shardings=everywhere)
-    use = jit_once(partial(usage, model, draws=usage_draws), out_shardings=everywhere)
+    use = jit(partial(usage, model), static_argnames="draws", out_shardings=everywhere)
     size = min(size, max(len(dataset.splits[name]) for name in draws))
     size = -(-size // mesh.size) * mesh.size
     nats = math.log(2) * dataset.dimensions
     report: dict[str, Any] = {}
     for name, k in draws.items():
         split, split_key = dataset.splits[name], jax.random.fold_in(key, list(dataset.splits).index(name))
-        bounds, usages = [], []
+        bounds, each_rate, log_px, units = [], [], [], UnitCounts()
         for i, (*arrays, count) in enumerate(chunks(split, size, labelled)):
             x, y = (place_rows(array, mesh) for array in arrays)
             bound_key, usage_key = jax.random.split(jax.random.fold_in(split_key, i))
             drawn = bound(variables, x, bound_key, k=k, chunk=chunk, y=y)
-            used: Usage = jax.device_get(use(variables, x, usage_key, y=y))
+            used: Usage = jax.device_get(use(variables, x, usage_key, y=y, draws=min(usage_draws, k)))
             bounds.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], drawn))
-            rows = jax.tree.map(lambda a, n=count: a[:n], dataclasses.replace(used, rates=used.rates.T))
-            usages.append(rows)
+            each_rate.append(np.asarray(used.rates)[:, :count])
+            log_px.append(np.asarray(used.log_px)[:count])
+            units.add(used, count)
         few = split.take(slice(1))
         levels = level_names(model, variables, few.x, few.y if labelled else None)
         each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
-        together: Usage = jax.tree.map(lambda *parts: np.concatenate(parts), *usages)
-        rates = np.asarray(together.rates).T
+        rates = np.concatenate(each_rate, axis=1)
         values = {
             "elbo": float(each.elbo.mean()),
             "iw_bound": float(each.bound.mean()),
@@ -80,10 +79,10 @@ def evaluate(
             "effective_sample_size": float(each.effective_sample_size.mean()),
             "rates": dict(zip(levels, rates.mean(1).tolist(), strict=True)),
             "rates_error": dict(zip(levels, standard_error(rates).tolist(), strict=True)),
-            "distortion": float(-np.mean(together.log_px)),
-            "active_units": dict(zip(levels, active_units(together.posterior_means), strict=True)),
-            "used_units": dict(zip(levels, used_units(together.unit_rates), strict=True)),
-            "moving_units": dict(zip(levels, moving_units(together.offsets), strict=True)),
+            "distortion": float(-np.mean(np.concatenate(log_px))),
+            "active_units": dict(zip(levels, units.active(), strict=True)),
+            "used_units": dict(zip(levels, units.used(), strict=True)),
+            "moving_units": dict(zip(levels, units.moving(), strict=True)),
         }
         for measure, value in values.items():
             report.setdefault(measure, {})[name] = value

@@ -14,6 +14,8 @@ from toys import BottomUp, LinearGaussian
 import hvae_jax as hv
 from hvae_jax import diagnostics
 from hvae_jax.diagnostics import (
+    UnitCounts,
+    Usage,
     active_units,
     auroc,
     bootstrap,
@@ -163,6 +165,24 @@ def test_the_area_under_the_curve() -> None:
     areas = [auroc(rng.normal(size=50), rng.normal(0.7, 1.0, 80)) for _ in range(300)]
     spread = np.std([area for area, _ in areas])
     assert np.mean([error for _, error in areas]) == pytest.approx(spread, rel=0.15)
+
+
+def test_units_of_a_set_in_parts() -> None:
+    """Counted over parts of any sizes, rows that do not count left out: what they are of the whole set."""
+    rng = np.random.default_rng(4)
+    scales = np.geomspace(0.01, 1.0, 40)
+    n = 50
+    means, offsets = (
+        [rng.normal(size=(n, 40)) * scales + rng.normal(size=40) * 30 for _ in range(2)] for _ in range(2)
+    )
+    rates = [np.abs(rng.normal(size=(n, 40))) * scales * 0.1 for _ in range(2)]
+    counts = UnitCounts()
+    for rows, count in ((slice(0, 1), None), (slice(1, 31), 20), (slice(21, n), None)):
+        part = [tuple(level[rows] for level in levels) for levels in (means, rates, offsets)]
+        counts.add(Usage(np.zeros((2, 1)), np.zeros(1), *part), count)
+    expected = [active_units(means), used_units(rates), moving_units(offsets)]
+    assert [counts.active(), counts.used(), counts.moving()] == expected
+    assert all(0 < count < 40 for level in expected for count in level)
 
 
 def test_units() -> None:

@@ -87,7 +87,8 @@ def compiled(settings: Settings, levels: int, unroll: bool, remat: bool) -> dict
     """Seconds and memory of one training step."""
     model = model_of(levels, settings.width, unroll, remat)
     objective, optimiser = NegativeELBO(), AdamW(2e-4, b2=0.9).build()
-    x, key = jax.ShapeDtypeStruct((settings.batch, *model.image), jnp.uint8), jax.random.key(0)
+    x: Any = jax.ShapeDtypeStruct((settings.batch, *model.image), jnp.uint8)
+    key = jax.random.key(0)
     start = time.perf_counter()
     state = jax.eval_shape(lambda x: initial_state(model, objective, optimiser, key, x), x)
     step = jax.jit(make_step(model, objective, optimiser), donate_argnums=0)

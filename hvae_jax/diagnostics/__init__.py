@@ -8,6 +8,7 @@ from hvae_jax.diagnostics.information import information as information
 from hvae_jax.diagnostics.probe import Accuracy as Accuracy
 from hvae_jax.diagnostics.probe import linear_probe as linear_probe
 from hvae_jax.diagnostics.probe import two_samples as two_samples
+from hvae_jax.diagnostics.usage import UnitCounts as UnitCounts
 from hvae_jax.diagnostics.usage import Usage as Usage
 from hvae_jax.diagnostics.usage import active_units as active_units
 from hvae_jax.diagnostics.usage import bootstrap as bootstrap

@@ -91,6 +91,60 @@ def moving_units(offsets: Sequence[ArrayLike], threshold: float = 0.01) -> list[
     return [int((np.asarray(offset).var(axis=0) > threshold).sum()) for offset in offsets]
 
 
+class UnitCounts:
+    """Active, used and moving units of a set that comes in parts: it keeps means and variances, not the examples.
+
+    A very deep model has hundreds of thousands of units, so that a split's posteriors would not fit in memory.
+    """
+
+    def __init__(self, threshold: float = 0.01) -> None:
+        self._threshold = threshold
+        self._means: list[_Moments] = []
+        self._rates: list[_Moments] = []
+        self._offsets: list[_Moments] = []
+
+    def add(self, part: Usage, count: int | None = None) -> None:
+        """Takes the first `count` examples of a part; None takes all."""
+        taken = ((self._means, part.posterior_means), (self._rates, part.unit_rates), (self._offsets, part.offsets))
+        for moments, values in taken:
+            while len(moments) < len(values):
+                moments.append(_Moments())
+            for moment, value in zip(moments, values, strict=True):
+                moment.add(np.asarray(value)[:count])
+
+    def active(self) -> list[int]:
+        """What `active_units` says of all examples so far."""
+        return [int((moment.variance > self._threshold).sum()) for moment in self._means]
+
+    def used(self) -> list[int]:
+        """What `used_units` says."""
+        return [int((moment.mean > self._threshold).sum()) for moment in self._rates]
+
+    def moving(self) -> list[int]:
+        """What `moving_units` says."""
+        return [int((moment.variance > self._threshold).sum()) for moment in self._offsets]
+
+
+class _Moments:
+    """Mean and variance over rows `[B, units]` that come in parts (Chan et al., 1983), in float64."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self._squares = 0, np.zeros(()), np.zeros(())
+
+    def add(self, rows: np.ndarray) -> None:
+        n, rows = len(rows), rows.astype(np.float64)
+        if n:
+            total, mean = self.count + n, rows.mean(axis=0)
+            apart = mean - self.mean
+            self._squares = self._squares + ((rows - mean) ** 2).sum(axis=0) + apart**2 * self.count * n / total
+            self.mean, self.count = self.mean + apart * n / total, total
+
+    @property
+    def variance(self) -> np.ndarray:
+        """`[units]`."""
+        return self._squares / self.count
+
+
 def cumulative(rates: ArrayLike) -> np.ndarray:
     """Rates of each level and all above it, `[L, B]` of `[L, B]`: what the top l levels say together."""
     return np.cumsum(np.asarray(rates), axis=0)
