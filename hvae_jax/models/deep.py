@@ -117,18 +117,20 @@ class DownBlock(nn.Module):
         features = self._bottleneck("prior", outputs, stage.between, scale)(h)
         if parts.learned:
             shift, features = jnp.split(features, 2, axis=-1)
-            prior = self._normal(BottleneckConv(2 * stage.latents, style=parts.style, name="prior_head")(features))
+            features = BottleneckConv(2 * stage.latents, style=parts.style, name="prior_head")(features)
+            prior = self._normal(*jnp.split(features, 2, axis=-1))
         else:
-            prior, shift = self._normal(features[..., : 2 * stage.latents]), features[..., 2 * stage.latents :]
+            mean, a, shift = jnp.split(features, [stage.latents, 2 * stage.latents], axis=-1)
+            prior = self._normal(mean, a)
 
         posterior = None
         if tap is not None:
-            both = jnp.concatenate([h, tap.astype(h.dtype)], axis=-1)
-            outputs = both.shape[-1] // 2 if parts.learned else 2 * stage.latents
-            features = self._bottleneck("posterior", outputs, stage.posterior_between, 1.0)(both)
+            outputs = (width + tap.shape[-1]) // 2 if parts.learned else 2 * stage.latents
+            posterior_of = self._bottleneck("posterior", outputs, stage.posterior_between, 1.0)
+            features = posterior_of(h, tap.astype(h.dtype))
             if parts.learned:
                 features = BottleneckConv(2 * stage.latents, style=parts.style, name="posterior_head")(features)
-            posterior = self._normal(features)
+            posterior = self._normal(*jnp.split(features, 2, axis=-1))
             posterior = residual(prior, posterior) if parts.residual else posterior
 
         level = draw(key, prior, posterior, pick, side=h.shape[1])
@@ -142,10 +144,9 @@ class DownBlock(nn.Module):
         stage = self.stage
         return Bottleneck(outputs, middle, stage.layers, stage.kernel, scale, self.parts.style, name=name)
 
-    def _normal(self, features: Array) -> Normal:
-        """The Gaussian of mean and a."""
-        parts = self.parts
-        mean, a = jnp.split(widen(features), 2, axis=-1)
+    def _normal(self, mean: Array, a: Array) -> Normal:
+        """The Gaussian of a layer's outputs."""
+        parts, mean, a = self.parts, widen(mean), widen(a)
         log_std = parts.beta * a if parts.log_std == "exp" else log_softplus(parts.beta * a) - math.log(parts.beta)
         return Normal(mean, log_std if parts.clamp is None else hard_clamp(log_std, *parts.clamp))
 

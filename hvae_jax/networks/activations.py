@@ -17,20 +17,27 @@ def sigmoid_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @jax.custom_jvp
-def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x * Phi(x) with the error function, not its tanh approximation.
+def _normal_cdf(x: Array) -> Array:
+    """Phi(x), to 6e-8 of 1 in float32: by erf, which on CPUs takes a third of the time of the erfc that tails want.
 
     Its derivative is written out because JAX 0.12.0 cannot differentiate the error function inside a `jax.shard_map`
     that tracks what varies over an axis.
     """
-    return jax.nn.gelu(x, approximate=False)
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
-@exact_gelu.defjvp
-def _exact_gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+@_normal_cdf.defjvp
+def _normal_cdf_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
-    density = jnp.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
-    return exact_gelu(x), (0.5 * jax.lax.erfc(-x / math.sqrt(2.0)) + x * density) * dx
+    return _normal_cdf(x), jnp.exp(-0.5 * x * x) * (dx / math.sqrt(2.0 * math.pi))
+
+
+def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x * Phi(x) with the error function, not its tanh approximation.
+
+    Source: Hendrycks & Gimpel (2016), section 2; `torch.nn.functional.gelu`.
+    """
+    return jax.checkpoint(lambda x: x * _normal_cdf(x))(x)
 
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -68,10 +68,17 @@ class BottleneckConv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Num[Array, "batch rows columns inputs"], begin: Float[Array, " numbers"] | None = None
+        self,
+        x: Num[Array, "batch rows columns inputs"],
+        more: Num[Array, "batch rows columns inputs2"] | None = None,
+        begin: Float[Array, " numbers"] | None = None,
     ) -> Float[Array, "batch rows2 columns2 features"]:
-        """The convolution of x. begin: numbers from U(-1, 1) for the kernel to begin with, instead of its own."""
-        style, shape = self.style, (self.size, self.size, x.shape[-1], self.features)
+        """The convolution of x, or of the channels of x and then those of `more`, which are not put together for it.
+
+        begin: numbers from U(-1, 1) for the kernel to begin with, instead of its own.
+        """
+        inputs = x.shape[-1] + (0 if more is None else more.shape[-1])
+        style, shape = self.style, (self.size, self.size, inputs, self.features)
         bound = self.scale * _bound(style.initialisation, shape)
 
         def init(key: Array) -> Array:
@@ -81,7 +88,12 @@ class BottleneckConv(nn.Module):
         kernel = self.param("kernel", init)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         padding = None if self.stride == 1 else ((0, 0), (0, 0))
-        product = convolve(x, kernel, self.stride, padding, style.dtype, style.precision)
+        settings = (self.stride, padding, style.dtype, style.precision)
+        if more is None:
+            product = convolve(x, kernel, *settings)
+        else:
+            first, second = jnp.split(kernel, [x.shape[-1]], axis=2)
+            product = convolve(x, first, *settings) + convolve(more, second, *settings)
         return (widen(product) + bias[None, None, None]).astype(product.dtype)
 
 
@@ -104,9 +116,18 @@ class Bottleneck(nn.Module):
     style: BottleneckStyle = BottleneckStyle()
 
     @nn.compact
-    def __call__(self, h: Float[Array, "batch rows columns inputs"]) -> Float[Array, "batch rows columns outputs"]:
+    def __call__(
+        self,
+        h: Float[Array, "batch rows columns inputs"],
+        more: Float[Array, "batch rows columns inputs2"] | None = None,
+    ) -> Float[Array, "batch rows columns outputs"]:
+        """f(h), or f of the channels of h and then those of `more`.
+
+        The activation of h is then one that another chain on h has, and is computed once for both.
+        """
+        inputs = h.shape[-1] + (0 if more is None else more.shape[-1])
         sizes = (self.style.edge, *(self.size,) * self.layers, self.style.edge)
-        channels = (h.shape[-1], *(self.middle,) * (self.layers + 1), self.outputs)
+        channels = (inputs, *(self.middle,) * (self.layers + 1), self.outputs)
         begin: list[Array | None] = [None] * len(sizes)
         if self.is_initializing():
             # one draw for all kernels: it compiles as fast as one kernel's would
@@ -116,7 +137,8 @@ class Bottleneck(nn.Module):
         for i, size in enumerate(sizes):
             scale = self.scale if i == len(sizes) - 1 else 1.0
             conv = BottleneckConv(channels[i + 1], size, scale=scale, style=self.style, name=f"conv_{i}")
-            h = conv(self.style.activation(h), begin[i])
+            second = None if more is None or i else self.style.activation(more)
+            h = conv(self.style.activation(h), second, begin[i])
         return h
 
 
