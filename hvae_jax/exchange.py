@@ -17,7 +17,7 @@ from hvae_jax.convert.published import Code, Preset, Structure, preset_of, publi
 from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.finished import an_example, open_variables
 from hvae_jax.training.checkpoint import Checkpoints, Progress
-from hvae_jax.training.state import TrainState
+from hvae_jax.training.state import state_from
 
 FORMAT = 1  # of exported files
 
@@ -228,18 +228,8 @@ def _write_run(
 ) -> None:
     """A run at step 0 whose best variables these are; `result.json` last."""
     model: Any = experiment.model
-    statistics = dict(variables)
-    params = statistics.pop("params")
-    state = TrainState(
-        step=jnp.int32(0),
-        params=params,
-        statistics=statistics,
-        opt_state=experiment.optimiser.build().init(params),
-        objective_state=experiment.objective.init(),
-        ema=None if experiment.training.ema is None else params,
-        skipped=jnp.int32(0),
-        streak=jnp.int32(0),
-    )
+    optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
+    state = state_from(variables, experiment.objective, optimiser, ema)
     run_folder.check(folder, experiment, resume=False, overwrite=True)
     run_folder.check_space(folder, state, 1)
     if overwrite:
@@ -251,7 +241,7 @@ def _write_run(
     finally:
         checkpoints.close()
     settings.save(folder / "settings.json", experiment)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     source = result["imported"] | {"likelihood": str(getattr(model, "likelihood", None)), "data": experiment.data.name}
     known = {"parameters": parameters, "versions": doctor.versions()}
     settings.write_whole(folder / "result.json", settings.dumps(known | result | {"imported": source}))
