@@ -16,11 +16,11 @@ import jax
 import numpy as np
 import tyro
 
-from hvae_jax.cli import open_run
 from hvae_jax.compilation import use_compilation_cache
 from hvae_jax.ending import errors_said
 from hvae_jax.evaluation import evaluate
 from hvae_jax.experiment import Experiment, run
+from hvae_jax.finished import open_run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,22 +4,22 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 import tyro
 
-from hvae_jax import doctor, plots, results, settings
+from hvae_jax import doctor, exchange, plots, results, settings
 from hvae_jax.compilation import jit_once, use_compilation_cache
-from hvae_jax.data.dataset import Dataset
+from hvae_jax.convert.files import Weights
+from hvae_jax.convert.published import Structure
 from hvae_jax.diagnosis import Effort, diagnose
 from hvae_jax.ending import errors_said
 from hvae_jax.evaluation import evaluate
-from hvae_jax.experiment import Experiment, abstract_state
+from hvae_jax.finished import open_run, open_variables
 from hvae_jax.page import page
 from hvae_jax.trace import levels_per_stage
-from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.mesh import data_mesh
 from hvae_jax.training.rows import level_names
 
@@ -145,13 +145,58 @@ class Doctor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finished:
-    """A run as its folder has it."""
+class ImportWeights:
+    """Published weights, or a file of `hvae export`, as a run folder that every command takes.
 
-    experiment: Experiment
-    dataset: Dataset
-    variables: Any
-    progress: Progress
+    They come with the likelihood that their public code trains and measures, so that published numbers come out again.
+    Nothing in the file is executed; a PyTorch file needs PyTorch.
+
+    Attributes:
+      code: that the weights are of: vdvae, efficient_vdvae (either tree), or hvae_jax for a file of `hvae export`.
+      checkpoint: a PyTorch file, a .safetensors, an .npz of arrays by name, or a Flax checkpoint.
+      preset: the published configuration: cifar10, imagenet32, imagenet64, ffhq256, ffhq1024, ...; a wrong name lists
+        them all.
+      weights: of a checkpoint that holds both, the averaged or the plain ones; averaged if it is not given.
+      enc_blocks: of vdvae, the blocks of the way up that the file has, where they are not the preset's:
+        "32x11,32d2,...". The published ffhq1024 has two fewer than its preset.
+      dec_blocks: of the way down, likewise: "1x1,4m1,...".
+      structure: of efficient_vdvae, "file" to read blocks and widths off the file where they are not the preset's.
+      data: the data set, by name or path; the preset's if it is not given.
+      data_directory: where it is, as --data.directory.
+      folder: the run folder; runs/CODE_PRESET if it is not given.
+      overwrite: delete what an earlier run left in the folder.
+      import_: modules that a file of `hvae export` may name beside hvae_jax.
+    """
+
+    code: Annotated[Literal["vdvae", "efficient_vdvae", "hvae_jax"], tyro.conf.Positional]
+    checkpoint: Run
+    preset: str | None = None
+    weights: Weights | None = None
+    enc_blocks: str | None = None
+    dec_blocks: str | None = None
+    structure: Structure = "preset"
+    data: str | None = None
+    data_directory: str | None = None
+    folder: Path | None = None
+    overwrite: bool = False
+    import_: Import = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """The best variables of a run and its settings as one .safetensors file, which `hvae import hvae_jax` reads.
+
+    Attributes:
+      run: the run folder.
+      file: where it is written; NAME.safetensors in the run folder if it is not given.
+      overwrite: replace a file that is there.
+      import_: modules that settings.json may name beside hvae_jax.
+    """
+
+    run: Run
+    file: Annotated[Path | None, tyro.conf.Positional] = None
+    overwrite: bool = False
+    import_: Import = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -162,6 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "reconstruct": Reconstruct,
         "show": Show,
         "diagnose": Diagnose,
+        "import": ImportWeights,
+        "export": Export,
         "doctor": Doctor,
     }
     command = tyro.extras.subcommand_cli_from_dict(
@@ -177,47 +224,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Reconstruct: reconstruct,
         Show: show,
         Diagnose: diagnose_run,
+        ImportWeights: import_weights,
+        Export: export_run,
         Doctor: doctor_report,
     }
     with errors_said():
         use_compilation_cache()
         actions[type(command)](command)
-
-
-def open_run(
-    folder: Path, modules: Sequence[str] = (), data: str | None = None, directory: str | None = None
-) -> Finished:
-    """Settings, data and best variables of a run folder, in the middle of training or finished.
-
-    Args:
-      data, directory: another data set than the run's, prepared as the run's was.
-
-    Raises FileNotFoundError for a folder without a run, ValueError where its settings or its checkpoints do not do.
-    """
-    path = folder / "settings.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no settings.json in it.")
-    experiment = settings.load(path, modules)
-    if not isinstance(experiment, Experiment):
-        raise ValueError(f"{path} describes a {type(experiment).__name__}, not an Experiment.")
-    dataset = experiment.data.load() if data is None else experiment.data.of_other(data, directory)
-    if data is not None:
-        results.check_fits(experiment.model, dataset)
-    state = abstract_state(experiment, results.for_model(dataset.splits["train"], experiment.model))
-    if not (folder / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{folder} has no checkpoints: the run has not come to its first save.")
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    try:
-        restored = checkpoints.restore(state, state.variables, data_mesh())
-    except ValueError as error:
-        if data is None:
-            raise
-        raise ValueError(f"{dataset.name} has examples of shape {dataset.event}, which do not fit: {error}") from error
-    finally:
-        checkpoints.close()
-    if restored is None:
-        raise FileNotFoundError(f"{folder} has no checkpoints: the run has not come to its first save.")
-    return Finished(experiment, dataset, restored[1], restored[2])
 
 
 def evaluate_run(command: Evaluate) -> None:
@@ -247,19 +260,20 @@ def sample(command: Sample) -> None:
     """`hvae sample`."""
     if command.n < 1 or not command.temperature:
         raise ValueError(f"--n is {command.n} and --temperature {command.temperature}: at least one of each is needed.")
-    run = open_run(command.run, command.import_)
-    model = run.experiment.model
+    experiment, variables, _ = open_variables(command.run, command.import_)
+    model: Any = experiment.model
+    values = results.range_of_model(model) or results.image_range(experiment.data.load())
     temperature = np.asarray(command.temperature if len(command.temperature) > 1 else command.temperature[0])
     y = _labels(model, command.label, command.n)
     draw = jit_once(lambda v, key: model.apply(v, key, command.n, y=y, temperature=temperature, method="generate"))
-    x = np.asarray(draw(run.variables, jax.random.key(command.seed)))
+    x = np.asarray(draw(variables, jax.random.key(command.seed)))
     name = "_".join(f"{t:g}" for t in command.temperature)
     out = command.out or command.run / f"samples_t{name}.png"
     if out.suffix == ".npz":
         arrays: dict[str, Any] = {"x": x} if y is None else {"x": x, "y": y}
         np.savez_compressed(out, **arrays)
     else:
-        plots.save_grids(out, {f"temperature {name}": x}, _columns(command.n), results.image_range(run.dataset))
+        plots.save_grids(out, {f"temperature {name}": x}, _columns(command.n), values)
     print(out)
 
 
@@ -299,9 +313,12 @@ def show(command: Show) -> None:
             + (" Run its script again to go on, or `hvae evaluate` it as it is." if known else "")
         )
     result = results.read(path)
-    print(results.summary(result, command.run))
-    print()
-    print(results.level_table(result))
+    if "imported" in result:
+        print(exchange.said_of_import(result, command.run))
+    if "elbo" in result:
+        print(results.summary(result, command.run))
+        print()
+        print(results.level_table(result))
 
 
 def diagnose_run(command: Diagnose) -> None:
@@ -329,6 +346,28 @@ def diagnose_run(command: Diagnose) -> None:
     settings.write_whole(out.with_suffix(".json"), settings.dumps(report))
     print("\n".join(f"- {sentence}" for sentence in report["words"]))
     print(f"{out} and {out.with_suffix('.json')}")
+
+
+def import_weights(command: ImportWeights) -> None:
+    """`hvae import`."""
+    names = ("weights", "enc_blocks", "dec_blocks", "structure", "data", "data_directory")
+    options = {name: getattr(command, name) for name in names}
+    if command.code == "hvae_jax":
+        given = [name for name, value in {"preset": command.preset, **options}.items() if value not in (None, "preset")]
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"{flags}: a file of `hvae export` says that itself.")
+        folder = exchange.import_own(command.checkpoint, command.folder, command.overwrite, command.import_)
+    else:
+        folder = exchange.import_published(
+            command.code, command.checkpoint, command.preset, command.folder, command.overwrite, **options
+        )
+    print(exchange.said_of_import(results.read(folder / "result.json"), folder))
+
+
+def export_run(command: Export) -> None:
+    """`hvae export`."""
+    print(exchange.export(command.run, command.file, command.overwrite, command.import_))
 
 
 def doctor_report(command: Doctor) -> None:

@@ -14,7 +14,7 @@ from hvae_jax.compilation import jit_once
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.diagnostics import interpolate, level_by_level, traverse
 from hvae_jax.evaluation import evaluate
-from hvae_jax.likelihoods import for_data
+from hvae_jax.likelihoods import Bernoulli, Categorical, DiscretisedLogistic, LogisticMixture, Quantised, for_data
 from hvae_jax.trace import Model
 from hvae_jax.training.loop import Outcome
 from hvae_jax.training.mesh import host_copy
@@ -188,6 +188,18 @@ def image_range(dataset: Dataset) -> tuple[float, float]:
         return 0.0, float(dataset.kind.num_values - 1)
     x = dataset.splits["train"].take(slice(1024)).x
     return float(x.min()), float(x.max())
+
+
+def range_of_model(model: Any) -> tuple[float, float] | None:
+    """The smallest and the largest value that a model's likelihood gives; None where it has none or sets no bounds."""
+    match getattr(model, "likelihood", None):
+        case Bernoulli():
+            return 0.0, 1.0
+        case Categorical(num_values=values) | LogisticMixture(values=values) | DiscretisedLogistic(values=values):
+            return 0.0, values - 1.0
+        case Quantised(of=family, step=step):
+            return 0.0, family.values * step - 1.0
+    return None
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:

@@ -109,7 +109,7 @@ def test_another_preset() -> None:
     """Blocks of another width or kernel are named; and what is missing, not expected, or of another shape."""
     given = of_vdvae(MODEL)
     wide = MODEL.clone(ups=up_stages(ENC, 8, "4:16,1:16"), downs=down_stages(DEC, 8, "4:16,1:16", latents=3))
-    with pytest.raises(ValueError, match=r"encoder.enc_blocks.2 has width 12 and 3x3 .* side 4, has 16 and 3x3"):
+    with pytest.raises(ValueError, match=r"enc_blocks.2, .*blocks.4 have width 12 .* has 16 and 3x3.*bias_xs.1"):
         deep.variables_of(given, wide)
     with pytest.raises(ValueError, match=r"it has 4 blocks decoder.dec_blocks.*configuration 5 .*dec_blocks.4 missing"):
         deep.vdvae({k: v for k, v in given.items() if not k.startswith("decoder.dec_blocks.4")}, ENC, DEC, 8)

@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run_folder": {"settings", "training"},
     "ending": {"training"},
 }
-FREE = {"__init__", "results", "experiment", "cli"}  # these stand above all, and may import any but the experiments
+# These stand above all, and may import any but the experiments.
+FREE = {"__init__", "results", "experiment", "finished", "exchange", "cli"}
 
 # Imported where they are used: a module that is not there must not keep models, the step and the maths from importing.
 HEAVY = (
@@ -49,10 +50,12 @@ HEAVY = (
     "matplotlib",
     "orbax",
     "PIL",
+    "safetensors",
     "sklearn",
     "tensorboardX",
     "tensorflow",
     "tensorflow_datasets",
+    "torch",
     "tqdm",
     "trackio",
     "tyro",
@@ -63,7 +66,7 @@ LIGHT_MODULES = (
     *(f"hvae_jax.{part}" for part in ("distributions", "likelihoods", "trace", "descent", "flows")),
     *(f"hvae_jax.{part}" for part in ("objectives", "diagnostics")),
     *(f"hvae_jax.{part}" for part in ("networks", "models", "data", "settings", "compilation", "plots", "training")),
-    *(f"hvae_jax.convert.{part}" for part in ("addtt", "state_dict")),
+    *(f"hvae_jax.convert.{part}" for part in ("addtt", "files", "published", "state_dict")),
     *(f"hvae_jax.{part}" for part in ("cluster", "evaluation", "meters", "run_folder")),
     *(
         f"hvae_jax.training.{part}"

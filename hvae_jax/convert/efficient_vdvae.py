@@ -10,14 +10,14 @@ Its loss is in nats per dimension, and its standard scales have a beta of 0.6931
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax.convert.state_dict import CONV, Entry, size, to_variables
+from hvae_jax.convert.state_dict import CONV, Entry, Misfits, enumerated, size, to_variables
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import Down, EfficientVDVAE, Up
 from hvae_jax.models.efficient_levels import down_stages_of_levels, up_stages_of_levels
@@ -109,7 +109,53 @@ def variables_of(state_dict: Mapping[str, Any], model: EfficientVDVAE) -> dict[s
     template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.image)), jax.random.key(0))
     if is_jax and isinstance(model.likelihood, LogisticMixture):
         arrays = _mixture_by_channel(arrays, model.image[2], model.likelihood.mixtures)
-    return to_variables(arrays, dict(_entries(model, tree)), template)
+    table = dict(_entries(model, tree))
+    _check_blocks(tree, table, arrays, Misfits.of(arrays, table, template))
+    return to_variables(arrays, table, template)
+
+
+_BLOCK = re.compile(
+    r"(bottom_up|top_down)\.(levels_\w+_(down|up)sample\.\d+|levels_(up|down)\.\d+\.\d+"
+    r"|block_(up|down)_level_\d+_(downsample|upsample|\d+))\."
+)
+
+
+def _blocks_of(names: Iterable[str]) -> dict[str, None]:
+    """The blocks that arrays of these names are in, in their order."""
+    return {found[0]: None for name in names if (found := _BLOCK.match(name))}
+
+
+def _check_blocks(tree: "_TorchTree", table: Mapping[str, Entry], arrays: Mapping[str, Any], misfits: Misfits) -> None:
+    """Raises ValueError where blocks are missing, not expected or of another width, with all else that does not fit."""
+    wanted, found = _blocks_of(table), _blocks_of(arrays)
+    said, odd = [], set()
+    for way, name in (("bottom_up", "up"), ("top_down", "down")):
+        here, there = ([block for block in blocks if block.startswith(way)] for blocks in (found, wanted))
+        which = {
+            "missing": [block for block in there if block not in found],
+            "not expected": [block for block in here if block not in wanted],
+        }
+        parts = [f"{enumerated([b[:-1] for b in blocks])} {what}" for what, blocks in which.items() if blocks]
+        if parts:
+            said.append(f"it has {len(here)} blocks {way}, the configuration {len(there)} on the way {name}: ")
+            said[-1] += ", ".join(parts)
+        odd |= {block for blocks in which.values() for block in blocks}
+    runs: dict[tuple[int, ...], list[str]] = {}
+    for block in wanted:
+        first = tree.cell_conv(block[:-1], 0, 0)
+        if block in found and first in misfits.misshapen:
+            trees = [type(tree)({first: np.broadcast_to(0, shape)}) for shape in misfits.misshapen[first]]
+            sizes = tuple(size for one in trees for size in (one.inputs(first), one.outputs(first)))
+            runs.setdefault(sizes, []).append(block[:-1])
+    for (width, middle, our_width, our_middle), blocks in runs.items():
+        said.append(
+            f"{enumerated(blocks)} {'has' if len(blocks) == 1 else 'have'} width {width} and {middle} in between, "
+            f"where the configuration has {our_width} and {our_middle}"
+        )
+        odd |= {f"{block}." for block in blocks}
+    if said:
+        others = misfits.outside(odd).told()
+        raise ValueError(f"The state dict is of another configuration: {'; '.join(said)}. {others}".rstrip())
 
 
 def _flat(state_dict: Mapping[str, Any]) -> dict[str, Any]:

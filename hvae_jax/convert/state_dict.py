@@ -5,7 +5,7 @@ A converter writes a table, {public name: `Entry`}, that says for each array whe
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,32 +76,67 @@ def to_variables(
     odd = [path for path, found in names.items() if not _complete(shapes.get(path), [table[name] for name in found])]
     if odd:
         raise ValueError(f"The table and our variables differ in {sorted(odd)}.")
-
-    skipped = set(ignored)
-    unexpected = [name for name in state_dict if name not in table and name.rpartition(".")[2] not in skipped]
-    missing = [f"{name} {table[name].expected(shapes[table[name].path])}" for name in table if name not in state_dict]
-    misshapen, filled = [], []
+    if told := Misfits.of(state_dict, table, template, ignored).told():
+        raise ValueError(f"The state dict does not fit. {told} Is it of this code, in this configuration?")
+    filled = []
     for path, ours in shapes.items():
-        parts: dict[int, np.ndarray] = {}
-        for name in names[path]:
-            if name not in state_dict:
-                continue
-            entry, value = table[name], np.asarray(state_dict[name])
-            wanted = entry.expected(ours)
-            if value.shape == wanted:
-                parts[entry.at or 0] = entry.carry(value, ours)
-            else:
-                misshapen.append(f"{name} is {value.shape}, not {wanted}")
-        if len(parts) == len(names[path]):
-            stacked = table[names[path][0]].at is not None
-            filled.append(jnp.asarray(np.stack([parts[i] for i in sorted(parts)]) if stacked else parts[0]))
-    problems = {"missing": missing, "not expected": unexpected, "of another shape": misshapen}
-    if any(problems.values()):
-        told = "; ".join(f"{what}: {', '.join(which)}" for what, which in problems.items() if which)
-        raise ValueError(
-            f"The state dict does not fit. {told[0].upper()}{told[1:]}. Is it of this code, in this configuration?"
-        )
+        parts = {table[name].at or 0: table[name].carry(np.asarray(state_dict[name]), ours) for name in names[path]}
+        stacked = table[names[path][0]].at is not None
+        filled.append(jnp.asarray(np.stack([parts[i] for i in sorted(parts)]) if stacked else parts[0]))
     return jax.tree.unflatten(structure, filled)
+
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Misfits:
+    """What of a state dict does not fit a table.
+
+    Attributes:
+      missing: arrays that should be there, with their shapes.
+      unexpected: those that should not, likewise.
+      misshapen: those of another shape, with theirs and the one they should have.
+    """
+
+    missing: Mapping[str, Shape]
+    unexpected: Mapping[str, Shape]
+    misshapen: Mapping[str, tuple[Shape, Shape]]
+
+    @classmethod
+    def of(
+        cls, state_dict: Mapping[str, Any], table: Mapping[str, Entry], template: Any, ignored: Iterable[str] = ()
+    ) -> "Misfits":
+        """Arguments as `to_variables` takes them."""
+        leaves, skipped = jax.tree_util.tree_leaves_with_path(template), set(ignored)
+        ours = {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+        wanted = {name: entry.expected(ours[entry.path]) for name, entry in table.items()}
+        found = {name: tuple(np.shape(value)) for name, value in state_dict.items()}
+        return cls(
+            {name: shape for name, shape in wanted.items() if name not in found},
+            {n: shape for n, shape in found.items() if n not in wanted and n.rpartition(".")[2] not in skipped},
+            {name: (found[name], shape) for name, shape in wanted.items() if found.get(name, shape) != shape},
+        )
+
+    def outside(self, prefixes: Iterable[str]) -> "Misfits":
+        """Those whose names begin otherwise."""
+        known = tuple(prefixes)
+        return Misfits(*({n: v for n, v in part.items() if not n.startswith(known)} for part in vars(self).values()))
+
+    def told(self) -> str:
+        """All of it as sentences; "" where all fits."""
+        parts = {
+            "missing": [f"{name} {shape}" for name, shape in self.missing.items()],
+            "not expected": list(self.unexpected),
+            "of another shape": [f"{name} is {is_}, not {wanted}" for name, (is_, wanted) in self.misshapen.items()],
+        }
+        text = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+        return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Names in a row: all of up to three, the first and the last of more."""
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]} ({len(names)} of them)"
 
 
 def _complete(ours: tuple[int, ...] | None, entries: list[Entry]) -> bool:

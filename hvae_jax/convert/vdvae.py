@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax.convert.state_dict import CONV, Entry, count, size, to_variables
+from hvae_jax.convert.state_dict import CONV, Entry, Misfits, count, enumerated, size, to_variables
 from hvae_jax.likelihoods import Likelihood, LogisticMixture
 from hvae_jax.models import VDVAE
 from hvae_jax.models.block_strings import down_stages, up_stages
@@ -61,11 +61,16 @@ def vdvae(
 
 def variables_of(state_dict: Mapping[str, Any], model: VDVAE) -> dict[str, Any]:
     """The variables of a model that is known already, such as a preset. Raises ValueError as `vdvae` does."""
-    state_dict = _plain(state_dict)
-    _check_counts(state_dict, model.ups, model.downs)
-    _check_blocks(state_dict, model)
+    state_dict, table = _plain(state_dict), dict(_entries(model))
     template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.image)), jax.random.key(0))
-    return to_variables(state_dict, dict(_entries(model)), template)
+    counts, differences = _counts(state_dict, model.ups, model.downs), {}
+    for prefix, stages in (("encoder.enc_blocks", model.ups), ("decoder.dec_blocks", model.downs)):
+        differences |= _differences(state_dict, prefix, stages)
+    if counts or differences:
+        odd = {f"{block}." for blocks in (*counts, *differences) for block in blocks}
+        others = Misfits.of(state_dict, table, template).outside(odd)
+        raise ValueError(f"{_OTHER.format('; '.join(_told(counts, differences)))} {others.told()}".rstrip())
+    return to_variables(state_dict, table, template)
 
 
 _READOUT = "decoder.out_net.out_conv.weight"
@@ -105,24 +110,40 @@ def _blocks(stages: tuple[Up, ...] | tuple[Down, ...]) -> list[Up | Down]:
     return [stage for stage in stages for _ in range(stage.blocks)]
 
 
-def _check_counts(state_dict: Mapping[str, Any], ups: tuple[Up, ...], downs: tuple[Down, ...]) -> None:
-    """Raises ValueError where there are more or fewer blocks than there should be."""
-    problems = []
+Said = dict[tuple[str, ...], str]  # of blocks, what is said of them
+
+
+def _counts(state_dict: Mapping[str, Any], ups: tuple[Up, ...], downs: tuple[Down, ...]) -> Said:
+    """Blocks that are missing or not expected."""
+    said: Said = {}
     for prefix, stages in (("encoder.enc_blocks", ups), ("decoder.dec_blocks", downs)):
         found, wanted = count(state_dict, prefix), len(_blocks(stages))
-        if found == wanted:
-            continue
-        more, fewer = max(found, wanted), min(found, wanted)
-        which = ", ".join(f"{prefix}.{i}" for i in range(fewer, more))
-        said = "missing" if found < wanted else "not expected"
-        by_side = ", ".join(f"{stage.blocks} at {stage.side}" for stage in stages)
-        odd = _first_odd(state_dict, prefix, stages)
-        problems.append(
-            f"it has {found} blocks {prefix}.*, the configuration {wanted} ({by_side}): {which} {said}"
-            + ("" if odd is None else f", and {odd}")
-        )
-    if problems:
-        raise ValueError(f"The state dict is of another configuration: {'; '.join(problems)}. Give the blocks it has.")
+        if found != wanted:
+            by_side = ", ".join(f"{stage.blocks} at {stage.side}" for stage in stages)
+            which = tuple(f"{prefix}.{i}" for i in range(min(found, wanted), max(found, wanted)))
+            said[which] = (
+                f"it has {found} blocks {prefix}.*, the configuration {wanted} ({by_side}): {enumerated(which)} "
+                f"{'missing' if found < wanted else 'not expected'}"
+            )
+    return said
+
+
+def _check_counts(state_dict: Mapping[str, Any], ups: tuple[Up, ...], downs: tuple[Down, ...]) -> None:
+    """Raises ValueError where there are more or fewer blocks than there should be; kernels tell where that begins."""
+    counts, differences = _counts(state_dict, ups, downs), {}
+    for prefix, stages in (("encoder.enc_blocks", ups), ("decoder.dec_blocks", downs)):
+        if any(blocks[0].startswith(prefix) for blocks in counts):
+            differences |= dict(list(_differences(state_dict, prefix, stages).items())[:1])
+    if counts:
+        raise ValueError(f"{_OTHER.format('; '.join(_told(counts, differences)))} Give the blocks it has.")
+
+
+_OTHER = "The state dict is of another configuration: {}."
+
+
+def _told(*parts: Said) -> list[str]:
+    """What is said, one after the other."""
+    return [sentence for part in parts for sentence in part.values()]
 
 
 def _shape_of(state_dict: Mapping[str, Any], prefix: str, at: int) -> tuple[int, int] | None:
@@ -133,31 +154,20 @@ def _shape_of(state_dict: Mapping[str, Any], prefix: str, at: int) -> tuple[int,
     return np.shape(state_dict[f"{inside}c1.weight"])[1], np.shape(state_dict[f"{inside}c2.weight"])[-1]
 
 
-def _differences(state_dict: Mapping[str, Any], prefix: str, stages: tuple[Up, ...] | tuple[Down, ...]) -> list[str]:
-    """Of each block whose width or kernel is not its stage's, what it is. A width of 1 is one that is not known."""
-    said = []
+def _differences(state_dict: Mapping[str, Any], prefix: str, stages: tuple[Up, ...] | tuple[Down, ...]) -> Said:
+    """Blocks in a row whose width or kernel is not their stage's, and what it is. A width of 1 is not known."""
+    runs: dict[tuple[Any, ...], list[str]] = {}
     for at, stage in enumerate(_blocks(stages)):
         found, wanted = _shape_of(state_dict, prefix, at), (stage.width, stage.kernel)
         if found is not None and ((found[0] not in (1, wanted[0]) and wanted[0] > 1) or found[1] != wanted[1]):
-            said.append(
-                f"{prefix}.{at} has width {found[0]} and {found[1]}x{found[1]} kernels, where the configuration, at "
-                f"side {stage.side}, has {f'{wanted[0]} and ' if wanted[0] > 1 else ''}{wanted[1]}x{wanted[1]}"
-            )
-    return said
-
-
-def _first_odd(state_dict: Mapping[str, Any], prefix: str, stages: tuple[Up, ...] | tuple[Down, ...]) -> str | None:
-    """Where the blocks that there are begin to differ."""
-    odd = _differences(state_dict, prefix, stages)
-    return odd[0] if odd else None
-
-
-def _check_blocks(state_dict: Mapping[str, Any], model: VDVAE) -> None:
-    """Raises ValueError where blocks are of another width, or at another resolution as far as kernels tell."""
-    odd = _differences(state_dict, "encoder.enc_blocks", model.ups)
-    odd += _differences(state_dict, "decoder.dec_blocks", model.downs)
-    if odd:
-        raise ValueError(f"The state dict is of another configuration: {'; '.join(odd)}.")
+            runs.setdefault((stage.side, *wanted, *found), []).append(f"{prefix}.{at}")
+    return {
+        tuple(blocks): (
+            f"{enumerated(blocks)} {'has' if len(blocks) == 1 else 'have'} width {found} and {kernel}x{kernel} "
+            f"kernels, where the configuration, at side {side}, has {f'{width} and ' if width > 1 else ''}{size}x{size}"
+        )
+        for (side, width, size, found, kernel), blocks in runs.items()
+    }
 
 
 def _entries(model: VDVAE) -> Entries:

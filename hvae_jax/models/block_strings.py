@@ -9,7 +9,7 @@ Source: Child (2021), its code's `hps.py`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hvae_jax.models.stages import Down, Up
@@ -43,6 +43,26 @@ def down_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[D
             blocks, mixes_in = blocks + stages[-1].blocks, stages.pop().mixes_in
         stages.append(Down(side, blocks, of_side.get(side, width), mixes_in, **more))
     return tuple(stages)
+
+
+def up_string(stages: Sequence[Up]) -> str:
+    """The `enc_blocks` string of stages: what `up_stages` reads, but for widths."""
+    tokens = []
+    for stage in stages:
+        plain = stage.blocks - (stage.pool > 1)
+        tokens += [f"{stage.side}x{plain}"] if plain else []
+        tokens += [f"{stage.side}d{stage.pool}"] if stage.pool > 1 else []
+    return ",".join(tokens)
+
+
+def down_string(stages: Sequence[Down]) -> str:
+    """The `dec_blocks` string of stages: what `down_stages` reads, but for widths."""
+    tokens = []
+    for stage in stages:
+        plain = stage.blocks - (stage.mixes_in is not None)
+        tokens += [] if stage.mixes_in is None else [f"{stage.side}m{stage.mixes_in}"]
+        tokens += [f"{stage.side}x{plain}"] if plain else []
+    return ",".join(tokens)
 
 
 def parse_widths(text: str) -> dict[int, int]:

@@ -104,7 +104,7 @@ def efficient_vdvae_faces256_5_bits(size: Size = "baseline") -> EfficientVDVAE:
 
 
 def efficient_vdvae_faces1024() -> EfficientVDVAE:
-    """Of CelebA-HQ and FFHQ at 1024x1024: 49 blocks up and 72 down; 75.9 M parameters."""
+    """Of CelebA-HQ and FFHQ at 1024x1024: 49 blocks up and 72 down; 75.9 M parameters, scales with a beta of 0.4."""
     ups = _plain((1024, 512, 256, 128, 64, 32, 16, 8, 4, 1), (1, 2, 3, 5, 7, 12, 8, 5, 4, 2))
     downs: Downs = (
         *((1, 2), (4, 4), (8, 5), (16, 8), (32, 12)),
@@ -112,7 +112,7 @@ def efficient_vdvae_faces1024() -> EfficientVDVAE:
     )
     widths = dict.fromkeys((1, 4, 8, 16), (512, 128)) | {32: (256, 64), 64: (128, 32), 128: (64, 16)}
     widths |= {256: (32, 16), 512: (16, 16), 1024: (8, 8)}
-    return _published((1024, 1024, 3), 0, ups, downs, widths, 64)
+    return _published((1024, 1024, 3), 0, ups, downs, widths, 64, beta=0.4)
 
 
 def efficient_vdvae_digits() -> EfficientVDVAE:
@@ -147,8 +147,12 @@ def _published(
     latents: int,
     values: int = 256,
     output_scale: Literal["softplus", "exp"] = "softplus",
+    beta: float = BETA,
 ) -> EfficientVDVAE:
-    """The model of these stages; `widths` has a side's channels, and those between a bottleneck's ends."""
+    """The model of these stages; `widths` has a side's channels, and those between a bottleneck's ends.
+
+    `beta` is of latents and outputs alike, but for outputs whose scale is "exp", where it is 1.
+    """
     above: list[Up] = []
     for (side, plain, tapped), following in itertools.zip_longest(ups, ups[1:]):
         width, middle = widths[side]
@@ -164,12 +168,14 @@ def _published(
             blocks, shared = (run, run == 1) if isinstance(run, int) else (run[0], True)
             below.append(Down(side, blocks, width, mixes_in, latents, middle, shared=shared))
     floor = -14.0 if values == 32 else -250.0
-    mixture = LogisticMixture(values=values, min_log_scale=floor, scale=output_scale, beta=BETA)
+    mixture = LogisticMixture(
+        values=values, min_log_scale=floor, scale=output_scale, beta=beta if output_scale == "softplus" else 1.0
+    )
     return EfficientVDVAE(
         image=image,
         ups=tuple(above),
         downs=tuple(below),
         likelihood=Bernoulli() if image[2] == 1 else mixture,
         pad=pad,
-        beta=BETA,
+        beta=beta,
     )

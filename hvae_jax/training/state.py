@@ -1,5 +1,6 @@
 """Everything a run needs to go on, as one pytree of arrays."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -65,7 +66,14 @@ def initial_state(
       ema: whether to keep an average of the parameters.
     """
     init_key, sample_key = jax.random.split(key)
-    statistics = dict(model.init(init_key, x, sample_key, y=y))
+    return state_from(model.init(init_key, x, sample_key, y=y), objective, optimiser, ema)
+
+
+def state_from(
+    variables: Mapping[str, Any], objective: Objective, optimiser: optax.GradientTransformation, ema: bool = False
+) -> TrainState:
+    """A state at step 0 with these variables, a model's fresh ones or others."""
+    statistics = dict(variables)
     params = statistics.pop("params")
     return TrainState(
         step=jnp.int32(0),

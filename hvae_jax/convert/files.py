@@ -1,0 +1,221 @@
+"""Arrays by name from files: PyTorch's, safetensors, .npz and Flax's msgpack. Nothing in a file is ever executed."""
+
+import dataclasses
+import hashlib
+import importlib
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+
+Weights = Literal["ema", "plain"]
+
+# What checkpoints of several parts call their weights: averaged ones, and those that are trained.
+_ENTRIES: Mapping[str, tuple[str, ...]] = {
+    "ema": ("ema_model_state_dict", "ema_state_dict", "ema_params"),
+    "plain": ("model_state_dict", "state_dict", "params"),
+}
+_FIRST_SAFE = (2, 6)  # before it, PyTorch's `weights_only` could be got around (CVE-2025-32434)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayFile:
+    """What a file of weights holds.
+
+    Attributes:
+      arrays: by name, parts joined by ".".
+      kind: of file: "PyTorch", "safetensors", "npz" or "msgpack".
+      entry: which of a checkpoint's parts they are, such as "ema_model_state_dict"; None for a file of weights alone.
+      metadata: text by name, of a safetensors file.
+      sha256: of the whole file, in hexadecimal.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    kind: str
+    entry: str | None
+    metadata: Mapping[str, str]
+    sha256: str
+
+
+def read_arrays(path: Path, weights: Weights | None = None) -> ArrayFile:
+    """Reads a file, of which kind its first bytes say.
+
+    Args:
+      weights: of a checkpoint that holds averaged and plain weights, which are wanted; None takes the averaged ones
+        where there are any.
+
+    Raises FileNotFoundError for a path that is not there, ImportError for a PyTorch file without PyTorch, and
+    ValueError for a file that is none of these, is damaged, holds anything but arrays (with what), or lacks the
+    weights that are wanted.
+    """
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder, but one file is wanted. A PyTorch checkpoint is a zip that has to stay packed."
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+    kind, metadata = _kind(path), {}
+    match kind:
+        case "safetensors":
+            tree, metadata = _safetensors(path)
+        case "npz":
+            tree = _npz(path)
+        case "msgpack":
+            tree = _msgpack(path)
+        case _:
+            tree = _torch(path)
+    entry, tree = _chosen(path, tree, weights)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return ArrayFile(dict(_arrays(path, entry, tree)), kind, entry, metadata, sha256)
+
+
+def _kind(path: Path) -> str:
+    """By the first bytes. A pickle begins with 0x80 and a version, a msgpack of names with another byte."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise ValueError(f"{path} is empty.")
+    if head.startswith(b"PK"):
+        try:
+            names = zipfile.ZipFile(path).namelist()
+        except zipfile.BadZipFile as error:
+            raise _damaged(path, "PyTorch file or .npz", error) from error
+        return "npz" if any(name.endswith(".npy") for name in names) else "PyTorch"
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return "safetensors"
+    if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "PyTorch"
+    if 0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF):
+        return "msgpack"
+    raise ValueError(
+        f"{path} is no file of weights: it is no PyTorch file, no safetensors, no .npz and no Flax checkpoint."
+    )
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> ValueError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return ValueError(f"{path} is damaged or ends early: as a {kind} it cannot be read ({first}).")
+
+
+def _torch(path: Path) -> Any:
+    """By PyTorch's reader, which with `weights_only` makes tensors and plain containers and nothing else."""
+    try:
+        torch: Any = importlib.import_module("torch")  # not a dependency: type checkers do not find it
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is a PyTorch file, and PyTorch is not installed: pip install 'hvae-jax[torch]'. Files of "
+            "safetensors or .npz are read without it."
+        ) from error
+    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if version < _FIRST_SAFE:
+        raise ImportError(
+            f"PyTorch {torch.__version__} cannot keep a pickle from running code: pip install 'hvae-jax[torch]' brings "
+            "2.6 or newer."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class):?\s*(?:GLOBAL )?(\S+)", str(error))
+        if named is None:
+            raise _damaged(path, "PyTorch file", error) from error
+        raise ValueError(
+            f"{path} holds more than arrays: its pickle asks for {named[1] or named[2]}. Nothing of it was executed, "
+            "and nothing is read from it. If you trust who wrote it, load it in PyTorch yourself and save the state "
+            "dict alone."
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise _damaged(path, "PyTorch file", error) from error
+
+
+def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise _damaged(path, "safetensors file", error) from error
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    with np.load(path, allow_pickle=False) as file:
+        for name in file.files:
+            try:
+                arrays[name] = file[name]
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+                raise _damaged(path, ".npz", error) from error
+            except ValueError as error:
+                raise ValueError(
+                    f"{name} in {path} has object dtype, which would have to be unpickled, and unpickling runs code."
+                ) from error
+    return arrays
+
+
+def _msgpack(path: Path) -> Any:
+    """Flax's checkpoints, in which there is nothing but numbers, text, arrays and containers."""
+    from flax.serialization import msgpack_restore
+
+    try:
+        return msgpack_restore(path.read_bytes())
+    except Exception as error:  # msgpack raises what its many layers raise
+        raise _damaged(path, "Flax checkpoint", error) from error
+
+
+def _chosen(path: Path, tree: Any, weights: Weights | None) -> tuple[str | None, Mapping[str, Any]]:
+    """The part of a checkpoint that is wanted, and what it is called; the whole of a file of weights alone."""
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{path} holds a {type(tree).__name__}, not arrays by name.")
+    if set(tree) == {"state", "param_groups"}:
+        raise ValueError(f"{path} holds the state of an optimiser (state, param_groups), and no weights.")
+    found = {
+        which: entry
+        for which, entries in _ENTRIES.items()
+        for entry in reversed(entries)
+        if isinstance(tree.get(entry), Mapping) and tree[entry]
+    }
+    if weights is not None and weights not in found:
+        has = f"has {', '.join(found.values())}" if found else "holds one set of weights, without saying which"
+        raise ValueError(f"--weights {weights}: there is none in {path}, which {has}. Leave it out to take that.")
+    if not found:
+        return None, tree
+    entry = found[weights or ("ema" if "ema" in found else "plain")]
+    return entry, tree[entry]
+
+
+def _arrays(path: Path, entry: str | None, tree: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Arrays by their names, parts joined by ".". Raises ValueError that says what there is beside arrays."""
+    flat = list(_flat("", tree))
+    odd = [f"{name} ({type(value).__name__})" for name, value in flat if not hasattr(value, "shape")]
+    if odd or not flat:
+        where = f"{path}, {entry}," if entry else f"{path}"
+        said = f"{', '.join(odd[:8])}{f' and {len(odd) - 8} more' if len(odd) > 8 else ''}" if odd else "nothing"
+        raise ValueError(f"{where} holds {said} where weights, arrays by name, should be.")
+    for name, value in flat:
+        yield name, np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _of_tensor(path, name, value)
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flat(f"{prefix}.{name}" if prefix else str(name), inner)
+    else:
+        yield prefix, value
+
+
+def _of_tensor(path: Path, name: str, tensor: Any) -> np.ndarray:
+    """A tensor's numbers; bfloat16, which NumPy has not, as `ml_dtypes` has it."""
+    torch: Any = importlib.import_module("torch")
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        raise ValueError(f"{name} in {path} is sparse or quantised: save it as a plain tensor.")
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
