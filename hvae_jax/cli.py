@@ -3,18 +3,18 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 import tyro
 
 from hvae_jax import doctor, exchange, plots, results, settings
+from hvae_jax.commands import Diagnose, Doctor, Evaluate, Export, ImportWeights, Reconstruct, Sample, Show
 from hvae_jax.compilation import jit_once, use_compilation_cache
-from hvae_jax.convert.files import Weights
-from hvae_jax.convert.published import Structure
-from hvae_jax.diagnosis import Effort, diagnose
+from hvae_jax.descent import temperature_by_side
+from hvae_jax.diagnosis import diagnose
+from hvae_jax.diagnostics import level_by_level
 from hvae_jax.ending import errors_said
 from hvae_jax.evaluation import evaluate
 from hvae_jax.finished import open_run, open_variables
@@ -22,181 +22,6 @@ from hvae_jax.page import page
 from hvae_jax.trace import levels_per_stage
 from hvae_jax.training.mesh import data_mesh
 from hvae_jax.training.rows import level_names
-
-Run = Annotated[Path, tyro.conf.Positional]
-Import = Annotated[tuple[str, ...], tyro.conf.arg(name="import")]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Bounds, rates and active units of a run's best variables, as in training but with other draws or data.
-
-    Attributes:
-      run: the run folder.
-      splits: which splits; validation and, where there is one, test if none is named.
-      draws: K of the importance-weighted bound.
-      examples: how many of each split are measured, its first ones; None takes all.
-      data: another data set than the run's, by name; it is binarised, quantised and resized as the run's was.
-      data_directory: where TFDS data is prepared.
-      seed: of the draws.
-      out: a JSON file to write to, as well as printing.
-      import_: modules that settings.json may name beside hvae_jax.
-    """
-
-    run: Run
-    splits: tuple[str, ...] = ()
-    draws: int = 500
-    examples: int | None = None
-    data: str | None = None
-    data_directory: str | None = None
-    seed: int = 0
-    out: Path | None = None
-    import_: Import = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """New images from the prior.
-
-    Attributes:
-      run: the run folder.
-      n: how many.
-      temperature: of every latent's prior: 1 as trained, 0 the mode; or one number a level, top first.
-      label: of all samples, for a model with classes; otherwise labels in turn.
-      seed: of the draws.
-      out: the picture; samples_tTEMPERATURE.png in the run folder if it is not given. An .npz keeps the arrays.
-      import_: modules that settings.json may name beside hvae_jax.
-    """
-
-    run: Run
-    n: int = 64
-    temperature: tuple[float, ...] = (1.0,)
-    label: int | None = None
-    seed: int = 0
-    out: Path | None = None
-    import_: Import = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Reconstruct:
-    """Test images beside what the top levels alone know of them.
-
-    Attributes:
-      run: the run folder.
-      keep_top: levels, or in a model that has them stages, inferred from the image, from the top; the others are drawn
-        from their priors. All if not given.
-      n: how many images.
-      split: which split they come from; the last one (test, where there is one) if it is not given.
-      temperature: of the levels drawn from their priors.
-      seed: of the draws.
-      out: the picture; reconstructions_topK.png in the run folder if it is not given.
-      import_: modules that settings.json may name beside hvae_jax.
-    """
-
-    run: Run
-    keep_top: int | None = None
-    n: int = 36
-    split: str | None = None
-    temperature: float = 1.0
-    seed: int = 0
-    out: Path | None = None
-    import_: Import = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Show:
-    """The run's numbers, with a table of its levels.
-
-    Attributes:
-      run: the run folder.
-    """
-
-    run: Run
-
-
-@dataclasses.dataclass(frozen=True)
-class Diagnose:
-    """The whole report on a run: what its levels do, as one HTML page, as JSON and in words.
-
-    Attributes:
-      run: the run folder.
-      split: which split is looked at; the last one (test, where there is one) if it is not given.
-      effort: how much is computed.
-      other: a data set that the model was not made for, to see whether it is noticed; a name or a path.
-      other_directory: where it is, as --data.directory.
-      seed: of the draws.
-      out: the page; report.html in the run folder if it is not given. The JSON lies beside it.
-      import_: modules that settings.json may name beside hvae_jax.
-    """
-
-    run: Run
-    split: str | None = None
-    effort: Effort = Effort()
-    other: str | None = None
-    other_directory: str | None = None
-    seed: int = 0
-    out: Path | None = None
-    import_: Import = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Doctor:
-    """Versions, backend and devices, and whether an accelerator lies idle."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportWeights:
-    """Published weights, or a file of `hvae export`, as a run folder that every command takes.
-
-    They come with the likelihood that their public code trains and measures, so that published numbers come out again.
-    Nothing in the file is executed; a PyTorch file needs PyTorch.
-
-    Attributes:
-      code: that the weights are of: vdvae, efficient_vdvae (either tree), or hvae_jax for a file of `hvae export`.
-      checkpoint: a PyTorch file, a .safetensors, an .npz of arrays by name, or a Flax checkpoint.
-      preset: the published configuration: cifar10, imagenet32, imagenet64, ffhq256, ffhq1024, ...; a wrong name lists
-        them all.
-      weights: of a checkpoint that holds both, the averaged or the plain ones; averaged if it is not given.
-      enc_blocks: of vdvae, the blocks of the way up that the file has, where they are not the preset's:
-        "32x11,32d2,...". The published ffhq1024 has two fewer than its preset.
-      dec_blocks: of the way down, likewise: "1x1,4m1,...".
-      structure: of efficient_vdvae, "file" to read blocks and widths off the file where they are not the preset's.
-      data: the data set, by name or path; the preset's if it is not given.
-      data_directory: where it is, as --data.directory.
-      folder: the run folder; runs/CODE_PRESET if it is not given.
-      overwrite: delete what an earlier run left in the folder.
-      import_: modules that a file of `hvae export` may name beside hvae_jax.
-    """
-
-    code: Annotated[Literal["vdvae", "efficient_vdvae", "hvae_jax"], tyro.conf.Positional]
-    checkpoint: Run
-    preset: str | None = None
-    weights: Weights | None = None
-    enc_blocks: str | None = None
-    dec_blocks: str | None = None
-    structure: Structure = "preset"
-    data: str | None = None
-    data_directory: str | None = None
-    folder: Path | None = None
-    overwrite: bool = False
-    import_: Import = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Export:
-    """The best variables of a run and its settings as one .safetensors file, which `hvae import hvae_jax` reads.
-
-    Attributes:
-      run: the run folder.
-      file: where it is written; NAME.safetensors in the run folder if it is not given.
-      overwrite: replace a file that is there.
-      import_: modules that settings.json may name beside hvae_jax.
-    """
-
-    run: Run
-    file: Annotated[Path | None, tyro.conf.Positional] = None
-    overwrite: bool = False
-    import_: Import = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -263,11 +88,10 @@ def sample(command: Sample) -> None:
     experiment, variables, _ = open_variables(command.run, command.import_)
     model: Any = experiment.model
     values = results.range_of_model(model) or results.image_range(experiment.data.load())
-    temperature = np.asarray(command.temperature if len(command.temperature) > 1 else command.temperature[0])
+    temperature, name = _temperature(command, model)
     y = _labels(model, command.label, command.n)
     draw = jit_once(lambda v, key: model.apply(v, key, command.n, y=y, temperature=temperature, method="generate"))
     x = np.asarray(draw(variables, jax.random.key(command.seed)))
-    name = "_".join(f"{t:g}" for t in command.temperature)
     out = command.out or command.run / f"samples_t{name}.png"
     if out.suffix == ".npz":
         arrays: dict[str, Any] = {"x": x} if y is None else {"x": x, "y": y}
@@ -283,23 +107,37 @@ def reconstruct(command: Reconstruct) -> None:
     name = command.split or list(run.dataset.splits)[-1]
     if name not in run.dataset.splits:
         raise ValueError(f"{run.dataset.name} has no split {name!r}; it has {list(run.dataset.splits)}.")
-    if command.n < 1:
-        raise ValueError(f"--n is {command.n}, but it has to be 1 or more.")
+    n = (8 if command.by_level else 36) if command.n is None else command.n
+    if n < 1:
+        raise ValueError(f"--n is {n}, but it has to be 1 or more.")
+    if command.by_level and (command.keep_top, command.temperature) != (None, None):
+        raise ValueError("--by-level keeps every number of levels and draws none: leave --keep-top, --temperature out.")
     model, split = run.experiment.model, run.dataset.splits[name]
-    few = results.for_model(split.take(slice(command.n)), model)
+    few = results.for_model(split.take(slice(n)), model)
     sizes = levels_per_stage(model, len(level_names(model, few)))
     levels, what = len(sizes), "levels" if max(sizes) == 1 else "stages"
+    key, values = jax.random.key(command.seed), results.image_range(run.dataset)
+    if command.by_level:
+        counts = np.unique(np.linspace(0, levels, min(levels + 1, 12)).round().astype(int))
+        drawn = np.asarray(
+            jit_once(lambda v, key: level_by_level(model, v, few.x, key, few.y, counts))(run.variables, key)
+        )
+        rows = np.concatenate([drawn, np.asarray(few.x)[:, None].astype(drawn.dtype)], axis=1)
+        out = command.out or command.run / "level_by_level.png"
+        title = f"from the top {', '.join(map(str, counts))} of {levels} {what}, and the image"
+        plots.save_grids(out, {title: rows.reshape(-1, *few.x.shape[1:])}, rows.shape[1], values)
+        print(out)
+        return
     keep = levels if command.keep_top is None else command.keep_top
     if not 0 <= keep <= levels:
         raise ValueError(f"--keep-top is {keep}, but the model has {levels} {what}: 0 to {levels}.")
+    temperature = 1.0 if command.temperature is None else command.temperature
     mean = jit_once(
-        lambda v, key: model.apply(
-            v, few.x, key, y=few.y, keep_top=keep, temperature=command.temperature, method="reconstruct"
-        )
-    )(run.variables, jax.random.key(command.seed))
+        lambda v, key: model.apply(v, few.x, key, y=few.y, keep_top=keep, temperature=temperature, method="reconstruct")
+    )(run.variables, key)
     out = command.out or command.run / f"reconstructions_top{keep}.png"
     panels = {"real": few.x, f"top {keep} of {levels} {what}": np.asarray(mean)}
-    plots.save_grids(out, panels, _columns(len(few)), results.image_range(run.dataset))
+    plots.save_grids(out, panels, _columns(len(few)), values)
     print(out)
 
 
@@ -375,6 +213,22 @@ def doctor_report(command: Doctor) -> None:
     print(doctor.report())
     if doctor.idle_accelerator():
         sys.exit(1)
+
+
+def _temperature(command: Sample, model: Any) -> tuple[np.ndarray, str]:
+    """One for all levels or one for each, and how that is called."""
+    if command.temperature_by_side:
+        if command.temperature != (1.0,):
+            raise ValueError("--temperature and --temperature-by-side say the same thing: give one of them.")
+        sides = getattr(model, "level_sides", None)
+        if sides is None:
+            raise ValueError(f"--temperature-by-side: a {type(model).__name__} has no resolutions; --temperature does.")
+        by_side = {f"{side}x{side}": t for side, t in command.temperature_by_side.items()}
+        name = "_".join(f"{side}_{t:g}" for side, t in by_side.items())
+        return temperature_by_side(sides, command.temperature_by_side), name
+    several = len(command.temperature) > 1
+    name = "_".join(f"{t:g}" for t in command.temperature)
+    return np.asarray(command.temperature if several else command.temperature[0]), name
 
 
 def _labels(model: Any, label: int | None, n: int) -> np.ndarray | None:

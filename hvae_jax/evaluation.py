@@ -39,7 +39,9 @@ def evaluate(
         the variables lie on, where a run left them, or the first one.
     Returns: dicts by split: `elbo`, `iw_bound`, `k`, `bits_per_dim` (of both bounds), `standard_error` (of both
       bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level
-      with `rates_error`, `distortion`, `active_units`, `used_units`, `moving_units` by level. Nats but for the bits.
+      with `rates_error`, `distortion`, `active_units`, `used_units`, `moving_units` by level, and
+      `rates_by_side`, the sums over the levels of each resolution, where the model has `level_sides`. Nats but for the
+      bits.
     Raises ValueError for a split that is not there.
     """
     unknown = [name for name in draws if name not in dataset.splits]
@@ -67,6 +69,7 @@ def evaluate(
             log_px.append(np.asarray(used.log_px)[:count])
             units.add(used, count)
         few = split.take(slice(1))
+        sides = getattr(model, "level_sides", ())
         levels = level_names(model, variables, few.x, few.y if labelled else None)
         each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
         rates = np.concatenate(each_rate, axis=1)
@@ -84,6 +87,9 @@ def evaluate(
             "used_units": dict(zip(levels, units.used(), strict=True)),
             "moving_units": dict(zip(levels, units.moving(), strict=True)),
         }
+        if sides:
+            by_side = {side: float(rates[np.array(sides) == side].mean(1).sum()) for side in dict.fromkeys(sides)}
+            values["rates_by_side"] = {f"{side}x{side}": rate for side, rate in by_side.items()}
         for measure, value in values.items():
             report.setdefault(measure, {})[name] = value
     return report

@@ -213,12 +213,24 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     return "\n".join((head, table(result), files))
 
 
+MANY_LEVELS = 8
+"""More than these do not fit on a line."""
+
+
 def table(numbers: dict[str, Any]) -> str:
-    """Bounds, bits and rates by split, nats per example with the standard error over the split."""
-    lines = [f"{'':12s}{'-ELBO':>17s}{'-log p(x) <=':>17s}{'bits/dim':>10s}   KL by level (active units)"]
+    """Bounds, bits and rates by split, nats per example with the standard error over the split.
+
+    Of many levels of maps it gives the rates by resolution; `level_table` has them all.
+    """
+    few = len(next(iter(numbers["rates"].values()))) <= MANY_LEVELS or "rates_by_side" not in numbers
+    what = "level (active units)" if few else "resolution"
+    lines = [f"{'':12s}{'-ELBO':>17s}{'-log p(x) <=':>17s}{'bits/dim':>10s}   KL by {what}"]
     for split in numbers["elbo"]:
         error, rates, units = (numbers[name][split] for name in ("standard_error", "rates", "active_units"))
         levels = ", ".join(f"{name} {rate:.2f} ({units[name]})" for name, rate in rates.items())
+        if not few:
+            levels = ", ".join(f"{side} {rate:.2f}" for side, rate in numbers["rates_by_side"][split].items())
+            levels += f" ({len(rates)} levels)"
         lines.append(
             f"{split:12s}{-numbers['elbo'][split]:9.2f} +- {error['elbo']:4.2f}"
             f"{-numbers['iw_bound'][split]:9.2f} (K={numbers['k'][split]:d})".ljust(46)

@@ -112,10 +112,20 @@ def traverse(
     return jnp.stack(ways, axis=1)
 
 
-def level_by_level(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> Array:
+def level_by_level(
+    model: Model,
+    variables: Any,
+    x: ArrayLike,
+    key: Array,
+    y: ArrayLike | None = None,
+    counts: ArrayLike | None = None,
+) -> Array:
     """Reconstructions from the top k levels, k = 0 to L, the rest at their prior's mode: `[B, L + 1, *event]`.
 
     Where a model's latents come in stages, these are what k counts, up to how many there are.
+
+    Args:
+      counts: `[K]`, these k alone: `[B, K, *event]`.
     """
     levels = len(level_names(model, variables, x, y))
 
@@ -123,4 +133,5 @@ def level_by_level(model: Model, variables: Any, x: ArrayLike, key: Array, y: Ar
         temperature = jnp.zeros(levels)
         return model.apply(variables, x, key, y=y, keep_top=k, temperature=temperature, method="reconstruct")
 
-    return jnp.moveaxis(jax.lax.map(one, jnp.arange(len(levels_per_stage(model, levels)) + 1)), 0, 1)
+    every = jnp.arange(len(levels_per_stage(model, levels)) + 1) if counts is None else jnp.asarray(counts)
+    return jnp.moveaxis(jax.lax.map(one, every), 0, 1)

@@ -1,0 +1,75 @@
+"""What bfloat16 costs: bits per dimension of a trained model, its products in float32 and in bfloat16, same noise.
+
+    python experiments/benchmarks/precision.py runs/vdvae_cifar10_small --examples 1000
+
+Parameters, latents, KLs and likelihoods are float32 either way. Each image has the same noise on both sides, so that
+the difference has a far smaller standard error than either bound; both are over the images of the test split, from its
+start, which is in no order on CIFAR-10.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+import hvae_jax as hv
+from hvae_jax.doctor import line
+from hvae_jax.finished import open_run
+from hvae_jax.networks.computing import ComputeDtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+      run: a finished run's folder.
+      examples: images of the test split.
+      size: images at once.
+      data: another data set, by name or path.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    examples: int = 1000
+    size: int = 50
+    data: str | None = None
+
+
+def main(settings: Settings) -> None:
+    """Measures and prints."""
+    print(line())
+    found = open_run(settings.run, data=settings.data)
+    model: Any = found.experiment.model
+    x = np.asarray(found.dataset.splits["test"].x[: settings.examples])
+    bits: dict[str, np.ndarray] = {}
+    dtypes: tuple[ComputeDtype, ...] = (None, "bfloat16")
+    for dtype in dtypes:
+        elbo = jax.jit(functools.partial(_elbo, model.clone(dtype=dtype)))
+        start, parts = time.perf_counter(), []
+        for i in range(0, len(x), settings.size):
+            key = jax.random.fold_in(jax.random.key(0), i)
+            parts.append(np.asarray(elbo(found.variables, x[i : i + settings.size], key), np.float64))
+        name = "float32" if dtype is None else dtype
+        bits[name] = -np.concatenate(parts) / (math.log(2) * found.dataset.dimensions)
+        seconds = time.perf_counter() - start
+        print(f"{name}: {_mean(bits[name])} bits per dimension, {seconds:.0f} s with compilation", flush=True)
+    print(f"bfloat16 - float32: {_mean(bits['bfloat16'] - bits['float32'])}")
+
+
+def _elbo(model: Any, variables: Any, x: jax.Array, key: jax.Array) -> jax.Array:
+    return hv.elbo(model.apply(variables, x, key))
+
+
+def _mean(values: np.ndarray) -> str:
+    """With its standard error over images."""
+    return f"{values.mean():.5f} +- {values.std(ddof=1) / math.sqrt(len(values)):.5f}"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
