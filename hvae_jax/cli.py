@@ -17,9 +17,10 @@ from hvae_jax.diagnosis import diagnose
 from hvae_jax.diagnostics import level_by_level
 from hvae_jax.ending import errors_said
 from hvae_jax.evaluation import evaluate
-from hvae_jax.finished import open_run, open_variables
+from hvae_jax.experiment import Experiment
+from hvae_jax.finished import an_example, open_run, open_variables
 from hvae_jax.page import page
-from hvae_jax.trace import levels_per_stage
+from hvae_jax.trace import level_sides, levels_per_stage
 from hvae_jax.training.mesh import data_mesh
 from hvae_jax.training.rows import level_names
 
@@ -88,7 +89,7 @@ def sample(command: Sample) -> None:
     experiment, variables, _ = open_variables(command.run, command.import_)
     model: Any = experiment.model
     values = results.range_of_model(model) or results.image_range(experiment.data.load())
-    temperature, name = _temperature(command, model)
+    temperature, name = _temperature(command, experiment, variables)
     y = _labels(model, command.label, command.n)
     draw = jit_once(lambda v, key: model.apply(v, key, command.n, y=y, temperature=temperature, method="generate"))
     x = np.asarray(draw(variables, jax.random.key(command.seed)))
@@ -215,14 +216,14 @@ def doctor_report(command: Doctor) -> None:
         sys.exit(1)
 
 
-def _temperature(command: Sample, model: Any) -> tuple[np.ndarray, str]:
+def _temperature(command: Sample, experiment: Experiment, variables: Any) -> tuple[np.ndarray, str]:
     """One for all levels or one for each, and how that is called."""
     if command.temperature_by_side:
         if command.temperature != (1.0,):
             raise ValueError("--temperature and --temperature-by-side say the same thing: give one of them.")
-        sides = getattr(model, "level_sides", None)
-        if sides is None:
-            raise ValueError(f"--temperature-by-side: a {type(model).__name__} has no resolutions; --temperature does.")
+        model: Any = experiment.model
+        few = results.for_model(an_example(experiment), model)
+        sides = level_sides(model, variables, few.x, few.y)
         by_side = {f"{side}x{side}": t for side, t in command.temperature_by_side.items()}
         name = "_".join(f"{side}_{t:g}" for side, t in by_side.items())
         return temperature_by_side(sides, command.temperature_by_side), name

@@ -14,7 +14,7 @@ from hvae_jax.compilation import jit
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.diagnostics import UnitCounts, Usage, standard_error, usage
 from hvae_jax.objectives import Importance, importance
-from hvae_jax.trace import Model, level_names
+from hvae_jax.trace import Model, level_names, level_sides
 from hvae_jax.training.mesh import AXIS, data_mesh, place_rows, replicated
 
 
@@ -40,7 +40,7 @@ def evaluate(
     Returns: dicts by split: `elbo`, `iw_bound`, `k`, `bits_per_dim` (of both bounds), `standard_error` (of both
       bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level
       with `rates_error`, `distortion`, `active_units`, `used_units`, `moving_units` by level, and
-      `rates_by_side`, the sums over the levels of each resolution, where the model has `level_sides`. Nats but for the
+      `rates_by_side`, the sums over the levels of each resolution, where latents are maps. Nats but for the
       bits.
     Raises ValueError for a split that is not there.
     """
@@ -69,8 +69,8 @@ def evaluate(
             log_px.append(np.asarray(used.log_px)[:count])
             units.add(used, count)
         few = split.take(slice(1))
-        sides = getattr(model, "level_sides", ())
-        levels = level_names(model, variables, few.x, few.y if labelled else None)
+        example = (few.x, few.y if labelled else None)
+        levels, sides = level_names(model, variables, *example), level_sides(model, variables, *example)
         each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
         rates = np.concatenate(each_rate, axis=1)
         values = {
@@ -87,7 +87,7 @@ def evaluate(
             "used_units": dict(zip(levels, units.used(), strict=True)),
             "moving_units": dict(zip(levels, units.moving(), strict=True)),
         }
-        if sides:
+        if max(sides) > 1:
             by_side = {side: float(rates[np.array(sides) == side].mean(1).sum()) for side in dict.fromkeys(sides)}
             values["rates_by_side"] = {f"{side}x{side}": rate for side, rate in by_side.items()}
         for measure, value in values.items():

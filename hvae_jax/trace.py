@@ -145,6 +145,14 @@ def level_names(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None 
     return trace.names
 
 
+def level_sides(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None = None) -> tuple[int, ...]:
+    """The height of each level's maps, top first, 1 for vectors, without computing anything."""
+    sides: list[int] = []
+    key = jax.random.key(0)
+    jax.eval_shape(lambda v, x, y: sides.extend(model.apply(v, x, key, y=y).sides), variables, x, y)
+    return tuple(sides)
+
+
 def levels_per_stage(model: Model, levels: int) -> tuple[int, ...]:
     """How many levels each step of `keep_top` has, top first: one, unless the model says otherwise."""
     return tuple(getattr(model, "levels_per_stage", (1,) * levels))

@@ -126,8 +126,13 @@ def test_every_command_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> N
     shown = capsys.readouterr().out
     assert "weights.npz" in shown and "Nothing has been measured here yet" in shown and "nan" not in shown
     assert "as the public code does: LogisticMixture(mixtures=1" in shown and "form='published'" in shown
-    cli.main(["evaluate", folder, "--draws", "2", "--splits", "test"])
-    assert "bits/dim" in capsys.readouterr().out
+    cli.main(["evaluate", folder, "--draws", "2", "--splits", "test", "--out", "numbers.json"])
+    numbers = json.loads(Path("numbers.json").read_text())
+    rates = numbers["rates"]["test"]
+    assert numbers["rates_by_side"]["test"] == {
+        "1x1": pytest.approx(rates["z1.0"]),
+        "4x4": pytest.approx(rates["z4.0"]),
+    }
     cli.main(["reconstruct", folder, "--n", "2", "--keep-top", "1"])
     cli.main(["export", folder])
     Path("data.npz").unlink()

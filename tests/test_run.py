@@ -351,6 +351,9 @@ def test_hvae_on_a_finished_run(finished: Path, tmp_path: Path, capsys: pytest.C
     cli.main(["sample", folder, "--n", "5", "--temperature", "0.8", "--out", str(tmp_path / "s.png")])
     cli.main(["sample", folder, "--n", "5", "--temperature", "0.5", "0", "--out", str(tmp_path / "s.npz")])
     cli.main(["reconstruct", folder, "--keep-top", "1", "--out", str(tmp_path / "r.png")])
+    cli.main(["sample", folder, "--n", "5", "--temperature-by-side", "1", "0.5", "--out", str(tmp_path / "b.npz")])
+    cli.main(["reconstruct", folder, "--by-level", "--n", "3", "--out", str(tmp_path / "l.png")])
+    assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG") and np.load(tmp_path / "b.npz")["x"].max() <= 16
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
     assert np.load(tmp_path / "s.npz")["x"].shape == (5, 8, 8, 1)
@@ -380,6 +383,9 @@ def test_hvae_on_a_finished_run(finished: Path, tmp_path: Path, capsys: pytest.C
         (["sample", "{run}", "--temperature", "1", "1", "1"], ["2 levels"]),
         (["sample", "{run}", "--n", "0"], ["--n is 0"]),
         (["sample", "{run}", "--label", "3"], ["without labels"]),
+        (["sample", "{run}", "--temperature-by-side", "1", "0.9", "4", "0.8"], ["sides [1, 4]", "at [1]"]),
+        (["sample", "{run}", "--temperature-by-side", "1", "0.9", "--temperature", "0.5"], ["give one of them"]),
+        (["reconstruct", "{run}", "--by-level", "--keep-top", "1"], ["leave --keep-top"]),
         (["reconstruct", "{run}", "--keep-top", "3"], ["--keep-top is 3", "2 levels"]),
         (["reconstruct", "{run}", "--split", "tset"], ["'tset'", "test"]),
         (["evaluate", "{run}", "--draws", "0"], ["--draws is 0"]),
