@@ -125,9 +125,9 @@ def reconstruct(command: Reconstruct) -> None:
         )
         rows = np.concatenate([drawn, np.asarray(few.x)[:, None].astype(drawn.dtype)], axis=1)
         out = command.out or command.run / "level_by_level.png"
-        title = f"from the top {', '.join(map(str, counts))} of {levels} {what}, and the image"
+        title = f"0 to {levels} {what} kept; the image"
         plots.save_grids(out, {title: rows.reshape(-1, *few.x.shape[1:])}, rows.shape[1], values)
-        print(out)
+        print(f"{out}: from the top {', '.join(map(str, counts))} of {levels} {what}, and the image")
         return
     keep = levels if command.keep_top is None else command.keep_top
     if not 0 <= keep <= levels:
