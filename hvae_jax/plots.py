@@ -85,6 +85,7 @@ def save_grids(
 def save_curve(path: Path, rows: Sequence[dict[str, float | int]], best_step: int, dpi: int = 150) -> None:
     """Writes one PNG: minus the ELBO in training and validation, and the validation rate of each level, by epoch.
 
+    Of more levels than there are colours, those of a run ("z8.0", "z8.1", ...) are summed.
     The first panel's axis starts where all but the first tenth of the curve fits, so that the end can be read.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -110,8 +111,13 @@ def save_curve(path: Path, rows: Sequence[dict[str, float | int]], best_step: in
         left.set_ylim(min(settled) - margin, max(settled) + margin)
     left.set_ylabel("-ELBO, nats")
     names = [key for key in (validated[-1] if validated else {}) if key.startswith("validation/rate/")]
-    for name, colour in zip(names, _SERIES * (len(names) // len(_SERIES) + 1), strict=False):
-        right.plot(epochs, [row[name] for row in validated], color=colour, label=name.rsplit("/", 1)[1])
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        level = name.rsplit("/", 1)[1]
+        groups.setdefault(level if len(names) <= len(_SERIES) else level.rpartition(".")[0] or level, []).append(name)
+    for (label, levels), colour in zip(groups.items(), _SERIES * (len(groups) // len(_SERIES) + 1), strict=False):
+        text = label if len(levels) == 1 else f"{label}.0 to {label}.{len(levels) - 1}"
+        right.plot(epochs, [sum(row[name] for name in levels) for row in validated], color=colour, label=text)
     right.set_ylabel("validation rate (KL), nats")
     right.set_ylim(bottom=0.0)
     for axis in (left, right):
