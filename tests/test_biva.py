@@ -86,7 +86,11 @@ def every_stage_above(model: BIVA, stage: int) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "model", [MODEL, MODEL.clone(conditional_bu=True, stages=THREE[1:])], ids=["plain", "conditional"]
+    "model",
+    [
+        pytest.param(MODEL, marks=pytest.mark.slow, id="plain"),
+        pytest.param(MODEL.clone(conditional_bu=True, stages=THREE[1:]), id="conditional"),
+    ],
 )
 def test_factorisation(model: BIVA) -> None:
     """The two at the top of models/biva.py."""
@@ -101,6 +105,7 @@ def test_factorisation(model: BIVA) -> None:
     assert dependence(model) == expected
 
 
+@pytest.mark.slow
 def test_factorisation_without_skips() -> None:
     """A prior depends on the stage above it alone; the second path up still sees x and all samples of the first."""
     found = dependence(MODEL.clone(skip=False))
@@ -111,7 +116,7 @@ def test_factorisation_without_skips() -> None:
     assert found["q z1_td"] == {"x", "z2_td", "z2_bu"}
 
 
-@pytest.mark.parametrize("inference", ["top_down", "bottom_up"])
+@pytest.mark.parametrize("inference", [pytest.param("top_down", marks=pytest.mark.slow), "bottom_up"])
 def test_factorisation_of_the_ladder(inference: str) -> None:
     """The two directions at the top of models/gated_ladder.py; p is the same."""
     expected: dict[str, set[str]] = {}
@@ -131,6 +136,7 @@ def kept(keep_top: int | None) -> tuple[Level, ...]:
     return jax.jit(lambda v: MODEL.apply(v, X, KEY, keep_top=keep_top).levels)(variables())
 
 
+@pytest.mark.slow
 def test_names_and_sizes() -> None:
     """In generative order, the top-down latent of a stage first."""
     levels = kept(None)
@@ -243,6 +249,7 @@ def rates_and_gradient(model: BIVA) -> tuple[jax.Array, Any]:
     return rates, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"remat": True}, {"dtype": "bfloat16"}], ids=["remat", "bfloat16"])
 def test_how_it_is_computed(change: dict[str, Any]) -> None:
     """The same parameters; remembered or not, nearly the same numbers; latents and rates stay float32."""

@@ -13,10 +13,19 @@ row_of = functools.cache(Row)
 LEGS = ("top_down_2", "two_level", "bottom_up", "scanned", "flow")
 
 
+# Of these another row is the like, which is quick: all of what they promise is among the slow tests.
+LIKE_ANOTHER = (
+    *("top_down_3", "three_levels_see_x", "two_level_conv", "cancelled_biases", "ladder_separate", "resnet_vae"),
+    *("biva_conv", "gated_vae", "replaced", "vdvae"),
+)
+
+
 def marks(one: Case, promise: Callable[[Row], None]) -> list[pytest.MarkDecorator]:
     """For some rows the quick subset, for the others none op by op or on eight devices."""
     if one.name in LEGS:
         return [pytest.mark.leg]
+    if one.name in LIKE_ANOTHER:
+        return [pytest.mark.slow]
     return [pytest.mark.slow] if promise in (jit_equals_eager, sharded_is_the_same) else []
 
 

@@ -144,7 +144,9 @@ def kill_and_resume(folder: Path, straight: Path, arrays: list[str], during_save
     assert rows == [3 * (i + 1) for i in range(EPOCHS)]
 
 
-@pytest.mark.parametrize("during_save", [False, pytest.param(True, marks=pytest.mark.leg)])
+@pytest.mark.parametrize(
+    "during_save", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.leg)]
+)
 def test_killed_at_any_moment_and_started_again(
     during_save: bool, straight: Path, arrays: list[str], tmp_path: Path
 ) -> None:
@@ -222,6 +224,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk(disk: Path, straight: Path, arrays: list[str], tmp_path: Path) -> None:
     """The run ends with one message on what is missing; with room again it goes on."""
     folder = disk / "run"

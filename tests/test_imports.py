@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ending": {"training"},
 }
 # These stand above all, and may import any but the experiments.
-FREE = {"__init__", "results", "experiment", "finished", "exchange", "cli"}
+FREE = {"__init__", "results", "experiment", "finished", "exchange", "commands", "cli"}
 
 # Imported where they are used: a module that is not there must not keep models, the step and the maths from importing.
 HEAVY = (

@@ -7,13 +7,28 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.leg
 
-
-def test_float64() -> None:
+@pytest.mark.parametrize(
+    "which",
+    [pytest.param("not slow", marks=pytest.mark.leg, id="quick"), pytest.param("slow", marks=pytest.mark.slow)],
+)
+def test_float64(which: str) -> None:
     """Every test in tests/x64 passes under JAX_ENABLE_X64=1; their report is shown where one does not."""
     folder = Path(__file__).parent / "x64"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-q",
+        "--slow",
+        "-m",
+        which,
+        str(folder),
+    ]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         command,

@@ -18,7 +18,6 @@ at 2e-4, clipped, and averaged parameters (PyTorch's AdamW for apex's).
 
 import argparse
 import json
-import resource
 import sys
 import time
 import types
@@ -216,7 +215,8 @@ class Side:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
             last = float(np.mean(answer)) if isinstance(answer, float | np.ndarray) else float(answer.mean())
-        held = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        rows = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
+        held = 1024 * int(rows["VmHWM"].split()[0])  # not ru_maxrss, which begins with what its parent held
         peak = held if self.device == "cpu" else torch.cuda.max_memory_allocated()
         return {"seconds": seconds, "loss": last, "peak": peak}
 

@@ -18,6 +18,8 @@ from hvae_jax.networks.gated import Stage
 from hvae_jax.objectives import log_weight
 from hvae_jax.trace import Level, Trace
 
+pytestmark = pytest.mark.slow
+
 ARRAYS = recorded("biva_tiny_dense")
 PARAMS = {k.removeprefix("param/"): v / 4096.0 for k, v in ARRAYS.items() if k.startswith("param/")}
 MODEL, VARIABLES = biva.deep_vae(PARAMS, (28, 28))

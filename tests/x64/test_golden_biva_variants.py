@@ -18,6 +18,8 @@ from hvae_jax.likelihoods import LogisticMixture, LogisticMixtureRecord
 from hvae_jax.models import BIVA, GatedLadderVAE
 from hvae_jax.objectives import log_weight
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 VARIANTS = ("biva", "lvae", "vae")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)

@@ -17,6 +17,8 @@ from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.objectives import elbo
 from hvae_jax.trace import Trace
 
+pytestmark = pytest.mark.slow
+
 ARRAYS = recorded("efficient_vdvae_tiny")
 PARAMS = {k.removeprefix("param/"): v for k, v in ARRAYS.items() if k.startswith("param/")}
 MODEL, VARIABLES = efficient_vdvae(PARAMS)

@@ -18,6 +18,8 @@ from hvae_jax.models import ConvLadderVAE
 from hvae_jax.objectives import elbo
 from hvae_jax.trace import Trace
 
+pytestmark = pytest.mark.slow
+
 ARRAYS = recorded("ladder_addtt_tiny")
 PARAMS, BUFFERS = ({k.removeprefix(p): v for k, v in ARRAYS.items() if k.startswith(p)} for p in ("param/", "buffer/"))
 LAYERS = (2, 1, 0)  # top first
