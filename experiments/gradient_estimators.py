@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 from sweep import Effort, train
 
-from hvae_jax.compilation import use_compilation_cache
+from hvae_jax.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.doctor import line
 from hvae_jax.experiment import Data
 from hvae_jax.likelihoods import Categorical
@@ -64,6 +64,7 @@ def gradients(model: VAE, variables: Any, x: Any, objective: ImportanceWeighted,
 def main(settings: Settings) -> None:
     """Trains, measures, prints."""
     use_compilation_cache()
+    keep_freed_memory()
     print(line())
     dataset = Data("digits").load()
     model = VAE(latents=8, hidden=settings.hidden, likelihood=Categorical(17))

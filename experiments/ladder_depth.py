@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from sweep import save, tidy
 
-from hvae_jax.compilation import use_compilation_cache
+from hvae_jax.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.ending import errors_said
 from hvae_jax.experiment import Data, Evaluation, Experiment, run
 from hvae_jax.likelihoods import Likelihood, for_data
@@ -120,6 +120,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 def main(chosen: Settings) -> None:
     """Trains what has not been trained, draws, and prints a table."""
     use_compilation_cache()
+    keep_freed_memory()
     results = trained(chosen)
     kept = ("elbo", "iw_bound", "k", "rates", "rates_error", "active_units", "used_units", "moving_units", "seconds")
     write_whole(chosen.folder / "depth.json", dumps({n: {k: r[k] for k in kept} for n, r in results.items()}))

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import tyro
 
-from hvae_jax.compilation import use_compilation_cache
+from hvae_jax.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.ending import errors_said
 from hvae_jax.evaluation import evaluate
 from hvae_jax.experiment import Experiment, run
@@ -77,6 +77,7 @@ def right_elbo(folder: Path) -> dict[str, float]:
 def main(settings: Settings) -> None:
     """Runs what has not been run, and prints the table as Markdown."""
     use_compilation_cache()
+    keep_freed_memory()
     experiment = chosen(settings.experiment)
     whole = settings.folder or Path("runs") / f"{settings.experiment}_seeds"
     rows = {}

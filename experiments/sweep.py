@@ -14,7 +14,7 @@ import numpy as np
 
 import hvae_jax as hv
 from hvae_jax import doctor, settings
-from hvae_jax.compilation import use_compilation_cache
+from hvae_jax.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.data import Dataset
 from hvae_jax.diagnostics import Usage, information, linear_probe, standard_error, usage
 from hvae_jax.experiment import Data
@@ -119,6 +119,7 @@ def run(
     Raises ValueError for a table that was made with other settings.
     """
     use_compilation_cache()
+    keep_freed_memory()
     print(doctor.line(), flush=True)
     dataset = data.load()
     print(dataset.describe(), flush=True)

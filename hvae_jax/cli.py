@@ -11,7 +11,7 @@ import tyro
 
 from hvae_jax import doctor, exchange, plots, results, settings
 from hvae_jax.commands import Diagnose, Doctor, Evaluate, Export, ImportWeights, Reconstruct, Sample, Show
-from hvae_jax.compilation import jit_once, use_compilation_cache
+from hvae_jax.compilation import jit_once, keep_freed_memory, use_compilation_cache
 from hvae_jax.descent import temperature_by_side
 from hvae_jax.diagnosis import diagnose
 from hvae_jax.diagnostics import level_by_level
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     with errors_said():
         use_compilation_cache()
+        keep_freed_memory()
         actions[type(command)](command)
 
 

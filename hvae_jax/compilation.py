@@ -1,6 +1,8 @@
-"""How programs are compiled: those that run once, and the cache from run to run."""
+"""How programs are compiled: those that run once, the cache from run to run; and the memory of those on a CPU."""
 
+import ctypes
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,3 +41,27 @@ def use_compilation_cache() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hvae_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def keep_freed_memory() -> None:
+    """Has the process keep the memory that its programs free, which makes training on a CPU faster.
+
+    XLA asks for the memory of a program's intermediate values when it starts and frees it at its end. glibc gives large
+    blocks back to the system, which then has to clear them, page by page, for the next run of the same program: of a
+    step of the very deep VAE of `experiments/benchmarks/public_codes.py`, with 260 MiB of them, that was a quarter. Kept
+    they can be only by the thread that called the program, so JAX's programs on a CPU run in that one from here on
+    (`jax_cpu_enable_async_dispatch`). The process holds on to the most that it needed at a time.
+
+    To be called before the first computation: later ones are in threads of their own already. Without glibc it changes
+    nothing, and JAX_CPU_ENABLE_ASYNC_DISPATCH in the environment is a wish to be left alone.
+    """
+    if platform.libc_ver()[0] != "glibc" or "JAX_CPU_ENABLE_ASYNC_DISPATCH" in os.environ:
+        return
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, -1)
+
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""`M_TRIM_THRESHOLD`, at -1 never reached, and `M_MMAP_MAX` of glibc's malloc.h."""

@@ -20,7 +20,7 @@ from flax import linen as nn
 
 from hvae_jax import data, doctor, meters, results, run_folder, settings
 from hvae_jax.cluster import Cluster, is_first
-from hvae_jax.compilation import use_compilation_cache
+from hvae_jax.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.data.augment import Augment
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.ending import PREEMPTED, errors_said, without_closed_loops
@@ -193,6 +193,7 @@ def main(
         meters.compiled()  # counts from here on
         several = command.cluster.start()
         use_compilation_cache()
+        keep_freed_memory()
         if is_first():
             print(doctor.line(), flush=True)
         if several:

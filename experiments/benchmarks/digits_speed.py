@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
+from hvae_jax.compilation import keep_freed_memory
 from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch, make_step
 from hvae_jax.training.feeds import Resident
 
@@ -117,6 +118,7 @@ def jax_sample() -> Callable[[int, int], float]:
 
 def main(settings: Settings) -> None:
     """Measures and prints the two tables."""
+    keep_freed_memory()
     torch = {threads: Torch(settings.torch_python, threads) for threads in (1, 2)}
     train, sample = jax_train(), jax_sample()
     training: dict[str, Callable[[], float]] = {"hvae_jax": lambda: train(settings.steps)}

@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
+from hvae_jax.compilation import keep_freed_memory
 from hvae_jax.doctor import line
 
 
@@ -46,6 +47,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Measures and prints."""
+    keep_freed_memory()
     print(line())
     model: Any = hv.models.VAE(latents=50, hidden=200, depth=2, activation=jnp.tanh, likelihood=hv.Bernoulli())
     x = np.random.default_rng(0).integers(0, 2, (settings.images, 784)).astype(np.uint8)

@@ -26,6 +26,7 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
+from hvae_jax.compilation import keep_freed_memory
 from hvae_jax.doctor import line
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.models import VDVAE, down_stages, up_stages
@@ -53,6 +54,7 @@ class Settings:
       tasks: which ones.
       unroll: of VDVAE: equal blocks that are written out in a row; 0 for all of them.
       dtype, remat: of VDVAE.
+      keep_memory: call `keep_freed_memory` first, as every script does.
       torch_options: for the other side, such as --torch-options=--compile or --device=cuda.
     """
 
@@ -66,6 +68,7 @@ class Settings:
     unroll: int = 0
     dtype: ComputeDtype = None
     remat: bool = False
+    keep_memory: bool = True
     torch_options: tuple[str, ...] = ()
 
 
@@ -186,6 +189,8 @@ def peak_memory() -> Callable[[], int]:
 
 def main(settings: Settings) -> None:
     """Measures and prints."""
+    if settings.keep_memory:
+        keep_freed_memory()
     print(line())
     ours = Ours(settings)
     theirs = Theirs(settings) if settings.torch_python else None
