@@ -121,7 +121,7 @@ def draw_plane(rows: list[Row], path: Path) -> None:
     columns = {
         "Figure 1: every model": rows,
         "Figure 2: decoders that see no pixel": [row for row in rows if row["field"] == 0],
-        "Figure 3: decoders that see all before": [row for row in rows if row["field"] == last],
+        f"Figure 3: decoders that see {seen(last)}": [row for row in rows if row["field"] == last],
     }
     measures = [("rate", "total rate, nats"), ("top_rate", "rate of the top level, nats")]
     if all("probe" in row for row in rows):
