@@ -47,9 +47,9 @@ def keep_freed_memory() -> None:
     """Has the process keep the memory that its programs free, which makes training on a CPU faster.
 
     XLA asks for the memory of a program's intermediate values when it starts and frees it at its end. glibc gives large
-    blocks back to the system, which then has to clear them, page by page, for the next run of the same program: of a
-    step of the very deep VAE of `experiments/benchmarks/public_codes.py`, with 260 MiB of them, that was a quarter. Kept
-    they can be only by the thread that called the program, so JAX's programs on a CPU run in that one from here on
+    blocks back to the system, which has to clear them, page by page, for the next run of the same program: of a step of
+    the very deep VAE in `experiments/benchmarks/public_codes.py`, with 260 MiB of them, that was a quarter. They can be
+    kept by the thread that called the program alone, so JAX's programs on a CPU run in that one from here on
     (`jax_cpu_enable_async_dispatch`). The process holds on to the most that it needed at a time.
 
     To be called before the first computation: later ones are in threads of their own already. Without glibc it changes

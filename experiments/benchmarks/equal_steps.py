@@ -3,7 +3,7 @@
     python experiments/benchmarks/equal_steps.py --model ladder --steps 100 --torch-python PYTHON --code CLONE
 
 The published MNIST model and training of each, from each side's own initialisation by a batch, on static MNIST in the
-same batches of the same order; then the ELBO of the first test images, ten draws each, with the variables of the last
+same batches of the same order; then the ELBO of some test images, ten draws each, with the variables of the last
 step. Prints both means with their standard errors, that of the differences image by image, and the training losses.
 """
 
@@ -42,7 +42,7 @@ class Settings:
       code: where the public code was cloned to.
       data: where the images come from.
       steps: of training.
-      images: of the test split that are scored; draws: of each.
+      images: of the test split that are scored, evenly spread over it (it is not in a random order); draws: of each.
       seeds: orders of the batches and, on our side, initialisations; a training each.
     """
 
@@ -107,7 +107,7 @@ def main(settings: Settings) -> None:
     print(line(), flush=True)
     dataset = settings.data.load()
     train, test = (np.asarray(dataset.splits[name].x)[..., 0] for name in ("train", "test"))
-    test = test[: settings.images]
+    test = test[:: len(test) // settings.images][: settings.images]
     root = np.sqrt(len(test))
     for seed in settings.seeds:
         with tempfile.TemporaryDirectory() as folder:
