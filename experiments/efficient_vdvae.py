@@ -87,7 +87,7 @@ presets = {
     "digits": Experiment(
         name="efficient_vdvae_digits",
         data=Data("digits"),
-        model=efficient_vdvae_digits(),
+        model=efficient_vdvae_digits(unroll=2),
         objective=Regularised(warm_up=Linear(21, 500, floor=1e-4), balance=GammaBalance(1_000)),
         optimiser=Adamax(learning_rate=4e-3, schedule=Product((WARM_UP, Cosine(1_000, 3_200, initial=1.0, final=0.1)))),
         training=Training(

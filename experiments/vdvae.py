@@ -82,9 +82,11 @@ def small(name: str, data: Data, model: VDVAE, steps: int, batch: int, dispatch:
 
 
 presets = {
-    "digits": small("digits", Data("digits"), vdvae_digits(), steps=3_200, batch=32, dispatch=32),
-    "mnist": small("mnist", Data("binarized_mnist"), vdvae_mnist(), steps=3_000, batch=32, dispatch=20),
-    "cifar10_small": small("cifar10_small", Data("cifar10"), vdvae_cifar10_small(), steps=7_000, batch=16, dispatch=20),
+    "digits": small("digits", Data("digits"), vdvae_digits(unroll=4), steps=3_200, batch=32, dispatch=32),
+    "mnist": small("mnist", Data("binarized_mnist"), vdvae_mnist(unroll=4), steps=3_000, batch=32, dispatch=20),
+    "cifar10_small": small(
+        "cifar10_small", Data("cifar10"), vdvae_cifar10_small(unroll=5), steps=7_000, batch=16, dispatch=20
+    ),
     "cifar10": published("cifar10", Data("cifar10"), vdvae_cifar10(), 2e-4, 32, 200, 400, 0.9999, 800),
     "imagenet32": published(
         "imagenet32", Data("downsampled_imagenet32"), vdvae_imagenet32(), 1.5e-4, 256, 200, 300, 0.999, 340

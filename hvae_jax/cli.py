@@ -94,7 +94,8 @@ def sample(command: Sample) -> None:
     y = _labels(model, command.label, command.n)
     draw = jit_once(lambda v, key: model.apply(v, key, command.n, y=y, temperature=temperature, method="generate"))
     x = np.asarray(draw(variables, jax.random.key(command.seed)))
-    out = command.out or command.run / f"samples_t{name}.png"
+    label = "" if command.label is None else f"label{command.label}_"
+    out = command.out or command.run / f"samples_{label}t{name}.png"
     if out.suffix == ".npz":
         arrays: dict[str, Any] = {"x": x} if y is None else {"x": x, "y": y}
         np.savez_compressed(out, **arrays)

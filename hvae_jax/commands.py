@@ -52,7 +52,8 @@ class Sample:
       temperature_by_side: or one for each resolution, by the side of its maps: 1 1.0 4 0.9 8 0.8.
       label: of all samples, for a model with classes; otherwise labels in turn.
       seed: of the draws.
-      out: the picture; samples_tTEMPERATURE.png in the run folder if it is not given. An .npz keeps the arrays.
+      out: the picture; samples_tTEMPERATURE.png in the run folder if it is not given (samples_labelN_t... of one
+        label). An .npz keeps the arrays.
       import_: modules that settings.json may name beside hvae_jax.
     """
 

@@ -62,8 +62,8 @@ def picks(
       temperature: one number, or `[L]`, top first. May be traced.
       keep_top: levels at or below this index come from the prior although x is known. May be traced; None is L.
 
-    Raises ValueError for a wrong number of latents or temperatures, a negative temperature or a keep_top outside
-    0..L (the last two where they are plain numbers).
+    Raises ValueError for a wrong number of latents or temperatures, a temperature below 0 or not finite, or a
+    keep_top outside 0..L (the last two unless they are traced).
     """
     given = tuple(latents) if latents is not None else ()
     if len(given) > num_levels:
@@ -74,10 +74,16 @@ def picks(
         raise ValueError(
             f"temperature has shape {temperatures.shape}: one number, or one for each of the {num_levels} levels."
         )
-    if not isinstance(temperature, Array) and (np.asarray(temperature) < 0).any():
-        raise ValueError(f"temperature is {temperature}, but it must be 0 (the mode) or more.")
-    if isinstance(keep_top, int | np.integer) and not 0 <= keep_top <= num_levels:
-        raise ValueError(f"keep_top is {keep_top}, but the model has {num_levels} levels: 0 to {num_levels}.")
+    if not isinstance(temperature, jax.core.Tracer):
+        wrong = [float(t) for t in np.ravel(np.asarray(temperature, float)) if not 0 <= t < np.inf]
+        if wrong:
+            raise ValueError(f"A temperature is {wrong[0]:g}, but it must be 0 (the mode) or more, and finite.")
+    if keep_top is not None and not isinstance(keep_top, jax.core.Tracer):
+        kept = np.asarray(keep_top)
+        if kept.shape or kept.dtype.kind not in "iu" or not 0 <= kept <= num_levels:
+            raise ValueError(
+                f"keep_top is {keep_top}, but the model has {num_levels} levels: a whole number from 0 to {num_levels}."
+            )
     temperatures = jnp.broadcast_to(temperatures, (num_levels,))
     return tuple(
         Pick(
@@ -96,13 +102,18 @@ def temperature_by_side(sides: Sequence[int], temperatures: Mapping[int, float])
       sides: of each level's maps, top first: `model.level_sides`, or `trace.sides`.
       temperatures: by side, {1: 1.0, 4: 0.9, 8: 0.8}.
 
-    Raises ValueError unless every side has one, and every one a side.
+    Raises ValueError unless every side has one, and every one a side, and for a temperature below 0 or not finite.
     """
     if set(temperatures) != set(sides):
         raise ValueError(
             f"temperatures are given for the sides {sorted(temperatures)}, but the levels are at {sorted(set(sides))}: "
             "one for each of these."
         )
+    for side, temperature in temperatures.items():
+        if not 0 <= temperature < np.inf:
+            raise ValueError(
+                f"The temperature of side {side} is {temperature:g}, but it must be 0 (the mode) or more, and finite."
+            )
     return np.array([temperatures[side] for side in sides], float)
 
 

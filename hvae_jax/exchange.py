@@ -1,6 +1,7 @@
 """Weights from outside as a run folder, and a run's as one file: what `hvae import` and `hvae export` do."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import hvae_jax
 from hvae_jax import doctor, run_folder, settings
 from hvae_jax.convert.files import ArrayFile, Weights, read_arrays
 from hvae_jax.convert.published import Code, Preset, Structure, preset_of, published
+from hvae_jax.data import check_name
 from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.finished import an_example, open_variables
 from hvae_jax.training.checkpoint import Checkpoints, Progress
@@ -46,8 +48,8 @@ def import_published(
       overwrite: delete what an earlier run left there.
       data, data_directory: the data set that the commands read; None is the preset's.
     Returns: the folder.
-    Raises ValueError for an unknown preset, a folder that holds a run, and a file that does not fit, with all that
-    differs; FileNotFoundError, ImportError and ValueError as `read_arrays` does; OSError for a full disk.
+    Raises ValueError for an unknown preset or data set, a folder that holds a run, and a file that does not fit, with
+    all that differs; FileNotFoundError, ImportError and ValueError as `read_arrays` does; OSError for a full disk.
     """
     known = preset_of(code, preset)
     assert preset is not None
@@ -60,6 +62,10 @@ def import_published(
         model, variables = published(code, file.arrays, preset, **options)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    odd = [name for name, leaf in _named(variables).items() if not np.isfinite(leaf).all()]
+    if odd:
+        what = f"{len(odd)} arrays hold values that are" if len(odd) > 1 else "one array holds values that are"
+        warnings.warn(f"{path}: {what} not finite, {odd[0]} first.", stacklevel=2)
     template = _template(model, model.image)  # float32, whatever the file has
     variables = jax.tree.map(lambda leaf, ours: jnp.asarray(leaf, ours.dtype), variables, template)
     at_once = max(1, 2**16 // model.image[0] ** 2)
@@ -159,7 +165,7 @@ def said_of_import(result: dict[str, Any], folder: Path) -> str:
     origin = f"{source['file']} ({which}; {source['kind']}, SHA-256 {source['sha256'][:16]})"
     lines = [f"{folder}: {result['parameters']:,} parameters of {origin}"]
     if source["code"] != "hvae_jax":
-        lines.append(f"scored as the public code does: {source['likelihood']}; data {source['data']}")
+        lines.append(f"likelihood {source['likelihood']}; data {source['data']}")
     if "elbo" not in result:
         lines.append(f"Nothing has been measured here yet: `hvae evaluate {folder}` does.")
     return "\n".join(lines)
@@ -188,6 +194,7 @@ def _data(preset: Preset, name: str, data: str | None, directory: str | None, si
             f"The images of preset {name} are no data set with a name here: give a folder of pictures or an .npz with "
             "--data. It is read when something is measured."
         )
+    check_name(chosen)
     is_folder = data is not None and not data.endswith(".npz") and ("/" in data or Path(data).is_dir())
     size = side if is_folder or chosen.startswith("tfds:") else None
     binarise: Any = preset.binarise

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ from hvae_jax.training.rows import level_names
 
 def check_fits(model: Model, dataset: Dataset) -> None:
     """Raises ValueError if the model's likelihood or its labels do not fit the data, with what would."""
+    image, event = getattr(model, "image", None), dataset.event
+    if image is not None and tuple(image) != event:
+        raise ValueError(
+            f"The model is for images of {_by(image)}, but those of {dataset.name} are {_by(event)}. Take another "
+            "preset, or set model.image and what reaches it; --data.size scales some data sets."
+        )
     likelihood = getattr(model, "likelihood", None)
     if likelihood is not None:
         for name, split in dataset.splits.items():
@@ -46,6 +53,11 @@ def check_fits(model: Model, dataset: Dataset) -> None:
                 f"The model has classes={classes}, but {dataset.name} has the label {split.y.max()} in its {name} "
                 f"split ({dataset.classes} labels in train): set model.classes to {int(split.y.max()) + 1} or more."
             )
+
+
+def _by(shape: Sequence[int]) -> str:
+    """28x28x1."""
+    return "x".join(map(str, shape))
 
 
 def for_model(split: Split, model: Model) -> Split:
@@ -209,7 +221,8 @@ def summary(result: dict[str, Any], folder: Path) -> str:
         f"{result['steps_per_second']:.0f} steps/s; {result['select']} at epoch {result['best_epoch']:.0f}, "
         f"validation -ELBO {-result['best_validation_elbo']:.2f} (one draw)"
     )
-    files = f"Everything is in {folder}/: result.json, curve.png, samples.png, reconstructions.png, real.png, ..."
+    names = ("result.json", "curve.png", "samples.png", "reconstructions.png", "real.png")
+    files = f"Everything is in {folder}/: {', '.join(name for name in names if (folder / name).exists())}, ..."
     return "\n".join((head, table(result), files))
 
 

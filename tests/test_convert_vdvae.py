@@ -35,6 +35,7 @@ MIXTURE = LogisticMixture(2, 256, 3, -250.0, "published", "softplus", efficient.
 EFFICIENT = {
     "colour": EfficientVDVAE(image=(8, 8, 3), pad=0, likelihood=MIXTURE, stem_size=3, readout_size=3, **PUBLISHED),
     "binary": EfficientVDVAE(image=(4, 4, 1), pad=2, likelihood=Bernoulli(), edge=3, **PUBLISHED),
+    "own_kernels": EfficientVDVAE(image=(8, 8, 3), pad=0, likelihood=MIXTURE, edge=None, **PUBLISHED),
     "shared": EfficientVDVAE(
         image=(8, 8, 3),
         pad=0,

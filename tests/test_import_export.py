@@ -442,6 +442,9 @@ def test_a_pickle_that_runs_code_is_refused(said: Said) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"encoder.enc_blocks.0": Evil()}, "evil.th")
     Path("bare.th").write_bytes(pickle.dumps({"encoder.enc_blocks.0": Evil()}, protocol=2))
+    Path("newer.th").write_bytes(pickle.dumps({"encoder.enc_blocks.0": Evil()}, protocol=4))
+    error = said("import", "vdvae", "newer.th", "--preset", "tiny")
+    assert "Nothing of it was executed" in error and "weights_only" not in error
     for name in ("evil.th", "bare.th"):
         error = said("import", "vdvae", name, "--preset", "tiny")
         assert "holds more than arrays" in error and "system" in error and "Nothing of it was executed" in error

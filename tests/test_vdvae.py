@@ -156,8 +156,14 @@ def test_temperatures_by_resolution() -> None:
     assert all((level.z == level.p.mean).all() for level in levels[1:])
     with pytest.raises(ValueError, match=r"sides \[1, 8\], but the levels are at \[1, 4\]"):
         temperature_by_side(TINY.level_sides, {1: 1.0, 8: 0.5})
-    with pytest.raises(ValueError, match="temperature is -"):
-        TINY.apply(variables(), KEY, 2, temperature=-0.5, method="decode")
+    with pytest.raises(ValueError, match="The temperature of side 4 is -1"):
+        temperature_by_side(TINY.level_sides, {1: 1.0, 4: -1.0})
+    for wrong in (-0.5, jnp.float32(-0.5), np.array([1.0, 1.0, np.nan, 1.0, 1.0]), np.inf):
+        with pytest.raises(ValueError, match=r"temperature is (-0.5|nan|inf), but it must be 0"):
+            TINY.apply(variables(), KEY, 2, temperature=wrong, method="decode")
+    for wrong in (2.5, 6, jnp.int32(-1)):
+        with pytest.raises(ValueError, match=r"5 levels: a whole number from 0 to 5"):
+            TINY.apply(variables(), X, KEY, keep_top=wrong)
 
 
 def test_labels_reach_priors_and_posteriors() -> None:
@@ -166,6 +172,10 @@ def test_labels_reach_priors_and_posteriors() -> None:
     model: Any = row.model
     given = {"params": jitter(jax.jit(model.init)(KEY, row.x, KEY, y=row.y)["params"], scale=0.3)}
     apply = jax.jit(lambda y: model.apply(given, row.x, KEY, y=y).unstack())
+    for wrong in (-1, model.classes, 0.5):
+        y = jnp.full(len(row.x), wrong)
+        with pytest.raises(ValueError, match=f"holds the label {wrong}, but the model's {model.classes} classes"):
+            model.apply(given, row.x, KEY, y=y)
     for one, other in zip(apply(row.y), apply(1 - row.y), strict=True):
         assert (one.p.mean != other.p.mean).any()
         assert (one.q.mean != other.q.mean).any()
@@ -196,6 +206,10 @@ UPS, DOWNS = up_stages("8d2,4d2,2x1", 4), down_stages("2x1,4m2,8m4", 4)
         ({"precision": "high"}, "'default' or 'highest'"),
         ({"likelihood": LogisticMixture()}, "3 channels"),
         ({"unroll": 0}, "1 or more"),
+        ({"ups": "8d2,4d2,2x1"}, "is text: up_stages and down_stages parse it"),
+        ({"standardise": (8.0, 0.0)}, "standard deviation above 0"),
+        ({"clamp": (3.0, -3.0)}, "the lower bound first"),
+        ({"no_bias_above": -1}, "0 or more"),
     ],
 )
 def test_refused(settings: dict[str, Any], said: str) -> None:

@@ -94,9 +94,16 @@ def efficient_vdvae(
         residual_posterior=use_residual_distribution,
         stem_size=tree.kernel(tree.conv("bottom_up", "input_conv")),
         readout_size=tree.kernel(last),
-        edge=tree.kernel(tree.cell_conv(tree.up(0, None), 0, 0)),
+        edge=_edge(tree),
     )
     return model, variables_of(state_dict, model)
+
+
+def _edge(tree: "_TorchTree") -> int | None:
+    """The size that all bottlenecks' first kernels have, or None where it changes with the level."""
+    levels = range(tree.number(lambda i: tree.up(i, None)))
+    sizes = {tree.kernel(tree.cell_conv(tree.up(level, None), 0, 0)) for level in levels}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def variables_of(state_dict: Mapping[str, Any], model: EfficientVDVAE) -> dict[str, Any]:

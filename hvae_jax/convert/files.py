@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import pickle
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -120,11 +121,17 @@ def _torch(path: Path) -> Any:
             "2.6 or newer."
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of PyTorch, on how to read it unsafely
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if re.search("truncated|ran out of input", str(error), re.IGNORECASE):
+            raise ValueError(f"{path} is damaged or ends early: as a PyTorch file it cannot be read.") from error
         named = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class):?\s*(?:GLOBAL )?(\S+)", str(error))
         if named is None:
-            raise _damaged(path, "PyTorch file", error) from error
+            raise ValueError(
+                f"{path} is a pickle that PyTorch's safe reader does not read, or damaged. Nothing of it was executed, "
+                "and nothing is read from it: what is wanted is a state dict saved by torch.save."
+            ) from error
         raise ValueError(
             f"{path} holds more than arrays: its pickle asks for {named[1] or named[2]}. Nothing of it was executed, "
             "and nothing is read from it. If you trust who wrote it, load it in PyTorch yourself and save the state "

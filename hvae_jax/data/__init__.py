@@ -2,6 +2,7 @@
 
 from hvae_jax.data.augment import Augment as Augment
 from hvae_jax.data.catalogue import NAMES as NAMES
+from hvae_jax.data.catalogue import check_name as check_name
 from hvae_jax.data.catalogue import load as load
 from hvae_jax.data.cifar import cifar10 as cifar10
 from hvae_jax.data.dataset import BINARY as BINARY

@@ -69,7 +69,20 @@ def load(
     return prepare(dataset, binarise=binarise, flip=flip, bits=bits)
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError, with the nearest, for what is neither a name nor a path. Nothing is read."""
+    if name in NAMES or name.startswith(PREFIX) or name.endswith(".npz") or _is_path(name):
+        return
+    near = difflib.get_close_matches(name.removeprefix("tfds-"), NAMES, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"Unknown data set {name!r}.{hint} Known are {', '.join(NAMES)}; 'tfds:NAME' for any image data set of TFDS; "
+        "and the path of an .npz file or of a folder of pictures."
+    )
+
+
 def _load(name: str, directory: str | None, size: int | None, bad_files: str, limit: int) -> Dataset:
+    check_name(name)
     if name.startswith(PREFIX):
         return from_tfds(name.removeprefix(PREFIX), directory, size=size, in_memory_bytes=limit)
     is_named = name in NAMES
@@ -83,14 +96,7 @@ def _load(name: str, directory: str | None, size: int | None, bad_files: str, li
         return FETCHED[name](directory)
     if name in PREPARED:
         return PREPARED[name](directory, in_memory_bytes=limit)
-    if name.endswith(".npz"):
-        return from_npz(name)
-    near = difflib.get_close_matches(name.removeprefix("tfds-"), NAMES, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-        f"Unknown data set {name!r}.{hint} Known are {', '.join(NAMES)}; 'tfds:NAME' for any image data set of TFDS; "
-        "and the path of an .npz file or of a folder of pictures."
-    )
+    return from_npz(name)
 
 
 def _is_path(name: str) -> bool:

@@ -154,10 +154,13 @@ class DownBlock(nn.Module):
 def ascend(
     model: nn.Module, parts: Parts, ups: Sequence[Up], h: Array, last_width: int = 0
 ) -> tuple[dict[int, Array], list]:
-    """From the first maps to the taps: by side, and those of each block that has one, in the order they were made.
+    """The way up: from the first maps to what the way down sees of x.
 
     Args:
+      h: the first maps, `[B, side, side, ups[0].width]`.
       last_width: channels of what the last stage leaves, if it pools; with learned pools it does not.
+    Returns: the last maps of each side, `[B, side, side, width]` by side; and the taps of the blocks that have
+      one, in the order they were made, each `[B, side, side, skip]`.
     """
     by_side, taps = {h.shape[1]: h}, []
     for i, (stage, name) in enumerate(zip(ups, names("up", ups), strict=True)):
@@ -187,11 +190,15 @@ def descend(
     label: Array | None,
     like: Array | None = None,
 ) -> tuple[tuple[Level, ...], dict[int, Array]]:
-    """From the taps, None without x, to all levels, and the last maps of each side.
+    """The way down: from what `ascend` found of x, None without x, to all levels.
 
     Args:
-      label: `[B, classes]`, or None.
+      n: B, the number of examples.
+      picks: one a level, from the top.
+      label: one-hot, `[B, classes]`, or None.
       like: a parameter, whose dtype zeros have.
+    Returns: the levels, from the top, a run of equal blocks as one with a leading axis; and the last maps of each side,
+      `[B, side, side, width]` by side.
     """
     by_side, taps = found or ({}, [])
     keys, levels, at = jax.random.split(key, len(picks)), [], 0

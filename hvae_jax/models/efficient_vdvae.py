@@ -46,7 +46,7 @@ class EfficientVDVAE(HVAE):
       beta: as above.
       residual_posterior: whether the posterior's Gaussian is an offset from the prior's.
       stem_size, readout_size: of the first and the last kernel.
-      edge: size of the first and last kernel of each bottleneck.
+      edge: size of the first and last kernel of each bottleneck; None for the stage's own.
 
     Raises ValueError as `VDVAE` does, and for taps that nothing reads or that are not there.
     """
@@ -72,7 +72,7 @@ class EfficientVDVAE(HVAE):
     residual_posterior: bool = False
     stem_size: int = 1
     readout_size: int = 1
-    edge: int = 1
+    edge: int | None = 1
     dtype: ComputeDtype = None
     precision: Precision = "default"
     unroll: int = 1
@@ -80,9 +80,13 @@ class EfficientVDVAE(HVAE):
 
     def __post_init__(self) -> None:
         for name in ("image", "ups", "downs"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(
+                    f"EfficientVDVAE({name}={getattr(self, name)!r}) is text: up_stages and down_stages parse it."
+                )
             object.__setattr__(self, name, tuple(getattr(self, name)))
         super().__post_init__()
-        check_sizes(self, "unroll", "stem_size", "readout_size", "edge")
+        check_sizes(self, "unroll", "stem_size", "readout_size", *(() if self.edge is None else ("edge",)))
         check_square("EfficientVDVAE", self.image)
         if self.pad < 0:
             raise ValueError(f"EfficientVDVAE(pad={self.pad}): 0 or more.")

@@ -115,11 +115,11 @@ def efficient_vdvae_faces1024() -> EfficientVDVAE:
     return _published((1024, 1024, 3), 0, ups, downs, widths, 64, beta=0.4)
 
 
-def efficient_vdvae_digits() -> EfficientVDVAE:
+def efficient_vdvae_digits(unroll: int = 1) -> EfficientVDVAE:
     """For the digits of 8x8 pixels and 17 values, on two cores: 7 blocks down."""
     ups, downs = _plain((8, 4, 1), (2, 2, 1)), ((1, 1), (4, (2,), 1), (8, (2,), 1))
     model = _published((8, 8, 1), 0, ups, downs, {8: (16, 8), 4: (24, 8), 1: (24, 8)}, 4)
-    return model.clone(likelihood=Categorical(17), unroll=2)
+    return model.clone(likelihood=Categorical(17), unroll=unroll)
 
 
 def _plain(sides: tuple[int, ...], tapped: tuple[int, ...]) -> Ups:

@@ -71,10 +71,18 @@ class VDVAE(HVAE):
 
     def __post_init__(self) -> None:
         for name in ("image", "ups", "downs"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"VDVAE({name}={getattr(self, name)!r}) is text: up_stages and down_stages parse it.")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         super().__post_init__()
         check_sizes(self, "unroll")
         check_square("VDVAE", self.image)
+        if self.standardise is not None and not self.standardise[1] > 0:
+            raise ValueError(f"VDVAE(standardise={self.standardise}): a mean, and a standard deviation above 0.")
+        if self.clamp is not None and not self.clamp[0] < self.clamp[1]:
+            raise ValueError(f"VDVAE(clamp={self.clamp}): the lower bound first.")
+        if self.no_bias_above < 0:
+            raise ValueError(f"VDVAE(no_bias_above={self.no_bias_above}): 0 or more.")
         check_ups("VDVAE", self.image[0], self.ups, learned=False)
         check_downs("VDVAE", self.image[0], self.ups, self.downs, learned=False)
         check_classes(self)

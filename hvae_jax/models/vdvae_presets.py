@@ -116,29 +116,29 @@ def _published(
     )
 
 
-def vdvae_digits() -> VDVAE:
+def vdvae_digits(unroll: int = 1) -> VDVAE:
     """For the digits of 8x8 pixels and 17 values, on two cores: 10 blocks down of 24 channels."""
     return VDVAE(
         image=(8, 8, 1),
         ups=up_stages("8x2,8d2,4x2,4d4,1x1", 24),
         downs=down_stages("1x2,4m1,4x3,8m4,8x3", 24, latents=4),
         likelihood=Categorical(17),
-        unroll=4,
+        unroll=unroll,
     )
 
 
-def vdvae_mnist() -> VDVAE:
+def vdvae_mnist(unroll: int = 1) -> VDVAE:
     """For binary images of 28x28, on two cores: 10 blocks down of 32 channels."""
     return VDVAE(
         image=(28, 28, 1),
         ups=up_stages("28x1,28d2,14x2,14d2,7x2,7d7,1x2", 32),
         downs=down_stages("1x2,7m1,7x3,14m7,14x2,28m14", 32, latents=8),
         likelihood=Bernoulli(),
-        unroll=4,
+        unroll=unroll,
     )
 
 
-def vdvae_cifar10_small() -> VDVAE:
+def vdvae_cifar10_small(unroll: int = 1) -> VDVAE:
     """For CIFAR-10, on two cores: 15 blocks down of 48 channels."""
     return VDVAE(
         image=(32, 32, 3),
@@ -146,5 +146,5 @@ def vdvae_cifar10_small() -> VDVAE:
         downs=down_stages("1x1,4m1,4x1,8m4,8x3,16m8,16x4,32m16,32x2", 48, latents=8),
         likelihood=LogisticMixture(),
         standardise=(120.63838, 64.16736),
-        unroll=5,
+        unroll=unroll,
     )

@@ -32,14 +32,14 @@ class BottleneckStyle:
     Attributes:
       activation: before each of a chain's.
       initialisation: of kernels: "pytorch", U(-1/sqrt(fan_in), 1/sqrt(fan_in)), or "glorot".
-      edge: size of a chain's first and last kernel.
+      edge: size of a chain's first and last kernel; None for that of its others.
       dtype: what products and activations are computed in; None for what the parameters are.
       precision: of the products on accelerators.
     """
 
     activation: Callable[[Array], Array] = exact_gelu
     initialisation: Initialisation = "pytorch"
-    edge: int = 1
+    edge: int | None = 1
     dtype: ComputeDtype = None
     precision: Precision = "default"
 
@@ -126,7 +126,8 @@ class Bottleneck(nn.Module):
         The activation of h is then one that another chain on h has, and is computed once for both.
         """
         inputs = h.shape[-1] + (0 if more is None else more.shape[-1])
-        sizes = (self.style.edge, *(self.size,) * self.layers, self.style.edge)
+        edge = self.size if self.style.edge is None else self.style.edge
+        sizes = (edge, *(self.size,) * self.layers, edge)
         channels = (inputs, *(self.middle,) * (self.layers + 1), self.outputs)
         begin: list[Array | None] = [None] * len(sizes)
         if self.is_initializing():

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Num
@@ -166,7 +167,8 @@ def join(v: Num[Array, "batch ..."], label: Float[Array, "batch classes"] | None
 def one_hot(y: Num[Array, "..."] | None, classes: int, n: int) -> Float[Array, "batch classes"] | None:
     """Labels `[n]` as one-hot rows, or None in a model without classes.
 
-    Raises ValueError if a label is missing, not wanted, or not one number an example.
+    Raises ValueError if a label is missing, not wanted, not one number an example or, unless it is traced, no whole
+    number from 0 to classes - 1.
     """
     if (y is None) != (classes == 0):
         was, wants = ("no y", f"y of shape [{n}]") if y is None else ("a y", "classes=K to use labels")
@@ -175,6 +177,10 @@ def one_hot(y: Num[Array, "..."] | None, classes: int, n: int) -> Float[Array, "
         return None
     if y.shape != (n,):
         raise ValueError(f"y has shape {y.shape}, but there are {n} examples: one whole number each, shape [{n}].")
+    if not isinstance(y, jax.core.Tracer):
+        for label in np.asarray(y).tolist():
+            if not (0 <= label < classes and label == int(label)):
+                raise ValueError(f"y holds the label {label}, but the model's {classes} classes are 0..{classes - 1}.")
     return jax.nn.one_hot(y, classes, dtype=jnp.float32)
 
 
