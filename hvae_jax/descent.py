@@ -77,7 +77,7 @@ def picks(
     if not isinstance(temperature, jax.core.Tracer):
         wrong = [float(t) for t in np.ravel(np.asarray(temperature, float)) if not 0 <= t < np.inf]
         if wrong:
-            raise ValueError(f"A temperature is {wrong[0]:g}, but it must be 0 (the mode) or more, and finite.")
+            raise ValueError(f"A temperature is {wrong[0]}, but it must be 0 (the mode) or more, and finite.")
     if keep_top is not None and not isinstance(keep_top, jax.core.Tracer):
         kept = np.asarray(keep_top)
         if kept.shape or kept.dtype.kind not in "iu" or not 0 <= kept <= num_levels:
@@ -112,7 +112,7 @@ def temperature_by_side(sides: Sequence[int], temperatures: Mapping[int, float])
     for side, temperature in temperatures.items():
         if not 0 <= temperature < np.inf:
             raise ValueError(
-                f"The temperature of side {side} is {temperature:g}, but it must be 0 (the mode) or more, and finite."
+                f"The temperature of side {side} is {temperature}, but it must be 0 (the mode) or more, and finite."
             )
     return np.array([temperatures[side] for side in sides], float)
 

@@ -243,6 +243,14 @@ def test_another_model_names_the_first_leaf(change: str, says: str, two: Path) -
     checkpoints.close()
 
 
+def test_another_optimiser_is_not_called_another_model(two: Path) -> None:
+    state, best = WANTED
+    checkpoints = Checkpoints(two, read_only=True)
+    with pytest.raises(ValueError, match="/7 holds this model's variables, but the state of another optimiser"):
+        checkpoints.restore(state.replace(opt_state=()), best, data_mesh(1))
+    checkpoints.close()
+
+
 # ---- what was damaged
 
 

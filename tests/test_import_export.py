@@ -125,7 +125,7 @@ def test_every_command_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> N
     cli.main(["show", folder])
     shown = capsys.readouterr().out
     assert "weights.npz" in shown and "Nothing has been measured here yet" in shown and "nan" not in shown
-    assert "as the public code does: LogisticMixture(mixtures=1" in shown and "form='published'" in shown
+    assert "likelihood LogisticMixture(mixtures=1" in shown and "form='published'" in shown
     cli.main(["evaluate", folder, "--draws", "2", "--splits", "test", "--out", "numbers.json"])
     numbers = json.loads(Path("numbers.json").read_text())
     rates = numbers["rates"]["test"]

@@ -279,8 +279,12 @@ def _shapes(tree: Any) -> int:
 def _refuse_other(wanted: Any, found: Any, where: str) -> None:
     """Raises ValueError at the first leaf that is missing, too many, of another shape or dtype."""
     want, have = _leaves(wanted), _leaves(found)
-    model, other = ([name for name in tree if name.startswith("best/")] for tree in (want, have))
-    if model and [(n, want[n].shape) for n in model] == [(n, have[n].shape) for n in other]:
+    variables = ("best/", "state/params/", "state/statistics/")
+    here, there = (
+        {name: (leaf.shape, leaf.dtype) for name, leaf in tree.items() if name.startswith(variables)}
+        for tree in (want, have)
+    )
+    if here == there:
         raise ValueError(
             f"{where} holds this model's variables, but the state of another optimiser or objective, or other "
             "averages: a run goes on with those that it began with. --overwrite starts over, --folder takes another "
