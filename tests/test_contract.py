@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from cases import CASES, Case
-from contract import PROMISES, Row, jit_equals_eager, sharded_is_the_same, weights_sum_to_one
+from contract import PROMISES, Row, jit_equals_eager, shapes_and_finite, sharded_is_the_same, weights_sum_to_one
 
 row_of = functools.cache(Row)
 
@@ -20,11 +20,18 @@ LIKE_ANOTHER = (
 )
 
 
+# These take longest: of them one promise is quick.
+LONG = (
+    *("biva", "ladder_conv", "gated_ladder", "resnet_vae_flow", "efficient_vdvae", "vdvae_classes"),
+    *("vae_conv", "pixelcnn"),
+)
+
+
 def marks(one: Case, promise: Callable[[Row], None]) -> list[pytest.MarkDecorator]:
     """For some rows the quick subset, for the others none op by op or on eight devices."""
     if one.name in LEGS:
         return [pytest.mark.leg]
-    if one.name in LIKE_ANOTHER:
+    if one.name in LIKE_ANOTHER or (one.name in LONG and promise is not shapes_and_finite):
         return [pytest.mark.slow]
     return [pytest.mark.slow] if promise in (jit_equals_eager, sharded_is_the_same) else []
 

@@ -10,6 +10,8 @@ from cases import case, jitter
 
 from hvae_jax.flows import Form, InverseAutoregressive
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("form", ["gate", "mean_only", "published"])
 def test_flow(form: Form) -> None:

@@ -8,12 +8,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from golden_weights import recorded
 
 from hvae_jax.convert.vdvae import vdvae
 from hvae_jax.distributions import Normal, kl
 from hvae_jax.objectives import elbo
 from hvae_jax.trace import Trace
+
+pytestmark = pytest.mark.slow
 
 ARRAYS = recorded("vdvae_tiny")
 PARAMS = {k.removeprefix("param/"): v for k, v in ARRAYS.items() if k.startswith("param/")}
