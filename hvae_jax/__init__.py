@@ -7,6 +7,7 @@ from hvae_jax import likelihoods as likelihoods
 from hvae_jax import models as models
 from hvae_jax import networks as networks
 from hvae_jax import objectives as objectives
+from hvae_jax.descent import temperature_by_side as temperature_by_side
 from hvae_jax.distributions import Normal as Normal
 from hvae_jax.distributions import kl as kl
 from hvae_jax.distributions import kl_residual as kl_residual

@@ -1,5 +1,7 @@
 """`hvae import` and `hvae export`: files of every kind, what is refused and with which words, and the folders made."""
 
+import dataclasses
+import functools
 import json
 import os
 import pickle
@@ -27,10 +29,13 @@ from hvae_jax.convert import published as registry
 from hvae_jax.convert import vdvae as deep
 from hvae_jax.convert.files import read_arrays
 from hvae_jax.convert.published import PRESETS, Preset, as_published, published
-from hvae_jax.finished import open_variables
+from hvae_jax.experiment import Devices, run
+from hvae_jax.finished import open_variables, read_experiment
 from hvae_jax.likelihoods import LogisticMixture, Quantised
 from hvae_jax.models import VDVAE, down_stages, up_stages
 from hvae_jax.models.block_strings import down_string, up_string
+from hvae_jax.objectives import Linear
+from hvae_jax.training import Adamax, AdamW, Training
 
 ENC, DEC = "8x1,8d2,4x1,4d4,1x1", "1x1,4m1,4x1,8m4,8x1"
 Said = Callable[..., str]
@@ -115,6 +120,27 @@ def test_an_imported_model_scores_as_the_public_code_did() -> None:
     trace = jax.jit(lambda v, z: experiment.model.apply(v, x, jax.random.key(0), latents=z))(variables, latents)
     np.testing.assert_allclose(-trace.log_px / 192, given["nll_per_example"], rtol=1e-4)
     np.testing.assert_allclose(-hv.elbo(trace).mean() / 192, given["elbo"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_imported_variables() -> None:
+    """By another optimiser, which begins; where something was trained it is refused."""
+    np.savez("weights.npz", **weights_of(smallest()))
+    cli.main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
+    folder = Path("runs/vdvae_smallest")
+    imported = jax.device_get(open_variables(folder)[1])
+    experiment = dataclasses.replace(
+        read_experiment(folder),
+        optimiser=AdamW(learning_rate=0.0, schedule=Linear(0, 1)),
+        devices=Devices(count=1),
+        training=Training(batch_size=2, epochs=1, steps=1, ema=0.9),
+    )
+    run(experiment, folder, resume=True)
+    # a step at a rate of 0: what is averaged is the same, up to rounding
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), open_variables(folder)[1], imported)
+    again = dataclasses.replace(experiment, optimiser=Adamax(), training=Training(batch_size=2, epochs=1, steps=2))
+    with pytest.raises(ValueError, match="this model's variables, but the state of another optimiser"):
+        run(again, folder, resume=True)
 
 
 def test_every_command_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,10 @@ class NotSavedError(OSError):
     """A checkpoint could not be written; those that were committed before are whole."""
 
 
+class OtherOptimiserError(ValueError):
+    """A checkpoint has the variables of this model, but the state of another optimiser or objective, or averages."""
+
+
 class Checkpoints:
     """The checkpoints of one run folder: asynchronous saves, the latest two kept.
 
@@ -233,6 +237,17 @@ class Checkpoints:
             )
         return None
 
+    def untrained(self, best: Any, mesh: Mesh, fsdp: bool = False) -> Any | None:
+        """The variables of a checkpoint of step 0, such as an import leaves; None where something was trained.
+
+        Args:
+          best: the abstract tree of variables; fsdp: as `restore` takes them.
+        """
+        if self.steps() != [0]:
+            return None
+        target = {"best": jax.tree.map(_placed, best, state_sharding(best, mesh, fsdp))}
+        return self._checkpointer.load_checkpointables(0, target)["best"]
+
     def _discard_after(self, step: int) -> None:
         """Moves unreadable newer checkpoints aside, so that their steps can be saved anew."""
         if self._read_only:
@@ -285,7 +300,7 @@ def _refuse_other(wanted: Any, found: Any, where: str) -> None:
         for tree in (want, have)
     )
     if here == there:
-        raise ValueError(
+        raise OtherOptimiserError(
             f"{where} holds this model's variables, but the state of another optimiser or objective, or other "
             "averages: a run goes on with those that it began with. --overwrite starts over, --folder takes another "
             "folder."

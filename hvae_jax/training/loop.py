@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from hvae_jax.objectives import Objective
 from hvae_jax.trace import Model
-from hvae_jax.training.checkpoint import Checkpoints, Progress
+from hvae_jax.training.checkpoint import Checkpoints, OtherOptimiserError, Progress
 from hvae_jax.training.dispatch import make_dispatch
 from hvae_jax.training.feeds import Examples, Feed, Feeding, Resident, Streamed
 from hvae_jax.training.mesh import agree, check_divides, state_sharding
@@ -26,7 +26,7 @@ from hvae_jax.training.report import Reporter, read_metrics
 from hvae_jax.training.rows import level_names, per_level, shown, summarise, why_skipped
 from hvae_jax.training.schedule import Training, crossed
 from hvae_jax.training.signals import stop_signals
-from hvae_jax.training.state import TrainState, init_state, initial_state
+from hvae_jax.training.state import TrainState, init_state, initial_state, state_from
 from hvae_jax.training.step import make_step
 from hvae_jax.training.validate import Validate, make_validate
 from hvae_jax.training.watch import Watch
@@ -140,6 +140,8 @@ def train(
       any_data: whether it is taken all the same.
       identity: of model, objective and data; where a checkpoint's is another, its best variables and what they scored
         are forgotten, since scores of different things do not compare.
+    Variables of a checkpoint of step 0, such as imported ones, may be of another optimiser: this one begins anew.
+
     Raises ValueError for a batch that does not divide over the devices or a checkpoint of another model or other
     data, and DivergedError, the last good state saved, after `max_streak` skipped steps in a row.
     """
@@ -169,8 +171,19 @@ def train(
     validate = machine.validate(model, validation_data, settings.validation_size)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
-    restored = checkpoints.restore(wanted, wanted.variables, mesh, machine.fsdp, None if any_data else data_hash)
-    if restored is None:
+    variables = None
+    try:
+        restored = checkpoints.restore(wanted, wanted.variables, mesh, machine.fsdp, None if any_data else data_hash)
+    except OtherOptimiserError:
+        restored, variables = None, checkpoints.untrained(wanted.variables, mesh, machine.fsdp)
+        if variables is None:
+            raise
+    if variables is not None:  # imported ones, by an optimiser that begins
+        state = jax.jit(
+            lambda v: state_from(v, objective, optimiser, settings.ema is not None), out_shardings=shardings
+        )(variables)
+        best, progress = copy(state.variables), Progress(identity=identity)
+    elif restored is None:
         state = init_state(*ingredients, shardings=shardings)
         best, progress = copy(state.variables), Progress(identity=identity)
     else:
