@@ -14,6 +14,7 @@ import pytest
 from hvae_jax import models
 from hvae_jax.convert import efficient_vdvae as efficient
 from hvae_jax.convert import vdvae as deep
+from hvae_jax.convert.efficient_trees import TREES, entries
 from hvae_jax.convert.state_dict import Entry
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Quantised
 from hvae_jax.models import VDVAE, Down, EfficientVDVAE, Up, down_stages, up_stages
@@ -45,7 +46,6 @@ EFFICIENT = {
         beta=efficient.BETA,
     ),
 }
-TREES = {"torch": efficient._TorchTree, "jax": efficient._JaxTree}
 
 
 def arrays(model: Any, entries: Iterator[tuple[str, Entry]], real: bool = True) -> dict[str, np.ndarray]:
@@ -69,7 +69,7 @@ def of_vdvae(model: VDVAE, real: bool = True) -> dict[str, np.ndarray]:
 
 def of_efficient(name: str, tree: str) -> dict[str, np.ndarray]:
     """One of Efficient-VDVAE's."""
-    return arrays(EFFICIENT[name], efficient._entries(EFFICIENT[name], TREES[tree]({})))
+    return arrays(EFFICIENT[name], entries(EFFICIENT[name], TREES[tree]({})))
 
 
 def test_vdvae_is_read_off() -> None:
@@ -130,7 +130,7 @@ def test_efficient_vdvae_is_read_off(name: str, tree: str) -> None:
     """Everything but what no weight tells, from either tree."""
     model, variables = efficient.efficient_vdvae(of_efficient(name, tree))
     assert model == EFFICIENT[name]
-    assert len(jax.tree.leaves(variables)) == len({e.path for _, e in efficient._entries(model, TREES[tree]({}))})
+    assert len(jax.tree.leaves(variables)) == len({e.path for _, e in entries(model, TREES[tree]({}))})
 
 
 def nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -20,13 +20,14 @@ import pytest
 from flax.serialization import msgpack_serialize
 from golden_weights import recorded
 from safetensors.numpy import load_file, save_file
-from test_convert_vdvae import EFFICIENT, TREES, arrays, nested, of_efficient
+from test_convert_vdvae import EFFICIENT, arrays, nested, of_efficient
 
 import hvae_jax as hv
 from hvae_jax import cli, models
 from hvae_jax.convert import efficient_vdvae as efficient
 from hvae_jax.convert import published as registry
 from hvae_jax.convert import vdvae as deep
+from hvae_jax.convert.efficient_trees import TREES
 from hvae_jax.convert.files import read_arrays
 from hvae_jax.convert.published import PRESETS, Preset, as_published, published
 from hvae_jax.experiment import Devices, run

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from golden_weights import recorded
 
-from hvae_jax.convert.efficient_vdvae import BETA, _entries, _TorchTree, efficient_vdvae
+from hvae_jax.convert.efficient_trees import TorchTree, entries
+from hvae_jax.convert.efficient_vdvae import BETA, efficient_vdvae
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.objectives import elbo
 from hvae_jax.trace import Trace
@@ -83,7 +84,7 @@ def test_noise_and_gradients() -> None:
         close(z, ours(f"block{i}/z"))
     leaves = jax.tree_util.tree_leaves_with_path({"params": gradient})
     flat = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    table = dict(_entries(MODEL, _TorchTree(PARAMS)))
+    table = dict(entries(MODEL, TorchTree(PARAMS)))
     for i, (name, value) in enumerate(PARAMS.items()):
         entry, mine = table[name], flat[table[name].path]
         g = mine if entry.at is None else mine[entry.at]
