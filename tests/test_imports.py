@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "hvae_jax"
 MATHS = {"distributions", "likelihoods", "trace"}
 MAY_IMPORT: dict[str, set[str]] = {
     "distributions": set(),
+    "keys": set(),
     "likelihoods": {"distributions", "networks"},
     "trace": {"distributions", "likelihoods"},
     "descent": {"distributions", "trace"},
@@ -26,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diagnostics": {"trace", "objectives"},
     "networks": set(),
     "data": set(),
-    "models": MATHS | {"descent", "flows", "networks"},
+    "models": MATHS | {"descent", "flows", "keys", "networks"},
     "convert": MATHS | {"models", "networks"},
     "plots": {"trace"},
     "compilation": set(),

@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, picks
+from hvae_jax.keys import fused
 from hvae_jax.trace import Trace
 
 
@@ -62,7 +63,7 @@ class HVAE(nn.Module):
         """Infers the latents of x `[B, *event]` (those not given, above keep_top) and scores it."""
         x = jnp.asarray(x)
         choices = picks(self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top))
-        return self.descend(x, x.shape[0], key, y=_array(y), picks=choices, train=train)
+        return self.descend(x, x.shape[0], fused(key), y=_array(y), picks=choices, train=train)
 
     def decode(
         self,
@@ -75,7 +76,7 @@ class HVAE(nn.Module):
     ) -> Trace:
         """Draws n examples' latents from the prior (those not given); no x, so log_px is None."""
         choices = picks(self.num_levels, latents, temperature)
-        return self.descend(None, n, key, y=_array(y), picks=choices, train=False)
+        return self.descend(None, n, fused(key), y=_array(y), picks=choices, train=False)
 
     def generate(
         self,
@@ -87,7 +88,7 @@ class HVAE(nn.Module):
         temperature: ArrayLike = 1.0,
     ) -> Array:
         """n new x: latents as in `decode`, then a draw from p(x | z)."""
-        key_latents, key_x = jax.random.split(key)
+        key_latents, key_x = jax.random.split(fused(key))
         trace = self.decode(key_latents, n, y=y, latents=latents, temperature=temperature)
         return trace.x_dist.sample(key_x)
 
