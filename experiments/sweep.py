@@ -18,7 +18,7 @@ from hvae_jax.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.data import Dataset
 from hvae_jax.diagnostics import Usage, information, linear_probe, standard_error, usage
 from hvae_jax.experiment import Data
-from hvae_jax.models import HVAE, TwoLevelVAE
+from hvae_jax.models import HVAE
 from hvae_jax.objectives import Objective
 from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch, make_step
 from hvae_jax.training.feeds import Resident
@@ -73,8 +73,7 @@ def train(
 
 def measure(model: HVAE, effort: Effort, dataset: Dataset, programs: dict[str, Any], variables: Any) -> dict[str, Any]:
     """The numbers of one run, each with its standard error; rates are right whatever estimator was trained on."""
-    if isinstance(model, TwoLevelVAE):
-        model = model.clone(estimator="log_ratio")
+    model = model.measured
     test, train = dataset.splits["test"].take(slice(effort.examples)), dataset.splits["train"].take(slice(2000))
     if "usage" not in programs:
         programs["usage"] = jax.jit(lambda v, x, k: usage(model, v, x, k, draws=8))
@@ -88,7 +87,13 @@ def measure(model: HVAE, effort: Effort, dataset: Dataset, programs: dict[str, A
         "rate": _number(used.rates.sum(0)),
         "top_rate": _number(used.rates[0]),
         "distortion": _number(-used.log_px),
-        "information": {"lower": float(seen.lower[-1]), "upper": float(seen.upper[-1]), "ceiling": seen.ceiling},
+        "information": {
+            "lower": float(seen.lower[-1]),
+            "lower_error": float(seen.lower_error[-1]),
+            "upper": float(seen.upper[-1]),
+            "upper_error": float(seen.upper_error[-1]),
+            "ceiling": seen.ceiling,
+        },
     }
     if train.y is not None and test.y is not None:
         learned: Usage = jax.device_get(programs["usage"](variables, train.x, keys[3]))

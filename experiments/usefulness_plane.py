@@ -135,8 +135,9 @@ def draw_plane(rows: list[Row], path: Path) -> None:
                 fit, use = row["iw_bound"], row[name]
                 axis.errorbar(-fit["value"], use["value"], use["error"], fit["error"], **_style(rows, row))
                 if name == "rate":
-                    axis.plot(
-                        -fit["value"], row["information"]["lower"], "x", color=COLOURS[row["family"]], markersize=4
+                    known, color = row["information"], COLOURS[row["family"]]
+                    axis.errorbar(
+                        -fit["value"], known["lower"], known["lower_error"], fmt="x", color=color, markersize=4
                     )
             if name == "rate":
                 ceiling = rows[0]["information"]["ceiling"]

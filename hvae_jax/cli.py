@@ -67,20 +67,21 @@ def evaluate_run(command: Evaluate) -> None:
     draws = dict.fromkeys(splits, command.draws)
     if command.draws < 1:
         raise ValueError(f"--draws is {command.draws}, but it has to be 1 or more.")
-    if command.examples is not None and command.examples < 1:
-        raise ValueError(f"--examples is {command.examples}, but it has to be 1 or more.")
+    if command.examples is not None and command.examples < 2:
+        raise ValueError(f"--examples is {command.examples}, but standard errors and active units need 2 or more.")
     wanted = run.experiment.evaluation
     key = jax.random.key(command.seed)
     first = {name: split.take(slice(command.examples)) for name, split in run.dataset.splits.items()}
     some = run.dataset if command.examples is None else dataclasses.replace(run.dataset, splits=first)
-    numbers = evaluate(
-        run.experiment.model, run.variables, some, key, draws, wanted.chunk, wanted.size, mesh=data_mesh()
-    )
+    model, notes = results.measured(run.experiment.model)
+    numbers = evaluate(model, run.variables, some, key, draws, wanted.chunk, wanted.size, mesh=data_mesh())
+    if notes:
+        numbers["notes"] = notes
     numbers["examples"] = {name: len(some.splits[name]) for name in splits}
     numbers |= {"data": results.data_record(run.dataset), "seed": command.seed, "best_step": run.progress.best_step}
     if command.out is not None:
         settings.write_whole(command.out, settings.dumps(numbers))
-    print(results.table(numbers))
+    print("\n".join((results.table(numbers), *notes)))
 
 
 def sample(command: Sample) -> None:
@@ -165,7 +166,8 @@ def show(command: Show) -> None:
 def diagnose_run(command: Diagnose) -> None:
     """`hvae diagnose`."""
     run = open_run(command.run, command.import_)
-    model, variables, dataset = run.experiment.model, run.variables, run.dataset
+    variables, dataset = run.variables, run.dataset
+    model, notes = results.measured(run.experiment.model)
     other = None
     if command.other is not None:
         other = run.experiment.data.of_other(command.other, command.other_directory)
@@ -174,6 +176,7 @@ def diagnose_run(command: Diagnose) -> None:
             raise ValueError(f"{other.name} has examples of shape {other.event}, but the run's have {dataset.event}.")
     key = jax.random.key(command.seed)
     report = diagnose(model, variables, dataset, key, command.split, command.effort, other)
+    report["words"] = [*notes, *report["words"]]
     report |= {"run": run.experiment.name, "best_step": run.progress.best_step, "seed": command.seed}
     out = command.out or command.run / "report.html"
     charts = {

@@ -51,8 +51,9 @@ class Effort:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}, but it has to be 1 or more.")
+            value, least = getattr(self, field.name), 2 if field.name == "latents" else 1
+            if value < least:
+                raise ValueError(f"{field.name} is {value}, but it has to be {least} or more.")
 
 
 def diagnose(

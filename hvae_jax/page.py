@@ -44,7 +44,7 @@ INFORMATION = (
     "Rate = information + KL of the aggregated posterior from the prior."
 )
 ABOVE = (
-    "L<sup>&gt;k</sup>: the bound with the k lowest levels at the mode of their prior (Havtorn et al., 2021). Its "
+    "L<sup>&gt;k</sup>: the bound with the k lowest levels drawn from their prior (Havtorn et al., 2021). Its "
     "distance from the ELBO is high for unusual data."
 )
 

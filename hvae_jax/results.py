@@ -65,21 +65,34 @@ def for_model(split: Split, model: Model) -> Split:
     return split if getattr(model, "classes", 0) else Split(split.x)
 
 
+def measured(model: Model) -> tuple[Model, list[str]]:
+    """The model by which a run is measured, and what has to be said of it where it was trained on another quantity."""
+    by = getattr(model, "measured", model)
+    return by, [] if by == model else [WRONG_ESTIMATOR]
+
+
+WRONG_ESTIMATOR = (
+    "Trained, validated and chosen by the printed formula, which is no bound (estimator='printed_not_the_elbo'); all "
+    "numbers of ELBO and rates here are by the right one."
+)
+
+
 def measure(experiment: Any, dataset: Dataset, outcome: Outcome, mesh: Mesh) -> dict[str, Any]:
     """What goes into result.json: the best variables' numbers on every split, and how they came about."""
     wanted = experiment.evaluation
     last = list(dataset.splits)[-1]
     draws = {name: wanted.draws if name == last else wanted.other_draws for name in dataset.splits}
     key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
-    measured = dataset
+    some, (model, notes) = dataset, measured(experiment.model)
     if wanted.train_examples is not None and len(dataset.splits["train"]) > wanted.train_examples:
-        some = dataset.splits["train"].take(slice(wanted.train_examples))
-        measured = dataclasses.replace(dataset, splits={**dataset.splits, "train": some})
-    numbers = evaluate(experiment.model, outcome.best, measured, key, draws, wanted.chunk, wanted.size, mesh=mesh)
+        first = dataset.splits["train"].take(slice(wanted.train_examples))
+        some = dataclasses.replace(dataset, splits={**dataset.splits, "train": first})
+    numbers = evaluate(model, outcome.best, some, key, draws, wanted.chunk, wanted.size, mesh=mesh)
     progress, state = outcome.progress, outcome.state
     epoch_steps = experiment.training.plan(len(dataset.train)).epoch_steps
     return numbers | {
-        "examples": {name: len(split) for name, split in measured.splits.items()},
+        "examples": {name: len(split) for name, split in some.splits.items()},
+        **({"notes": notes} if notes else {}),
         "select": experiment.training.select,
         "best_validation_elbo": progress.best_elbo,
         "best_step": progress.best_step,
@@ -223,7 +236,7 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     )
     names = ("result.json", "curve.png", "samples.png", "reconstructions.png", "real.png")
     files = f"Everything is in {folder}/: {', '.join(name for name in names if (folder / name).exists())}, ..."
-    return "\n".join((head, table(result), files))
+    return "\n".join((head, table(result), *result.get("notes", ()), files))
 
 
 MANY_LEVELS = 8

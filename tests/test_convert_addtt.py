@@ -22,7 +22,14 @@ from hvae_jax.networks.residual import BlockStyle
 
 BLOCK = BlockStyle(dropout=0.2)
 PLAIN = ConvLadderVAE(
-    image=(12, 8, 1), latents=(2, 3, 2), downsample=(1, 0, 1), channels=4, blocks=1, block=BLOCK, clamp=None
+    image=(12, 8, 1),
+    latents=(2, 3, 2),
+    downsample=(1, 0, 1),
+    channels=4,
+    blocks=1,
+    block=BLOCK,
+    clamp=None,
+    likelihood=Bernoulli(form="of_p"),
 )
 
 
@@ -121,6 +128,14 @@ def test_dropout_is_taken_where_there_is_any() -> None:
     assert addtt.ladder_vae(state_dict(model, False), (12, 8), "bernoulli", dropout=0.3)[0].block.dropout == 0.0
 
 
+def test_a_prior_that_is_not_learned_tells_the_size() -> None:
+    """Nothing else does, where all latents are maps."""
+    arrays = state_dict(PLAIN.clone(learn_top_prior=False))
+    assert not addtt.ladder_vae(arrays, (12, 8), "bernoulli")[0].learn_top_prior
+    with pytest.raises(ValueError, match=r"top_prior_params is \(1, 4, 2, 1\), but with image=\(40, 40\)"):
+        addtt.ladder_vae(arrays, (40, 40), "bernoulli")
+
+
 def without(name: str) -> Callable[[dict], dict]:
     return lambda arrays: {key: value for key, value in arrays.items() if key != name}
 
@@ -170,7 +185,7 @@ def test_it_runs() -> None:
     """In float32, and the model is an ordinary one: a trace, the same from the recorded latents to a few 1e-6."""
     arrays = recorded("ladder_addtt_tiny")
     model, variables = addtt.ladder_vae(published(), (28, 28), "bernoulli")
-    assert model.likelihood == Bernoulli()
+    assert model.likelihood == Bernoulli(form="of_p")
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(variables)} == {"float32"}
 
     def maps(name: str) -> jax.Array:

@@ -116,6 +116,27 @@ def test_buffers_and_what_leads_nowhere() -> None:
     assert biva.deep_vae(arrays | more, (8, 8))[0] == MODELS["vae"]
 
 
+def test_a_prior_that_is_not_learned_tells_the_size() -> None:
+    """Of maps nothing else says what strides above 2, padding or another image make of them."""
+    arrays = state_dict_of(MODELS["maps"].clone(learn_top_prior=False))
+    prior = {"stages.1.stochastic.prior": np.zeros((4, 2, 2), np.float32)}
+    assert biva.deep_vae(arrays | prior, (8, 8))[0] == MODELS["maps"].clone(learn_top_prior=False)
+    strided, _ = biva.deep_vae(arrays | prior, (16, 16), strides=((4,), (1, 2)))
+    assert strided.stages[1].blocks[0][2] == 4
+    for wrong in ({"image": (16, 16)}, {"image": (8, 8), "pad": 4}):
+        with pytest.raises(ValueError, match=r"prior is \(4, 2, 2\), but with image=.*strides=\[\[2\], \[1, 2\]\]"):
+            biva.deep_vae(arrays | prior, **wrong)
+
+
+def test_what_holds_a_state_dict() -> None:
+    """What to take of it is said."""
+    arrays = state_dict_of(MODELS["vae"])
+    with pytest.raises(ValueError, match="take one of its 'model_state_dict'"):
+        biva.deep_vae({"epoch": 3, "model_state_dict": arrays}, (8, 8))
+    with pytest.raises(ValueError, match='begin with "module."'):
+        biva.deep_vae({f"module.{name}": value for name, value in arrays.items()}, (8, 8))
+
+
 def test_everything_that_does_not_fit_is_named() -> None:
     """In one message: missing, not expected, of another shape."""
     arrays = state_dict_of(MODELS["vectors"])

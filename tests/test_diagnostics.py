@@ -152,10 +152,18 @@ def test_bounds_above_a_level() -> None:
         + np.linalg.slogdet(noise)[1]
         + PIXELS * math.log(2 * math.pi)
     )
-    alone = bound_above(model, variables, x, KEY, LEVELS, 2)
+    alone = bound_above(model, variables, x, KEY, LEVELS, 2, temperature=0.0)
     np.testing.assert_allclose(alone, expected, rtol=1e-4, atol=1e-4)
-    ratio = likelihood_ratio(model, variables, x, KEY, LEVELS, draws)
+    ratio = likelihood_ratio(model, variables, x, KEY, LEVELS, draws, temperature=0.0)
     np.testing.assert_allclose(ratio, elbo - expected, rtol=1e-3, atol=1e-3)
+
+    # Drawn from the prior, E log p(x | z) has the spread of E[x | z] besides, and is below log p(x) for every x.
+    pixels = oracle.block(0)
+    spread = oracle.joint.cov[np.ix_(pixels, pixels)] - noise
+    expected = expected - 0.5 * np.trace(np.linalg.solve(noise, spread))
+    drawn = np.asarray(bound_above(model, variables, x, KEY, LEVELS, draws), np.float64)
+    np.testing.assert_allclose(drawn.mean(), expected.mean(), rtol=0.02)
+    assert (expected < oracle.log_px(x.astype(np.float64))).all()
 
 
 def test_the_area_under_the_curve() -> None:
@@ -292,10 +300,20 @@ def test_too_few_examples() -> None:
     x = drawn_from(oracle, 3)
     for call, said in (
         (lambda: information(model, variables, x[:1], KEY, draws=1), "2 examples or more"),
-        (lambda: information(model, variables, x, KEY, draws=4), "1 to 3"),
+        (lambda: information(model, variables, x, KEY, draws=4), "2 to 3"),
+        (lambda: information(model, variables, x, KEY, draws=1), "2 to 3"),
         (lambda: bound_above(model, variables, x, KEY, 3), "0 to 2"),
         (lambda: bound_above(model, variables, x, KEY, 1, draws=0), "1 or more"),
-        (lambda: auroc(np.zeros(0), np.ones(1)), "0 and 1"),
+        (lambda: auroc(np.zeros(0), np.ones(2)), "0 and 2"),
+        (lambda: auroc(np.zeros(2), np.ones(1)), "2 and 1"),
+        (lambda: diagnostics.usage(model, variables, x[:0], KEY), "x has none"),
+        (lambda: active_units([np.zeros((1, 4))]), "2 examples or more, but there are 1"),
+        (lambda: moving_units([np.zeros((0, 4))]), "2 examples or more, but there are 0"),
+        (lambda: used_units([np.zeros((0, 4))]), "1 examples or more, but there are 0"),
+        (lambda: bootstrap(used_units, [np.ones((1, 4))]), "2 examples or more"),
+        (lambda: linear_probe(np.zeros((0, 2)), np.zeros(0), np.zeros((3, 2)), np.zeros(3)), "0 and 3"),
+        (lambda: linear_probe(np.zeros((3, 2)), np.arange(3), np.zeros((0, 2)), np.zeros(0)), "3 and 0"),
+        (lambda: interpolate(model, variables, x, x, KEY, levels=[True]), "1 entries.*2 levels"),
         (lambda: diagnostics.usage(model, variables, x, KEY, draws=0), "1 or more"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -187,10 +187,13 @@ def test_a_likelihood_without_a_mean() -> None:
 def test_what_is_said_of_constraints_that_were_not_met() -> None:
     """Which, by how much, the best that was reached, and whether lambda has any room left; nothing of those met."""
     geco = GECO((Distortion(0.5),), bounds=(1e-3, 100.0))
-    rows = [{"constraint_average": value, "lambda": 100.0} for value in (0.9, 0.2, 0.3)]
+    numbers = zip((0.9, 0.2, 0.3), (0.9, 0.1, 0.3), strict=True)  # the average lags behind what was reached
+    rows = [{"constraint_average": lagging, "constraint": mean, "lambda": 100.0} for lagging, mean in numbers]
     (said,) = geco.unmet(rows)
     assert "Distortion(target=0.5) was not met: at the end it is 0.3" in said
-    assert "at best it was 0.2; lambda is at its bound of 100" in said and "a target of 0.7" in said
+    assert (
+        "at best it was 0.1, a distortion of 0.6; lambda is at its bound of 100" in said and "a target of 0.6" in said
+    )
     assert geco.unmet([*rows, {"constraint_average": -0.01, "lambda": 7.0}]) == geco.unmet([{"loss": 1.0}]) == []
     (growing,) = geco.unmet([{"constraint_average": -0.1, "lambda": 7.0}, {"constraint_average": 0.1, "lambda": 7.0}])
     assert "train longer" in growing and "met it for a while" in growing and "a target of 0.6" in growing

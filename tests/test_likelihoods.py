@@ -73,6 +73,20 @@ def test_bernoulli_is_scipys() -> None:
     np.testing.assert_allclose(log_prob_of(Bernoulli()(h), jnp.full((6, 4, 3), 0.3)), expected, rtol=1e-5)
 
 
+def test_bernoulli_of_p() -> None:
+    """The exact form where p is far from 0 and 1; beyond rounding, log 0 is cut off at -100, and so is log of a p of 0."""
+    family, exact = Bernoulli(form="of_p"), Bernoulli()
+    h = network_output(family, (4, 3), batch=6)
+    x = draw_from(exact(h), jax.random.key(1))
+    np.testing.assert_allclose(log_prob_of(family(h), x), log_prob_of(exact(h), x), rtol=1e-5)
+    far = jnp.array([20.0, -120.0, 120.0])[:, None, None]
+    np.testing.assert_allclose(log_prob_of(family(far), jnp.array([[0], [1], [1]])), [-100.0, -100.0, 0.0])
+    np.testing.assert_allclose(log_prob_of(exact(far), jnp.array([[0], [1], [1]])), [-20.0, -120.0, 0.0], atol=1e-6)
+    for wrong in ({"form": "logits"}, {"form": "of_p", "min_probability": 1e-7}):
+        with pytest.raises(ValueError, match=r"Bernoulli\("):
+            Bernoulli(**wrong)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
 def test_bernoulli_takes_any_dtype(dtype: type) -> None:
     """Zeros and ones score the same as uint8, int32 and float32: no unsigned arithmetic wraps."""

@@ -142,6 +142,10 @@ def test_the_command_line_sets_them(objective: Objective, arguments: str, expect
         (lambda: GECO((Distortion(1.0),), eta=-1.0), "eta=-1.0"),
         (lambda: GECO((Distortion(1.0),), multiplier="exp"), "log or softplus"),
         (lambda: ImportanceWeighted(0), r"k=0.*1 or more"),
+        (lambda: ImportanceWeighted(2.5), r"k=2.5.*whole number"),
+        (lambda: GECO(Distortion(1.0)), r"a tuple of them"),
+        (lambda: Regularised(beta=[1.0, -1.0]), r"beta=\[1.0, -1.0\].*a tuple"),
+        (lambda: Regularised(beta=np.ones(2)), r"a tuple"),
         (lambda: ImportanceWeighted(5, "reinforce"), "plain, stl or dreg"),
     ],
 )

@@ -12,6 +12,7 @@ from oracle import Oracle
 from toys import LinearGaussian
 
 from hvae_jax.objectives import Importance, elbo, importance, iwae, log_weight
+from hvae_jax.objectives.bounds import check_draws
 
 MODEL = LinearGaussian(levels=2, size=2, pixels=3)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
@@ -128,11 +129,16 @@ def test_labels_are_passed_on() -> None:
     np.testing.assert_allclose(*both(jax.random.key(0)), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("k", "chunk"), [(0, 50), (-3, 50), (10, 0)])
-def test_less_than_one_draw_is_an_error(k: int, chunk: int) -> None:
-    """Both numbers are named."""
-    with pytest.raises(ValueError, match=rf"k={k}, chunk={chunk}.*1 or more"):
-        importance(MODEL, variables(), X, KEY, k, chunk)
+@pytest.mark.parametrize("k", [0, -3, 2.5, np.int64(0), jnp.int32(0), jnp.ones(2, jnp.int32)], ids=repr)
+def test_less_than_one_draw_is_an_error(k: Any) -> None:
+    """Of whatever kind the number is."""
+    if not isinstance(k, float):  # whose type is refused first, under pytest alone
+        with pytest.raises(ValueError, match=r"importance\(k=.*whole number of 1 or more"):
+            importance(MODEL, variables(), X, KEY, k)
+    with pytest.raises(ValueError, match=r"importance\(k=.*whole number of 1 or more"):
+        check_draws("importance", k=k)
+    with pytest.raises(ValueError, match=r"chunk=0.*1 or more"):
+        importance(MODEL, variables(), X, KEY, 10, 0)
 
 
 def test_the_bound_rises_to_log_px() -> None:

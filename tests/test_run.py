@@ -18,7 +18,7 @@ import pytest
 from conftest import CACHE
 
 import hvae_jax as hv
-from hvae_jax import cli, experiment
+from hvae_jax import cli, experiment, results
 from hvae_jax.experiment import Data, Evaluation, Experiment, abstract_state, main, run
 from hvae_jax.objectives import Forward
 from hvae_jax.results import for_model
@@ -477,3 +477,29 @@ def test_show_says_nan_where_json_has_null(finished: Path, tmp_path: Path, capsy
     (tmp_path / "result.json").write_text(json.dumps(result))
     cli.main(["show", str(tmp_path)])
     assert "validation -ELBO nan" in capsys.readouterr().out
+
+
+def test_a_run_on_the_printed_formula_is_measured_by_the_right_one(
+    tmp_path: Path, arrays: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its result, `hvae evaluate` and `hvae diagnose` have the ELBO's numbers and say by what it was trained."""
+    model = hv.models.TwoLevelVAE(latents=(2, 3), hidden=4, estimator="printed_not_the_elbo")
+    few = Evaluation(draws=2, other_draws=2)
+    once = Training(batch_size=16, steps=1)
+    trial = Experiment(name="printed", data=Data(arrays), model=model, training=once, evaluation=few)
+    outcome = run(trial, tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "printed formula" in result["notes"][0] and result["notes"][0] in capsys.readouterr().out
+
+    numbers = {}
+    for by in (model, model.measured):
+        alone = dataclasses.replace(trial, model=by)
+        found = results.measure(alone, trial.data.load(), outcome, data_mesh(1))
+        numbers[by.estimator] = found["rates"]["validation"]["z1"]
+    assert numbers["log_ratio"] == numbers["printed_not_the_elbo"] == result["rates"]["validation"]["z1"]
+
+    cli.main(["evaluate", str(tmp_path / "run"), "--draws", "2"])
+    assert "printed formula" in capsys.readouterr().out
+    effort = ["--effort.draws", "2", "--effort.k", "2", "--effort.latents", "4", "--effort.examples", "8"]
+    cli.main(["diagnose", str(tmp_path / "run"), *effort])
+    assert "printed formula" in json.loads((tmp_path / "run" / "report.json").read_text())["words"][0]

@@ -4,8 +4,9 @@ Its layer 0 is z1, the level next to x. What its `state_dict()` holds is read by
 follow levels, widths, halvings, whether there are skips, gates, batch norms and dropout, the order of the layers in a
 residual block and how bottom-up and top-down are merged. What no weight tells has to be said.
 
-Its Bernoulli log-likelihood cuts log p and log (1 - p) off at -100; ours does not. It computes them from p, which in
-float32 is 1 for logits above 17, so that there ours is the better number.
+Its Bernoulli log-likelihood is made of p, and not of its logit: log (1 - p) has the rounding of p, all of it where p is 1
+to rounding, from a logit of 17 on in float32 and of 37 in float64, and is cut off at -100. `Bernoulli(form="of_p")`,
+which the converter sets, is the same; training goes better on the exact form.
 """
 
 import collections
@@ -77,6 +78,8 @@ def ladder_vae(
             fits.append((_misfits(state_dict, table), len(fits), model, table))
     _, _, model, table = min(fits)
 
+    if not model.learn_top_prior:
+        _check_top_prior(state_dict, model)
     x = jnp.zeros((1, *model.image))
     template = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(0))
     variables = to_variables(state_dict, table, template, _ignored(model))
@@ -85,6 +88,18 @@ def ladder_vae(
         by_parameter = readout[name].reshape(-1, len(gains)) * jnp.asarray(gains)[None] + shift
         readout[name] = by_parameter.reshape(readout[name].shape)
     return model, variables
+
+
+def _check_top_prior(state_dict: Mapping[str, Any], model: ConvLadderVAE) -> None:
+    """Raises ValueError where a prior that is N(0, I) is not of the size that the top's maps would have."""
+    name = f"top_down_layers.{model.num_levels - 1}.top_prior_params"
+    wanted = (1, 2 * model.latents[0], *model.top_shape)
+    found = tuple(np.shape(state_dict[name])) if name in state_dict else wanted
+    if found != wanted:
+        raise ValueError(
+            f"The state dict's {name} is {found}, but with image={model.image[:2]} it would be {wanted}. Give "
+            "ladder_vae the height and width that it was made for."
+        )
 
 
 def _in_our_units(likelihood: str) -> tuple[Likelihood, tuple[float, ...], tuple[float, ...]]:
@@ -96,7 +111,7 @@ def _in_our_units(likelihood: str) -> tuple[Likelihood, tuple[float, ...], tuple
     """
     wider = 512.0 / 255.0
     if likelihood == "bernoulli":
-        return Bernoulli(), (1.0,), (0.0,)
+        return Bernoulli(form="of_p"), (1.0,), (0.0,)
     if likelihood == "gaussian":
         return Gaussian(bound=None), (1.0, 0.5), (0.0, 0.0)
     if likelihood == "discr_log":

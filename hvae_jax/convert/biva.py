@@ -87,8 +87,27 @@ def deep_vae(
         model = GatedLadderVAE(**settings, inference="top_down" if ladder else "bottom_up")
     fitting = table(model)
     template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.image)), jax.random.key(0))
+    if not model.learn_top_prior:
+        _check_top_prior(state_dict, model)
     ignored = ("initialized",) if model.learn_top_prior else ("initialized", "prior")
     return model, to_variables(_in_weight_norm(state_dict, fitting, len(stages)), fitting, template, ignored)
+
+
+def _check_top_prior(state_dict: Mapping[str, Any], model: BIVA | GatedLadderVAE) -> None:
+    """Raises ValueError where a prior that is N(0, I) is not of the size that the top's maps would have.
+
+    It is the one array that tells, of a model whose latents are all maps, how large these are.
+    """
+    name, top = f"stages.{len(model.stages) - 1}.stochastic.prior", model.stages[0]
+    place = sides(model.image, model.pad, model.stages)[0]
+    wanted = (2 * top.latents, *(place if top.kernel else ()))
+    found = tuple(np.shape(state_dict[name])) if name in state_dict else wanted
+    if found != wanted:
+        strides = [[stride for *_, stride in stage.blocks] for stage in reversed(model.stages)]
+        raise ValueError(
+            f"The state dict's {name} is {found}, but with image={model.image[:2]}, pad={model.pad} and strides="
+            f"{strides} (stage by stage from x up) it would be {wanted}. Give deep_vae the ones it was made with."
+        )
 
 
 def _has(state_dict: Mapping[str, Any], pattern: str) -> bool:

@@ -164,5 +164,17 @@ def size(state_dict: Mapping[str, Any], name: str, axis: int = 0) -> int:
     shape = tuple(np.shape(state_dict[name])) if name in state_dict else None
     if shape is None or len(shape) <= axis:
         was = "there is none" if shape is None else f"its shape is {shape}"
-        raise ValueError(f"The state dict should have {name} with {axis + 1} axes or more, but {was}.")
+        raise ValueError(
+            f"The state dict should have {name} with {axis + 1} axes or more, but {was}.{_hint(state_dict)}"
+        )
     return shape[axis]
+
+
+def _hint(state_dict: Mapping[str, Any]) -> str:
+    """What a state dict that is not one may be."""
+    nested = [name for name, value in state_dict.items() if isinstance(value, Mapping)]
+    if nested:
+        return f" Is it a checkpoint that holds one? Then take one of its {', '.join(map(repr, nested))}."
+    if state_dict and all(name.startswith("module.") for name in state_dict):
+        return ' Its names begin with "module.", from DataParallel: take that off.'
+    return ""

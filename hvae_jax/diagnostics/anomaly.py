@@ -21,8 +21,9 @@ def bound_above(
     draws: int = 16,
     y: ArrayLike | None = None,
     weighted: bool = False,
+    temperature: float | Array = 1.0,
 ) -> Array:
-    """L^{>k}, nats, `[B]`: the bound with the k lowest latents at their prior's mode, given those above inferred.
+    """L^{>k}, nats, `[B]`: the bound with the k lowest latents drawn from their prior, given those above inferred.
 
     k = 0 is the ELBO itself. Where a model's latents come in stages, as BIVA's do, k counts these.
 
@@ -30,6 +31,8 @@ def bound_above(
       k: how many levels, from below, x has no say in; may be traced, so that one compilation serves all.
       draws: how many are averaged.
       weighted: log of the mean of the importance weights instead of the mean of their logarithms.
+      temperature: of the k lowest. At 0 they are at their prior's mode, as in that paper's code: a score with less
+        noise, but no bound, and often above log p(x).
     Source: Havtorn et al. (2021), equations 8 and 9.
     Raises ValueError for a k outside 0 to L, or no draws.
     """
@@ -40,11 +43,12 @@ def bound_above(
         raise ValueError(f"bound_above(k={k}): the model has {stages} {what}, so 0 to {stages}.")
     if draws < 1:
         raise ValueError(f"bound_above(draws={draws}): 1 or more are needed.")
-    temperature = (np.repeat(np.arange(stages), sizes) < stages - jnp.asarray(k)).astype(float)
+    inferred = np.repeat(np.arange(stages), sizes) < stages - jnp.asarray(k)
+    temperatures = jnp.where(inferred, 1.0, temperature)
 
     def one(index: Array) -> Array:
         drawn = jax.random.fold_in(key, index)
-        trace: Trace = model.apply(variables, x, drawn, y=y, keep_top=stages - k, temperature=temperature)
+        trace: Trace = model.apply(variables, x, drawn, y=y, keep_top=stages - k, temperature=temperatures)
         return log_weight(trace) if weighted else elbo(trace)
 
     values = jax.lax.map(one, jnp.arange(draws))
@@ -60,6 +64,7 @@ def likelihood_ratio(
     draws: int = 16,
     y: ArrayLike | None = None,
     weighted: bool = False,
+    temperature: float | Array = 1.0,
 ) -> Array:
     """LLR^{>k} = L - L^{>k}, nats, `[B]`: how much more of x the k lowest levels explain. High is unusual.
 
@@ -67,18 +72,18 @@ def likelihood_ratio(
     Source: Havtorn et al. (2021), equation 10.
     """
     whole = bound_above(model, variables, x, key, 0, draws, y, weighted)
-    return whole - bound_above(model, variables, x, key, k, draws, y, weighted)
+    return whole - bound_above(model, variables, x, key, k, draws, y, weighted, temperature)
 
 
 def auroc(inside: ArrayLike, outside: ArrayLike) -> tuple[float, float]:
     """Area under the ROC curve of a score that is higher outside, and its standard error.
 
     Source: Hanley & McNeil (1982), equation 1.
-    Raises ValueError where either side has no example.
+    Raises ValueError where either side has fewer than two examples.
     """
     a, b = np.asarray(inside), np.asarray(outside)
-    if not len(a) or not len(b):
-        raise ValueError(f"auroc compares two sets of scores, but they have {len(a)} and {len(b)}.")
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"auroc compares two sets of 2 scores or more, but they have {len(a)} and {len(b)}.")
     from sklearn.metrics import roc_auc_score
 
     area = float(roc_auc_score(np.repeat([0, 1], [len(a), len(b)]), np.concatenate([a, b])))

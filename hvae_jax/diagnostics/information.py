@@ -67,13 +67,13 @@ def information(
       size: examples held in memory at once.
     Source: Hoffman & Johnson (2016), "ELBO surgery", for R = I + KL; Poole et al. (2019), equations 12 and 13, for the
       bounds with a known conditional density.
-    Raises ValueError for fewer than two examples, or more draws than examples.
+    Raises ValueError for fewer than two examples, one draw, which has no standard error, or more draws than examples.
     """
     n = len(np.asarray(x))
     if n < 2:
         raise ValueError(f"information needs 2 examples or more to compare, but there are {n}.")
-    if not 1 <= draws <= n:
-        raise ValueError(f"information(draws={draws}): 1 to {n}, as many as there are examples.")
+    if not 2 <= draws <= n:
+        raise ValueError(f"information(draws={draws}): 2 to {n}, as many as there are examples.")
     first = np.asarray(x)[:draws]
     labels = None if y is None else np.asarray(y)
     few = None if labels is None else labels[:draws]

@@ -34,7 +34,7 @@ def linear_probe(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, t
       train, test: `[N, *features]`, such as the posterior means of one level.
       train_y, test_y: `[N]` labels.
     Source: Alain & Bengio (2016).
-    Raises ValueError where labels are missing, or all alike.
+    Raises ValueError where labels or examples are missing, or labels all alike.
     """
     if train_y is None or test_y is None:
         raise ValueError("A probe needs labels, and this data has none in one of its splits.")
@@ -43,6 +43,8 @@ def linear_probe(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, t
     from sklearn.preprocessing import StandardScaler
 
     x, y, other, wanted = (np.asarray(a) for a in (train, train_y, test, test_y))
+    if not len(y) or not len(wanted):
+        raise ValueError(f"A probe needs examples to learn from and to be tested on: {len(y)} and {len(wanted)} here.")
     if len(np.unique(y)) < 2:
         raise ValueError(f"A probe needs two labels or more, but all {len(y)} training examples have {y[0]}.")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))

@@ -35,10 +35,12 @@ class Usage:
 def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 16, y: ArrayLike | None = None) -> Usage:
     """Averages `draws` traces of x; memory does not grow with the draws.
 
-    Raises ValueError for fewer than one draw.
+    Raises ValueError for fewer than one draw, or no example.
     """
     if draws < 1:
         raise ValueError(f"usage(draws={draws}): 1 or more are needed.")
+    if not np.shape(x)[0]:
+        raise ValueError("usage needs 1 example or more, but x has none.")
 
     def one(index: Array) -> Usage:
         trace = model.apply(variables, x, jax.random.fold_in(key, index), y=y)
@@ -74,12 +76,18 @@ def active_units(posterior_means: Sequence[ArrayLike], threshold: float = 0.01) 
     above it, so there the count says that something above is used, not that the unit itself is: `used_units` and
     `moving_units` stand beside it.
     Source: Burda et al. (2015), section 4.3.
+    Raises ValueError for fewer than two examples, which cannot vary.
     """
+    _check_examples("active_units", posterior_means, 2)
     return [int((np.asarray(means).var(axis=0) > threshold).sum()) for means in posterior_means]
 
 
 def used_units(unit_rates: Sequence[ArrayLike], threshold: float = 0.01) -> list[int]:
-    """Units of each level whose own KL, a mean over the examples, is above `threshold` nats."""
+    """Units of each level whose own KL, a mean over the examples, is above `threshold` nats.
+
+    Raises ValueError without an example.
+    """
+    _check_examples("used_units", unit_rates, 1)
     return [int((np.asarray(rates).mean(axis=0) > threshold).sum()) for rates in unit_rates]
 
 
@@ -87,8 +95,17 @@ def moving_units(offsets: Sequence[ArrayLike], threshold: float = 0.01) -> list[
     """Units of each level whose posterior moves against its prior: Var_x of the offset, in prior scales, > threshold.
 
     The active units of Burda et al. for a model whose priors move by themselves.
+    Raises ValueError for fewer than two examples, which cannot vary.
     """
+    _check_examples("moving_units", offsets, 2)
     return [int((np.asarray(offset).var(axis=0) > threshold).sum()) for offset in offsets]
+
+
+def _check_examples(owner: str, parts: Sequence[ArrayLike], least: int) -> None:
+    """Raises ValueError for fewer than `least` examples, of which there are as many in every part."""
+    few = min((np.shape(part)[0] for part in parts), default=least)
+    if few < least:
+        raise ValueError(f"{owner} needs {least} examples or more, but there are {few}.")
 
 
 class UnitCounts:
@@ -165,7 +182,9 @@ def bootstrap(count: Any, parts: Sequence[ArrayLike], resamples: int = 200, seed
     Args:
       count: such as `active_units`: one number a level.
       parts: one `[B, units]` a level.
+    Raises ValueError for fewer than two examples.
     """
+    _check_examples("bootstrap", parts, 2)
     arrays = [np.asarray(part) for part in parts]
     rng, n = np.random.default_rng(seed), len(arrays[0])
     counts = []

@@ -58,13 +58,15 @@ def interpolate(
       levels: which levels move, top first; the others keep the noise of x. None moves all.
       y: labels, the same along the way.
     Source: White (2016), "Sampling Generative Networks", for the circles.
-    Raises ValueError for fewer than two steps.
+    Raises ValueError for fewer than two steps, or as many entries of `levels` as the model has no levels.
     """
     if steps < 2:
         raise ValueError(f"interpolate(steps={steps}): 2 or more, the two ends.")
     key, key_other, key_draw = jax.random.split(key, 3)
     ends = [noise_of(model, variables, end, k, y) for end, k in ((x, key), (other, key_other))]
     moving = [True] * len(ends[0]) if levels is None else list(levels)
+    if len(moving) != len(ends[0]):
+        raise ValueError(f"interpolate(levels=...) has {len(moving)} entries, but the model has {len(ends[0])} levels.")
     ways = []
     for t in jnp.linspace(0.0, 1.0, steps):
         eps = [_circle(a, b, t) if moves else a for a, b, moves in zip(*ends, moving, strict=True)]

@@ -1,6 +1,7 @@
 """Binary data, or values in [0, 1] taken as probabilities."""
 
 import dataclasses
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,16 @@ from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods.base import Likelihood, clip_log, describe
 
 
+Form = Literal["exact", "of_p"]
+
+
 @struct.dataclass
 class BernoulliRecord:
     """Independent Bernoulli variables. `logits`: `[B, *event]`, log p/(1 - p)."""
 
     logits: Array
     min_probability: float = struct.field(pytree_node=False, default=0.0)
+    form: Form = struct.field(pytree_node=False, default="exact")
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """sum x log p + (1 - x) log(1 - p) with log p = -softplus(-logit); defined for x in [0, 1], nats.
@@ -29,6 +34,9 @@ class BernoulliRecord:
         # and takes twenty times as long over an event of several axes.
         n = self.logits.shape[0]
         x, logits = jnp.broadcast_to(x, self.logits.shape).reshape(n, -1), self.logits.reshape(n, -1)
+        if self.form == "of_p":
+            p = jax.nn.sigmoid(logits)
+            return sum_event(x * jnp.maximum(jnp.log(p), -100.0) + (1 - x) * jnp.maximum(jnp.log1p(-p), -100.0))
         log_p = clip_log(-_softplus(-logits), self.min_probability)
         log_not_p = clip_log(-_softplus(logits), self.min_probability)
         if self.min_probability == 0.0:
@@ -63,9 +71,20 @@ class Bernoulli(Likelihood):
     Attributes:
       min_probability: clips probabilities to [min, 1 - min] inside log_prob. 0, the default, is exact; the article's
         code has 1e-7.
+      form: "exact": log p and log (1 - p) of the logit. To score as public codes did, "of_p": of p as it is rounded,
+        and cut off at -100, which is what PyTorch's binary cross-entropy of a probability is.
+
+    Raises ValueError for another form, or "of_p" with clipped probabilities.
     """
 
     min_probability: float = 0.0
+    form: Form = "exact"
+
+    def __post_init__(self) -> None:
+        if self.form not in get_args(Form):
+            raise ValueError(f"Bernoulli(form={self.form!r}): one of {', '.join(get_args(Form))}.")
+        if self.form == "of_p" and self.min_probability:
+            raise ValueError(f"Bernoulli(min_probability={self.min_probability}): with form='of_p' it has to be 0.")
 
     @property
     def parameters(self) -> int:
@@ -74,7 +93,7 @@ class Bernoulli(Likelihood):
 
     def __call__(self, h: Array) -> BernoulliRecord:
         """`[B, *event, 1]` to a record."""
-        return BernoulliRecord(h[..., 0], self.min_probability)
+        return BernoulliRecord(h[..., 0], self.min_probability, self.form)
 
     def marginals(self, x: Array) -> Array:
         """The logits of the means, which are cut to [0.001, 0.999], as in the code of Burda et al. (2015)."""

@@ -43,6 +43,11 @@ class HVAE(nn.Module):
         """How many levels each step of `keep_top` has, top first: one, unless a model says otherwise."""
         return (1,) * self.num_levels
 
+    @property
+    def measured(self) -> "HVAE":
+        """The model by which variables of this one are measured: another only where its traces are not of the ELBO."""
+        return self
+
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:

@@ -69,8 +69,8 @@ class TwoLevelVAE(HVAE):
       posteriors_see_x: whether the posteriors above z1 read x too, as its features r1 beside z_{l-1}.
       estimator: the rates below the top. "log_ratio": log q - log p at the sample, as it has to be. Or
         "printed_not_the_elbo": the analytic KL that the article prints, off by nats; then these rates, what is reported
-        as the ELBO, and what is chosen by it, early stopping included, are another quantity. For the demonstration
-        and tests alone.
+        as the ELBO while training, and what is chosen by it, early stopping included, are another quantity. What is
+        measured of a run, at its end or later, is `measured`. For the demonstration and tests alone.
       network: what stands next to x. "dense": x flattened. "conv", for images `[B, H, W, C]` with H and W multiples of
         4: a `ConvEncoder` before the first network and a `ConvDecoder` for the last linear layer.
       width: channels of the convolutions at half the resolution; twice as many at a quarter. No part in dense networks.
@@ -136,6 +136,11 @@ class TwoLevelVAE(HVAE):
         check_dtype("TwoLevelVAE", self.dtype)
         check_initialisation("TwoLevelVAE", self.initialisation)
         check_networks(self, bottom_up=levels, posterior=levels, prior=levels - 1)
+
+    @property
+    def measured(self) -> "TwoLevelVAE":
+        """This model with the rates of the ELBO."""
+        return self.clone(estimator="log_ratio")
 
     @property
     def num_levels(self) -> int:

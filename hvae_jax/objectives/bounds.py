@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
@@ -62,7 +63,7 @@ def importance(
     variables: Any,
     x: ArrayLike,
     key: Key[Array, ""],
-    k: Array | int = 500,
+    k: Array | np.integer | int = 500,
     chunk: int = 50,
     y: ArrayLike | None = None,
 ) -> Importance:
@@ -79,13 +80,22 @@ def importance(
         reverse.
       chunk: draws held in memory at once.
     Source: Burda et al. (2015), equation 8; effective sample size after Kong (1992).
-    Raises ValueError for k or chunk below 1.
+    Raises ValueError for k or chunk below 1 or no whole numbers (of k unless it is traced).
     """
-    if chunk < 1 or (isinstance(k, int) and k < 1):
-        raise ValueError(f"importance(k={k}, chunk={chunk}): both have to be 1 or more.")
-    if isinstance(k, int):
-        return _importance_static(model, variables, x, key, k, min(chunk, k), y)
+    check_draws("importance", chunk=chunk)
+    if not isinstance(k, jax.core.Tracer):
+        check_draws("importance", k=k)
+        if not isinstance(k, Array):
+            return _importance_static(model, variables, x, key, int(k), min(chunk, int(k)), y)
     return _importance_traced(model, variables, x, key, k, chunk, y)
+
+
+def check_draws(owner: str, **numbers: Any) -> None:
+    """Raises ValueError unless each of these is a whole number of 1 or more, naming it. `owner` is named in the error."""
+    for name, number in numbers.items():
+        kind = np.asarray(number)
+        if kind.shape or kind.dtype.kind not in "iu" or kind < 1:
+            raise ValueError(f"{owner}({name}={number}): it has to be a whole number of 1 or more.")
 
 
 def _importance(
@@ -147,7 +157,7 @@ def iwae(
     variables: Any,
     x: ArrayLike,
     key: Key[Array, ""],
-    k: Array | int = 500,
+    k: Array | np.integer | int = 500,
     chunk: int = 50,
     y: ArrayLike | None = None,
 ) -> Float[Array, " batch"]:

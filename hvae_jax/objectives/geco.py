@@ -141,6 +141,8 @@ class GECO:
     multiplier: Literal["log", "softplus"] = "log"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.constraints, tuple):
+            raise ValueError(f"GECO(constraints={self.constraints!r}): a tuple of them, such as (Distortion(1.2),).")
         names = [constraint.name() for constraint in self.constraints]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"GECO(constraints=...) has {names}: at least one, and each name once.")
@@ -197,7 +199,8 @@ class GECO:
         """What to say after a run of the constraints that were not met, with the best that was reached.
 
         Args:
-          rows: of metrics, by steps. A constraint counts as met where its moving average is 0 or less in the last one.
+          rows: of metrics, by steps. A constraint counts as met where its moving average is 0 or less in the last one;
+            the best is that of the rows' own means, which do not lag.
         """
         said = []
         for constraint in self.constraints:
@@ -206,7 +209,8 @@ class GECO:
             averages = [row[name] for row in rows if row.get(name) is not None]
             if not averages or averages[-1] <= 0.0:
                 continue
-            best, multiplier = min(averages), rows[-1].get(f"lambda{several}") or math.nan
+            means = [row[f"constraint{several}"] for row in rows if row.get(f"constraint{several}") is not None]
+            best, multiplier = min(means or averages), rows[-1].get(f"lambda{several}") or math.nan
             stuck = multiplier >= 0.99 * self.bounds[1]
             verdict = (
                 f"lambda is at its bound of {self.bounds[1]:g}, which data, model and time did not allow"
@@ -214,12 +218,14 @@ class GECO:
                 else f"lambda is at {multiplier:.3g} and may still grow: train longer, or raise eta"
             )
             reached = best if best > 0.0 else averages[-1]
-            goal = (
-                f"a target of {constraint.target + reached:.4g}" if isinstance(constraint, Distortion) else "more room"
-            )
+            goal, distortion = "more room", ""
+            if isinstance(constraint, Distortion):
+                goal = f"a target of {constraint.target + reached:.4g}"
+                distortion = f", a distortion of {constraint.target + best:.4g}"
             said.append(
                 f"{constraint} was not met: at the end it is {averages[-1]:.4g} an element too large, at best it was "
-                f"{best:.4g}{'' if best > 0 else ', which met it for a while'}; {verdict}. Otherwise give it {goal}."
+                f"{best:.4g}{distortion}{'' if best > 0 else ', which met it for a while'}; {verdict}. Otherwise give "
+                f"it {goal}."
             )
         return said
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hvae_jax.objectives.bounds import log_likelihood
+from hvae_jax.objectives.bounds import check_draws, log_likelihood
 from hvae_jax.objectives.protocol import Batch, Forward, bare_metrics
 from hvae_jax.trace import Trace
 
@@ -42,15 +42,14 @@ class ImportanceWeighted:
     1 / sum_k v_k^2, between 1 and K. Batch statistics are the mean over the draws.
     Source: Burda et al. (2015), equation 8; Roeder et al. (2017), the path derivative; Tucker et al. (2019),
     IWAE-DReG; in hierarchies, Bauer & Mnih (2021): what q makes of the latents above belongs to the path.
-    Raises ValueError for a k below 1 or another gradient.
+    Raises ValueError for a k below 1 or no whole number, or another gradient.
     """
 
     k: int = 5
     gradient: Literal["plain", "stl", "dreg"] = "plain"
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"ImportanceWeighted(k={self.k}): it has to be 1 or more.")
+        check_draws("ImportanceWeighted", k=self.k)
         if self.gradient not in ("plain", "stl", "dreg"):
             raise ValueError(f"ImportanceWeighted(gradient={self.gradient!r}): plain, stl or dreg.")
 

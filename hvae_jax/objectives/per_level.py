@@ -3,7 +3,9 @@
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -14,6 +16,8 @@ def check_numbers(owner: Any, *names: str, low: float | None = None) -> None:
     """Raises ValueError where a setting of `owner` is not finite or below `low`, naming it."""
     for name in names:
         given = getattr(owner, name)
+        if isinstance(given, list | np.ndarray | jax.Array) and np.ndim(given):
+            raise ValueError(f"{type(owner).__name__}({name}={given!r}): one number, or a tuple of one a level.")
         values = given if isinstance(given, tuple) else (given,)
         if not values or not all(math.isfinite(v) and (low is None or v >= low) for v in values):
             least = "" if low is None else f" of {low:g} or more"
