@@ -4,9 +4,9 @@ Its layer 0 is z1, the level next to x. What its `state_dict()` holds is read by
 follow levels, widths, halvings, whether there are skips, gates, batch norms and dropout, the order of the layers in a
 residual block and how bottom-up and top-down are merged. What no weight tells has to be said.
 
-Its Bernoulli log-likelihood is made of p, and not of its logit: log (1 - p) has the rounding of p, all of it where p is 1
-to rounding, from a logit of 17 on in float32 and of 37 in float64, and is cut off at -100. `Bernoulli(form="of_p")`,
-which the converter sets, is the same; training goes better on the exact form.
+Its Bernoulli log-likelihood is made of p, and not of the logit: log (1 - p) has the rounding of p, which is 1 from a
+logit of 17 on in float32 and of 37 in float64, and is cut off at -100. `Bernoulli(form="of_p")`, which the converter
+sets, is the same; training goes better on the exact form.
 """
 
 import collections

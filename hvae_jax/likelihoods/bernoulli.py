@@ -13,7 +13,6 @@ from jaxtyping import Float, Key, Num
 from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods.base import Likelihood, clip_log, describe
 
-
 Form = Literal["exact", "of_p"]
 
 
