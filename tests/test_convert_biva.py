@@ -133,7 +133,7 @@ def test_what_holds_a_state_dict() -> None:
     arrays = state_dict_of(MODELS["vae"])
     with pytest.raises(ValueError, match="take one of its 'model_state_dict'"):
         biva.deep_vae({"epoch": 3, "model_state_dict": arrays}, (8, 8))
-    with pytest.raises(ValueError, match='begin with "module."'):
+    with pytest.raises(ValueError, match=r'begin with "module\."'):
         biva.deep_vae({f"module.{name}": value for name, value in arrays.items()}, (8, 8))
 
 

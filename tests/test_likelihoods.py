@@ -74,7 +74,7 @@ def test_bernoulli_is_scipys() -> None:
 
 
 def test_bernoulli_of_p() -> None:
-    """The exact form where p is far from 0 and 1; beyond rounding, log 0 is cut off at -100, and so is log of a p of 0."""
+    """The exact form where p is far from 0 and 1; where it is one of them to rounding, logarithms end at -100."""
     family, exact = Bernoulli(form="of_p"), Bernoulli()
     h = network_output(family, (4, 3), batch=6)
     x = draw_from(exact(h), jax.random.key(1))

@@ -91,7 +91,7 @@ def importance(
 
 
 def check_draws(owner: str, **numbers: Any) -> None:
-    """Raises ValueError unless each of these is a whole number of 1 or more, naming it. `owner` is named in the error."""
+    """Raises ValueError unless each of these is a whole number of 1 or more, naming `owner` and the number."""
     for name, number in numbers.items():
         kind = np.asarray(number)
         if kind.shape or kind.dtype.kind not in "iu" or kind < 1:
