@@ -208,7 +208,7 @@ UPS, DOWNS = up_stages("8d2,4d2,2x1", 4), down_stages("2x1,4m2,8m4", 4)
         ({"unroll": 0}, "1 or more"),
         ({"ups": "8d2,4d2,2x1"}, "is text: up_stages and down_stages parse it"),
         ({"standardise": (8.0, 0.0)}, "standard deviation above 0"),
-        ({"clamp": (3.0, -3.0)}, "the lower bound first"),
+        ({"clamp": (3.0, -3.0)}, "a lower bound and then a higher"),
         ({"no_bias_above": -1}, "0 or more"),
     ],
 )

@@ -1,6 +1,6 @@
 """What every model answers to, written once over its one forward pass, `descend`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +32,13 @@ class HVAE(nn.Module):
     model's latents come in stages, `levels_per_stage`, it is these that `keep_top` counts.
     `train=True` goes with `mutable=["batch_stats"]`.
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("clamp", "prior_clamp"):
+            bounds = getattr(self, name, None)
+            if bounds is not None and not bounds[0] < bounds[1]:
+                raise ValueError(f"{type(self).__name__}({name}={bounds}): a lower bound and then a higher one.")
 
     @property
     def num_levels(self) -> int:
@@ -114,15 +121,31 @@ class HVAE(nn.Module):
         return self(x, key, y=y).latents
 
 
+def as_tuples(model: nn.Module, *names: str) -> None:
+    """Makes tuples of these fields of a model, lists as a rule, so that it can be hashed.
+
+    Raises ValueError for a field that is no sequence.
+    """
+    for name in names:
+        given = getattr(model, name)
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise ValueError(f"{type(model).__name__}({name}={given!r}): a tuple, such as ({given!r},).")
+        object.__setattr__(model, name, tuple(given))
+
+
 def check_sizes(model: nn.Module, *names: str) -> None:
-    """Raises ValueError unless each of these fields of a model, a size or a tuple of them, is 1 or more."""
+    """Raises ValueError unless each of these fields of a model, sizes or tuples of them, is whole and 1 or more."""
     values = {name: getattr(model, name) for name in names}
     for name, value in values.items():
         if value == ():
             raise ValueError(f"{type(model).__name__}({name}=()): at least one level is needed, such as (8, 16).")
-    if any(size < 1 for value in values.values() for size in (value if isinstance(value, tuple) else (value,))):
+    if any(
+        size < 1 or size != int(size)
+        for value in values.values()
+        for size in (value if isinstance(value, tuple) else (value,))
+    ):
         given = ", ".join(f"{name}={value}" for name, value in values.items())
-        raise ValueError(f"{type(model).__name__}({given}): every size has to be 1 or more.")
+        raise ValueError(f"{type(model).__name__}({given}): every size has to be a whole number of 1 or more.")
 
 
 def check_classes(model: Any) -> None:

@@ -30,7 +30,7 @@ from jax import Array
 from hvae_jax.descent import Pick, draw
 from hvae_jax.distributions import Normal, hard_clamp, precision_weighted, residual
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
-from hvae_jax.models.base import HVAE, check_sizes
+from hvae_jax.models.base import HVAE, as_tuples, check_sizes
 from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.conv import Conv
 from hvae_jax.networks.mlp import one_hot
@@ -95,8 +95,7 @@ class ConvLadderVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image", "latents", "downsample"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        as_tuples(self, "image", "latents", "downsample")
         super().__post_init__()
         check_sizes(self, "image", "latents", "channels", "blocks")
         check_dtype("ConvLadderVAE", self.dtype)

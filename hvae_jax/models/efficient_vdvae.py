@@ -21,7 +21,7 @@ from jax import Array
 
 from hvae_jax.descent import Pick
 from hvae_jax.likelihoods import Bernoulli, Likelihood
-from hvae_jax.models.base import HVAE, check_classes, check_sizes
+from hvae_jax.models.base import HVAE, as_tuples, check_classes, check_sizes
 from hvae_jax.models.deep import LogStd, Parts, ascend, check_log_std, descend
 from hvae_jax.models.stages import Down, Up, check_downs, check_square, check_taps, check_ups, level_sides
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
@@ -84,7 +84,7 @@ class EfficientVDVAE(HVAE):
                 raise ValueError(
                     f"EfficientVDVAE({name}={getattr(self, name)!r}) is text: up_stages and down_stages parse it."
                 )
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        as_tuples(self, "image", "ups", "downs")
         super().__post_init__()
         check_sizes(self, "unroll", "stem_size", "readout_size", *(() if self.edge is None else ("edge",)))
         check_square("EfficientVDVAE", self.image)

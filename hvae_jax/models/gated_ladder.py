@@ -27,7 +27,7 @@ from jax import Array
 from hvae_jax.descent import Drawn, Pick, draw, propose
 from hvae_jax.distributions import LogVarHead, Normal, check_log_var_head, log_variance
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
-from hvae_jax.models.base import HVAE
+from hvae_jax.models.base import HVAE, as_tuples
 from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.gated import (
     GatedBlock,
@@ -94,8 +94,7 @@ class GatedLadderVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image", "stages"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        as_tuples(self, "image", "stages")
         super().__post_init__()
         check_stages("GatedLadderVAE", self.image, self.pad, self.stages)
         check_dropout("GatedLadderVAE", self.q_dropout, self.p_dropout)

@@ -28,7 +28,7 @@ from jaxtyping import Float, Num
 from hvae_jax.descent import Pick, draw
 from hvae_jax.distributions import Normal, hard_clamp, precision_weighted, residual
 from hvae_jax.likelihoods import Bernoulli, Likelihood
-from hvae_jax.models.base import HVAE, check_sizes
+from hvae_jax.models.base import HVAE, as_tuples, check_sizes
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.mlp import BatchNorm, Readout, check_event, one_hot, uniform_fan_in
@@ -104,8 +104,7 @@ class LadderVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("latents", "hidden"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        as_tuples(self, "latents", "hidden")
         super().__post_init__()
         check_sizes(self, "latents", "hidden")
         check_dtype("LadderVAE", self.dtype)

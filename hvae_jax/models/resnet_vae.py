@@ -38,7 +38,7 @@ from hvae_jax.descent import Pick, draw, propose, stack
 from hvae_jax.distributions import Normal, hard_clamp, residual
 from hvae_jax.flows import Form, InverseAutoregressive, check_form
 from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, Likelihood
-from hvae_jax.models.base import HVAE, check_sizes
+from hvae_jax.models.base import HVAE, as_tuples, check_sizes
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.conv import double
 from hvae_jax.networks.masked import check_order
@@ -164,8 +164,7 @@ class ResNetVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image", "blocks", "latents", "flow_hidden"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        as_tuples(self, "image", "blocks", "latents", "flow_hidden")
         super().__post_init__()
         check_sizes(self, "blocks", "latents", "width", "unroll")
         if len(self.blocks) != len(self.latents):

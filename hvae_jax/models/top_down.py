@@ -21,7 +21,7 @@ from jax import Array
 from hvae_jax.descent import Pick, draw
 from hvae_jax.distributions import Normal, hard_clamp, residual
 from hvae_jax.likelihoods import Categorical, Likelihood
-from hvae_jax.models.base import HVAE, check_classes, check_networks, check_sizes
+from hvae_jax.models.base import HVAE, as_tuples, check_classes, check_networks, check_sizes
 from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.mlp import MLP, Readout, check_event, join, one_hot
@@ -68,8 +68,7 @@ class TopDownVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("latents", "bottom_up", "delta", "prior"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        as_tuples(self, "latents", "bottom_up", "delta", "prior")
         super().__post_init__()
         levels = len(self.latents)
         check_sizes(self, "latents", "hidden", "depth")

@@ -49,7 +49,7 @@ from jax import Array
 from hvae_jax.descent import Drawn, Pick, draw, propose
 from hvae_jax.distributions import Normal, hard_clamp, kl
 from hvae_jax.likelihoods import Categorical, Likelihood
-from hvae_jax.models.base import HVAE, check_classes, check_networks, check_sizes, first_bias
+from hvae_jax.models.base import HVAE, as_tuples, check_classes, check_networks, check_sizes, first_bias
 from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
 from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind, check_network
@@ -121,8 +121,7 @@ class TwoLevelVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("latents", "bottom_up", "posterior", "prior"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        as_tuples(self, "latents", "bottom_up", "posterior", "prior")
         super().__post_init__()
         levels = len(self.latents)
         check_sizes(self, "latents", "hidden", "depth")

@@ -17,7 +17,7 @@ from jax import Array
 
 from hvae_jax.descent import Pick
 from hvae_jax.likelihoods import Bernoulli, Likelihood
-from hvae_jax.models.base import HVAE, check_classes, check_sizes
+from hvae_jax.models.base import HVAE, as_tuples, check_classes, check_sizes
 from hvae_jax.models.block_strings import down_stages, up_stages
 from hvae_jax.models.deep import Parts, ascend, descend
 from hvae_jax.models.stages import Down, Up, check_downs, check_square, check_ups, level_sides
@@ -73,14 +73,12 @@ class VDVAE(HVAE):
         for name in ("image", "ups", "downs"):
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"VDVAE({name}={getattr(self, name)!r}) is text: up_stages and down_stages parse it.")
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        as_tuples(self, "image", "ups", "downs")
         super().__post_init__()
         check_sizes(self, "unroll")
         check_square("VDVAE", self.image)
         if self.standardise is not None and not self.standardise[1] > 0:
             raise ValueError(f"VDVAE(standardise={self.standardise}): a mean, and a standard deviation above 0.")
-        if self.clamp is not None and not self.clamp[0] < self.clamp[1]:
-            raise ValueError(f"VDVAE(clamp={self.clamp}): the lower bound first.")
         if self.no_bias_above < 0:
             raise ValueError(f"VDVAE(no_bias_above={self.no_bias_above}): 0 or more.")
         check_ups("VDVAE", self.image[0], self.ups, learned=False)

@@ -113,6 +113,8 @@ def check_stages(owner: str, image: tuple[int, ...], pad: int, stages: tuple[Sta
         raise ValueError(f"{owner}(stages=()): at least one stage is needed, such as {Stage(8, ((64, 3, 2),))}.")
     rows, columns = (side + 2 * pad for side in image[:2])
     for stage in reversed(stages):
+        if not isinstance(stage, Stage):
+            raise ValueError(f"{owner}(stages=...) has {stage!r}: a {Stage(8, ((64, 3, 2),))}, for one.")
         for _, _, stride in stage.blocks:
             if rows % stride or columns % stride:
                 raise ValueError(
