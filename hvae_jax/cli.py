@@ -12,6 +12,7 @@ import tyro
 from hvae_jax import doctor, exchange, plots, results, settings
 from hvae_jax.commands import Diagnose, Doctor, Evaluate, Export, ImportWeights, Reconstruct, Sample, Show
 from hvae_jax.compilation import jit_once, keep_freed_memory, use_compilation_cache
+from hvae_jax.convert.published import THE_PRESETS
 from hvae_jax.descent import temperature_by_side
 from hvae_jax.diagnosis import diagnose
 from hvae_jax.diagnostics import level_by_level
@@ -194,10 +195,11 @@ def diagnose_run(command: Diagnose) -> None:
 
 def import_weights(command: ImportWeights) -> None:
     """`hvae import`."""
-    names = ("weights", "enc_blocks", "dec_blocks", "structure", "data", "data_directory")
+    names = ("weights", "enc_blocks", "dec_blocks", "structure", "unsaid", "data", "data_directory")
     options = {name: getattr(command, name) for name in names}
     if command.code == "hvae_jax":
-        given = [name for name, value in {"preset": command.preset, **options}.items() if value not in (None, "preset")]
+        usual = (None, "preset", THE_PRESETS)
+        given = [name for name, value in {"preset": command.preset, **options}.items() if value not in usual]
         if given:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ValueError(f"{flags}: a file of `hvae export` says that itself.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from hvae_jax.convert.files import Weights
-from hvae_jax.convert.published import Structure
+from hvae_jax.convert.published import THE_PRESETS, Structure, Unsaid
 from hvae_jax.diagnosis import Effort
 
 Run = Annotated[Path, tyro.conf.Positional]
@@ -154,6 +154,7 @@ class ImportWeights:
         "32x11,32d2,...". The published ffhq1024 has two fewer than its preset.
       dec_blocks: of the way down, likewise: "1x1,4m1,...".
       structure: of efficient_vdvae, "file" to read blocks and widths off the file where they are not the preset's.
+      unsaid: settings that no weight tells, where they are not the preset's.
       data: the data set, by name or path; the preset's if it is not given.
       data_directory: where it is, as --data.directory.
       folder: the run folder; runs/CODE_PRESET if it is not given.
@@ -168,6 +169,7 @@ class ImportWeights:
     enc_blocks: str | None = None
     dec_blocks: str | None = None
     structure: Structure = "preset"
+    unsaid: Unsaid = THE_PRESETS
     data: str | None = None
     data_directory: str | None = None
     folder: Path | None = None

@@ -1,5 +1,6 @@
 """Weights from outside as a run folder, and a run's as one file: what `hvae import` and `hvae export` do."""
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from flax import linen as nn
 import hvae_jax
 from hvae_jax import doctor, run_folder, settings
 from hvae_jax.convert.files import ArrayFile, Weights, read_arrays
-from hvae_jax.convert.published import Code, Preset, Structure, preset_of, published
+from hvae_jax.convert.published import THE_PRESETS, Code, Preset, Structure, Unsaid, preset_of, published
 from hvae_jax.data import check_name
 from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.finished import an_example, open_variables
@@ -35,13 +36,14 @@ def import_published(
     enc_blocks: str | None = None,
     dec_blocks: str | None = None,
     structure: Structure = "preset",
+    unsaid: Unsaid = THE_PRESETS,
     data: str | None = None,
     data_directory: str | None = None,
 ) -> Path:
     """A run folder of published weights; what it holds was not measured.
 
     Args:
-      code, enc_blocks, dec_blocks, structure: as `convert.published.published` takes them.
+      code, enc_blocks, dec_blocks, structure, unsaid: as `convert.published.published` takes them.
       path, weights: as `read_arrays` does.
       preset: the configuration.
       folder: runs/CODE_PRESET for None.
@@ -59,7 +61,7 @@ def import_published(
     file = read_arrays(path, weights)
     options: dict[str, Any] = {"enc_blocks": enc_blocks, "dec_blocks": dec_blocks, "structure": structure}
     try:
-        model, variables = published(code, file.arrays, preset, **options)
+        model, variables = published(code, file.arrays, preset, unsaid=unsaid, **options)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     odd = [name for name, leaf in _named(variables).items() if not np.isfinite(leaf).all()]
@@ -72,7 +74,9 @@ def import_published(
     evaluation = Evaluation(draws=1, other_draws=1, chunk=1, size=at_once)
     experiment = Experiment(f"{code}_{preset}", model, source, evaluation=evaluation)
     record = _record(code, path, file) | {"preset": preset}
+    options |= dataclasses.asdict(unsaid)
     record |= {name: value for name, value in options.items() if value not in (None, "preset")}
+    record["model"] = {name: getattr(model, name) for name in _TOLD if hasattr(model, name)}
     _write_run(folder, experiment, variables, Progress(), {"imported": record}, overwrite)
     return folder
 
@@ -166,12 +170,15 @@ def said_of_import(result: dict[str, Any], folder: Path) -> str:
     lines = [f"{folder}: {result['parameters']:,} parameters of {origin}"]
     if source["code"] != "hvae_jax":
         lines.append(f"likelihood {source['likelihood']}; data {source['data']}")
+        lines.append("what no weight tells: " + ", ".join(f"{name} {value}" for name, value in source["model"].items()))
     if "elbo" not in result:
         lines.append(f"Nothing has been measured here yet: `hvae evaluate {folder}` does.")
     return "\n".join(lines)
 
 
 _OPTIONS = ("preset", "entry", "enc_blocks", "dec_blocks", "structure")
+_TOLD = ("no_bias_above", "log_std", "beta", "residual_posterior")
+"""Of a model, what no weight tells; beside its likelihood."""
 
 
 def _record(code: str, path: Path, file: ArrayFile) -> dict[str, Any]:

@@ -84,6 +84,43 @@ def test_vdvae_is_read_off() -> None:
     jax.tree.map(np.testing.assert_array_equal, deep.variables_of(given, MODEL), variables)
 
 
+def test_first_maps_that_are_missing() -> None:
+    """A number left out is noticed; the last ones may be a setting, unless it is said."""
+    given = of_vdvae(MODEL)
+    count = sum(name.startswith("decoder.bias_xs") for name in given)
+    with pytest.raises(ValueError, match=r"not whole: decoder.bias_xs.0 missing"):
+        deep.vdvae({name: value for name, value in given.items() if name != "decoder.bias_xs.0"}, ENC, DEC, 8)
+    last = {name: value for name, value in given.items() if name != f"decoder.bias_xs.{count - 1}"}
+    assert deep.vdvae(last, ENC, DEC, 8)[0].no_bias_above == 1
+    with pytest.raises(ValueError, match=rf"issing: decoder.bias_xs.{count - 1} "):
+        deep.vdvae(last, ENC, DEC, 8, no_bias_above=4)
+
+
+def test_blocks_that_are_missing() -> None:
+    """All of them, before anything is made of the others."""
+    given = of_vdvae(MODEL)
+    holes = ("decoder.dec_blocks.1.", "encoder.enc_blocks.2.")
+    with pytest.raises(ValueError, match=r"not whole: encoder.enc_blocks.2, decoder.dec_blocks.1 missing"):
+        deep.vdvae({name: value for name, value in given.items() if not name.startswith(holes)}, ENC, DEC, 8)
+    for tree, hole in (("torch", "top_down.levels_down_upsample.0"), ("jax", "top_down.block_down_level_0_upsample")):
+        some = {n: v for n, v in of_efficient("colour", tree).items() if not n.startswith(f"{hole}.")}
+        with pytest.raises(ValueError, match=f"not whole: {hole} missing"):
+            efficient.efficient_vdvae(some)
+
+
+def test_taps_of_other_widths() -> None:
+    """Levels that are alike but for their taps are stages of their own."""
+    ups = (Up(4, 1, 8, skip=8), Up(4, 1, 8, skip=9))
+    downs = (Down(4, 2, 8, latents=2, shared=False),)
+    with pytest.raises(ValueError, match=r"stage 0, 2 blocks at side 4, reads taps of \[9, 8\]"):
+        EfficientVDVAE(image=(4, 4, 1), ups=ups, downs=downs, likelihood=Bernoulli(), pad=0)
+    split = tuple(Down(4, 1, 8, latents=2) for _ in range(2))
+    model = EfficientVDVAE(image=(4, 4, 1), ups=ups, downs=split, likelihood=Bernoulli(), pad=0, beta=efficient.BETA)
+    for tree in TREES:
+        given = arrays(model, entries(model, TREES[tree]({})))
+        assert efficient.efficient_vdvae(given, pad=0)[0] == model
+
+
 def test_vdvae_of_five_bits() -> None:
     """The likelihood is given, and x is of 8 bits."""
     family = Quantised(LogisticMixture(2, 32, form="vdvae_5_bits"), 8)
@@ -166,7 +203,7 @@ def test_what_no_weight_tells() -> None:
         use_residual_distribution=True,
         output_distribution_base="logstd",
         min_mol_logscale=-14.0,
-        num_bits=5,
+        num_bits=5.0,  # as its settings write it
     )
     assert (model.log_std, model.beta, model.residual_posterior) == ("exp", 1.0, True)
     assert model.likelihood == LogisticMixture(2, 32, 3, -14.0, "efficient_vdvae_5_bits", "exp", efficient.BETA)
@@ -186,6 +223,10 @@ def test_efficient_vdvae_refused() -> None:
         "projection.bias is (3,), not (8,)",
     ):
         assert said in str(error.value)
+    first = "bottom_up.levels_up_downsample.0.residual_block.0.convs.1.weight"
+    wide = given | {first: np.zeros((*given[first].shape[:2], 3, 3))}
+    with pytest.raises(ValueError, match=r"in between, and first kernels of 3x3, where .* and first kernels of 1x1"):
+        efficient.variables_of(wide, EFFICIENT["shared"])
     with pytest.raises(ValueError, match="num_bits=4"):
         efficient.efficient_vdvae(given, num_bits=4)
     with pytest.raises(ValueError, match="distribution_base='var'"):

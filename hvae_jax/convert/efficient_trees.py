@@ -1,10 +1,11 @@
 """Where Efficient-VDVAE's two trees keep every array of a model: names, layouts, and the levels read off them."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hvae_jax.convert.state_dict import CONV, Entry, size
+from hvae_jax.convert.state_dict import CONV, Entry, check_numbering, count, enumerated, size
 from hvae_jax.models import Down, EfficientVDVAE, Up
 from hvae_jax.models.stages import names
 
@@ -101,6 +102,14 @@ class TorchTree:
             i += 1
         return i
 
+    def check_whole(self) -> None:
+        """Raises ValueError where levels or blocks leave numbers out."""
+        ways = [f"bottom_up.{name}" for name in ("levels_up", "levels_up_downsample")]
+        ways += [f"top_down.{name}" for name in ("levels_down", "levels_down_upsample")]
+        check_numbering(self.arrays, *(way for way in ways if way.endswith("sample")))
+        levels = {name: count(self.arrays, name) for name in ways}
+        check_numbering(self.arrays, *(f"{name}.{i}" for name, number in levels.items() for i in range(number)))
+
     def levels(self) -> tuple[tuple[Up, ...], tuple[Down, ...]]:
         """One `Up` and one `Down` a level, as `efficient_levels` takes them."""
         ups, downs, strides = [], [], []
@@ -137,7 +146,7 @@ class TorchTree:
             "width": self.inputs(first),
             "middle": self.outputs(first),
             "layers": layers,
-            "size": self.kernel(self.cell_conv(block, 0, 1)) if layers else 1,
+            "size": self.kernel(self.cell_conv(block, 0, 1)),
             "cells": self.number(lambda i: self.cell(block, i)),
         }
 
@@ -146,6 +155,19 @@ class _JaxTree(TorchTree):
     """Names and layouts of the JAX tree."""
 
     axes = None
+
+    def check_whole(self) -> None:
+        pattern = re.compile(r"(bottom_up\.block_up|top_down\.block_down)_level_(\d+)_(\w+)\.")
+        found = [pattern.match(name) for name in self.arrays]
+        blocks = {(m[1], int(m[2]), m[3]) for m in found if m}
+        holes = []
+        for way, last in (("bottom_up.block_up", "downsample"), ("top_down.block_down", "upsample")):
+            for level in range(1 + max((at for of, at, _ in blocks if of == way), default=-1)):
+                numbers = [int(name) for of, at, name in blocks if (of, at) == (way, level) and name.isdecimal()]
+                wanted = [last, *map(str, range(1 + max(numbers, default=-1)))]
+                holes += [f"{way}_level_{level}_{name}" for name in wanted if (way, level, name) not in blocks]
+        if holes:
+            raise ValueError(f"The state dict is not whole: {enumerated(holes)} missing.")
 
     def conv(self, *parts: str) -> str:
         return ".".join((*parts, "conv.kernel"))

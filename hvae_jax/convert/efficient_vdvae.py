@@ -36,7 +36,7 @@ def efficient_vdvae(
     output_distribution_base: str = "std",
     output_gradient_smoothing_beta: float = BETA,
     min_mol_logscale: float = -250.0,
-    num_bits: int = 8,
+    num_bits: float = 8,
     likelihood: Likelihood | None = None,
     pad: int | None = None,
 ) -> tuple[EfficientVDVAE, dict[str, Any]]:
@@ -60,6 +60,7 @@ def efficient_vdvae(
             raise ValueError(f"efficient_vdvae({name}={base!r}): {' or '.join(map(repr, _BASES))}.")
     if num_bits not in (5, 8):
         raise ValueError(f"efficient_vdvae(num_bits={num_bits}): 8 or 5.")
+    num_bits = int(num_bits)  # its settings have 8.
     arrays = _flat(state_dict)
     tree = TREES["jax" if any("block_up_level" in name for name in arrays) else "torch"](arrays)
     outputs = size(arrays, tree.bias("top_down", "output_conv"))
@@ -78,13 +79,15 @@ def efficient_vdvae(
             _BASES[output_distribution_base],  # type: ignore[arg-type]
             output_gradient_smoothing_beta,
         )
+    tree.check_whole()
     levels = tree.levels()
     side = levels[1][-1].side - 2 * (pad or 0)
     last = tree.conv("top_down", "output_conv")
+    ups, downs = up_stages_of_levels(levels[0]), down_stages_of_levels(levels[1], [up.skip for up in levels[0]][::-1])
     model = EfficientVDVAE(
         image=(side, side, channels),
-        ups=up_stages_of_levels(levels[0]),
-        downs=down_stages_of_levels(levels[1]),
+        ups=ups,
+        downs=downs,
         likelihood=likelihood,
         pad=pad or 0,
         log_std=_BASES[distribution_base],  # type: ignore[arg-type]
@@ -150,12 +153,14 @@ def _check_blocks(tree: TorchTree, table: Mapping[str, Entry], arrays: Mapping[s
         first = tree.cell_conv(block[:-1], 0, 0)
         if block in found and first in misfits.misshapen:
             trees = [type(tree)({first: np.broadcast_to(0, shape)}) for shape in misfits.misshapen[first]]
-            sizes = tuple(size for one in trees for size in (one.inputs(first), one.outputs(first)))
+            sizes = tuple(size for one in trees for size in (one.inputs(first), one.outputs(first), one.kernel(first)))
             runs.setdefault(sizes, []).append(block[:-1])
-    for (width, middle, our_width, our_middle), blocks in runs.items():
+    for (width, middle, kernel, our_width, our_middle, our_kernel), blocks in runs.items():
+        kernels = [f", and first kernels of {k}x{k}" if kernel != our_kernel else "" for k in (kernel, our_kernel)]
+        have = "has" if len(blocks) == 1 else "have"
         said.append(
-            f"{enumerated(blocks)} {'has' if len(blocks) == 1 else 'have'} width {width} and {middle} in between, "
-            f"where the configuration has {our_width} and {our_middle}"
+            f"{enumerated(blocks)} {have} width {width} and {middle} in between{kernels[0]}, where the configuration "
+            f"has {our_width} and {our_middle}{kernels[1]}"
         )
         odd |= {f"{block}." for block in blocks}
     if said:

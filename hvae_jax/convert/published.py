@@ -39,6 +39,63 @@ class Preset:
     binarise: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Unsaid:
+    """Settings of a public code that no weight tells, by their names there. None is the preset's.
+
+    Attributes:
+      no_bias_above: of vdvae, the largest side whose maps begin with a learned one.
+      distribution_base: of efficient_vdvae, as are those below.
+      gradient_smoothing_beta: of the latents' scales.
+      use_residual_distribution: whether posteriors are offsets from priors.
+      output_distribution_base: of the likelihood's scales.
+      output_gradient_smoothing_beta: of these.
+      min_mol_logscale: where their logarithms are cut off.
+    """
+
+    no_bias_above: int | None = None
+    distribution_base: Literal["std", "logstd"] | None = None
+    gradient_smoothing_beta: float | None = None
+    use_residual_distribution: bool | None = None
+    output_distribution_base: Literal["std", "logstd"] | None = None
+    output_gradient_smoothing_beta: float | None = None
+    min_mol_logscale: float | None = None
+
+    def check(self, code: Code) -> None:
+        """Raises ValueError for a setting of the other code."""
+        given = {name for name, value in vars(self).items() if value is not None}
+        wrong = given - {"no_bias_above"} if code == "vdvae" else given & {"no_bias_above"}
+        if wrong:
+            raise ValueError(f"{', '.join(sorted(wrong))} is not a setting of {code}.")
+
+    def applied(self, model: Any) -> Any:
+        """The model with these in place of its own."""
+        scales = {"std": "softplus", "logstd": "exp", None: None}
+
+        def given(**values: Any) -> dict[str, Any]:
+            return {name: value for name, value in values.items() if value is not None}
+
+        if isinstance(model, VDVAE):
+            return model.clone(**given(no_bias_above=self.no_bias_above))
+        outputs = given(
+            scale=scales[self.output_distribution_base],
+            beta=self.output_gradient_smoothing_beta,
+            min_log_scale=self.min_mol_logscale,
+        )
+        if outputs and not isinstance(model.likelihood, LogisticMixture):
+            raise ValueError(f"Settings of the likelihood's scales were given, but {model.likelihood} has none.")
+        return model.clone(
+            likelihood=dataclasses.replace(model.likelihood, **outputs) if outputs else model.likelihood,
+            **given(
+                log_std=scales[self.distribution_base],
+                beta=self.gradient_smoothing_beta,
+                residual_posterior=self.use_residual_distribution,
+            ),
+        )
+
+
+THE_PRESETS = Unsaid()
+
 # VDVAE's ImageNets are van den Oord's, Efficient-VDVAE's the box-filtered ones.
 PRESETS: Mapping[str, Mapping[str, Preset]] = {
     "vdvae": {
@@ -110,6 +167,7 @@ def published(
     enc_blocks: str | None = None,
     dec_blocks: str | None = None,
     structure: Structure = "preset",
+    unsaid: Unsaid = THE_PRESETS,
 ) -> tuple[Any, dict[str, Any]]:
     """(model, variables) of the arrays of a public file.
 
@@ -120,11 +178,13 @@ def published(
         widths are then read off the file. The published FFHQ-1024 has two blocks on the way up fewer than its preset.
       structure: of Efficient-VDVAE, "file" to read levels, blocks and widths off the file. The published files are of
         larger models than the published settings.
+      unsaid: settings that are not the preset's, and that no weight tells.
 
     Raises ValueError for an unknown preset, options of the other code, and a file that does not fit: with the blocks
     that differ, and every other array that is missing, not expected or of another shape.
     """
-    model = as_published(preset_of(code, preset).make())
+    unsaid.check(code)
+    model = unsaid.applied(as_published(preset_of(code, preset).make()))
     _check_code(code, arrays)
     if code == "vdvae":
         if structure != "preset":
@@ -162,7 +222,8 @@ def _vdvae(
             downs if dec_blocks is None else dec_blocks,
             model.image[0],
             standardise=model.standardise,
-            likelihood=model.likelihood,
+            likelihood=_with_mixtures(model.likelihood, deep.mixtures(arrays)),
+            no_bias_above=model.no_bias_above,
         )
     except ValueError as error:
         raise ValueError(
@@ -170,6 +231,13 @@ def _vdvae(
             "those that it has."
         ) from error
     return found.clone(unroll=model.unroll, remat=model.remat), variables
+
+
+def _with_mixtures(family: Likelihood, mixtures: int) -> Likelihood:
+    """The likelihood with as many components as a file's outputs are of."""
+    if isinstance(family, Quantised):
+        return dataclasses.replace(family, of=dataclasses.replace(family.of, mixtures=mixtures))
+    return dataclasses.replace(family, mixtures=mixtures) if isinstance(family, LogisticMixture) else family
 
 
 def _efficient_vdvae(

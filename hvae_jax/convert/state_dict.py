@@ -156,6 +156,18 @@ def count(state_dict: Mapping[str, Any], prefix: str) -> int:
     return max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)
 
 
+def check_numbering(state_dict: Mapping[str, Any], *prefixes: str) -> None:
+    """Raises ValueError where modules "prefix.0", "prefix.1", ... leave numbers out, naming all that do."""
+    holes = [
+        f"{prefix}.{i}"
+        for prefix in prefixes
+        for i in range(count(state_dict, prefix))
+        if not any(name == f"{prefix}.{i}" or name.startswith(f"{prefix}.{i}.") for name in state_dict)
+    ]
+    if holes:
+        raise ValueError(f"The state dict is not whole: {enumerated(holes)} missing.")
+
+
 def size(state_dict: Mapping[str, Any], name: str, axis: int = 0) -> int:
     """How long an axis of a public array is: what tells a width.
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax.convert.state_dict import CONV, Entry, Misfits, count, enumerated, size, to_variables
+from hvae_jax.convert.state_dict import CONV, Entry, Misfits, check_numbering, count, enumerated, size, to_variables
 from hvae_jax.likelihoods import Likelihood, LogisticMixture
 from hvae_jax.models import VDVAE
 from hvae_jax.models.block_strings import down_stages, up_stages
@@ -28,6 +28,7 @@ def vdvae(
     *,
     standardise: tuple[float, float] | None = None,
     likelihood: Likelihood | None = None,
+    no_bias_above: int | None = None,
 ) -> tuple[VDVAE, dict[str, Any]]:
     """(model, variables) of a state dict: what it scores there it scores here.
 
@@ -37,6 +38,8 @@ def vdvae(
       standardise: mean and standard deviation of the data, (-shift, 1/scale) there; x is whole numbers here.
       likelihood: None for its mixture of discretised logistics with 8 bits. For the 5 bits of FFHQ-256 give
         `Quantised(LogisticMixture(values=32, form="vdvae_5_bits"), 8)`: x is 0..255, as the way up sees it.
+      no_bias_above: its setting of this name, 64 as published. None takes the one that the first maps in the state dict
+        tell, so that it cannot be told whether the last ones of them are missing.
 
     Raises ValueError for a state dict that does not fit: that says which blocks differ, or names all that is missing,
     not expected or of another shape.
@@ -44,16 +47,18 @@ def vdvae(
     state_dict = _plain(state_dict)
     ups, downs = up_stages(enc_blocks, 1), down_stages(dec_blocks, 1)
     _check_counts(state_dict, ups, downs)
+    check_numbering(state_dict, "encoder.enc_blocks", "decoder.dec_blocks", "decoder.bias_xs")
     ups, downs = _widths_up(state_dict, ups), _widths_down(state_dict, downs)
     biased = count(state_dict, "decoder.bias_xs")
     sides = sorted({stage.side for stage in downs})
+    told = 64 if biased == sum(side <= 64 for side in sides) else ([0, *sides])[min(biased, len(sides))]
     model = VDVAE(
         image=(image_size, image_size, size(state_dict, "encoder.in_conv.weight", 1)),
         ups=ups,
         downs=downs,
-        likelihood=likelihood or LogisticMixture(size(state_dict, _READOUT) // 10, form="published"),
+        likelihood=likelihood or LogisticMixture(mixtures(state_dict), form="published"),
         standardise=standardise,
-        no_bias_above=64 if biased == sum(side <= 64 for side in sides) else ([0, *sides])[min(biased, len(sides))],
+        no_bias_above=told if no_bias_above is None else no_bias_above,
         clamp=None,
     )
     return model, variables_of(state_dict, model)
@@ -73,7 +78,9 @@ def variables_of(state_dict: Mapping[str, Any], model: VDVAE) -> dict[str, Any]:
     return to_variables(state_dict, table, template)
 
 
-_READOUT = "decoder.out_net.out_conv.weight"
+def mixtures(state_dict: Mapping[str, Any]) -> int:
+    """How many discretised logistics a pixel's outputs are of, ten numbers each."""
+    return size(_plain(state_dict), "decoder.out_net.out_conv.weight") // 10
 
 
 def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:

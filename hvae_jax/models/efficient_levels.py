@@ -30,14 +30,19 @@ def up_stages_of_levels(levels: Sequence[Up]) -> tuple[Up, ...]:
     return tuple(stages)
 
 
-def down_stages_of_levels(levels: Sequence[Down]) -> tuple[Down, ...]:
-    """The stages of levels, each of which reads one tap."""
+def down_stages_of_levels(levels: Sequence[Down], taps: Sequence[int] = ()) -> tuple[Down, ...]:
+    """The stages of levels, each of which reads one tap.
+
+    Args:
+      taps: how many channels each level's tap has, where they are not alike: those of a stage have to be.
+    """
     stages: list[Down] = []
-    for level in levels:
+    for i, level in enumerate(levels):
         last = stages[-1] if stages else None
         alike = last is not None and dataclasses.replace(level, mixes_in=last.mixes_in) == dataclasses.replace(
             last, blocks=1, shared=True
         )
+        alike = alike and len(set(taps[max(i - 1, 0) : i + 1])) <= 1
         if last is not None and alike and level.mixes_in is None and (last.blocks == 1 or not last.shared):
             stages[-1] = dataclasses.replace(last, blocks=last.blocks + 1, shared=False)
         else:

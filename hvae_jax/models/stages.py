@@ -192,3 +192,11 @@ def check_taps(owner: str, ups: Sequence[Up], downs: Sequence[Down]) -> None:
             f"{owner}: the taps of the way up, from the last, are at sides {made[::-1]}, but the way down reads them "
             f"at {read}. Every block of a stage with skip has one, and each stage reads one (shared) or one a block."
         )
+    widths = [stage.skip for stage in reversed(ups) if stage.skip for _ in range(stage.blocks)]
+    for i, stage in enumerate(downs):
+        taken, widths = widths[: 1 if stage.shared else stage.blocks], widths[1 if stage.shared else stage.blocks :]
+        if len(set(taken)) > 1:
+            raise ValueError(
+                f"{owner}(downs=...): stage {i}, {stage.blocks} blocks at side {stage.side}, reads taps of {taken} "
+                "channels, but those of a stage have to be alike: make stages of it."
+            )
