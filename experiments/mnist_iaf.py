@@ -8,7 +8,8 @@ Kingma et al. (2016). Their MNIST models have one vector as their latent and dyn
 nats with eight steps of flow, 84.08 without), so no preset of this file is theirs: these have maps as latents, two
 blocks at 7x7 and two at 14x14 (`small`), or ten and ten of 160 maps with the published training, Adamax at 0.002,
 FreeBits(0.1, "channel", "batch"), averaged parameters (`large`). Larochelle's binarisation and split, 50,000 / 10,000 /
-10,000. What was reached, in what time, is in the README.
+10,000. Expected of `small --epochs 2`, one core, seed 0: 7 minutes, -ELBO 105.4, 102.4 with 10 samples. `plain` and
+`large` were not run here.
 """
 
 import dataclasses

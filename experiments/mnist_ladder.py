@@ -14,7 +14,8 @@ one block a layer in place of four and a rate ten times as high.
 at 1e-3, 256 images, warm-up over 200 of 2,000 epochs. Published: 81.74 nats by IW-5000, on all 60,000 training images;
 here they are 50,000. The paper's batch statistics are collected anew before evaluation; ours are running means.
 
-What each preset reached, in what time, is in the README.
+Expected on the static binarisation, one core, seed 0: `small --epochs 2` 13 minutes, -ELBO 99.1, 94.2 with 10 samples;
+`paper --epochs 30 --data.name binarized_mnist` 7 minutes, 94.3, 88.9 with 100. The `published` ones were not run here.
 """
 
 from hvae_jax.experiment import Data, Evaluation, Experiment, main

@@ -193,22 +193,6 @@ def draw_rate_distortion(rows: list[Row], examples: int, path: Path) -> None:
     save(figure, path)
 
 
-def said(row: Row) -> str:
-    """A line about one run."""
-    return (
-        f"{row['family']}, field {'all' if row['field'] < 0 else row['field']}"
-        f"{', free bits' if row['remedy'] else ''}, seed {row['seed']}: -IW {-row['iw_bound']['value']:.2f}, "
-        f"rate {row['rate']['value']:.2f}, top {row['top_rate']['value']:.2f}, "
-        f"probe {row.get('probe', {}).get('value', math.nan):.1%}, {row['seconds']:.0f} s"
-    )
-
-
-def order(row: Row) -> tuple[Any, ...]:
-    """By receptive field, all of the pixels last; then by family, with a remedy last; then by seed."""
-    field = math.inf if row["field"] < 0 else row["field"]
-    return field, row["remedy"], list(COLOURS).index(row["family"]), row["seed"]
-
-
 def main(chosen: Settings) -> None:
     """Trains what has not been trained, measures, draws."""
     wanted = {k: v for k, v in dataclasses.asdict(chosen).items() if k not in ("folder", "seeds", "workers")}
