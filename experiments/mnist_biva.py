@@ -7,7 +7,8 @@
 two nats free a latent, 48 images, parameters averaged at 0.9995, initialised by a batch. Published: an -ELBO of 81.20
 nats, 78.59 with 1000 samples. `small` has three stages of 16 maps, two blocks each, and kernels of 3x3. Larochelle's
 binarisation and split, 50,000 / 10,000 / 10,000; the public codes select by the test split, which nothing here does.
-Expected of `small --epochs 1`, one core, seed 0: 16 minutes, -ELBO 99.1, 94.8 with 10 samples. `paper` was not run here.
+Expected of `small --epochs 1`, one core, seed 0: 16 minutes, -ELBO 99.1, 94.8 with 10 samples. `paper` was not run
+here.
 """
 
 from hvae_jax.experiment import Data, Evaluation, Experiment, main

@@ -6,8 +6,8 @@
 The 28x28 images of the IWAE paper, 24,345 for training, the last 1,345 of them for validation, and 8,070 test images,
 binarised anew at each step. `paper` is Soenderby et al. (2016): latents of 64-32-16-8-4, Adam(0.9, 0.999, 1e-4) at
 1e-3, 256 images, warm-up over 200 of 2,000 epochs; published: 102.11 nats by IW-5000, and 102.63 with two levels.
-`small` has latents of 32-16-8, networks half as wide, warm-up over 5 of 60 epochs. Neither was run here, for want of the
-data: no time or number is known of them but the published one.
+`small` has latents of 32-16-8, networks half as wide, warm-up over 5 of 60 epochs. Neither was run here, for want of
+the data: nothing is known of them but the published numbers.
 """
 
 from hvae_jax.experiment import Data, Evaluation, Experiment, main
