@@ -7,7 +7,7 @@
 two nats free a latent, 48 images, parameters averaged at 0.9995, a mixture of ten discretised logistics (in the public
 code's form, whose probabilities do not quite sum to one). Published: 3.08 bits per dimension with importance weights.
 `small` has three stages of 24 maps and the likelihood whose probabilities do; expected of its two epochs on 10,800
-images, 676 steps: 21 minutes of one core, 6.46 bits; four times as many on all 45,000, not run here. 45,000 / 5,000 /
+images, 676 steps: 21 minutes of one core, 6.47 bits; four times as many on all 45,000, not run here. 45,000 / 5,000 /
 10,000 images.
 """
 

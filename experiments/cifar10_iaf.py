@@ -7,8 +7,8 @@
 Kingma et al. (2016) as their code trains it: Adamax at 0.002, 256 images over eight GPUs, averaged parameters, free
 bits a channel, discretised logistic with one learned scale. Published: `paper` 3.15 bits per dimension, 3.111 with
 10,000 samples; `two_resolutions` 3.28, trained with FreeBits(0.25, "channel", "batch"). `small` has 4 blocks, 8 latent
-channels and 32 maps; expected of its two epochs on 10,800 images, 676 steps: 6 minutes of one core, 7.39 bits; four times
-as many on all 45,000, not run here. 45,000 / 5,000 / 10,000 images.
+channels and 32 maps; expected of its two epochs on 10,800 images, 676 steps: 6 minutes of one core, 7.39 bits; four
+times as many on all 45,000, not run here. 45,000 / 5,000 / 10,000 images.
 """
 
 from hvae_jax.experiment import Data, Evaluation, Experiment, main
