@@ -36,7 +36,7 @@ def efficient_vdvae(
     output_distribution_base: str = "std",
     output_gradient_smoothing_beta: float = BETA,
     min_mol_logscale: float = -250.0,
-    num_bits: float = 8,
+    num_bits: int | float = 8,
     likelihood: Likelihood | None = None,
     pad: int | None = None,
 ) -> tuple[EfficientVDVAE, dict[str, Any]]:
