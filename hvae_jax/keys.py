@@ -29,16 +29,16 @@ def fused(key: Array) -> Array:
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=_FUSED)
 
 
-def threefry(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
-    """The block cipher Threefry-2x32 of 20 rounds, elementwise: uint32 counters to two uint32 each.
+def threefry(key: Array, counter: Array) -> tuple[Array, Array]:
+    """The block cipher Threefry-2x32 of 20 rounds, elementwise: counters below 2^32 to two uint32 each.
 
     Args:
       key: uint32 `[2]`.
-      high, low: uint32, of shapes that broadcast.
+      counter: uint32, the lower word; the upper one is 0.
     Source: Salmon et al. (2011), "Parallel Random Numbers: As Easy as 1, 2, 3", section 3.3.
     """
     words = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
-    a, b = high + words[0], low + words[1]
+    a, b = words[0], counter + words[1]
     for i in range(5):
         for rotation in _ROTATIONS[i % 2]:
             a = a + b
@@ -60,7 +60,7 @@ def _bits(key: Array, width: int, shape: tuple[int, ...]) -> Array:
         return jax.random.bits(jax.random.wrap_key_data(key, impl=_THREEFRY), shape, f"uint{width}")
 
     def ours(key: Array) -> Array:
-        a, b = threefry(key, jnp.uint32(0), _counters(shape))
+        a, b = threefry(key, _counters(shape))
         return a ^ b
 
     if width != 32 or math.prod(shape) >= 2**32:
@@ -74,7 +74,7 @@ def _split(key: Array, shape: tuple[int, ...]) -> Array:
         return jax.random.key_data(jax.random.split(jax.random.wrap_key_data(key, impl=_THREEFRY), shape))
 
     def ours(key: Array) -> Array:
-        return jnp.stack(threefry(key, jnp.uint32(0), _counters(shape)), axis=-1)
+        return jnp.stack(threefry(key, _counters(shape)), axis=-1)
 
     return theirs(key) if math.prod(shape) >= 2**32 else lax.platform_dependent(key, cpu=ours, default=theirs)
 
@@ -85,7 +85,7 @@ def _fold_in(key: Array, data: Array) -> Array:
         return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl=_THREEFRY), data))
 
     def ours(key: Array, data: Array) -> Array:
-        return jnp.stack(threefry(key, jnp.uint32(0), data.astype(jnp.uint32)))
+        return jnp.stack(threefry(key, data.astype(jnp.uint32)))
 
     return lax.platform_dependent(key, jnp.asarray(data), cpu=ours, default=theirs)
 

@@ -2,14 +2,24 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hvae_jax.convert.state_dict import CONV, Entry, check_numbering, count, enumerated, size
+from hvae_jax.convert.state_dict import CONV, Entry, enumerated, size
 from hvae_jax.models import Down, EfficientVDVAE, Up
 from hvae_jax.models.stages import names
 
 Entries = Iterator[tuple[str, Entry]]
+
+_BLOCK = re.compile(
+    r"(bottom_up|top_down)\.(levels_\w+_(down|up)sample\.\d+|levels_(up|down)\.\d+\.\d+"
+    r"|block_(up|down)_level_\d+_(downsample|upsample|\d+))(?=\.)"
+)
+
+
+def blocks_of(names: Iterable[str]) -> dict[str, None]:
+    """The blocks, of either tree, that arrays of these names are in, in their order."""
+    return {found[0]: None for name in names if (found := _BLOCK.match(name))}
 
 
 class TorchTree:
@@ -103,12 +113,19 @@ class TorchTree:
         return i
 
     def check_whole(self) -> None:
-        """Raises ValueError where levels or blocks leave numbers out."""
-        ways = [f"bottom_up.{name}" for name in ("levels_up", "levels_up_downsample")]
-        ways += [f"top_down.{name}" for name in ("levels_down", "levels_down_upsample")]
-        check_numbering(self.arrays, *(way for way in ways if way.endswith("sample")))
-        levels = {name: count(self.arrays, name) for name in ways}
-        check_numbering(self.arrays, *(f"{name}.{i}" for name, number in levels.items() for i in range(number)))
+        """Raises ValueError where levels, or blocks of a level, leave numbers out, naming all that do."""
+        blocks = set(blocks_of(self.arrays))
+        numbers = range(1 + max((int(n) for block in blocks for n in re.findall(r"\d+", block)), default=-1))
+        holes: list[str] = []
+        for place in (self.up, self.down):
+            found = [[b for b in (None, *numbers) if place(level, b) in blocks] for level in numbers]
+            while found and not found[-1]:
+                found.pop()
+            for level, here in enumerate(found):
+                wanted = (None, *range(1 + max((b for b in here if b is not None), default=-1)))
+                holes += [place(level, b) for b in wanted if b not in here]
+        if holes:
+            raise ValueError(f"The state dict is not whole: {enumerated(holes)} missing.")
 
     def levels(self) -> tuple[tuple[Up, ...], tuple[Down, ...]]:
         """One `Up` and one `Down` a level, as `efficient_levels` takes them."""
@@ -155,19 +172,6 @@ class _JaxTree(TorchTree):
     """Names and layouts of the JAX tree."""
 
     axes = None
-
-    def check_whole(self) -> None:
-        pattern = re.compile(r"(bottom_up\.block_up|top_down\.block_down)_level_(\d+)_(\w+)\.")
-        found = [pattern.match(name) for name in self.arrays]
-        blocks = {(m[1], int(m[2]), m[3]) for m in found if m}
-        holes = []
-        for way, last in (("bottom_up.block_up", "downsample"), ("top_down.block_down", "upsample")):
-            for level in range(1 + max((at for of, at, _ in blocks if of == way), default=-1)):
-                numbers = [int(name) for of, at, name in blocks if (of, at) == (way, level) and name.isdecimal()]
-                wanted = [last, *map(str, range(1 + max(numbers, default=-1)))]
-                holes += [f"{way}_level_{level}_{name}" for name in wanted if (way, level, name) not in blocks]
-        if holes:
-            raise ValueError(f"The state dict is not whole: {enumerated(holes)} missing.")
 
     def conv(self, *parts: str) -> str:
         return ".".join((*parts, "conv.kernel"))

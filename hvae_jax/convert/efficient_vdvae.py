@@ -9,14 +9,14 @@ Its loss is in nats per dimension, and its standard scales have a beta of 0.6931
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax.convert.efficient_trees import TREES, TorchTree, entries
+from hvae_jax.convert.efficient_trees import TREES, TorchTree, blocks_of, entries
 from hvae_jax.convert.state_dict import Entry, Misfits, enumerated, size, to_variables
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import EfficientVDVAE
@@ -122,39 +122,28 @@ def variables_of(state_dict: Mapping[str, Any], model: EfficientVDVAE) -> dict[s
     return to_variables(arrays, table, template)
 
 
-_BLOCK = re.compile(
-    r"(bottom_up|top_down)\.(levels_\w+_(down|up)sample\.\d+|levels_(up|down)\.\d+\.\d+"
-    r"|block_(up|down)_level_\d+_(downsample|upsample|\d+))\."
-)
-
-
-def _blocks_of(names: Iterable[str]) -> dict[str, None]:
-    """The blocks that arrays of these names are in, in their order."""
-    return {found[0]: None for name in names if (found := _BLOCK.match(name))}
-
-
 def _check_blocks(tree: TorchTree, table: Mapping[str, Entry], arrays: Mapping[str, Any], misfits: Misfits) -> None:
     """Raises ValueError where blocks are missing, not expected or of another width, with all else that does not fit."""
-    wanted, found = _blocks_of(table), _blocks_of(arrays)
-    said, odd = [], set()
+    wanted, found = blocks_of(table), blocks_of(arrays)
+    said, odd = [], set()  # of blocks whose arrays are not told besides
     for way, name in (("bottom_up", "up"), ("top_down", "down")):
         here, there = ([block for block in blocks if block.startswith(way)] for blocks in (found, wanted))
         which = {
             "missing": [block for block in there if block not in found],
             "not expected": [block for block in here if block not in wanted],
         }
-        parts = [f"{enumerated([b[:-1] for b in blocks])} {what}" for what, blocks in which.items() if blocks]
+        parts = [f"{enumerated(blocks)} {what}" for what, blocks in which.items() if blocks]
         if parts:
             said.append(f"it has {len(here)} blocks {way}, the configuration {len(there)} on the way {name}: ")
             said[-1] += ", ".join(parts)
         odd |= {block for blocks in which.values() for block in blocks}
     runs: dict[tuple[int, ...], list[str]] = {}
     for block in wanted:
-        first = tree.cell_conv(block[:-1], 0, 0)
+        first = tree.cell_conv(block, 0, 0)
         if block in found and first in misfits.misshapen:
             trees = [type(tree)({first: np.broadcast_to(0, shape)}) for shape in misfits.misshapen[first]]
             sizes = tuple(size for one in trees for size in (one.inputs(first), one.outputs(first), one.kernel(first)))
-            runs.setdefault(sizes, []).append(block[:-1])
+            runs.setdefault(sizes, []).append(block)
     for (width, middle, kernel, our_width, our_middle, our_kernel), blocks in runs.items():
         kernels = [f", and first kernels of {k}x{k}" if kernel != our_kernel else "" for k in (kernel, our_kernel)]
         have = "has" if len(blocks) == 1 else "have"
@@ -162,9 +151,9 @@ def _check_blocks(tree: TorchTree, table: Mapping[str, Entry], arrays: Mapping[s
             f"{enumerated(blocks)} {have} width {width} and {middle} in between{kernels[0]}, where the configuration "
             f"has {our_width} and {our_middle}{kernels[1]}"
         )
-        odd |= {f"{block}." for block in blocks}
+        odd |= set(blocks)
     if said:
-        others = misfits.outside(odd).told()
+        others = misfits.outside(f"{block}." for block in odd).told()
         raise ValueError(f"The state dict is of another configuration: {'; '.join(said)}. {others}".rstrip())
 
 
