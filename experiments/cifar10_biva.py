@@ -11,7 +11,8 @@ images, 676 steps: 21 minutes of one core, 6.47 bits; four times as many on all 
 10,000 images.
 """
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.models import BIVA
 from hvae_jax.models.biva import biva_cifar10

@@ -11,7 +11,8 @@ channels and 32 maps; expected of its two epochs on 10,800 images, 676 steps: 6 
 times as many on all 45,000, not run here. 45,000 / 5,000 / 10,000 images.
 """
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.models import iaf_cifar10, iaf_cifar10_small, iaf_cifar10_two_resolutions
 from hvae_jax.models.resnet_vae import ResNetVAE
 from hvae_jax.objectives import FreeBits, Regularised

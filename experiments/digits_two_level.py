@@ -9,7 +9,8 @@
 Those are the numbers of another implementation's five seeds; five here gave 96.1, 92.5, 4.9 and 3.1 (README).
 """
 
-from hvae_jax.experiment import Data, Experiment, Training, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Experiment, Training
 from hvae_jax.likelihoods import Categorical
 from hvae_jax.models import TwoLevelVAE
 from hvae_jax.training import Adamax

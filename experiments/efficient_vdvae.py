@@ -16,7 +16,8 @@ limits are in nats an image. Published: MNIST 79.09 nats; bits per dimension: CI
 the test split. What the small one reaches, in what time, is in the README.
 """
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.models import (
     EfficientVDVAE,
     efficient_vdvae_celeba64,

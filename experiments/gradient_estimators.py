@@ -20,12 +20,12 @@ import numpy as np
 import tyro
 from sweep import Effort, train
 
-from hvae_jax.compilation import keep_freed_memory, use_compilation_cache
-from hvae_jax.doctor import line
 from hvae_jax.experiment import Data
 from hvae_jax.likelihoods import Categorical
 from hvae_jax.models import VAE
 from hvae_jax.objectives import Batch, ImportanceWeighted, NegativeELBO
+from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
+from hvae_jax.runtime.doctor import line
 
 
 @dataclasses.dataclass(frozen=True)

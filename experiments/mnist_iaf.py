@@ -14,7 +14,8 @@ FreeBits(0.1, "channel", "batch"), averaged parameters (`large`). Larochelle's b
 
 import dataclasses
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.models import iaf_mnist_small
 from hvae_jax.objectives import FreeBits, Regularised
 from hvae_jax.training import Adamax, Training

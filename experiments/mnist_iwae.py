@@ -14,7 +14,8 @@ Departures: log variances cut to [-14, 14].
 
 import jax.numpy as jnp
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.likelihoods import Bernoulli
 from hvae_jax.models import VAE
 from hvae_jax.objectives import ImportanceWeighted, Tripling

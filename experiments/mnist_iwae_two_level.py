@@ -10,7 +10,8 @@ else as in mnist_iwae.py. Published: 88.08 nats for K = 1, 85.32 for K = 50.
 import jax.numpy as jnp
 from mnist_iwae import EPOCHS
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.likelihoods import Bernoulli
 from hvae_jax.models import TwoLevelVAE
 from hvae_jax.networks.mlp import MLP

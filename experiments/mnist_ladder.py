@@ -18,7 +18,8 @@ Expected on the static binarisation, one core, seed 0: `small --epochs 2` 13 min
 `paper --epochs 30 --data.name binarized_mnist` 7 minutes, 94.3, 88.9 with 100. The `published` ones were not run here.
 """
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.models import ConvLadderVAE, LadderVAE
 from hvae_jax.models.conv_ladder import addtt_mnist
 from hvae_jax.networks.residual import BlockStyle

@@ -9,7 +9,8 @@ good in evaluation. Two levels of 16 and 32 latents, networks of width 512, batc
 trained on two cores in minutes, not the best that this model reaches. The numbers to expect are in the README.
 """
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.likelihoods import Bernoulli
 from hvae_jax.models import TopDownVAE
 from hvae_jax.training import Adamax, Training

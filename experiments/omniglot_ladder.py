@@ -10,7 +10,8 @@ binarised anew at each step. `paper` is Soenderby et al. (2016): latents of 64-3
 the data: nothing is known of them but the published numbers.
 """
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.models import LadderVAE
 from hvae_jax.objectives import Linear, Regularised
 from hvae_jax.training import AdamW, Training

@@ -23,8 +23,8 @@ from sweep import Effort, Row, Trial, run, save, seen, some, tidy
 
 import hvae_jax as hv
 from hvae_jax.data import Dataset
-from hvae_jax.ending import errors_said
 from hvae_jax.experiment import Data
+from hvae_jax.experiment.exits import errors_said
 from hvae_jax.likelihoods import for_data
 from hvae_jax.models import TopDownVAE
 from hvae_jax.objectives import GECO, Distortion, FreeBits, Linear, Objective, Regularised

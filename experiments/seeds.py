@@ -16,11 +16,11 @@ import jax
 import numpy as np
 import tyro
 
-from hvae_jax.compilation import keep_freed_memory, use_compilation_cache
-from hvae_jax.ending import errors_said
-from hvae_jax.evaluation import evaluate
 from hvae_jax.experiment import Experiment, run
-from hvae_jax.finished import open_run
+from hvae_jax.experiment.evaluation import evaluate
+from hvae_jax.experiment.exits import errors_said
+from hvae_jax.experiment.reopen import open_run
+from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,13 +13,13 @@ import jax
 import numpy as np
 
 import hvae_jax as hv
-from hvae_jax import doctor, settings
-from hvae_jax.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.data import Dataset
 from hvae_jax.diagnostics import Usage, information, linear_probe, standard_error, usage
-from hvae_jax.experiment import Data
+from hvae_jax.experiment import Data, settings
 from hvae_jax.models import HVAE
 from hvae_jax.objectives import Objective
+from hvae_jax.runtime import doctor
+from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch, make_step
 from hvae_jax.training.feeds import Resident
 

@@ -24,8 +24,8 @@ from sweep import Effort, Row, Trial, run, save, seen, tidy
 
 import hvae_jax as hv
 from hvae_jax.data import Dataset
-from hvae_jax.ending import errors_said
 from hvae_jax.experiment import Data
+from hvae_jax.experiment.exits import errors_said
 from hvae_jax.likelihoods import for_data
 from hvae_jax.models import HVAE, VAE, TopDownVAE, TwoLevelVAE
 from hvae_jax.objectives import FreeBits, NegativeELBO, Objective, Regularised

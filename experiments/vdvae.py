@@ -18,7 +18,8 @@ overlap, and 2.42 at 1024x1024. What the small ones reach, in what time, is in t
 On a GPU or a TPU, `--model.dtype bfloat16`, `--model.remat` and, where compilation may take longer, `--model.unroll 8`.
 """
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, main
+from hvae_jax.cli.script import main
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.models import (
     VDVAE,
     vdvae_cifar10,

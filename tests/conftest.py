@@ -6,7 +6,6 @@ tests/test_x64.py starts that process.
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import hypothesis
 import jax
 import jaxtyping
 import pytest
+from support import typecheck
+from support.places import CACHE
 
 if "hvae_jax" in sys.modules:
     raise RuntimeError("hvae_jax was imported before tests/conftest.py: its types would go unchecked.")
@@ -24,12 +25,11 @@ if "hvae_jax" in sys.modules:
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # of XLA: tiny models spend their time in compilation
-jaxtyping.install_import_hook(["hvae_jax"], "typecheck.check")
+jaxtyping.install_import_hook(["hvae_jax"], f"{typecheck.__name__}.check")  # imported here, so that the package has it
 
 hypothesis.settings.register_profile("suite", max_examples=30, deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
 
-CACHE = Path(tempfile.gettempdir()) / f"hvae_jax_tests_{os.getuid()}"
 
 LONGEST = (
     "test_faults",

@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable
 
 import pytest
-from cases import CASES, Case
-from contract import PROMISES, Row, jit_equals_eager, shapes_and_finite, sharded_is_the_same, weights_sum_to_one
+from support.cases import CASES, Case
+from support.contract import PROMISES, Row, jit_equals_eager, shapes_and_finite, sharded_is_the_same, weights_sum_to_one
 
 row_of = functools.cache(Row)
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import integers
-from toys import Scanned, coupling
+from support.cases import integers
+from support.toys import Scanned, coupling
 
 from hvae_jax.descent import Drawn, Pick, draw, picks, propose, stack
 from hvae_jax.distributions import Normal, kl

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import jitter
 from jax import Array
+from support.cases import jitter
 
 from hvae_jax.descent import Pick, propose
 from hvae_jax.distributions import Normal

@@ -90,7 +90,7 @@ def imports(file: Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno}: imports are absolute here"
             assert node.module is not None
-            # `from hvae_jax import plots` imports the part, `from hvae_jax.trace import Level` its module
+            # `from hvae_jax.report import charts` imports the part, `from hvae_jax.trace import Level` its module
             names = [f"hvae_jax.{alias.name}" for alias in node.names] if node.module == "hvae_jax" else [node.module]
             yield from ((node.lineno, name) for name in names)
 

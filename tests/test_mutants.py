@@ -4,12 +4,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import contract
 import jax.numpy as jnp
 import pytest
-import toys
-from cases import case
-from contract import Row
+from support import contract, toys
+from support.cases import case
+from support.contract import Row
 
 from hvae_jax import descent, distributions, flows
 from hvae_jax.descent import Drawn

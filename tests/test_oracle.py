@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import case, jitter
-from oracle import Oracle
-from toys import LinearGaussian
+from support.cases import case, jitter
+from support.oracle import Oracle
+from support.toys import LinearGaussian
 
 from hvae_jax.objectives import Importance, elbo, importance, iwae, log_weight
 from hvae_jax.objectives.bounds import check_draws

@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
-from hvae_jax.doctor import line
+from hvae_jax.runtime.doctor import line
 from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch, make_step
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.feeds import Resident

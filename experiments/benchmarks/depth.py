@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import tyro
 
 from hvae_jax import models
-from hvae_jax.doctor import line
 from hvae_jax.objectives import Batch, NegativeELBO
+from hvae_jax.runtime.doctor import line
 from hvae_jax.training import AdamW, initial_state, make_step
 
 UPS, DOWNS = ((32, 16), (16, 10), (8, 9), (4, 7), (1, 6)), ((1, 2), (4, 5), (8, 10), (16, 20), (32, 41))

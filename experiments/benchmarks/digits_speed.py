@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
-from hvae_jax.compilation import keep_freed_memory
+from hvae_jax.runtime.compilation import keep_freed_memory
 from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch, make_step
 from hvae_jax.training.feeds import Resident
 

@@ -19,12 +19,12 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
-from hvae_jax.compilation import keep_freed_memory, use_compilation_cache
-from hvae_jax.doctor import line
 from hvae_jax.experiment import Data
 from hvae_jax.models.biva import biva_mnist
 from hvae_jax.models.conv_ladder import addtt_mnist
 from hvae_jax.objectives import Batch, FreeBits, Regularised
+from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
+from hvae_jax.runtime.doctor import line
 from hvae_jax.training import init_state
 from hvae_jax.training.optimisers import Adamax
 from hvae_jax.training.step import make_step

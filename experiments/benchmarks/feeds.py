@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
-from hvae_jax.doctor import line
+from hvae_jax.runtime.doctor import line
 from hvae_jax.training import Adamax, Feeding, Plan, data_mesh, init_state, make_dispatch, make_step
 from hvae_jax.training.feeds import Resident, Streamed, read
 

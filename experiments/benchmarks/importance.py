@@ -21,8 +21,8 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
-from hvae_jax.compilation import keep_freed_memory
-from hvae_jax.doctor import line
+from hvae_jax.runtime.compilation import keep_freed_memory
+from hvae_jax.runtime.doctor import line
 
 
 @dataclasses.dataclass(frozen=True)

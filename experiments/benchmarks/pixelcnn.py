@@ -17,8 +17,8 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
-from hvae_jax.doctor import line
 from hvae_jax.likelihoods import PixelCNNRecord
+from hvae_jax.runtime.doctor import line
 
 
 @dataclasses.dataclass(frozen=True)

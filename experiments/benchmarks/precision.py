@@ -19,9 +19,9 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
-from hvae_jax.doctor import line
-from hvae_jax.finished import open_run
+from hvae_jax.experiment.reopen import open_run
 from hvae_jax.networks.computing import ComputeDtype
+from hvae_jax.runtime.doctor import line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,15 +26,15 @@ import numpy as np
 import tyro
 
 import hvae_jax as hv
-from hvae_jax.compilation import keep_freed_memory
-from hvae_jax.doctor import line
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.models import VDVAE, down_stages, up_stages
 from hvae_jax.models.biva import biva_mnist
 from hvae_jax.models.conv_ladder import addtt_mnist
-from hvae_jax.models.vdvae_presets import vdvae_cifar10
+from hvae_jax.models.very_deep.vdvae_presets import vdvae_cifar10
 from hvae_jax.networks.computing import ComputeDtype
 from hvae_jax.objectives import Batch, FreeBits, NegativeELBO, Objective, Regularised
+from hvae_jax.runtime.compilation import keep_freed_memory
+from hvae_jax.runtime.doctor import line
 from hvae_jax.training import Adamax, AdamW, Gradients, init_state, make_step
 
 TASKS = ("step", "elbo", "sample")

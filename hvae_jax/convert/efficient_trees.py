@@ -7,7 +7,7 @@ from typing import Any
 
 from hvae_jax.convert.state_dict import CONV, Entry, enumerated, size
 from hvae_jax.models import Down, EfficientVDVAE, Up
-from hvae_jax.models.stages import names
+from hvae_jax.models.very_deep.stages import names
 
 Entries = Iterator[tuple[str, Entry]]
 

@@ -20,7 +20,7 @@ from hvae_jax.convert.efficient_trees import TREES, TorchTree, blocks_of, entrie
 from hvae_jax.convert.state_dict import Entry, Misfits, enumerated, size, to_variables
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import EfficientVDVAE
-from hvae_jax.models.efficient_levels import down_stages_of_levels, up_stages_of_levels
+from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up_stages_of_levels
 
 BETA = 0.6931472
 

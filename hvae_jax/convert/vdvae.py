@@ -14,8 +14,8 @@ import numpy as np
 from hvae_jax.convert.state_dict import CONV, Entry, Misfits, check_numbering, count, enumerated, size, to_variables
 from hvae_jax.likelihoods import Likelihood, LogisticMixture
 from hvae_jax.models import VDVAE
-from hvae_jax.models.block_strings import down_stages, up_stages
-from hvae_jax.models.stages import Down, Up, names
+from hvae_jax.models.very_deep.block_strings import down_stages, up_stages
+from hvae_jax.models.very_deep.stages import Down, Up, names
 
 Entries = Iterator[tuple[str, Entry]]
 

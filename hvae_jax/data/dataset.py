@@ -79,6 +79,10 @@ class Split:
         """The examples at a slice or an array of row numbers, in memory."""
         return Split(np.asarray(self.x[rows]), None if self.y is None else self.y[rows])
 
+    def for_classes(self, classes: int) -> "Split":
+        """The split as a model of that many classes takes it: without labels where there are none."""
+        return self if classes else Split(self.x)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:

@@ -2,19 +2,8 @@
 
 from hvae_jax.models.base import HVAE as HVAE
 from hvae_jax.models.biva import BIVA as BIVA
-from hvae_jax.models.block_strings import down_stages as down_stages
-from hvae_jax.models.block_strings import up_stages as up_stages
+from hvae_jax.models.bottom_up import TwoLevelVAE as TwoLevelVAE
 from hvae_jax.models.conv_ladder import ConvLadderVAE as ConvLadderVAE
-from hvae_jax.models.efficient_vdvae import EfficientVDVAE as EfficientVDVAE
-from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_celeba64 as efficient_vdvae_celeba64
-from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_cifar10 as efficient_vdvae_cifar10
-from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_digits as efficient_vdvae_digits
-from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_faces256 as efficient_vdvae_faces256
-from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_faces256_5_bits as efficient_vdvae_faces256_5_bits
-from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_faces1024 as efficient_vdvae_faces1024
-from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_imagenet32 as efficient_vdvae_imagenet32
-from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_imagenet64 as efficient_vdvae_imagenet64
-from hvae_jax.models.efficient_vdvae_presets import efficient_vdvae_mnist as efficient_vdvae_mnist
 from hvae_jax.models.gated_ladder import GatedLadderVAE as GatedLadderVAE
 from hvae_jax.models.ladder import LadderVAE as LadderVAE
 from hvae_jax.models.resnet_vae import ResNetVAE as ResNetVAE
@@ -22,17 +11,30 @@ from hvae_jax.models.resnet_vae import iaf_cifar10 as iaf_cifar10
 from hvae_jax.models.resnet_vae import iaf_cifar10_small as iaf_cifar10_small
 from hvae_jax.models.resnet_vae import iaf_cifar10_two_resolutions as iaf_cifar10_two_resolutions
 from hvae_jax.models.resnet_vae import iaf_mnist_small as iaf_mnist_small
-from hvae_jax.models.stages import Down as Down
-from hvae_jax.models.stages import Up as Up
 from hvae_jax.models.top_down import TopDownVAE as TopDownVAE
-from hvae_jax.models.two_level import TwoLevelVAE as TwoLevelVAE
 from hvae_jax.models.vae import VAE as VAE
-from hvae_jax.models.vdvae import VDVAE as VDVAE
-from hvae_jax.models.vdvae_presets import vdvae_cifar10 as vdvae_cifar10
-from hvae_jax.models.vdvae_presets import vdvae_cifar10_small as vdvae_cifar10_small
-from hvae_jax.models.vdvae_presets import vdvae_digits as vdvae_digits
-from hvae_jax.models.vdvae_presets import vdvae_ffhq256 as vdvae_ffhq256
-from hvae_jax.models.vdvae_presets import vdvae_ffhq1024 as vdvae_ffhq1024
-from hvae_jax.models.vdvae_presets import vdvae_imagenet32 as vdvae_imagenet32
-from hvae_jax.models.vdvae_presets import vdvae_imagenet64 as vdvae_imagenet64
-from hvae_jax.models.vdvae_presets import vdvae_mnist as vdvae_mnist
+from hvae_jax.models.very_deep.block_strings import down_stages as down_stages
+from hvae_jax.models.very_deep.block_strings import up_stages as up_stages
+from hvae_jax.models.very_deep.efficient_vdvae import EfficientVDVAE as EfficientVDVAE
+from hvae_jax.models.very_deep.efficient_vdvae_presets import efficient_vdvae_celeba64 as efficient_vdvae_celeba64
+from hvae_jax.models.very_deep.efficient_vdvae_presets import efficient_vdvae_cifar10 as efficient_vdvae_cifar10
+from hvae_jax.models.very_deep.efficient_vdvae_presets import efficient_vdvae_digits as efficient_vdvae_digits
+from hvae_jax.models.very_deep.efficient_vdvae_presets import efficient_vdvae_faces256 as efficient_vdvae_faces256
+from hvae_jax.models.very_deep.efficient_vdvae_presets import (
+    efficient_vdvae_faces256_5_bits as efficient_vdvae_faces256_5_bits,
+)
+from hvae_jax.models.very_deep.efficient_vdvae_presets import efficient_vdvae_faces1024 as efficient_vdvae_faces1024
+from hvae_jax.models.very_deep.efficient_vdvae_presets import efficient_vdvae_imagenet32 as efficient_vdvae_imagenet32
+from hvae_jax.models.very_deep.efficient_vdvae_presets import efficient_vdvae_imagenet64 as efficient_vdvae_imagenet64
+from hvae_jax.models.very_deep.efficient_vdvae_presets import efficient_vdvae_mnist as efficient_vdvae_mnist
+from hvae_jax.models.very_deep.stages import Down as Down
+from hvae_jax.models.very_deep.stages import Up as Up
+from hvae_jax.models.very_deep.vdvae import VDVAE as VDVAE
+from hvae_jax.models.very_deep.vdvae_presets import vdvae_cifar10 as vdvae_cifar10
+from hvae_jax.models.very_deep.vdvae_presets import vdvae_cifar10_small as vdvae_cifar10_small
+from hvae_jax.models.very_deep.vdvae_presets import vdvae_digits as vdvae_digits
+from hvae_jax.models.very_deep.vdvae_presets import vdvae_ffhq256 as vdvae_ffhq256
+from hvae_jax.models.very_deep.vdvae_presets import vdvae_ffhq1024 as vdvae_ffhq1024
+from hvae_jax.models.very_deep.vdvae_presets import vdvae_imagenet32 as vdvae_imagenet32
+from hvae_jax.models.very_deep.vdvae_presets import vdvae_imagenet64 as vdvae_imagenet64
+from hvae_jax.models.very_deep.vdvae_presets import vdvae_mnist as vdvae_mnist

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, picks
-from hvae_jax.keys import fused
+from hvae_jax.runtime.prng import fused
 from hvae_jax.trace import Trace
 
 

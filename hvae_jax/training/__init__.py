@@ -11,7 +11,7 @@ from hvae_jax.training.mesh import data_mesh as data_mesh
 from hvae_jax.training.optimisers import Adamax as Adamax
 from hvae_jax.training.optimisers import AdamW as AdamW
 from hvae_jax.training.plan import Plan as Plan
-from hvae_jax.training.schedule import Training as Training
+from hvae_jax.training.settings import Training as Training
 from hvae_jax.training.state import TrainState as TrainState
 from hvae_jax.training.state import init_state as init_state
 from hvae_jax.training.state import initial_state as initial_state

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from hvae_jax.compilation import jit
 from hvae_jax.objectives import Batch
+from hvae_jax.runtime.compilation import jit
 from hvae_jax.training.mesh import replicated, split_rows
 from hvae_jax.training.state import TrainState
 from hvae_jax.training.step import Step

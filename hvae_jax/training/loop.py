@@ -21,11 +21,11 @@ from hvae_jax.training.checkpoint import Checkpoints, OtherOptimiserError, Progr
 from hvae_jax.training.dispatch import make_dispatch
 from hvae_jax.training.feeds import Examples, Feed, Feeding, Resident, Streamed
 from hvae_jax.training.mesh import agree, check_divides, state_sharding
+from hvae_jax.training.metrics import level_names, per_level, shown, summarise, why_skipped
 from hvae_jax.training.plan import Plan
-from hvae_jax.training.report import Reporter, read_metrics
-from hvae_jax.training.rows import level_names, per_level, shown, summarise, why_skipped
-from hvae_jax.training.schedule import Training, crossed
+from hvae_jax.training.settings import Training, crossed
 from hvae_jax.training.signals import stop_signals
+from hvae_jax.training.sinks import Reporter, read_metrics
 from hvae_jax.training.state import TrainState, init_state, initial_state, state_from
 from hvae_jax.training.step import make_step
 from hvae_jax.training.validate import Validate, make_validate

@@ -10,8 +10,8 @@ from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
 
-from hvae_jax.compilation import jit_once
 from hvae_jax.objectives import Objective
+from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.trace import Model
 from hvae_jax.training.gradients import NOTHING_USUAL
 

@@ -10,8 +10,8 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from hvae_jax.compilation import jit
 from hvae_jax.objectives import Batch, elbo
+from hvae_jax.runtime.compilation import jit
 from hvae_jax.trace import Model
 from hvae_jax.training.feeds import Feeding, read, to_devices
 from hvae_jax.training.mesh import local_rows, replicated, rows_sharding, split_rows

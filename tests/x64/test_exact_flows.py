@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import case, jitter
+from support.cases import case, jitter
 
 from hvae_jax.flows import Form, InverseAutoregressive
 

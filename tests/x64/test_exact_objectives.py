@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import jitter
-from toys import LinearGaussian
+from support.cases import jitter
+from support.toys import LinearGaussian
 
 from hvae_jax.objectives import (
     GECO,

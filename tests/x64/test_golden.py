@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_weights import recorded, to_variables
+from support.golden_weights import recorded, to_variables
 
 from hvae_jax.distributions import Normal, kl_residual
 from hvae_jax.likelihoods import Bernoulli, BernoulliRecord, Categorical

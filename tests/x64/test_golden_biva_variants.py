@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_weights import recorded
+from support.golden_weights import recorded
 
 from hvae_jax.convert import biva
 from hvae_jax.distributions import Normal

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_weights import recorded
+from support.golden_weights import recorded
 
 from hvae_jax.likelihoods import DiscretisedLogistic, Likelihood, LogisticMixture
 

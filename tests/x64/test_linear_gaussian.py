@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import jitter
-from oracle import Oracle
-from toys import LinearGaussian
+from support.cases import jitter
+from support.oracle import Oracle
+from support.toys import LinearGaussian
 
 from hvae_jax.objectives import elbo, importance, log_weight
 

@@ -1,0 +1,1 @@
+"""The command lines: `hvae`, and `script.main` of an experiment file."""

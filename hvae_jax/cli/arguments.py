@@ -1,0 +1,15 @@
+"""Arguments that several commands take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+Run = Annotated[Path, tyro.conf.Positional]
+Import = Annotated[tuple[str, ...], tyro.conf.arg(name="import")]
+
+
+def columns(n: int) -> int:
+    """Of a grid about as wide as it is high."""
+    return max(1, int(np.ceil(np.sqrt(n))))

@@ -1,0 +1,72 @@
+"""`hvae diagnose`: what each level does, as a page, as JSON and in words."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.experiment import settings, tables
+from hvae_jax.experiment.checks import check_fits
+from hvae_jax.experiment.reopen import open_run
+from hvae_jax.report import charts
+from hvae_jax.report.diagnosis import Effort, diagnose
+from hvae_jax.report.page import page
+from hvae_jax.report.sketch import walk_pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """The whole report on a run: what its levels do, as one HTML page, as JSON and in words.
+
+    Attributes:
+      run: the run folder.
+      split: which split is looked at; the last one (test, where there is one) if it is not given.
+      effort: how much is computed.
+      other: a data set that the model was not made for, to see whether it is noticed; a name or a path.
+      other_directory: where it is, as --data.directory.
+      seed: of the draws.
+      out: the page; report.html in the run folder if it is not given. The JSON lies beside it.
+      import_: modules that settings.json may name beside hvae_jax.
+    """
+
+    run: Run
+    split: str | None = None
+    effort: Effort = Effort()
+    other: str | None = None
+    other_directory: str | None = None
+    seed: int = 0
+    out: Path | None = None
+    import_: Import = ()
+
+    def __call__(self) -> None:
+        """Carries it out."""
+        run = open_run(self.run, self.import_)
+        variables, dataset = run.variables, run.dataset
+        model, notes = tables.measured(run.experiment.model)
+        other = None
+        if self.other is not None:
+            other = run.experiment.data.of_other(self.other, self.other_directory)
+            check_fits(model, other)
+            if other.event != dataset.event:
+                raise ValueError(
+                    f"{other.name} has examples of shape {other.event}, but the run's have {dataset.event}."
+                )
+        key = jax.random.key(self.seed)
+        report = diagnose(model, variables, dataset, key, self.split, self.effort, other)
+        report["words"] = [*notes, *report["words"]]
+        report |= {"run": run.experiment.name, "best_step": run.progress.best_step, "seed": self.seed}
+        out = self.out or self.run / "report.html"
+        figures = {
+            "Rate of each level and all above it, and how much of it is information on x": charts.information_chart(
+                report
+            ),
+            "KL of each unit; below the dotted line it says next to nothing": charts.units_chart(report),
+            "Rate and distortion": charts.plane_chart(report),
+        }
+        images = walk_pictures(model, variables, dataset, report, jax.random.fold_in(key, 1))
+        title = f"{run.experiment.name}: what its levels do"
+        out.write_text(page(title, report, figures, images))
+        settings.write_whole(out.with_suffix(".json"), settings.dumps(report))
+        print("\n".join(f"- {sentence}" for sentence in report["words"]))
+        print(f"{out} and {out.with_suffix('.json')}")

@@ -1,0 +1,62 @@
+"""`hvae evaluate`: bounds, rates and active units."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.experiment import settings, tables
+from hvae_jax.experiment.evaluation import evaluate
+from hvae_jax.experiment.reopen import open_run
+from hvae_jax.training.mesh import data_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Bounds, rates and active units of a run's best variables, as in training but with other draws or data.
+
+    Attributes:
+      run: the run folder.
+      splits: which splits; validation and, where there is one, test if none is named.
+      draws: K of the importance-weighted bound.
+      examples: how many of each split are measured, its first ones; None takes all.
+      data: another data set than the run's, by name; it is binarised, quantised and resized as the run's was.
+      data_directory: where TFDS data is prepared.
+      seed: of the draws.
+      out: a JSON file to write to, as well as printing.
+      import_: modules that settings.json may name beside hvae_jax.
+    """
+
+    run: Run
+    splits: tuple[str, ...] = ()
+    draws: int = 500
+    examples: int | None = None
+    data: str | None = None
+    data_directory: str | None = None
+    seed: int = 0
+    out: Path | None = None
+    import_: Import = ()
+
+    def __call__(self) -> None:
+        """Carries it out."""
+        run = open_run(self.run, self.import_, self.data, self.data_directory)
+        splits = self.splits or [name for name in run.dataset.splits if name != "train"]
+        draws = dict.fromkeys(splits, self.draws)
+        if self.draws < 1:
+            raise ValueError(f"--draws is {self.draws}, but it has to be 1 or more.")
+        if self.examples is not None and self.examples < 2:
+            raise ValueError(f"--examples is {self.examples}, but standard errors and active units need 2 or more.")
+        wanted = run.experiment.evaluation
+        key = jax.random.key(self.seed)
+        first = {name: split.take(slice(self.examples)) for name, split in run.dataset.splits.items()}
+        some = run.dataset if self.examples is None else dataclasses.replace(run.dataset, splits=first)
+        model, notes = tables.measured(run.experiment.model)
+        numbers = evaluate(model, run.variables, some, key, draws, wanted.chunk, wanted.size, mesh=data_mesh())
+        if notes:
+            numbers["notes"] = notes
+        numbers["examples"] = {name: len(some.splits[name]) for name in splits}
+        numbers |= {"data": tables.data_record(run.dataset), "seed": self.seed, "best_step": run.progress.best_step}
+        if self.out is not None:
+            settings.write_whole(self.out, settings.dumps(numbers))
+        print("\n".join((tables.table(numbers), *notes)))

@@ -1,0 +1,31 @@
+"""`hvae export`: a run as one file."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.experiment import exchange
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """The best variables of a run and its settings as one .safetensors file, which `hvae import hvae_jax` reads.
+
+    Attributes:
+      run: the run folder.
+      file: where it is written; NAME.safetensors in the run folder if it is not given.
+      overwrite: replace a file that is there.
+      import_: modules that settings.json may name beside hvae_jax.
+    """
+
+    run: Run
+    file: Annotated[Path | None, tyro.conf.Positional] = None
+    overwrite: bool = False
+    import_: Import = ()
+
+    def __call__(self) -> None:
+        """Carries it out."""
+        print(exchange.export(self.run, self.file, self.overwrite, self.import_))

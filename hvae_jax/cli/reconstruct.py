@@ -1,0 +1,88 @@
+"""`hvae reconstruct`: what the top levels know."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.diagnostics import level_by_level
+from hvae_jax.experiment.reopen import open_run
+from hvae_jax.report import charts
+from hvae_jax.report.sketch import image_range
+from hvae_jax.runtime.compilation import jit_once
+from hvae_jax.trace import levels_per_stage
+from hvae_jax.training.metrics import level_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct:
+    """Test images beside what the top levels alone know of them.
+
+    Attributes:
+      run: the run folder.
+      keep_top: levels, or in a model that has them stages, inferred from the image, from the top; the others are drawn
+        from their priors. All if not given.
+      by_level: a row an image instead: from no level, from the top one, and so on down to all, a dozen at most, the
+        levels below at their priors' modes; last, the image itself.
+      n: how many images; 36 if it is not given, 8 by level.
+      split: which split they come from; the last one (test, where there is one) if it is not given.
+      temperature: of the levels drawn from their priors; 1 if it is not given.
+      seed: of the draws.
+      out: the picture; reconstructions_topK.png in the run folder if it is not given, or level_by_level.png.
+      import_: modules that settings.json may name beside hvae_jax.
+    """
+
+    run: Run
+    keep_top: int | None = None
+    by_level: bool = False
+    n: int | None = None
+    split: str | None = None
+    temperature: float | None = None
+    seed: int = 0
+    out: Path | None = None
+    import_: Import = ()
+
+    def __call__(self) -> None:
+        """Carries it out."""
+        run = open_run(self.run, self.import_)
+        name = self.split or list(run.dataset.splits)[-1]
+        if name not in run.dataset.splits:
+            raise ValueError(f"{run.dataset.name} has no split {name!r}; it has {list(run.dataset.splits)}.")
+        n = (8 if self.by_level else 36) if self.n is None else self.n
+        if n < 1:
+            raise ValueError(f"--n is {n}, but it has to be 1 or more.")
+        if self.by_level and (self.keep_top, self.temperature) != (None, None):
+            raise ValueError(
+                "--by-level keeps every number of levels and draws none: leave --keep-top, --temperature out."
+            )
+        model, split = run.experiment.model, run.dataset.splits[name]
+        few = split.take(slice(n)).for_classes(model.classes)
+        sizes = levels_per_stage(model, len(level_names(model, few)))
+        levels, what = len(sizes), "levels" if max(sizes) == 1 else "stages"
+        key, values = jax.random.key(self.seed), image_range(run.dataset)
+        if self.by_level:
+            counts = np.unique(np.linspace(0, levels, min(levels + 1, 12)).round().astype(int))
+            drawn = np.asarray(
+                jit_once(lambda v, key: level_by_level(model, v, few.x, key, few.y, counts))(run.variables, key)
+            )
+            rows = np.concatenate([drawn, np.asarray(few.x)[:, None].astype(drawn.dtype)], axis=1)
+            out = self.out or self.run / "level_by_level.png"
+            title = f"0 to {levels} {what} kept; the image"
+            charts.save_grids(out, {title: rows.reshape(-1, *few.x.shape[1:])}, rows.shape[1], values)
+            print(f"{out}: from the top {', '.join(map(str, counts))} of {levels} {what}, and the image")
+            return
+        keep = levels if self.keep_top is None else self.keep_top
+        if not 0 <= keep <= levels:
+            raise ValueError(f"--keep-top is {keep}, but the model has {levels} {what}: 0 to {levels}.")
+        temperature = 1.0 if self.temperature is None else self.temperature
+        mean = jit_once(
+            lambda v, key: model.apply(
+                v, few.x, key, y=few.y, keep_top=keep, temperature=temperature, method="reconstruct"
+            )
+        )(run.variables, key)
+        out = self.out or self.run / f"reconstructions_top{keep}.png"
+        panels = {"real": few.x, f"top {keep} of {levels} {what}": np.asarray(mean)}
+        charts.save_grids(out, panels, _columns(len(few)), values)
+        print(out)

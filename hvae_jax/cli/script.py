@@ -1,0 +1,105 @@
+"""The command line of an experiment script: typed flags for every setting, and `--preset`."""
+
+import argparse
+import dataclasses
+import logging
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import tyro
+
+from hvae_jax.experiment.exits import PREEMPTED, errors_said, without_closed_loops
+from hvae_jax.experiment.records import Experiment
+from hvae_jax.experiment.run import run, say
+from hvae_jax.runtime import doctor, meters
+from hvae_jax.runtime.cluster import Cluster, is_first
+from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
+from hvae_jax.training.signals import Interrupted
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What a script's command line takes: the experiment's settings, and what to do with the run folder.
+
+    Attributes:
+      experiment: its settings.
+      folder: the run folder; runs/NAME if it is not given.
+      resume: go on in a folder that holds other settings, or on other data, under the new ones.
+      overwrite: start over, deleting what an earlier run left in the folder.
+      profile: write a trace of three dispatches to profile/ in the run folder, for xprof or ui.perfetto.dev.
+      tracker: send numbers and pictures to Weights & Biases or trackio too.
+      cluster: the processes of a run on several machines.
+    """
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    folder: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    profile: bool = False
+    tracker: Literal["wandb", "trackio"] | None = None
+    cluster: Cluster = Cluster()
+
+
+def main(
+    experiment: Experiment | Mapping[str, Experiment],
+    arguments: Sequence[str] | None = None,
+    description: str | None = None,
+) -> None:
+    """The command line of an experiment script: parses, runs, and turns what went wrong into one clear line.
+
+    Of several experiments by name, `--preset NAME` takes one, and the first without it; all other flags change what it
+    says.
+
+    Exit codes: 0 done, 1 an error that is said, 2 settings that do not parse, 75 ended by SIGTERM and saved (the same
+    command goes on), 130 likewise by Ctrl-C, 134 another process of the run was lost.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs of an error, the error itself says
+    with without_closed_loops(), errors_said():
+        if isinstance(experiment, Mapping):
+            experiment, arguments = _preset(experiment, arguments)
+        command = tyro.cli(
+            Command,
+            args=arguments,
+            default=Command(experiment),
+            description=description,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        meters.compiled()  # counts from here on
+        several = command.cluster.start()
+        use_compilation_cache()
+        keep_freed_memory()
+        if is_first():
+            print(doctor.line(), flush=True)
+        if several:
+            here = f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} devices"
+            print(f"{here}; ends within {command.cluster.lost_timeout} s if another one is lost", flush=True)
+        folder = command.folder or Path("runs") / command.experiment.name
+        same = "The same command without --overwrite" if command.overwrite else "The same command"
+        try:
+            outcome = run(
+                command.experiment,
+                folder,
+                resume=command.resume,
+                overwrite=command.overwrite,
+                profile=command.profile,
+                tracker=command.tracker,
+            )
+            number = outcome.interrupted
+            at = f"at step {int(outcome.state.step)}; saved in {folder}"
+        except Interrupted as interrupted:
+            number, at = interrupted.number, f"while measuring; what was trained is saved in {folder}"
+    if number:
+        say(f"Interrupted {at}. {same} goes on from there.")
+        sys.exit(PREEMPTED if number == signal.SIGTERM else 128 + number)
+
+
+def _preset(presets: Mapping[str, Experiment], arguments: Sequence[str] | None) -> tuple[Experiment, Sequence[str]]:
+    """The experiment that `--preset` names, and the arguments that are left."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=f"[--preset {'|'.join(presets)}] ...")
+    parser.add_argument("--preset", choices=list(presets), default=next(iter(presets)))
+    chosen, left = parser.parse_known_args(arguments)
+    return presets[chosen.preset], left

@@ -1,0 +1,34 @@
+"""`hvae show`: a run's numbers."""
+
+import dataclasses
+
+from hvae_jax.cli.arguments import Run
+from hvae_jax.experiment import exchange, tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """The run's numbers, with a table of its levels.
+
+    Attributes:
+      run: the run folder.
+    """
+
+    run: Run
+
+    def __call__(self) -> None:
+        """Carries it out."""
+        path = self.run / "result.json"
+        if not path.exists():
+            known = (self.run / "settings.json").exists()
+            raise FileNotFoundError(
+                f"{self.run} holds {'an unfinished run' if known else 'no run'}: there is no result.json in it."
+                + (" Run its script again to go on, or `hvae evaluate` it as it is." if known else "")
+            )
+        result = tables.read(path)
+        if "imported" in result:
+            print(exchange.said_of_import(result, self.run))
+        if "elbo" in result:
+            print(tables.summary(result, self.run))
+            print()
+            print(tables.level_table(result))

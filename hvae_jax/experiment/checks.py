@@ -1,0 +1,46 @@
+"""Do data and model fit?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hvae_jax.data.dataset import Dataset
+from hvae_jax.likelihoods import for_data
+from hvae_jax.trace import Model
+
+
+def check_fits(model: Model, dataset: Dataset) -> None:
+    """Raises ValueError if the model's likelihood or its labels do not fit the data, with what would."""
+    image, event = getattr(model, "image", None), dataset.event
+    if image is not None and tuple(image) != event:
+        raise ValueError(
+            f"The model is for images of {_by(image)}, but those of {dataset.name} are {_by(event)}. Take another "
+            "preset, or set model.image and what reaches it; --data.size scales some data sets."
+        )
+    likelihood = getattr(model, "likelihood", None)
+    if likelihood is not None:
+        for name, split in dataset.splits.items():
+            some = split if isinstance(split.x, np.ndarray) else split.take(slice(256))  # the rest as it is read
+            try:
+                likelihood.check(some.x, f"{dataset.name}, {name} split,")
+            except ValueError as error:
+                raise ValueError(f"{error} For this data set ({dataset.kind}), {for_data(dataset)} fits.") from None
+    classes = getattr(model, "classes", 0)
+    if not classes:
+        return
+    for name, split in dataset.splits.items():
+        if split.y is None:
+            raise ValueError(
+                f"The model has classes={classes}, but {dataset.name} has no labels in its {name} split: set "
+                "model.classes to 0, or add them."
+            )
+        if split.y.max() >= classes:
+            raise ValueError(
+                f"The model has classes={classes}, but {dataset.name} has the label {split.y.max()} in its {name} "
+                f"split ({dataset.classes} labels in train): set model.classes to {int(split.y.max()) + 1} or more."
+            )
+
+
+def _by(shape: Sequence[int]) -> str:
+    """28x28x1."""
+    return "x".join(map(str, shape))

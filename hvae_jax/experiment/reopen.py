@@ -1,0 +1,100 @@
+"""A run as its folder has it: settings, data and best variables."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hvae_jax.data.dataset import Dataset, Split
+from hvae_jax.experiment import settings
+from hvae_jax.experiment.checks import check_fits
+from hvae_jax.experiment.records import Experiment
+from hvae_jax.experiment.run import abstract_state
+from hvae_jax.training.checkpoint import Checkpoints, Progress
+from hvae_jax.training.mesh import data_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run, in the middle of training or at its end."""
+
+    experiment: Experiment
+    dataset: Dataset
+    variables: Any
+    progress: Progress
+
+
+def read_experiment(folder: Path, modules: Sequence[str] = ()) -> Experiment:
+    """The settings of a run folder. Raises FileNotFoundError for a folder without a run, ValueError for other ones."""
+    path = folder / "settings.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no settings.json in it.")
+    experiment = settings.load(path, modules)
+    if not isinstance(experiment, Experiment):
+        raise ValueError(f"{path} describes a {type(experiment).__name__}, not an Experiment.")
+    return experiment
+
+
+def open_run(
+    folder: Path, modules: Sequence[str] = (), data: str | None = None, directory: str | None = None
+) -> Finished:
+    """Settings, data and best variables of a run folder.
+
+    Args:
+      data, directory: another data set than the run's, prepared as the run's was.
+
+    Raises FileNotFoundError for a folder without a run, ValueError where its settings or its checkpoints do not do.
+    """
+    experiment = read_experiment(folder, modules)
+    dataset = experiment.data.load() if data is None else experiment.data.of_other(data, directory)
+    if data is not None:
+        check_fits(experiment.model, dataset)
+    try:
+        variables, progress = best_variables(folder, experiment, dataset.splits["train"])
+    except ValueError as error:
+        if data is None:
+            raise
+        raise ValueError(f"{dataset.name} has examples of shape {dataset.event}, which do not fit: {error}") from error
+    return Finished(experiment, dataset, variables, progress)
+
+
+def open_variables(folder: Path, modules: Sequence[str] = ()) -> tuple[Experiment, Any, Progress]:
+    """Settings and best variables; the data is read where the model does not say which shape an example has.
+
+    Raises as `open_run` does.
+    """
+    experiment = read_experiment(folder, modules)
+    return experiment, *best_variables(folder, experiment, an_example(experiment))
+
+
+def best_variables(folder: Path, experiment: Experiment, examples: Split) -> tuple[Any, Progress]:
+    """The variables of a run's best validation, and how far it has come.
+
+    Args:
+      examples: of which shapes count.
+    Raises FileNotFoundError where nothing was saved yet, ValueError as `Checkpoints.restore` does.
+    """
+    nothing = FileNotFoundError(f"{folder} has no checkpoints: the run has not come to its first save.")
+    if not (folder / "checkpoints").is_dir():
+        raise nothing
+    state = abstract_state(experiment, examples.for_classes(experiment.model.classes))
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    try:
+        restored = checkpoints.restore(state, state.variables, data_mesh())
+    finally:
+        checkpoints.close()
+    if restored is None:
+        raise nothing
+    return restored[1], restored[2]
+
+
+def an_example(experiment: Experiment) -> Split:
+    """One example as the model takes it: zeros where the model says of which shape, otherwise the data's first."""
+    model: Any = experiment.model
+    image = getattr(model, "image", None)
+    if image is None:
+        return experiment.data.load().splits["train"].take(slice(1))
+    labels = np.zeros(1, np.int32) if getattr(model, "classes", 0) else None
+    return Split(np.zeros((1, *image), np.float32), labels)

@@ -1,0 +1,1 @@
+"""The very deep VAEs: one graph, and the models that are its parts."""

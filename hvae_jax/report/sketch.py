@@ -1,0 +1,130 @@
+"""Pictures of a model: grids while it trains, the four at the end, and those of a report."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from hvae_jax.data.dataset import Dataset
+from hvae_jax.diagnostics import interpolate, level_by_level, traverse
+from hvae_jax.likelihoods import Bernoulli, Categorical, DiscretisedLogistic, LogisticMixture, Quantised
+from hvae_jax.report import charts
+from hvae_jax.runtime.compilation import jit_once
+from hvae_jax.trace import Model
+from hvae_jax.training.mesh import host_copy
+from hvae_jax.training.metrics import level_names
+from hvae_jax.training.sinks import Reporter, read_metrics
+
+
+class Sketch:
+    """Samples and reconstructions of a model as it is: the same examples and the same keys at every call.
+
+    Called as `sketch(step, variables, reporter)` it leaves two grids in pictures/ of the run folder and hands them to
+    the reporter's sinks: what training does at intervals.
+    """
+
+    def __init__(self, model: Model, dataset: Dataset, seed: int, folder: Path) -> None:
+        """Takes the first 64 examples of the test split, or of validation."""
+        split = dataset.splits.get("test", dataset.splits["validation"]).take(slice(64)).for_classes(model.classes)
+        self.x, self._y, self._folder = split.x, split.y, folder
+        self.value_range = image_range(dataset)
+        self.levels = len(level_names(model, split))
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        self._key_samples, self._key_all, self._key_top = jax.random.split(key, 3)
+        x, y, n = split.x, split.y, len(split)
+        self._generate = jit_once(lambda v, k: model.apply(v, k, n, y=y, method="generate"))
+        self._reconstruct = jit_once(lambda v, k, top: model.apply(v, x, k, y=y, keep_top=top, method="reconstruct"))
+
+    def __call__(self, step: int, variables: Any, reporter: Reporter) -> None:
+        """Draws and hands on; all processes of a run have to call it."""
+        local = host_copy(variables)
+        if jax.process_index() != 0:
+            return
+        self._folder.joinpath("pictures").mkdir(exist_ok=True)
+        reconstructions = np.stack([self.x[:32], self.reconstructions(local)[:32]], axis=1)
+        beside = reconstructions.reshape(-1, *self.x.shape[1:])
+        for name, images in (("samples", self.samples(local)), ("reconstructions", beside)):
+            picture = charts.grid_picture(images, 8, self.value_range)
+            charts.save_picture(self._folder / "pictures" / f"{name}_{step:08d}.png", picture)
+            reporter.image(name, picture, step)
+
+    def samples(self, variables: Any) -> np.ndarray:
+        """As many new examples as there are real ones here."""
+        return np.asarray(self._generate(variables, self._key_samples))
+
+    def reconstructions(self, variables: Any, keep_top: int | None = None) -> np.ndarray:
+        """Means of the examples, all levels inferred or the top ones alone."""
+        key = self._key_all if keep_top is None else self._key_top
+        return np.asarray(self._reconstruct(variables, key, self.levels if keep_top is None else keep_top))
+
+
+def draw(sketch: Sketch, variables: Any, best_step: int, folder: Path) -> None:
+    """The four pictures, from a copy of the variables on this process: another thread may use the devices of all."""
+    every = sketch.levels
+    charts.save_grids(folder / "real.png", {"real": sketch.x}, 8, sketch.value_range)
+    charts.save_grids(folder / "samples.png", {"samples": sketch.samples(variables)}, 8, sketch.value_range)
+    panels = {
+        "real": sketch.x,
+        f"all {every} levels" if every > 1 else "reconstruction": sketch.reconstructions(variables),
+    }
+    if every > 1:
+        panels["top level only"] = sketch.reconstructions(variables, 1)
+    charts.save_grids(folder / "reconstructions.png", {k: v[:36] for k, v in panels.items()}, 6, sketch.value_range)
+    charts.save_curve(folder / "curve.png", read_metrics(folder / "metrics.jsonl"), best_step)
+
+
+def walk_pictures(
+    model: Model, variables: Any, dataset: Dataset, report: dict[str, Any], key: jax.Array
+) -> dict[str, bytes]:
+    """Pictures for a report, caption to PNG: levels one by one, samples, a traversal of each level, interpolations.
+
+    Of many levels, the traversals are of the eight with the highest rates.
+    """
+    split = dataset.splits[report["split"]].take(slice(8)).for_classes(model.classes)
+    x, y, values = np.asarray(split.x), split.y, image_range(dataset)
+    keys = jax.random.split(key, 4)
+
+    def grid(rows: np.ndarray) -> bytes:
+        """`[rows, columns, *event]`."""
+        return charts.picture_bytes(charts.grid_picture(rows.reshape(-1, *x.shape[1:]), rows.shape[1], values))
+
+    by_level = np.asarray(jit_once(lambda v: level_by_level(model, v, x, keys[0], y))(variables))
+    names = report["levels"]
+    caption = (
+        f"Reconstructions from no level, from {names[0]}, and so on down to all {len(names)}; last, the image itself"
+    )
+    found = {caption: grid(np.concatenate([by_level, x[:, None].astype(by_level.dtype)], axis=1))}
+    labels = None if y is None else np.resize(y, 64)
+    drawn = jit_once(lambda v: model.apply(v, keys[1], 64, y=labels, method="generate"))(variables)
+    found["Samples"] = grid(np.asarray(drawn).reshape(8, 8, *x.shape[1:]))
+    steps = np.linspace(-2.5, 2.5, 9)
+    dearest = sorted(range(len(names)), key=lambda i: -report["rates"][i]["value"])[:8]
+    for level in sorted(dearest):
+        unit = report["units"][level]["order"][0]
+        walk = jit_once(lambda v, at=level, u=unit: traverse(model, v, x, keys[2], at, u, steps, y))
+        caption = f"The dearest unit of {names[level]} (unit {unit}) from -2.5 to 2.5 standard deviations of its prior"
+        found[caption] = grid(np.asarray(walk(variables)))
+    ways = jit_once(lambda v: interpolate(model, v, x, np.roll(x, 1, axis=0), keys[3], 9, y=y))(variables)
+    found["From one image to the next, along great circles in the noise of all levels"] = grid(np.asarray(ways))
+    return found
+
+
+def image_range(dataset: Dataset) -> tuple[float, float]:
+    """What is drawn black and what white."""
+    if dataset.kind.num_values:
+        return 0.0, float(dataset.kind.num_values - 1)
+    x = dataset.splits["train"].take(slice(1024)).x
+    return float(x.min()), float(x.max())
+
+
+def range_of_model(model: Any) -> tuple[float, float] | None:
+    """The smallest and the largest value that a model's likelihood gives; None where it has none or sets no bounds."""
+    match getattr(model, "likelihood", None):
+        case Bernoulli():
+            return 0.0, 1.0
+        case Categorical(num_values=values) | LogisticMixture(values=values) | DiscretisedLogistic(values=values):
+            return 0.0, values - 1.0
+        case Quantised(of=family, step=step):
+            return 0.0, family.values * step - 1.0
+    return None

@@ -1,0 +1,242 @@
+"""`hvae import` of published weights: the models, the numbers and the folders that come of them."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.serialization import msgpack_serialize
+from safetensors.numpy import save_file
+from support.golden_weights import recorded
+from support.small_weights import DEC, ENC, Said, equal, golden, small_presets, smallest, weights_of, what_fails
+from support.state_dicts import EFFICIENT, nested, of_efficient
+
+import hvae_jax as hv
+from hvae_jax import models
+from hvae_jax.cli import main as cli
+from hvae_jax.convert import efficient_vdvae as efficient
+from hvae_jax.convert import vdvae as deep
+from hvae_jax.convert.array_files import read_arrays
+from hvae_jax.convert.codes import PRESETS, Preset, as_published, published
+from hvae_jax.convert.efficient_trees import TREES
+from hvae_jax.experiment import Devices, run
+from hvae_jax.experiment.reopen import open_variables, read_experiment
+from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Quantised
+from hvae_jax.models import down_stages, up_stages
+from hvae_jax.models.very_deep.block_strings import down_string, up_string
+from hvae_jax.objectives import Linear
+from hvae_jax.training import Adamax, AdamW, Training
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+presets = pytest.fixture(autouse=True)(small_presets)
+said = pytest.fixture(what_fails)
+
+
+def test_an_imported_model_scores_as_the_public_code_did() -> None:
+    """From a safetensors file through the folder to the recorded bound; in float32 here, to 1e-9 in tests/x64."""
+    save_file(golden(), "weights.safetensors")
+    cli.main(["import", "vdvae", "weights.safetensors", "--preset", "tiny"])
+    experiment, variables, _ = open_variables(Path("runs/vdvae_tiny"))
+    model, expected = deep.vdvae(golden(), ENC, DEC, 8, standardise=(120.63838, 64.16736))
+    assert experiment.model == model
+    equal(jax.device_get(variables), jax.device_get(expected))
+    given = recorded("vdvae_tiny")
+    latents = tuple(jnp.asarray(np.moveaxis(given[f"block{i}/z"], 1, -1), jnp.float32) for i in range(5))
+    x = jnp.asarray(given["pixels"], jnp.float32)
+    trace = jax.jit(lambda v, z: experiment.model.apply(v, x, jax.random.key(0), latents=z))(variables, latents)
+    np.testing.assert_allclose(-trace.log_px / 192, given["nll_per_example"], rtol=1e-4)
+    np.testing.assert_allclose(-hv.elbo(trace).mean() / 192, given["elbo"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_imported_variables() -> None:
+    """By another optimiser, which begins; where something was trained it is refused."""
+    np.savez("weights.npz", **weights_of(smallest()))
+    cli.main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
+    folder = Path("runs/vdvae_smallest")
+    imported = jax.device_get(open_variables(folder)[1])
+    experiment = dataclasses.replace(
+        read_experiment(folder),
+        optimiser=AdamW(learning_rate=0.0, schedule=Linear(0, 1)),
+        devices=Devices(count=1),
+        training=Training(batch_size=2, epochs=1, steps=1, ema=0.9),
+    )
+    run(experiment, folder, resume=True)
+    # a step at a rate of 0: what is averaged is the same, up to rounding
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), open_variables(folder)[1], imported)
+    again = dataclasses.replace(experiment, optimiser=Adamax(), training=Training(batch_size=2, epochs=1, steps=2))
+    with pytest.raises(ValueError, match="this model's variables, but the state of another optimiser"):
+        run(again, folder, resume=True)
+
+
+def test_every_command_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    """Show says that nothing was measured; evaluate measures; pictures need no data where the model says its shape."""
+    np.savez("weights.npz", **{f"module.{name}": value for name, value in weights_of(smallest()).items()})
+    cli.main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
+    folder = "runs/vdvae_smallest"
+    cli.main(["show", folder])
+    shown = capsys.readouterr().out
+    assert "weights.npz" in shown and "Nothing has been measured here yet" in shown and "nan" not in shown
+    assert "likelihood LogisticMixture(mixtures=1" in shown and "form='published'" in shown
+    cli.main(["evaluate", folder, "--draws", "2", "--splits", "test", "--out", "numbers.json"])
+    numbers = json.loads(Path("numbers.json").read_text())
+    rates = numbers["rates"]["test"]
+    assert numbers["rates_by_side"]["test"] == {
+        "1x1": pytest.approx(rates["z1.0"]),
+        "4x4": pytest.approx(rates["z4.0"]),
+    }
+    cli.main(["reconstruct", folder, "--n", "2", "--keep-top", "1"])
+    cli.main(["export", folder])
+    Path("data.npz").unlink()
+    cli.main(["sample", folder, "--n", "2"])
+    cli.main(["export", folder, "again.safetensors"])
+    once, again = read_arrays(Path(folder, "vdvae_smallest.safetensors")), read_arrays(Path("again.safetensors"))
+    np.testing.assert_equal(dict(once.arrays), dict(again.arrays))
+    assert once.metadata == again.metadata
+    result = json.loads(Path(folder, "result.json").read_text())
+    assert result["imported"]["sha256"] == read_arrays(Path("weights.npz")).sha256 and "elbo" not in result
+
+
+def test_what_no_weight_tells(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is the preset's unless it is said, and is told; mixtures are read off a file of other blocks."""
+    np.savez("weights.npz", **of_efficient("colour", "torch"))
+    wanted = ["--unsaid.distribution-base", "logstd", "--unsaid.use-residual-distribution", "True"]
+    more = ["--unsaid.output-gradient-smoothing-beta", "1.0", "--unsaid.gradient-smoothing-beta", "0.5"]
+    cli.main(["import", "efficient_vdvae", "weights.npz", "--preset", "colour", *wanted, *more])
+    assert "log_std exp, beta 0.5, residual_posterior True" in capsys.readouterr().out
+    model = read_experiment(Path("runs/efficient_vdvae_colour")).model
+    assert (model.log_std, model.beta, model.residual_posterior) == ("exp", 0.5, True)
+    assert model.likelihood.beta == 1.0
+    again = ["import", "efficient_vdvae", "weights.npz", "--preset", "colour", "--overwrite"]
+    assert "no_bias_above is not a setting of efficient_vdvae" in said(*again, "--unsaid.no-bias-above", "8")
+
+    other = smallest().clone(likelihood=LogisticMixture(3, form="published"))
+    np.savez("other.npz", **weights_of(other))
+    blocks = ["--enc-blocks", up_string(other.ups), "--dec-blocks", down_string(other.downs)]
+    cli.main(["import", "vdvae", "other.npz", "--preset", "smallest", *blocks])
+    assert read_experiment(Path("runs/vdvae_smallest")).model.likelihood == other.likelihood
+    fewer = dict(np.load("other.npz"))
+    del fewer[max(name for name in fewer if name.startswith("decoder.bias_xs"))]
+    np.savez("fewer.npz", **fewer)
+    assert "issing: decoder.bias_xs" in said(
+        "import", "vdvae", "fewer.npz", "--preset", "smallest", *blocks, "--overwrite"
+    )
+
+
+@pytest.mark.slow
+def test_an_imported_folder_is_diagnosed() -> None:
+    """The report compiles for a minute."""
+    np.savez("weights.npz", **weights_of(smallest()))
+    cli.main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
+    effort = ("examples", "draws", "k", "latents", "probed")
+    cli.main(["diagnose", "runs/vdvae_smallest", *(part for name in effort for part in (f"--effort.{name}", "4"))])
+    assert Path("runs/vdvae_smallest/report.html").exists()
+
+
+def test_presets_as_published() -> None:
+    """The likelihoods that were trained and measured, no clamp; x of FFHQ-256 is of 8 bits, of which 5 are scored."""
+    for name, preset in PRESETS["vdvae"].items():
+        model = as_published(preset.make())
+        assert model.clamp is None
+        assert isinstance(model.likelihood, Bernoulli) or "form='exact'" not in str(model.likelihood), name
+    ffhq = as_published(models.vdvae_ffhq256())
+    assert ffhq.likelihood == Quantised(LogisticMixture(values=32, form="vdvae_5_bits"), 8)
+    np.testing.assert_allclose(ffhq.standardise, (112.8666757481, 69.84780273), rtol=1e-12)
+    for name, preset in PRESETS["efficient_vdvae"].items():
+        family = as_published(preset.make()).likelihood
+        assert isinstance(family, Bernoulli) or "form='exact'" not in str(family), name
+    five = as_published(models.efficient_vdvae_faces256_5_bits("C1"))
+    expected = LogisticMixture(10, 32, 3, -14.0, "efficient_vdvae_5_bits", "exp", 1.0)
+    assert five.likelihood == expected
+    assert as_published(models.efficient_vdvae_faces1024()).beta == 0.4
+
+
+@pytest.mark.parametrize("code", PRESETS)
+def test_block_strings_of_presets(code: str) -> None:
+    """They are written as they are read."""
+    if code == "vdvae":
+        for preset in PRESETS[code].values():
+            model = preset.make()
+            ups, downs = up_stages(up_string(model.ups), 1), down_stages(down_string(model.downs), 1)
+            assert [(s.side, s.blocks, s.pool) for s in ups] == [(s.side, s.blocks, s.pool) for s in model.ups]
+            assert [(s.side, s.blocks, s.mixes_in) for s in downs] == [
+                (s.side, s.blocks, s.mixes_in) for s in model.downs
+            ]
+
+
+def test_a_file_with_two_blocks_fewer(said: Said) -> None:
+    """As the published FFHQ-1024: the blocks are named, and with --enc-blocks it is read all the same."""
+    more = smallest().clone(ups=up_stages("4x2,4d4,1x1", 4))
+    np.savez("weights.npz", **weights_of(smallest()))
+    PRESETS["vdvae"]["more"] = Preset(lambda: more, "data.npz")  # type: ignore[index]
+    error = said("import", "vdvae", "weights.npz", "--preset", "more")
+    assert "2 blocks encoder.enc_blocks.*, the configuration 4 (3 at 4, 1 at 1)" in error
+    assert "encoder.enc_blocks.2, encoder.enc_blocks.3 missing" in error
+    assert "--enc-blocks 4x2,4d4,1x1 --dec-blocks 1x1,4m1" in error and not Path("runs").exists()
+    cli.main(["import", "vdvae", "weights.npz", "--preset", "more", "--enc-blocks", "4d4,1x1"])
+    experiment, _, _ = open_variables(Path("runs/vdvae_more"))
+    assert experiment.model == as_published(smallest())
+
+
+def test_another_preset_names_the_blocks(said: Said) -> None:
+    """Of both codes: blocks that are missing or wider, then everything else, one by one."""
+    np.savez("weights.npz", **golden())
+    error = said("import", "vdvae", "weights.npz", "--preset", "cifar10")
+    assert "encoder.enc_blocks.5 to encoder.enc_blocks.32 (28 of them) missing" in error
+    assert "decoder.dec_blocks.5 to decoder.dec_blocks.42 (38 of them) missing" in error
+    assert "have width 16 and 3x3 kernels" in error and "decoder.gain is (1, 16, 1, 1), not (1, 384, 1, 1)" in error
+    np.savez("other.npz", **of_efficient("shared", "jax"))
+    error = said("import", "efficient_vdvae", "other.npz", "--preset", "colour")
+    assert "it has 3 blocks bottom_up, the configuration 4 on the way up" in error
+    assert "missing" in error and "top_down.block_down_level_0_0" in error
+    assert "--structure file" in error
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_every_odd_array_is_named(tree: str, said: Said) -> None:
+    """Missing, not expected, of another shape; blocks are all there."""
+    odd = of_efficient("shared", tree)
+    names = list(odd)
+    odd["extra"] = np.zeros(1, np.float32)
+    odd[names[1]] = np.zeros((3, 1), np.float32)
+    del odd[names[-1]]
+    np.savez("weights.npz", **odd)
+    error = said("import", "efficient_vdvae", "weights.npz", "--preset", "shared")
+    for part in (f"issing: {names[-1]}", "not expected: extra", f"{names[1]} is (3, 1), not"):
+        assert part in error
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("structure", ["preset", "file"])
+def test_both_trees_of_efficient_vdvae(tree: str, structure: Any) -> None:
+    """By the preset, or by what the file has; the model is the same."""
+    given = of_efficient("colour", tree)
+    model, variables = published("efficient_vdvae", given, "colour", structure=structure)
+    expected, same = efficient.efficient_vdvae(given)
+    assert model == expected == EFFICIENT["colour"]
+    equal(variables, same)
+
+
+def test_a_flax_checkpoint_has_averaged_and_plain_weights(said: Said) -> None:
+    """The averaged ones unless others are asked for; nothing in it is executed, since there is nothing but arrays."""
+    plain = of_efficient("shared", "jax")
+    averaged = {name: 2 * value for name, value in plain.items()}
+    state = {"step": 7, "params": nested(plain), "ema_params": nested(averaged), "opt_state": {}, "ema_decay": 0.9}
+    Path("checkpoint_7").write_bytes(msgpack_serialize(state))
+    for weights, expected in ((None, averaged), ("ema", averaged), ("plain", plain)):
+        found = read_arrays(Path("checkpoint_7"), weights)
+        assert (found.kind, found.entry) == ("msgpack", "params" if weights == "plain" else "ema_params")
+        np.testing.assert_equal(dict(found.arrays), expected)
+    cli.main(["import", "efficient_vdvae", "checkpoint_7", "--preset", "shared", "--weights", "plain"])
+    experiment, variables, _ = open_variables(Path("runs/efficient_vdvae_shared"))
+    assert experiment.model == EFFICIENT["shared"]
+    equal(jax.device_get(variables), jax.device_get(efficient.efficient_vdvae(plain)[1]))
+    Path("checkpoint_8").write_bytes(msgpack_serialize({"step": 7, "params": nested(plain)}))
+    assert "--weights ema: there is none in checkpoint_8, which has params" in said(
+        *("import", "efficient_vdvae", "checkpoint_8", "--preset", "shared", "--weights", "ema", "--folder", "other")
+    )

@@ -1,0 +1,329 @@
+"""Diagnostics against the closed forms of a linear-Gaussian hierarchy, and on models that use no latent at all."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.cases import case, jitter
+from support.oracle import Gaussian, Oracle
+from support.toys import BottomUp, LinearGaussian
+
+import hvae_jax as hv
+from hvae_jax import diagnostics
+from hvae_jax.diagnostics import (
+    UnitCounts,
+    Usage,
+    active_units,
+    auroc,
+    bootstrap,
+    bound_above,
+    cumulative,
+    from_noise,
+    images,
+    information,
+    interpolate,
+    level_by_level,
+    likelihood_ratio,
+    linear_probe,
+    moving_units,
+    noise_of,
+    standard_error,
+    traverse,
+    two_samples,
+    usage,
+    used_units,
+)
+from hvae_jax.models import VAE, TopDownVAE
+
+KEY = jax.random.key(3)
+LEVELS, SIZE, PIXELS = 2, 2, 3
+
+
+def linear(exact: bool = False) -> tuple[LinearGaussian, Any, Oracle]:
+    """A hierarchy of two levels, its variables, and its closed forms."""
+    model = LinearGaussian(levels=LEVELS, size=SIZE, pixels=PIXELS, exact=exact)
+    params = jitter(model.init(jax.random.key(1), jnp.zeros((1, PIXELS)), KEY)["params"], scale=0.2)
+    return model, {"params": params}, Oracle(model, params)
+
+
+def drawn_from(oracle: Oracle, n: int, seed: int = 0) -> np.ndarray:
+    """x ~ p(x), `[n, PIXELS]`."""
+    rows = oracle.block(0)
+    rng = np.random.default_rng(seed)
+    x = rng.multivariate_normal(oracle.joint.mean[rows], oracle.joint.cov[np.ix_(rows, rows)], n)
+    return x.astype(np.float32)
+
+
+def marginal(oracle: Oracle, keep: int) -> tuple[Gaussian, np.ndarray]:
+    """q of the top `keep` latents over all x ~ p(x), and the covariance of q given x."""
+    rows, size = oracle.block(0), keep * SIZE
+    zero, basis = np.zeros((1, PIXELS)), np.eye(PIXELS)
+    q = oracle.inference(np.concatenate([zero, basis]))
+    slope = (q.mean[1:] - q.mean[0]).T[:size]  # [size, PIXELS]
+    cov_x, mean_x = oracle.joint.cov[np.ix_(rows, rows)], oracle.joint.mean[rows]
+    inside = q.cov[:size, :size]
+    return Gaussian(q.mean[0][:size] + slope @ mean_x, slope @ cov_x @ slope.T + inside), inside
+
+
+def exact_information(oracle: Oracle, keep: int) -> float:
+    """I_q(x; top latents) = (log |cov of q(z)| - log |cov of q(z | x)|) / 2."""
+    over_x, inside = marginal(oracle, keep)
+    return 0.5 * (np.linalg.slogdet(over_x.cov)[1] - np.linalg.slogdet(inside)[1])
+
+
+def prior(oracle: Oracle, keep: int) -> Gaussian:
+    """p of the top `keep` latents."""
+    size = keep * SIZE
+    return Gaussian(oracle.joint.mean[:size], oracle.joint.cov[:size, :size])
+
+
+@pytest.mark.leg
+def test_information_lies_between_its_bounds() -> None:
+    """lower <= I <= upper at each level from the top, both within 0.15 nats of it; R = I + KL(q(z) || p(z))."""
+    model, variables, oracle = linear()
+    x = drawn_from(oracle, 4000)
+    found = information(model, variables, x, KEY, draws=2000)
+    assert found.names == ("z2", "z1") and found.ceiling == pytest.approx(math.log(4000))
+    for index in range(LEVELS):
+        exact = exact_information(oracle, index + 1)
+        assert exact > 0.2
+        low, high = found.lower[index], found.upper[index]
+        assert low - 4 * found.lower_error[index] < exact < high + 4 * found.upper_error[index]
+        assert abs(low - exact) < 0.15 and abs(high - exact) < 0.15
+        assert 0.0 < found.lower_error[index] < 0.05
+        over_x, _ = marginal(oracle, index + 1)
+        to_prior = float(over_x.kl(prior(oracle, index + 1))[0])
+        for bound in found.to_prior:
+            error = found.rates_error[index] + found.lower_error[index]
+            assert abs(bound[index] - to_prior) < 4 * error + 0.05
+    rows = x[:2000]
+    rates = np.cumsum(oracle.rates(np.asarray(rows, np.float64)).mean(1))
+    assert (np.abs(found.rates - rates) < 4 * found.rates_error).all()
+    assert (found.lower <= found.rates + 4 * found.rates_error).all()
+
+
+def test_information_does_not_exceed_log_n() -> None:
+    """With five examples there are log 5 nats to be seen, however much there is."""
+    model, variables, oracle = linear()
+    found = information(model, variables, drawn_from(oracle, 5), KEY, draws=5)
+    assert (found.lower <= math.log(5) + 1e-9).all()
+
+
+def test_information_in_blocks_is_the_same() -> None:
+    """The examples may come in any number of blocks."""
+    model, variables, oracle = linear()
+    x = drawn_from(oracle, 50)
+    whole, parts = (information(model, variables, x, KEY, draws=20, size=size) for size in (50, 16))
+    for name in ("lower", "upper", "rates"):
+        np.testing.assert_allclose(getattr(whole, name), getattr(parts, name), rtol=1e-5)
+
+
+def test_a_level_inferred_from_below_has_no_density_of_its_own() -> None:
+    """q(z1 | x) q(z2 | z1): only what both say together is a number."""
+    model = BottomUp()
+    x = np.random.default_rng(0).integers(0, 2, (40, 4)).astype(np.uint8)
+    variables = jax.jit(model.init)(KEY, x, KEY)
+    found = information(model, variables, x, KEY, draws=20)
+    assert np.isnan(found.lower[0]) and np.isnan(found.upper[0])
+    assert np.isfinite([found.lower[1], found.upper[1]]).all()
+
+
+def test_bounds_above_a_level() -> None:
+    """k = 0 is the ELBO, k = L says nothing of x beyond the prior's mode; the ratio is their difference."""
+    model, variables, oracle = linear()
+    x = drawn_from(oracle, 60)
+    draws = 2000
+    elbo = np.asarray(bound_above(model, variables, x, KEY, 0, draws), np.float64)
+    np.testing.assert_allclose(elbo.mean(), oracle.elbo(x.astype(np.float64)).mean(), atol=0.1)
+    weighted = np.asarray(bound_above(model, variables, x, KEY, 0, draws, weighted=True), np.float64)
+    np.testing.assert_allclose(weighted, oracle.log_px(x.astype(np.float64)), atol=0.25)
+
+    # With both latents at their prior's mode p(x | z) is one Gaussian.
+    mode = np.zeros(SIZE)
+    for level in range(LEVELS - 1, -1, -1):
+        slope, shift, noise = oracle.link(level)
+        mode = slope @ mode + shift
+    offset = x - mode
+    expected = -0.5 * (
+        np.einsum("bi,ij,bj->b", offset, np.linalg.inv(noise), offset)
+        + np.linalg.slogdet(noise)[1]
+        + PIXELS * math.log(2 * math.pi)
+    )
+    alone = bound_above(model, variables, x, KEY, LEVELS, 2, temperature=0.0)
+    np.testing.assert_allclose(alone, expected, rtol=1e-4, atol=1e-4)
+    ratio = likelihood_ratio(model, variables, x, KEY, LEVELS, draws, temperature=0.0)
+    np.testing.assert_allclose(ratio, elbo - expected, rtol=1e-3, atol=1e-3)
+
+    # Drawn from the prior, E log p(x | z) has the spread of E[x | z] besides, and is below log p(x) for every x.
+    pixels = oracle.block(0)
+    spread = oracle.joint.cov[np.ix_(pixels, pixels)] - noise
+    expected = expected - 0.5 * np.trace(np.linalg.solve(noise, spread))
+    drawn = np.asarray(bound_above(model, variables, x, KEY, LEVELS, draws), np.float64)
+    np.testing.assert_allclose(drawn.mean(), expected.mean(), rtol=0.02)
+    assert (expected < oracle.log_px(x.astype(np.float64))).all()
+
+
+def test_the_area_under_the_curve() -> None:
+    """1 for scores apart, 1/2 for scores alike; its error is that of repeated draws."""
+    assert auroc(np.array([0.0, 1.0]), np.array([2.0, 3.0]))[0] == 1.0
+    rng = np.random.default_rng(0)
+    areas = [auroc(rng.normal(size=50), rng.normal(0.7, 1.0, 80)) for _ in range(300)]
+    spread = np.std([area for area, _ in areas])
+    assert np.mean([error for _, error in areas]) == pytest.approx(spread, rel=0.15)
+
+
+def test_units_of_a_set_in_parts() -> None:
+    """Counted over parts of any sizes, rows that do not count left out: what they are of the whole set."""
+    rng = np.random.default_rng(4)
+    scales = np.geomspace(0.01, 1.0, 40)
+    n = 50
+    means, offsets = (
+        [rng.normal(size=(n, 40)) * scales + rng.normal(size=40) * 30 for _ in range(2)] for _ in range(2)
+    )
+    rates = [np.abs(rng.normal(size=(n, 40))) * scales * 0.1 for _ in range(2)]
+    counts = UnitCounts()
+    for rows, count in ((slice(0, 1), None), (slice(1, 31), 20), (slice(21, n), None)):
+        part = [tuple(level[rows] for level in levels) for levels in (means, rates, offsets)]
+        counts.add(Usage(np.zeros((2, 1)), np.zeros(1), *part), count)
+    expected = [active_units(means), used_units(rates), moving_units(offsets)]
+    assert [counts.active(), counts.used(), counts.moving()] == expected
+    assert all(0 < count < 40 for level in expected for count in level)
+
+
+def test_units() -> None:
+    """Rates of units add up to the level's; of three units one speaks."""
+    model, variables, oracle = linear()
+    x = drawn_from(oracle, 300)
+    found = usage(model, variables, x, KEY, draws=200)
+    for level in range(LEVELS):
+        np.testing.assert_allclose(found.unit_rates[level].sum(1), found.rates[level], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(cumulative(found.rates)[-1], np.sum(found.rates, axis=0), rtol=1e-6)
+    expected = oracle.rates(x.astype(np.float64)).mean(1)
+    np.testing.assert_allclose(np.mean(found.rates, axis=1), expected, atol=0.05)
+
+    part = np.zeros((100, 3))
+    part[:, 0] = np.linspace(0, 1, 100)
+    assert active_units([part]) == used_units([part]) == moving_units([part]) == [1]
+    part[:, 1] = 0.2  # constant: it costs, but says nothing
+    assert used_units([part]) == [2] and active_units([part]) == moving_units([part]) == [1]
+    edge = np.random.default_rng(0).normal(0.0, 0.1, (200, 30))  # variances about the threshold
+    assert bootstrap(active_units, [part])[0] == 0.0 < bootstrap(active_units, [edge])[0] < 10.0
+    assert standard_error(np.array([1.0, 3.0])) == pytest.approx(1.0)
+    assert np.isnan(standard_error(np.array([1.0])))
+
+
+def test_offsets_are_what_the_posterior_adds() -> None:
+    """Where q is p nothing moves, but its mean does, with the level above: Burda's count is fooled."""
+    model = TopDownVAE(latents=(2, 3), hidden=8, likelihood=hv.Bernoulli())
+    x = np.random.default_rng(0).integers(0, 2, (64, 6)).astype(np.uint8)
+    variables = jax.jit(model.init)(KEY, x, KEY)
+    params = jax.tree.map(lambda leaf: 3.0 * leaf, variables["params"])
+    params["delta1"]["last"] = jax.tree.map(jnp.zeros_like, params["delta1"]["last"])
+    found = usage(model, {**variables, "params": params}, x, KEY, draws=50)
+    assert used_units(found.unit_rates)[1] == moving_units(found.offsets)[1] == 0
+    assert active_units(found.posterior_means)[1] > 0
+
+
+def test_probes() -> None:
+    """Labels that are there are found, others are not; missing ones are said."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 4
+    x = rng.normal(size=(400, 5)) + 4.0 * np.eye(4, 5)[y]
+    found = linear_probe(x[:200], y[:200], x[200:], y[200:])
+    assert found.value > 0.95 and found.chance == pytest.approx(0.25)
+    assert found.error == pytest.approx(math.sqrt(found.value * (1 - found.value) / 200))
+    blind = linear_probe(rng.normal(size=(200, 5)), y[:200], rng.normal(size=(200, 5)), y[200:])
+    assert abs(blind.value - 0.25) < 4 * blind.error
+    with pytest.raises(ValueError, match="needs labels"):
+        linear_probe(x, None, x, None)
+    with pytest.raises(ValueError, match="two labels or more, but all 200"):
+        linear_probe(x[:200], np.zeros(200), x[200:], y[200:])
+
+
+def test_two_samples() -> None:
+    """A half for the same distribution, one for others."""
+    rng = np.random.default_rng(0)
+    same = two_samples(rng.normal(size=(400, 3)), rng.normal(size=(400, 3)))
+    assert abs(same.value - 0.5) < 4 * same.error + 0.02
+    assert two_samples(rng.normal(size=(100, 3)), rng.normal(9.0, 1.0, (100, 3))).value == 1.0
+    with pytest.raises(ValueError, match=r"2 or more: 3 and 4 here"):
+        two_samples(np.zeros((3, 2)), np.zeros((4, 2)))
+
+
+@pytest.mark.leg
+@pytest.mark.parametrize(
+    "name", ["top_down_2", "two_level", "classes", pytest.param("scanned", marks=pytest.mark.slow)]
+)
+def test_noise_and_latents_are_each_others_inverse(name: str) -> None:
+    """Latents of x to noise and back; an interpolation begins and ends where it should."""
+    one = case(name)
+    variables = jax.jit(one.model.init)(KEY, one.x, KEY, y=one.y)
+    variables = {**variables, "params": jitter(variables["params"])}
+    latents = one.model.apply(variables, one.x, KEY, y=one.y).latents
+    noise = noise_of(one.model, variables, one.x, KEY, one.y)
+    back = from_noise(one.model, variables, noise, jax.random.key(9), one.y)
+    for z, again in zip(latents, back, strict=True):
+        np.testing.assert_allclose(z, again, rtol=1e-4, atol=1e-5)
+
+    other = one.x[::-1]
+    ways = interpolate(one.model, variables, one.x, other, KEY, steps=3, y=one.y)
+    assert ways.shape == (len(one.x), 3, *one.x.shape[1:])
+    key_first, _, key_draw = jax.random.split(KEY, 3)
+    ends = from_noise(one.model, variables, noise_of(one.model, variables, one.x, key_first, one.y), key_draw, one.y)
+    np.testing.assert_allclose(ways[:, 0], images(one.model, variables, ends, KEY, one.y), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(ways[:, 0], ways[:, 2])
+
+
+def test_walks() -> None:
+    """One unit changes the picture, and its own value where it is decoded; levels come one by one."""
+    model = TopDownVAE(latents=(2, 3), hidden=8, likelihood=hv.Bernoulli())
+    x = np.random.default_rng(0).integers(0, 2, (5, 6)).astype(np.uint8)
+    variables = jax.jit(model.init)(KEY, x, KEY)
+    ways = traverse(model, variables, x, KEY, 1, 2, np.linspace(-2, 2, 4))
+    assert ways.shape == (5, 4, 6) and np.ptp(ways, axis=1).max() > 0
+    by_level = level_by_level(model, variables, x, KEY)
+    assert by_level.shape == (5, 3, 6)
+    np.testing.assert_allclose(by_level[:, 0], by_level[:1, 0].repeat(5, 0), rtol=1e-5)  # k = 0 knows nothing of x
+    for wrong, said in (({"level": 2, "unit": 0}, "2 levels"), ({"level": 1, "unit": 3}, "3 units")):
+        with pytest.raises(ValueError, match=said):
+            traverse(model, variables, x, KEY, values=[0.0], **wrong)
+    with pytest.raises(ValueError, match="two ends"):
+        interpolate(model, variables, x, x, KEY, steps=1)
+
+
+def test_too_few_examples() -> None:
+    """Said, with how many there have to be."""
+    model, variables, oracle = linear()
+    x = drawn_from(oracle, 3)
+    for call, said in (
+        (lambda: information(model, variables, x[:1], KEY, draws=1), "2 examples or more"),
+        (lambda: information(model, variables, x, KEY, draws=4), "2 to 3"),
+        (lambda: information(model, variables, x, KEY, draws=1), "2 to 3"),
+        (lambda: bound_above(model, variables, x, KEY, 3), "0 to 2"),
+        (lambda: bound_above(model, variables, x, KEY, 1, draws=0), "1 or more"),
+        (lambda: auroc(np.zeros(0), np.ones(2)), "0 and 2"),
+        (lambda: auroc(np.zeros(2), np.ones(1)), "2 and 1"),
+        (lambda: diagnostics.usage(model, variables, x[:0], KEY), "x has none"),
+        (lambda: active_units([np.zeros((1, 4))]), "2 examples or more, but there are 1"),
+        (lambda: moving_units([np.zeros((0, 4))]), "2 examples or more, but there are 0"),
+        (lambda: used_units([np.zeros((0, 4))]), "1 examples or more, but there are 0"),
+        (lambda: bootstrap(used_units, [np.ones((1, 4))]), "2 examples or more"),
+        (lambda: linear_probe(np.zeros((0, 2)), np.zeros(0), np.zeros((3, 2)), np.zeros(3)), "0 and 3"),
+        (lambda: linear_probe(np.zeros((3, 2)), np.arange(3), np.zeros((0, 2)), np.zeros(0)), "3 and 0"),
+        (lambda: interpolate(model, variables, x, x, KEY, levels=[True]), "1 entries.*2 levels"),
+        (lambda: diagnostics.usage(model, variables, x, KEY, draws=0), "1 or more"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
+def test_one_level() -> None:
+    """Nothing here asks for a hierarchy."""
+    model = VAE(latents=2, hidden=4, likelihood=hv.Bernoulli())
+    x = np.random.default_rng(0).integers(0, 2, (20, 4)).astype(np.uint8)
+    variables = jax.jit(model.init)(KEY, x, KEY)
+    assert information(model, variables, x, KEY, draws=10).lower.shape == (1,)
+    assert level_by_level(model, variables, x, KEY).shape == (20, 2, 4)

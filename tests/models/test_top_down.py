@@ -1,0 +1,167 @@
+"""TopDownVAE: the article's sizes, what it refuses, and the wrappers that every model has over its descent."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.cases import case, integers
+
+from hvae_jax.likelihoods import Bernoulli, Categorical
+from hvae_jax.models import HVAE, TopDownVAE
+from hvae_jax.networks.mlp import MLP, BatchNorm
+
+KEY, OTHER_KEY = jax.random.split(jax.random.key(0))
+MODEL = TopDownVAE(latents=(2, 3), hidden=5, likelihood=Categorical(4))
+X = integers(4, 2, 2)
+
+
+@functools.cache
+def variables() -> dict[str, Any]:
+    """Of MODEL, made for x of 2x2."""
+    return jax.jit(MODEL.init)(KEY, X, KEY)
+
+
+def test_the_articles_size() -> None:
+    """The defaults on 8x8 digits of 17 values have the 721,808 parameters of the article's networks."""
+    shapes = jax.eval_shape(TopDownVAE().init, KEY, jnp.zeros((1, 8, 8, 1), jnp.uint8), KEY)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 721_808
+
+
+def test_names_are_the_papers() -> None:
+    """Top first; z1 is next to x."""
+    trace = jax.eval_shape(lambda v: MODEL.apply(v, X, KEY), variables())
+    assert trace.names == ("z2", "z1")
+    assert [level.z.shape for level in trace.levels] == [(8, 2), (8, 3)]
+
+
+def test_wrappers_are_the_descent() -> None:
+    """generate is decode and a draw; reconstruct is the mean; encode is the latents."""
+
+    @jax.jit
+    def both(variables: Any) -> tuple[Any, Any]:
+        def of(*args: Any, **choices: Any) -> Any:
+            return MODEL.apply(variables, *args, **choices)
+
+        key_latents, key_x = jax.random.split(KEY)
+        trace = of(X, KEY, keep_top=1, temperature=0.5)
+        decoded = of(key_latents, 5, temperature=0.5, method="decode")
+        return (
+            of(KEY, 5, temperature=0.5, method="generate"),
+            of(X, KEY, keep_top=1, temperature=0.5, method="reconstruct"),
+            of(X, KEY, method="encode"),
+        ), (decoded.x_dist.sample(key_x), trace.x_dist.mean, of(X, KEY).latents)
+
+    wrapped, direct = both(variables())
+    np.testing.assert_array_equal(wrapped[0], direct[0])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), wrapped, direct)
+
+
+def test_decoding_never_touches_the_inference_networks() -> None:
+    """Without the parameters of r and delta a model still generates."""
+    keep = {name: tree for name, tree in variables()["params"].items() if not name.startswith(("r1", "r2", "delta"))}
+    shapes = jax.eval_shape(
+        lambda: MODEL.apply({"params": keep, "batch_stats": variables()["batch_stats"]}, KEY, 5, method="generate")
+    )
+    assert shapes.shape == (5, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latents": ()}, r"latents=\(\).*at least one"),
+        ({"latents": (0, 3)}, r"latents=\(0, 3\).*1 or more"),
+        ({"hidden": 0}, "hidden=0.*1 or more"),
+        ({"depth": 0}, "depth=0.*1 or more"),
+        ({"classes": 1}, "classes=1.*0 for no labels"),
+        ({"bottom_up": (None,)}, "bottom_up.*1 networks.*2 levels need 2"),
+        ({"prior": (None, None)}, "prior.*2 networks.*2 levels need 1"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    """Refused when the model is made: what was given and what is allowed."""
+    with pytest.raises(ValueError, match=message):
+        TopDownVAE(**settings)
+
+
+def test_data_of_another_shape() -> None:
+    """x has to have the shape that the variables were made for: both are named."""
+    with pytest.raises(ValueError, match=r"\(3, 2\).*initialised for examples of \(2, 2\)"):
+        MODEL.apply(variables(), jnp.zeros((8, 3, 2), jnp.uint8), KEY)
+
+
+def test_generating_before_there_are_variables() -> None:
+    """The shape of x is remembered by the variables; without an x there is none."""
+    with pytest.raises(ValueError, match="initialise the model with an x first"):
+        MODEL.init(KEY, KEY, 5, method="decode")
+
+
+def test_labels_where_they_belong() -> None:
+    """A missing label, one too many, and labels of another shape."""
+    with pytest.raises(ValueError, match="classes=0 and was given a y"):
+        MODEL.apply(variables(), X, KEY, y=jnp.zeros(8, int))
+    row = case("classes")
+    for y, message in ((None, r"classes=3 and was given no y.*shape \[8\]"), (jnp.zeros((8, 1), int), r"\(8, 1\).*8")):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(lambda y=y: row.model.init(KEY, row.x, KEY, y=y))
+
+
+def test_labels_change_what_is_generated() -> None:
+    """p(x | y): another class, another top prior and other probabilities."""
+    row = case("classes")
+    variables = jax.jit(row.model.init)(KEY, row.x, KEY, y=row.y)
+    decode = jax.jit(lambda y: row.model.apply(variables, KEY, 4, y=y, method="decode"))
+    zero, one = decode(jnp.zeros(4, int)), decode(jnp.ones(4, int))
+    assert (zero.levels[0].p.mean != one.levels[0].p.mean).all()
+    assert (zero.x_dist.logits != one.x_dist.logits).all()
+
+
+def test_a_model_has_to_say_what_it_is() -> None:
+    """Without num_levels or descend the error says what to define."""
+    with pytest.raises(TypeError, match="HVAE has to say how many levels"):
+        HVAE().apply({}, X, KEY)
+
+    class Levels(HVAE):
+        num_levels = 1
+
+    with pytest.raises(TypeError, match="Levels has no forward pass: define descend"):
+        Levels().apply({}, X, KEY)
+
+
+def test_batch_norm_is_pytorchs() -> None:
+    """Training takes the batch's mean and biased variance, keeps 0.9 of the old and 0.1 of the new, unbiased there."""
+    x = (3.0 + 2.0 * np.random.default_rng(0).normal(size=(6, 4))).astype(np.float32)
+    mean, var = np.mean(x, 0, np.float64), np.var(x, 0, dtype=np.float64)
+    layer = BatchNorm()
+    fresh = layer.init(KEY, jnp.asarray(x), train=True)
+    y, updates = layer.apply(fresh, jnp.asarray(x), train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * var * 6 / 5, rtol=1e-5)
+    evaluated = layer.apply({**fresh, **updates}, jnp.asarray(x), train=False)
+    expected = (x - 0.1 * mean) / np.sqrt(0.9 + 0.1 * var * 6 / 5 + 1e-5)
+    np.testing.assert_allclose(evaluated, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_far_from_zero() -> None:
+    """The variance is of centred values: a mean of 1,000 costs no digits but those of x itself."""
+    x = 1000.0 + jnp.arange(8.0)[:, None] / 8
+    y, _ = BatchNorm().init_with_output(KEY, x, train=True)
+    centred = np.arange(8.0) / 8 - 3.5 / 8
+    np.testing.assert_allclose(y[:, 0], centred / np.sqrt(np.mean(centred**2) + 1e-5), rtol=1e-4)
+
+
+def test_networks_take_images_and_integers() -> None:
+    """Every axis but the first is flattened, and uint8 is promoted."""
+    net, x = MLP((3,), 2), integers(200, 2, 2)
+    variables = net.init(KEY, x)
+    flat = net.apply(variables, x.reshape(8, 4).astype(jnp.float32))
+    np.testing.assert_allclose(net.apply(variables, x), flat, rtol=1e-5)
+
+
+def test_lists_are_taken_as_tuples() -> None:
+    """Settings from a command line or JSON come as lists; the model stays hashable."""
+    assert TopDownVAE(latents=[2, 3], likelihood=Bernoulli()) == TopDownVAE(latents=(2, 3), likelihood=Bernoulli())
+    hash(TopDownVAE(latents=[2, 3]))

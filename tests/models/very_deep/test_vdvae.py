@@ -1,0 +1,208 @@
+"""VDVAE: the published counts, how it begins, depth as data, precision, labels, temperatures, refusals."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.cases import case, equations, jitter
+from support.contract import assert_close, paths
+from support.shapes import size
+
+from hvae_jax import models
+from hvae_jax.descent import temperature_by_side
+from hvae_jax.likelihoods import LogisticMixture
+from hvae_jax.models import VDVAE, Down, Up, down_stages, up_stages
+from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
+
+KEY = jax.random.key(0)
+TINY = VDVAE(
+    image=(4, 4, 1),
+    ups=up_stages("4x2,4d4,1x1", 8),
+    downs=down_stages("1x1,4m1,4x3", 8, latents=2),
+    likelihood=LogisticMixture(2, 16, 1),
+)
+X = jnp.asarray(np.random.default_rng(0).integers(0, 16, (3, 4, 4, 1)), jnp.uint8)
+
+
+@functools.cache
+def variables() -> Any:
+    """Of TINY, jittered."""
+    return {"params": jitter(begin()["params"], scale=0.2)}
+
+
+@functools.cache
+def begin() -> Any:
+    """Of TINY, as they begin."""
+    return jax.jit(TINY.init)(KEY, X, KEY)
+
+
+@pytest.mark.parametrize(
+    ("preset", "count", "ups", "levels"),
+    [
+        (models.vdvae_cifar10, 39_145_700, 33, 43),
+        (models.vdvae_imagenet32, 119_280_868, 48, 78),
+        (models.vdvae_imagenet64, 125_005_860, 65, 75),
+        (models.vdvae_ffhq256, 114_874_852, 68, 66),
+        (models.vdvae_ffhq1024, 109_366_904, 70, 70),
+        (models.vdvae_digits, 36_891, 7, 10),
+        (models.vdvae_mnist, 99_425, 10, 10),
+        (models.vdvae_cifar10_small, 292_648, 12, 15),
+    ],
+)
+def test_presets(preset: Any, count: int, ups: int, levels: int) -> None:
+    """39.15, 119.28, 125.01 and 114.87 million parameters, as published; FFHQ-1024 by its settings."""
+    model = preset()
+    assert size(model) == count
+    assert (sum(stage.blocks for stage in model.ups), model.num_levels) == (ups, levels)
+    assert len(model.level_sides) == levels
+
+
+def test_beginning() -> None:
+    """Every prior is N(0, I) exactly; the last kernels of bottlenecks and of z are scaled; biases are zero."""
+    trace = jax.jit(lambda v: TINY.apply(v, X, KEY))(begin())
+    for level in trace.levels:
+        np.testing.assert_array_equal(level.p.mean, 0.0)
+        np.testing.assert_array_equal(level.p.log_std, 0.0)
+        assert (level.rate > 0).all()
+    bounds = {"up4/bottleneck_0/conv_3": (4, 2), "down4/bottleneck_0/conv_3": (5, 2), "down4/project": (5, 2)}
+    for path, kernel in paths(begin()["params"]).items():
+        name, _, leaf = path.rpartition("/")
+        if leaf == "bias":
+            np.testing.assert_array_equal(kernel, 0.0)
+        elif name in bounds:
+            depth, fan_in = bounds[name]
+            bound = (depth * fan_in) ** -0.5
+            assert 0.7 * bound < np.abs(kernel).max() <= bound
+
+
+def test_kernels_begin_as_pytorch_has_them() -> None:
+    """U(-b, b) with b = scale/sqrt(fan_in), or Glorot's: by standard deviation."""
+    x, within = jnp.zeros((1, 4, 4, 30)), functools.partial(np.testing.assert_allclose, rtol=0.03)
+    for style, spread in ((BottleneckStyle(), 1 / 270), (BottleneckStyle(initialisation="glorot"), 6 / (270 + 360))):
+        kernel = BottleneckConv(40, 3, scale=0.5, style=style).init(KEY, x)["params"]["kernel"]
+        within(kernel.std(), 0.5 * np.sqrt(spread / 3))
+
+
+def test_depth_is_data() -> None:
+    """Ten times as many blocks are as many operations, and as many parameters in ten times as large arrays."""
+    deep = TINY.clone(downs=(Down(1, 1, 8, None, 2), Down(4, 40, 8, 1, 2)))
+    lengths = [
+        sum(1 for _ in equations(jax.make_jaxpr(lambda v, x, m=m: m.apply(v, x, KEY).log_px)(shapes(m), X)))
+        for m in (TINY, deep)
+    ]
+    assert lengths[1] < 1.3 * lengths[0]
+    assert jax.tree.structure(shapes(TINY)) == jax.tree.structure(shapes(deep))
+
+
+@pytest.mark.slow
+def test_unroll_and_remat_change_nothing() -> None:
+    """The same variables, trace and gradient."""
+
+    def gradient(model: VDVAE) -> Any:
+        return jax.jit(jax.value_and_grad(lambda v: model.apply(v, X, KEY).log_px.sum()))(variables())
+
+    other = TINY.clone(unroll=3, remat=True)
+    assert jax.tree.map(jnp.shape, shapes(other)) == jax.tree.map(jnp.shape, shapes(TINY))
+    assert_close(gradient(other), gradient(TINY), rtol=1e-4, atol=1e-3)
+
+
+def test_bfloat16() -> None:
+    """Products alone: Gaussians, KLs and likelihoods are float32, and close to what float32 gives."""
+    half = TINY.clone(dtype="bfloat16", precision="highest")
+    trace, whole = (jax.jit(lambda v, m=m: m.apply(v, X, KEY))(variables()) for m in (half, TINY))
+    assert {leaf.dtype for leaf in jax.tree.leaves(trace)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(trace.log_px, whole.log_px, rtol=0.05)
+    np.testing.assert_allclose(trace.rates.sum(0), whole.rates.sum(0), rtol=0.1)
+
+
+def test_precision() -> None:
+    """Asked of every product, or of none."""
+    for precision, expected in (("highest", True), ("default", False)):
+        jaxpr = jax.make_jaxpr(lambda v, p=precision: TINY.clone(precision=p).apply(v, X, KEY).log_px)(variables())
+        products = [e for e in equations(jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]
+        asked = ["HIGHEST" in str(e.params["precision"]) for e in products]
+        assert products
+        assert all(asked) if expected else not any(asked)
+
+
+def test_names_and_sides() -> None:
+    """Levels by resolution, from the top; a side that is come back to has runs of its own."""
+    trace = jax.jit(lambda v: TINY.apply(v, X, KEY))(variables())
+    assert trace.names == ("z1.0", "z4.0", "z4.1", "z4.2", "z4.3")
+    assert trace.sides == TINY.level_sides == (1, 4, 4, 4, 4)
+    assert list(trace.rates_by_side) == [1, 4]
+    assert_close(trace.rates_by_side[4], trace.rates[1:].sum(0))
+
+
+def test_temperatures_by_resolution() -> None:
+    """A temperature of 0 is the prior's mode there, and not anywhere else."""
+    cold = temperature_by_side(TINY.level_sides, {1: 1.0, 4: 0.0})
+    assert cold.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    levels = TINY.apply(variables(), KEY, 2, temperature=cold, method="decode").unstack()
+    assert (levels[0].z != levels[0].p.mean).all()
+    assert all((level.z == level.p.mean).all() for level in levels[1:])
+    with pytest.raises(ValueError, match=r"sides \[1, 8\], but the levels are at \[1, 4\]"):
+        temperature_by_side(TINY.level_sides, {1: 1.0, 8: 0.5})
+    with pytest.raises(ValueError, match="The temperature of side 4 is -1"):
+        temperature_by_side(TINY.level_sides, {1: 1.0, 4: -1.0})
+    for wrong in (-0.5, jnp.float32(-0.5), np.array([1.0, 1.0, np.nan, 1.0, 1.0]), np.inf):
+        with pytest.raises(ValueError, match=r"temperature is (-0.5|nan|inf), but it must be 0"):
+            TINY.apply(variables(), KEY, 2, temperature=wrong, method="decode")
+    for wrong in (2.5, 6, jnp.int32(-1)):
+        with pytest.raises(ValueError, match=r"5 levels: a whole number from 0 to 5"):
+            TINY.apply(variables(), X, KEY, keep_top=wrong)
+
+
+def test_labels_reach_priors_and_posteriors() -> None:
+    """Another label, another Gaussian at every level."""
+    row = case("vdvae_classes")
+    model: Any = row.model
+    given = {"params": jitter(jax.jit(model.init)(KEY, row.x, KEY, y=row.y)["params"], scale=0.3)}
+    apply = jax.jit(lambda y: model.apply(given, row.x, KEY, y=y).unstack())
+    for wrong in (-1, model.classes, 0.5):
+        y = jnp.full(len(row.x), wrong)
+        with pytest.raises(ValueError, match=f"holds the label {wrong}, but the model's {model.classes} classes"):
+            model.apply(given, row.x, KEY, y=y)
+    for one, other in zip(apply(row.y), apply(1 - row.y), strict=True):
+        assert (one.p.mean != other.p.mean).any()
+        assert (one.q.mean != other.q.mean).any()
+
+
+UPS, DOWNS = up_stages("8d2,4d2,2x1", 4), down_stages("2x1,4m2,8m4", 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"image": (8, 4, 1)}, "square"),
+        ({"image": (16, 16, 1)}, "should be at side 16, the image's side"),
+        ({"ups": ()}, "at least one stage"),
+        ({"ups": up_stages("8d3,2x1", 4)}, "pools by 3, which does not divide 8"),
+        ({"ups": up_stages("8d2,2x1", 4)}, "should be at side 4, what stage 0 leaves"),
+        ({"ups": up_stages("8d2,4d2,2x1", 8, "2:4")}, "width 4 after 8"),
+        ({"downs": ()}, "at least one stage"),
+        ({"downs": down_stages("2x1,8m4", 4)}, "mixes in side 4, which is not built yet; .* \\[2\\]"),
+        ({"downs": down_stages("1x1,2m1,4m2,8m4", 4)}, "the way up has no maps of that side, but of \\[2, 4, 8\\]"),
+        ({"downs": down_stages("2x1,4m2", 4)}, "reaches the sides \\[2, 4\\], but the image's side is 8"),
+        ({"downs": down_stages("2x1,4m2,8m4", 4, "4:6")}, "width 6 and mixes in side 2 of 4"),
+        ({"downs": (Down(2, 1, 4), Down(4, 1, 4, 2), Down(8, 1, 4, 4), Down(8, 1, 5))}, "width 5, .* had 4 before"),
+        ({"downs": (Down(2, 0, 4), *DOWNS[1:])}, "below 1"),
+        ({"ups": (Up(8, 1, 2, 2), *UPS[1:])}, "below 1"),
+        ({"classes": 1}, "0 for no labels"),
+        ({"dtype": "float16"}, "bfloat16"),
+        ({"precision": "high"}, "'default' or 'highest'"),
+        ({"likelihood": LogisticMixture()}, "3 channels"),
+        ({"unroll": 0}, "1 or more"),
+        ({"ups": "8d2,4d2,2x1"}, "is text: up_stages and down_stages parse it"),
+        ({"standardise": (8.0, 0.0)}, "standard deviation above 0"),
+        ({"clamp": (3.0, -3.0)}, "a lower bound and then a higher"),
+        ({"no_bias_above": -1}, "0 or more"),
+    ],
+)
+def test_refused(settings: dict[str, Any], said: str) -> None:
+    """With what was given, what is allowed, what to do."""
+    with pytest.raises(ValueError, match=said):
+        VDVAE(**({"image": (8, 8, 1), "ups": UPS, "downs": DOWNS} | settings))

@@ -1,0 +1,368 @@
+"""One row a model: what the contract of tests/contract.py is held against. A new model adds its row here."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian, PixelCNN
+from hvae_jax.models import (
+    BIVA,
+    HVAE,
+    VAE,
+    VDVAE,
+    ConvLadderVAE,
+    Down,
+    EfficientVDVAE,
+    GatedLadderVAE,
+    LadderVAE,
+    ResNetVAE,
+    TopDownVAE,
+    TwoLevelVAE,
+    Up,
+    down_stages,
+    up_stages,
+)
+from hvae_jax.networks.activations import identity, leaky_relu, sigmoid_gelu
+from hvae_jax.networks.gated import Stage
+from hvae_jax.networks.mlp import MLP
+from hvae_jax.networks.residual import BlockStyle
+from support.toys import BottomUp, Flow, LinearGaussian, Scanned
+
+BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """A model on tiny data.
+
+    Attributes:
+      name: of the row.
+      model: as small as it can be.
+      x: `[BATCH, *event]`; y: `[BATCH]` or None.
+      every_x: all values of x, `[M, *event]`, or the nodes of a quadrature; None where there are too many.
+      log_volume: of one value in `every_x`: 0 for discrete data, the logarithm of the spacing for a quadrature.
+      cancelled: parameters without gradient in training, as "a/b/bias": biases that a normaliser takes away.
+      stacked: prefixes of paths whose parameters have a leading axis of blocks.
+      top_down: no prior depends on its level's own sample: E_q[p/q] = 1 holds for each level, and levels above
+        keep_top do not notice it.
+      exact: the posterior is the model's own, so that every log weight is log p(x).
+      jitter: standard deviation of what is added to every parameter. More where chains of tiny layers would hide what
+        they are given; less where an initialisation that depends on data
+        starts with large gains: a residual block whose outputs are small, a tenth of what it was given, has ten.
+    """
+
+    name: str
+    model: HVAE
+    x: Array
+    y: Array | None = None
+    every_x: Array | None = None
+    log_volume: float = 0.0
+    cancelled: tuple[str, ...] = ()
+    stacked: tuple[str, ...] = ()
+    top_down: bool = True
+    exact: bool = False
+    jitter: float = 0.05
+
+
+def integers(values: int, *event: int) -> Array:
+    """A batch of uint8 in 0..values-1."""
+    return jnp.asarray(np.random.default_rng(0).integers(0, values, (BATCH, *event)), jnp.uint8)
+
+
+def reals(*event: int) -> Array:
+    """A batch of standard normal numbers."""
+    return jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, *event)), jnp.float32)
+
+
+def every(values: int, *event: int) -> Array:
+    """All x with elements in 0..values-1."""
+    return jnp.asarray(list(itertools.product(range(values), repeat=math.prod(event))), jnp.uint8).reshape(-1, *event)
+
+
+def grid(low: float, high: float, count: int) -> tuple[Array, float]:
+    """Nodes `[count, 1]` of the trapezoid rule for one real pixel, and the logarithm of their spacing."""
+    nodes = np.linspace(low, high, count)
+    return jnp.asarray(nodes, jnp.float32)[:, None], math.log(nodes[1] - nodes[0])
+
+
+class Convolutions(nn.Module):
+    """A replaced first network: two convolutions over `[B, side, side]`, no statistics, so it takes x as it is."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        h = nn.Conv(3, (2, 2), name="first")(x[..., None].astype(jnp.float32))
+        return nn.Conv(2, (2, 2), name="second")(jnp.tanh(h)).reshape(x.shape[0], -1)
+
+
+class Half(nn.Module):
+    """A replaced network to mean and log variance: half of v `[B, D]`, so that a level and its prior are related."""
+
+    @nn.compact
+    def __call__(self, v: Array, *, train: bool = False) -> Array:
+        more = MLP((5,), 2 * v.shape[-1], activation=jnp.tanh, normalise=False, name="more")(v)
+        return jnp.concatenate([0.5 * v, jnp.zeros_like(v)], axis=-1) + 0.3 * more
+
+
+LINE, LOG_STEP = grid(-12.0, 12.0, 121)
+
+CASES = (
+    Case(
+        "top_down_1",
+        TopDownVAE(latents=(2,), hidden=6, likelihood=Bernoulli()),
+        integers(2, 4),
+        every_x=every(2, 4),
+    ),
+    Case(
+        "top_down_2",
+        TopDownVAE(latents=(2, 3), hidden=6, likelihood=Categorical(3)),
+        integers(3, 2, 1),
+        every_x=every(3, 2, 1),
+    ),
+    Case(
+        "top_down_3",
+        TopDownVAE(latents=(2, 2, 3), hidden=6, depth=2, likelihood=Gaussian()),
+        reals(1),
+        every_x=LINE,
+        log_volume=LOG_STEP,
+    ),
+    Case(
+        "classes",
+        TopDownVAE(latents=(2, 2), hidden=6, likelihood=Bernoulli(), classes=3),
+        integers(2, 3),
+        y=jnp.arange(BATCH) % 3,
+        every_x=every(2, 3),
+    ),
+    Case(
+        "replaced",
+        TopDownVAE(
+            latents=(2, 2),
+            hidden=6,
+            likelihood=Bernoulli(),
+            bottom_up=(None, Convolutions()),
+            delta=(MLP((), 4), None),
+            prior=(MLP((5,), 4, activation=jnp.tanh, normalise=False),),
+            decoder=MLP((7,), activation=leaky_relu, normalise=False),
+        ),
+        integers(2, 2, 2),
+        every_x=every(2, 2, 2),
+    ),
+    Case(
+        "cancelled_biases",
+        TopDownVAE(
+            latents=(2, 2),
+            hidden=6,
+            likelihood=Bernoulli(),
+            bottom_up=(None, MLP((5,), 4, activation=identity)),
+            decoder=MLP((7,), activation=identity),
+        ),
+        integers(2, 4),
+        every_x=every(2, 4),
+        cancelled=("bottom_up_1/linear_0/bias", "decoder/linear_0/bias"),
+    ),
+    Case("vae", VAE(latents=2, hidden=6, likelihood=Bernoulli()), integers(2, 4), every_x=every(2, 4)),
+    Case(
+        "vae_classes",
+        VAE(latents=2, hidden=6, depth=1, activation=sigmoid_gelu, normalise=True, likelihood=Bernoulli(), classes=3),
+        integers(2, 3),
+        y=jnp.arange(BATCH) % 3,
+        every_x=every(2, 3),
+    ),
+    Case(
+        "vae_conv",
+        VAE(latents=2, hidden=5, network="conv", width=2, likelihood=Categorical(3)),
+        integers(3, 4, 8, 1),
+    ),
+    Case(
+        "two_level",
+        TwoLevelVAE(
+            latents=(2, 2),
+            hidden=6,
+            likelihood=Bernoulli(),
+            bottom_up=(MLP(()), None),
+            posterior=(Half(), None),
+            prior=(Half(),),
+        ),
+        integers(2, 4),
+        every_x=every(2, 4),
+        top_down=False,
+    ),
+    Case(
+        "three_levels_see_x",
+        TwoLevelVAE(latents=(2, 2, 2), hidden=6, posteriors_see_x=True, likelihood=Bernoulli(), classes=3),
+        integers(2, 3),
+        y=jnp.arange(BATCH) % 3,
+        every_x=every(2, 3),
+        top_down=False,
+    ),
+    Case(
+        "two_level_conv",
+        TwoLevelVAE(latents=(2, 2), hidden=5, network="conv", width=2, likelihood=Bernoulli()),
+        integers(2, 4, 4, 2),
+        top_down=False,
+    ),
+    Case(
+        "pixelcnn",
+        VAE(latents=2, hidden=5, likelihood=PixelCNN(Bernoulli(), layers=2, width=4, context=2)),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+    ),
+    Case(
+        "ladder",
+        LadderVAE(latents=(2, 2, 2), hidden=(4, 4, 5), likelihood=Bernoulli()),
+        integers(2, 4),
+        every_x=every(2, 4),
+    ),
+    Case(
+        "ladder_separate",
+        LadderVAE(latents=(2, 2), hidden=(4, 5), merge="residual", share=False, only_mu_up=True, variance="exp"),
+        integers(2, 3),
+        every_x=every(2, 3),
+    ),
+    Case(
+        "ladder_conv",
+        ConvLadderVAE(
+            image=(2, 2, 1),
+            latents=(1, 2),
+            downsample=(0, 1),
+            channels=3,
+            blocks=1,
+            block=BlockStyle(dropout=0.5),
+            halve_first=False,
+        ),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+    ),
+    Case(
+        "resnet_vae",
+        ResNetVAE(image=(4, 4, 1), blocks=(1, 1), latents=(2, 1), width=4, flow=None),
+        integers(2, 4, 4, 1),
+        stacked=("down2/", "up2/"),
+        jitter=0.01,
+    ),
+    Case(
+        "resnet_vae_flow",
+        ResNetVAE(image=(2, 4, 1), blocks=(2,), latents=(2,), width=4, flow_hidden=(4,)),
+        integers(2, 2, 4, 1),
+        stacked=("down1/", "up1/"),
+        jitter=0.01,
+    ),
+    Case(
+        "biva",
+        BIVA(
+            image=(2, 2, 1),
+            stages=(Stage(2, ((3, 3, 1),)), Stage(2, ((3, 3, 1),)), Stage(2, ((3, 3, 1), (3, 3, 2)))),
+            q_dropout=0.1,
+            p_dropout=0.1,
+        ),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+        top_down=False,
+        jitter=0.02,
+    ),
+    Case(
+        "biva_conv",
+        BIVA(
+            image=(4, 4, 2),
+            stages=(Stage(2, ((3, 3, 2),), 2), Stage(2, ((3, 3, 2),), 3)),
+            conditional_bu=True,
+            learn_top_prior=True,
+            log_var_head="softplus",
+        ),
+        integers(2, 4, 4, 2),
+        top_down=False,
+        jitter=0.02,
+    ),
+    Case(
+        "gated_ladder",
+        GatedLadderVAE(image=(4, 4, 1), stages=(Stage(2, ((3, 3, 2),), 2), Stage(2, ((3, 3, 2),)))),
+        integers(2, 4, 4, 1),
+    ),
+    Case(
+        "gated_vae",
+        GatedLadderVAE(
+            image=(2, 2, 1),
+            stages=(Stage(2, ((3, 3, 1),)), Stage(2, ((3, 3, 2),))),
+            inference="bottom_up",
+        ),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+        top_down=False,
+    ),
+    Case(
+        "vdvae",
+        VDVAE(
+            image=(2, 2, 1),
+            ups=up_stages("2d2,1x1", 3, middle=3, layers=0),
+            downs=down_stages("1x1,2m1", 3, latents=1, middle=3, layers=0),
+        ),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+        stacked=("up2/", "up1/", "down1/", "down2/"),
+        jitter=0.1,
+    ),
+    Case(
+        "vdvae_classes",
+        VDVAE(
+            image=(2, 2, 2),
+            ups=up_stages("2x2,2d2,1x1", 3, "2:2", middle=3, layers=0),
+            downs=down_stages("1x1,2m1,2x1", 3, "2:2", latents=1, middle=3, layers=0),
+            likelihood=Categorical(3),
+            classes=2,
+            standardise=(1.0, 0.8),
+            no_bias_above=1,
+        ),
+        integers(3, 2, 2, 2),
+        y=jnp.arange(BATCH) % 2,
+        stacked=("up2/", "up1/", "down1/", "down2/"),
+        jitter=0.1,
+    ),
+    Case(
+        "efficient_vdvae",
+        EfficientVDVAE(
+            image=(2, 2, 1),
+            ups=(
+                Up(2, 1, 2, middle=3, layers=0),
+                Up(2, 2, 2, 2, middle=3, layers=0, skip=2),
+                Up(1, 1, 3, layers=0, middle=3, skip=3),
+            ),
+            downs=(Down(1, 1, 3, None, 1, 3, layers=0), Down(2, 2, 2, 1, 1, 3, layers=0, shared=False)),
+            pad=0,
+        ),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+        stacked=("up2/", "up2_2/", "up1/", "down1/", "down2/"),
+    ),
+    Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
+    Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),
+    Case("bottom_up", BottomUp(), integers(2, 4), every_x=every(2, 4), top_down=False),
+    Case("scanned", Scanned(), integers(2, 4), every_x=every(2, 4), stacked=("run/",)),
+    Case("flow", Flow(), integers(2, 4), every_x=every(2, 4)),
+)
+
+
+def case(name: str) -> Case:
+    """The row of that name."""
+    return next(one for one in CASES if one.name == name)
+
+
+def jitter(params: dict, seed: int = 0, scale: float = 0.05) -> dict:
+    """Parameters moved by N(0, scale^2), so that zero-initialised parts speak."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: leaf + np.float32(scale) * rng.normal(size=leaf.shape).astype(np.float32), params)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Every equation of a jaxpr and, after it, of the jaxprs in it: what a function computes, for tests of how."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation
+        for leaf in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr"):
+                yield from equations(leaf)

@@ -1,0 +1,316 @@
+"""The contract that every model keeps (design: "Tests, in order of worth"), one function a promise.
+
+Each takes a `Row`, a model with jittered parameters and what the promises share, compiled once. Statistical ones
+allow 4 standard errors of `DRAWS` draws and ask that the standard error be small enough to notice a mistake.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from hvae_jax.objectives import Batch, NegativeELBO, elbo, log_weight
+from hvae_jax.trace import Trace
+from support.cases import Case, jitter
+
+DRAWS = 4000
+GROUP = 25
+KEY, OTHER_KEY = jax.random.key(10), jax.random.key(11)
+
+
+class Row:
+    """A case, its variables at jittered parameters, and the compiled functions and draws that the promises share."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.model = case, case.model
+        self.x, self.y, self.levels = case.x, case.y, case.model.num_levels
+        variables = jax.jit(self.model.init)(jax.random.key(1), self.x, KEY, y=self.y)
+        self.variables = {**variables, "params": jitter(variables["params"], scale=case.jitter)}
+        self.statistics = {name: value for name, value in self.variables.items() if name != "params"}
+
+    def apply(self, *args: Any, **choices: Any) -> Any:
+        """model.apply, not compiled."""
+        return self.model.apply(self.variables, *args, **choices)
+
+    @functools.cached_property
+    def infer(self) -> Callable[..., Trace]:
+        """The plain pass, compiled: (x, y, key) -> Trace."""
+        return jax.jit(lambda x, y, key: self.apply(x, key, y=y))
+
+    @functools.cached_property
+    def choose(self) -> Callable[..., Trace]:
+        """The pass with traced choices, compiled: (key, temperature, keep_top) -> Trace."""
+        return jax.jit(lambda key, t, k: self.apply(self.x, key, y=self.y, temperature=t, keep_top=k))
+
+    @functools.cached_property
+    def decode(self) -> Callable[..., tuple[Trace, Array]]:
+        """The prior's pass, compiled: (key, temperature [L]) -> (Trace, drawn x)."""
+
+        def decoded(key: Array, temperature: Array) -> tuple[Trace, Array]:
+            trace = self.apply(key, len(self.x), y=self.y, temperature=temperature, method="decode")
+            return trace, trace.x_dist.sample(key)
+
+        return jax.jit(decoded)
+
+    @functools.cached_property
+    def train_gradient(self) -> Callable[..., Any]:
+        """Compiled: (params, x, y) -> ((loss, updates), gradient), in training mode at a fixed key."""
+
+        def loss(params: Any, x: Array, y: Array | None) -> tuple[Array, Any]:
+            def forward(variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
+                return self.model.apply(variables, x, key, train=True, mutable=list(self.statistics), **choices)
+
+            variables = {"params": params, **self.statistics}
+            value, _, _, updates = NegativeELBO()(forward, variables, Batch(x, y), KEY, jnp.int32(0), ())
+            return value, updates
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+    @functools.cached_property
+    def trace(self) -> Trace:
+        """The plain pass with KEY."""
+        return self.infer(self.x, self.y, KEY)
+
+    @functools.cached_property
+    def draws(self) -> dict[str, np.ndarray]:
+        """DRAWS passes, in float64: `elbo`, `log_weight` [S, B]; `rates`, `ratios` [S, L, B]."""
+
+        def one(key: Array) -> dict[str, Array]:
+            trace = self.apply(self.x, key, y=self.y)
+            return {
+                "elbo": elbo(trace),
+                "log_weight": log_weight(trace),
+                "rates": trace.rates,
+                "ratios": trace.ratios,
+            }
+
+        drawn = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), DRAWS))
+        return jax.tree.map(lambda a: np.asarray(a, np.float64), drawn)
+
+
+def mean_and_error(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the first axis, and its standard error."""
+    return draws.mean(0), draws.std(0, ddof=1) / np.sqrt(len(draws))
+
+
+def assert_close(got: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-5) -> None:
+    """Two trees agree, leaf by leaf."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), got, expected)
+
+
+def paths(tree: Any) -> dict[str, np.ndarray]:
+    """Leaves by their path, "a/b/bias"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+
+
+def shapes_and_finite(row: Row) -> None:
+    """A trace has the documented shapes and no NaN; drawn x are data; so much for reconstructions and codes too."""
+    trace, b = row.trace, len(row.x)
+    assert trace.log_px.shape == (b,)
+    assert trace.rates.shape == trace.ratios.shape == (row.levels, b)
+    assert len(trace.latents) == len(set(trace.names)) == len(trace.unstack()) == row.levels
+    for level in trace.unstack():
+        assert level.z.shape == level.q.mean.shape == level.p.mean.shape == level.kl.shape
+        assert level.log_q.shape == level.log_p.shape == (b,)
+    for leaf in jax.tree.leaves(trace):
+        assert jnp.isfinite(leaf).all()
+    drawn = np.asarray(row.decode(KEY, jnp.ones(row.levels))[1])
+    assert drawn.shape == row.x.shape
+    assert np.isfinite(drawn).all()
+    if hasattr(row.model, "likelihood"):
+        row.model.likelihood.check(drawn)
+    generated = jax.eval_shape(lambda: row.apply(KEY, b, y=row.y, method="generate"))
+    assert (generated.shape, generated.dtype) == (drawn.shape, drawn.dtype)
+    means = jax.eval_shape(lambda: row.apply(row.x, KEY, y=row.y, method="reconstruct"))
+    assert means.shape == row.x.shape
+    codes = jax.eval_shape(lambda: row.apply(row.x, KEY, y=row.y, method="encode"))
+    assert [code.shape for code in codes] == [z.shape for z in trace.latents]
+
+
+def jit_equals_eager(row: Row) -> None:
+    """Compilation changes rounding alone."""
+    assert_close(row.trace, row.apply(row.x, KEY, y=row.y), rtol=1e-4)
+
+
+def same_key_same_trace(row: Row) -> None:
+    """A key decides everything; another key gives other latents."""
+    again, other = row.infer(row.x, row.y, KEY), row.infer(row.x, row.y, OTHER_KEY)
+    jax.tree.map(np.testing.assert_array_equal, row.trace, again)
+    assert all((z != w).all() for z, w in zip(row.trace.latents, other.latents, strict=True))
+
+
+def each_parameter_learns(row: Row) -> None:
+    """Every parameter's gradient, in each block of a run, is above 1e-4 of the tree's rms; the cancelled are not."""
+    gradient = paths(row.train_gradient(row.variables["params"], row.x, row.y)[1])
+    threshold = 1e-4 * np.sqrt(np.mean(np.concatenate([g.ravel() for g in gradient.values()]) ** 2))
+    assert set(row.case.cancelled) <= set(gradient)
+    for path, g in gradient.items():
+        blocks = g if path.startswith(row.case.stacked or "/") else [g]
+        for block in blocks:
+            assert (np.sqrt(np.mean(block**2)) > threshold) == (path not in row.case.cancelled), path
+
+
+def no_batch_mates(row: Row) -> None:
+    """In evaluation the first example's trace is the same whoever the others are."""
+    x = jnp.concatenate([row.x[:1], jnp.roll(row.x[1:], 1, axis=0)])
+    y = None if row.y is None else jnp.concatenate([row.y[:1], jnp.roll(row.y[1:], 1)])
+    other = row.infer(x, y, KEY)
+    assert (other.log_px[1:] != row.trace.log_px[1:]).any()
+
+    def first(trace: Trace) -> Any:
+        return jax.tree.map(lambda leaf: leaf[0], (trace.log_px, trace.unstack(), trace.x_dist))
+
+    assert_close(first(other), first(row.trace), rtol=1e-6, atol=1e-6)
+
+
+def mean_rate_is_mean_ratio(row: Row) -> None:
+    """E[kl] = E[log q - log p] for each level, for each example and for the mean of the batch."""
+    gaps = row.draws["rates"] - row.draws["ratios"]
+    for gap in (gaps, gaps.mean(-1)):
+        mean, error = mean_and_error(gap)
+        assert (np.abs(mean) < 4 * error + 1e-5).all(), np.round(mean / error, 1)
+
+
+def mean_weight_is_one(row: Row) -> None:
+    """E_q[exp(log p - log q)] = 1 for all levels together and, top-down, for each."""
+    ratios = row.draws["ratios"]
+    joint = np.exp(-ratios.sum(1)).mean(-1)
+    each = np.exp(-ratios).mean(-1)
+    for weights in (joint, *(each.T if row.case.top_down else ())):
+        mean, error = mean_and_error(weights)
+        assert error < 0.03, "too few draws to notice anything"
+        assert abs(mean - 1) < 4 * error + 1e-5, (mean, error)
+
+
+def weights_sum_to_one(row: Row) -> None:
+    """Over all x, sum_x E_q[w(x)] = sum_x p(x) = 1, for every keep_top: each is a bound of the same p(x)."""
+    x, classes = row.case.every_x, 1
+    y = None
+    if row.y is not None:
+        classes = int(row.y.max()) + 1
+        y = jnp.repeat(jnp.arange(classes), len(x))
+        x = jnp.concatenate([x] * classes)
+
+    def total(key: Array, keep_top: Array) -> Array:
+        log_w = log_weight(row.apply(x, key, y=y, keep_top=keep_top))
+        return jnp.exp(log_w + row.case.log_volume).sum() / classes
+
+    totals = jax.jit(jax.vmap(total, (0, None)))
+    keys = jax.random.split(jax.random.key(3), DRAWS // 2)
+    for keep_top in range(len(row.model.levels_per_stage) + 1):
+        mean, error = mean_and_error(np.asarray(totals(keys, keep_top), np.float64))
+        assert error < 0.03, "too few draws to notice anything"
+        assert abs(mean - 1) < 4 * error + 1e-4, (keep_top, mean, error)
+
+
+def iwae_rises(row: Row) -> None:
+    """E[IWAE-K] does not fall from K = 1 to 5 to 25, and rises where the posterior is not exact."""
+    groups = row.draws["log_weight"].reshape(DRAWS // GROUP, GROUP, -1)
+
+    def bound(k: int) -> np.ndarray:
+        fives = groups.reshape(len(groups), GROUP // k, k, -1)
+        return np.log(np.exp(fives).mean(2)).mean((1, 2))
+
+    bounds = {k: bound(k) for k in (1, 5, GROUP)}
+    for fewer, more in ((1, 5), (5, GROUP), (1, GROUP)):
+        mean, error = mean_and_error(bounds[more] - bounds[fewer])
+        assert mean > -3 * error - 1e-5, (fewer, more, mean, error)
+    assert (abs(mean) < 1e-5) if row.case.exact else (mean > 3 * error)
+
+
+def given_latents_reproduce(row: Row) -> None:
+    """All latents given, under another key, make the same trace; decoding them makes the same p(x | z), key or not."""
+    given = row.trace.latents
+    again = jax.jit(lambda key, z: row.apply(row.x, key, y=row.y, latents=z))(OTHER_KEY, given)
+    assert_close(again, row.trace)
+    decode = jax.jit(lambda key, z: row.apply(key, len(row.x), y=row.y, latents=z, method="decode"))
+    decoded = decode(KEY, given)
+    assert decoded.log_px is None
+    assert_close(decoded.x_dist, row.trace.x_dist)
+    assert_close(decoded.latents, given, rtol=0, atol=0)
+    assert_close([level.p for level in decoded.unstack()], [level.p for level in row.trace.unstack()])
+    assert (decoded.rates == 0).all()
+    assert (decoded.ratios == 0).all()
+    jax.tree.map(np.testing.assert_array_equal, decode(OTHER_KEY, given), decoded)
+
+
+def keep_top_mixes(row: Row) -> None:
+    """All kept is the plain pass; below keep_top nothing is claimed; one compilation serves all values."""
+    for keep_top, k in enumerate(np.cumsum([0, *row.model.levels_per_stage])):
+        trace = row.choose(KEY, jnp.float32(1.0), jnp.int32(keep_top))
+        assert (trace.rates[k:] == 0).all()
+        assert (trace.ratios[k:] == 0).all()
+        assert (trace.rates[:k] != 0).all()
+        if row.case.top_down:
+            assert_close(trace.latents[:k], row.trace.latents[:k])
+        assert all((z != w).any() for z, w in zip(trace.latents[k:], row.trace.latents[k:], strict=True))
+    assert_close(trace, row.trace)
+    assert row.choose._cache_size() == 1
+
+
+def temperature_scales_the_prior(row: Row) -> None:
+    """Temperature 0 is the prior's mean at that level, whatever the key; inferred levels do not feel it."""
+    zeros = jnp.zeros(row.levels)
+    cold = row.decode(KEY, zeros)[0]
+    jax.tree.map(np.testing.assert_array_equal, cold, row.decode(OTHER_KEY, zeros)[0])
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(cold))
+    for level in range(row.levels):
+        trace = row.decode(KEY, jnp.ones(row.levels).at[level].set(0.0))[0].unstack()
+        for i, one in enumerate(trace):
+            assert (one.z == one.p.mean).all() if i == level else (one.z != one.p.mean).all()
+    assert_close(row.choose(KEY, jnp.float32(0.0), jnp.int32(row.levels)), row.trace)
+    assert_close(row.choose(KEY, jnp.float32(0.0), jnp.int32(0)).latents, cold.latents)
+
+
+def loss_falls(row: Row) -> None:
+    """Eighty steps down the gradient's direction on one batch, at a fixed key, lower the loss by 0.05 nats or more."""
+    params, losses = row.variables["params"], []
+    for _ in range(80):
+        (loss, _), gradient = row.train_gradient(params, row.x, row.y)
+        norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+        params = jax.tree.map(lambda p, g, norm=norm: np.asarray(p) - 0.03 * np.asarray(g) / norm, params, gradient)
+        losses.append(float(loss))
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0] - 0.05
+
+
+def sharded_is_the_same(row: Row) -> None:
+    """With the batch split over eight devices: the same loss, gradient and statistics.
+
+    Each tree to 1e-4 of its largest element: in "top_down_3" units vary so little over the batch (variances of 1e-4)
+    that normalising them amplifies rounding a hundredfold; one device differs from float64 as much as eight do.
+    """
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+    batch = jax.device_put((row.x, row.y), split)
+    params = jax.device_put(row.variables["params"], whole)
+    (loss, updates), gradient = row.train_gradient(row.variables["params"], row.x, row.y)
+    (sharded_loss, sharded_updates), sharded_gradient = row.train_gradient(params, *batch)
+    assert_close(sharded_loss, loss, rtol=2e-5)
+    for got, expected in ((sharded_updates, updates), (sharded_gradient, gradient)):
+        largest = max((np.abs(leaf).max() for leaf in jax.tree.leaves(expected)), default=1.0)
+        assert_close(got, expected, rtol=0, atol=1e-4 * largest)
+
+
+PROMISES = (
+    shapes_and_finite,
+    jit_equals_eager,
+    same_key_same_trace,
+    each_parameter_learns,
+    no_batch_mates,
+    mean_rate_is_mean_ratio,
+    mean_weight_is_one,
+    weights_sum_to_one,
+    iwae_rises,
+    given_latents_reproduce,
+    keep_top_mixes,
+    temperature_scales_the_prior,
+    loss_falls,
+    sharded_is_the_same,
+)

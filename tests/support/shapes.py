@@ -1,0 +1,21 @@
+"""Shapes of a model's variables, nothing computed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hvae_jax.models import HVAE
+
+KEY = jax.random.key(0)
+
+
+def shapes(model: HVAE) -> Any:
+    """Of its variables, without computing anything."""
+    x = jnp.zeros((1, *model.image), jnp.uint8)  # type: ignore[attr-defined]
+    return jax.eval_shape(model.init, KEY, x, KEY)
+
+
+def size(model: HVAE) -> int:
+    """How many parameters it has."""
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes(model)))
