@@ -12,13 +12,13 @@ Those are the numbers of another implementation's five seeds; five here gave 96.
 from hvae_jax.cli.script import main
 from hvae_jax.experiment import Data, Experiment, Training
 from hvae_jax.likelihoods import Categorical
-from hvae_jax.models import TwoLevelVAE
+from hvae_jax.models import BottomUpVAE
 from hvae_jax.training import Adamax
 
 experiment = Experiment(
     name="digits_two_level",
     data=Data("digits"),
-    model=TwoLevelVAE(latents=(8, 16), hidden=256, likelihood=Categorical(17)),
+    model=BottomUpVAE(latents=(8, 16), hidden=256, likelihood=Categorical(17)),
     optimiser=Adamax(learning_rate=1e-3),
     training=Training(batch_size=64, epochs=1000, patience=20),
 )

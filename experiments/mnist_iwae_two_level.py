@@ -13,7 +13,7 @@ from mnist_iwae import EPOCHS
 from hvae_jax.cli.script import main
 from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.likelihoods import Bernoulli
-from hvae_jax.models import TwoLevelVAE
+from hvae_jax.models import BottomUpVAE
 from hvae_jax.networks.mlp import MLP
 from hvae_jax.objectives import ImportanceWeighted, Tripling
 from hvae_jax.training import AdamW, Training
@@ -27,7 +27,7 @@ def tanh_layers(width: int, features: int | None = None) -> MLP:
 experiment = Experiment(
     name="mnist_iwae_two_level",
     data=Data("binarized_mnist"),
-    model=TwoLevelVAE(
+    model=BottomUpVAE(
         latents=(50, 100),
         bottom_up=(tanh_layers(100), tanh_layers(200)),
         posterior=(MLP((), 100, initialisation="glorot"), MLP((), 200, initialisation="glorot")),

@@ -1,11 +1,20 @@
-"""Diagonal Gaussians: the record, its KL, the clamps, and the merges that make posteriors out of priors.
+"""Distributions of latents: the records, their KL, the clamps, and the merges that make posteriors out of priors.
 
-Everything is elementwise and in nats; `sum_event` turns elementwise nats into nats per example. Scales are kept as
-log standard deviations; a name that says `log_var` takes or gives a log variance, `log_var = 2 log_std`.
+    record             z                    log_prob                kl in closed form       gradient through the sample
+    Normal             [B, ...]             elementwise             with Normal             yes
+    Known              [B, ...]             [B], 0                  no, -log p(z) is exact  yes (z is given)
+    OneHotCategorical  [B, ..., K]          [B, ...]                with its own kind       biased: straight-through
+    BernoulliLatent    [B, ...]             elementwise             with its own kind       biased: straight-through
+    NormalMixture      [B, ...]             [B], of all of z        no                      none for the component
+
+All densities are in nats. They are elementwise where the elements are independent, and one number per example where
+they are not; `sum_event` turns either into nats per example, `[B]`. Scales are kept as log standard deviations; a name
+that says `log_var` takes or gives a log variance, `log_var = 2 log_std`.
 """
 
+import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +23,64 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Key, Num
 
+from hvae_jax.records import check_choices
+
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 def sum_event(values: Num[Array, "batch ..."]) -> Num[Array, " batch"]:
     """Sums over every axis but the first: elementwise nats to nats per example."""
     return values.reshape(values.shape[0], -1).sum(axis=1)
+
+
+@runtime_checkable
+class Latent(Protocol):
+    """What a level's q and p are: any record, a pytree of `[B, ...]` arrays, that answers these.
+
+    A record whose samples carry the whole gradient of their parameters says `reparameterised = True`: DReG and
+    sticking-the-landing need that. One whose samples are a function of standard noise has `from_noise` and `to_noise`
+    as well (`FromNoise`). Records of p(x | z) are Latents too, and are the priors of observed levels.
+    """
+
+    def sample(self, key: Array, temperature: Array | float = 1.0) -> Array:
+        """Draws z, `[B, ...]`. Temperature 1 is the distribution itself, 0 its mode."""
+        ...
+
+    def log_prob(self, z: Array) -> Array:
+        """log density or log probability of z in nats: elementwise, or `[B]` where elements are not independent."""
+        ...
+
+    if TYPE_CHECKING:  # isinstance would compute properties, and an expectation may be a loop
+
+        @property
+        def mean(self) -> Array:
+            """E[z], `[B, ...]`."""
+            ...
+
+        @property
+        def mode(self) -> Array:
+            """What temperature 0 gives, `[B, ...]`."""
+            ...
+
+
+@runtime_checkable
+class FromNoise(Latent, Protocol):
+    """A Latent whose samples are a function of standard normal noise of z's shape."""
+
+    def from_noise(self, noise: Array, temperature: Array | float = 1.0) -> Array:
+        """The z that this noise makes."""
+        ...
+
+    def to_noise(self, z: Array) -> Array:
+        """The noise that makes this z, at temperature 1."""
+        ...
+
+    if TYPE_CHECKING:
+
+        @property
+        def std(self) -> Array:
+            """Standard deviation of each element."""
+            ...
 
 
 @struct.dataclass
@@ -33,6 +94,8 @@ class Normal:
 
     mean: Array
     log_std: Array
+
+    reparameterised = True
 
     @classmethod
     def from_log_var(cls, mean: Array, log_var: Array) -> "Normal":
@@ -62,9 +125,21 @@ class Normal:
           temperature: broadcasts against `mean`; scales the standard deviation. 0 gives the mode exactly.
         Source: the reparameterisation of Kingma & Welling (2014), equation 10.
         """
-        eps = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.from_noise(jax.random.normal(key, self.mean.shape, self.mean.dtype), temperature)
+
+    def from_noise(self, noise: Array, temperature: Array | float = 1.0) -> Array:
+        """z = mean + temperature * std * noise: what `sample` makes of its eps."""
         scale = jnp.asarray(temperature, self.mean.dtype)
-        return self.mean + scale * self.std * eps
+        return self.mean + scale * self.std * noise
+
+    def to_noise(self, z: Array) -> Array:
+        """(z - mean) / std, the inverse of `from_noise` at temperature 1."""
+        return (z - self.mean) / self.std
+
+    @property
+    def mode(self) -> Array:
+        """The mean."""
+        return self.mean
 
     def log_prob(self, z: Array) -> Array:
         """log N(z; mean, std^2) = -log(2 pi)/2 - log_std - ((z - mean)/std)^2/2, elementwise nats."""
@@ -73,15 +148,251 @@ class Normal:
         return -0.5 * standardised**2 - self.log_std - _HALF_LOG_2PI
 
 
-def kl(q: Normal, p: Normal) -> Array:
-    """KL(q || p) = (e^{2d} - 1)/2 - d + ((m_q - m_p)/s_p)^2/2 with d = log s_q - log s_p, elementwise nats.
+@struct.dataclass
+class Known:
+    """The posterior of a level that is a function of x, such as a smaller copy of the image: all mass on one value.
 
-    `expm1` keeps it accurate, and not negative beyond rounding, where q is close to p.
+    log q = 0, so that the level's rate is -log p(z | above). That is a bound of log p(x) only where z takes countably
+    many values: a density p(z | above) could grow without limit.
+
+    Attributes:
+      z: `[B, ...]`. A value that is given in its place counts as known, too.
+    """
+
+    z: Array
+
+    reparameterised = True
+
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
+        """z; the key is not used."""
+        return self.z
+
+    def log_prob(self, z: Array) -> Array:
+        """0, `[B]`."""
+        return jnp.zeros(z.shape[:1], jnp.float32)
+
+    @property
+    def mean(self) -> Array:
+        """z."""
+        return self.z
+
+    @property
+    def mode(self) -> Array:
+        """z."""
+        return self.z
+
+
+@struct.dataclass
+class OneHotCategorical:
+    """Independent categorical variables of K classes; z is one-hot on its last axis.
+
+    Samples are exact in either form, so that densities and bounds are; the forms differ in the gradient that a sample
+    hands to the logits, which is biased in both:
+
+    "straight_through"   z + p - stop_gradient(p), p the probabilities        (Bengio et al., 2013)
+    "gumbel"             z + s - stop_gradient(s), s = softmax((logits + Gumbel noise)/relaxation)
+                                                                              (Jang et al., 2017, straight-through)
+
+    Attributes:
+      logits: `[B, ..., K]`, unnormalised.
+      form: which gradient.
+      relaxation: temperature of the softmax in "gumbel"; smaller is less biased and noisier.
+    """
+
+    logits: Array
+    form: Literal["straight_through", "gumbel"] = struct.field(pytree_node=False, default="straight_through")
+    relaxation: float = struct.field(pytree_node=False, default=1.0)
+
+    reparameterised = False
+
+    @property
+    def log_probabilities(self) -> Array:
+        """log softmax(logits), `[B, ..., K]`."""
+        return jax.nn.log_softmax(self.logits)
+
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
+        """One-hot z of softmax(logits / temperature), by the Gumbel-max trick; 0 gives the likeliest class."""
+        gumbel = jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
+        perturbed = self.logits + jnp.asarray(temperature, self.logits.dtype) * gumbel
+        z = jax.nn.one_hot(perturbed.argmax(-1), self.logits.shape[-1], dtype=self.logits.dtype)
+        soft = self.mean if self.form == "straight_through" else jax.nn.softmax(perturbed / self.relaxation)
+        return jax.lax.stop_gradient(z) + (soft - jax.lax.stop_gradient(soft))  # the bracket is 0 but for its gradient
+
+    def log_prob(self, z: Array) -> Array:
+        """sum_k z_k log p_k, `[B, ...]`."""
+        return (z * self.log_probabilities).sum(-1)
+
+    @property
+    def mean(self) -> Array:
+        """The probabilities, `[B, ..., K]`."""
+        return jax.nn.softmax(self.logits)
+
+    @property
+    def mode(self) -> Array:
+        """The likeliest class, one-hot."""
+        return jax.nn.one_hot(self.logits.argmax(-1), self.logits.shape[-1], dtype=self.logits.dtype)
+
+
+@struct.dataclass
+class BernoulliLatent:
+    """Independent latents of 0 and 1. Samples are exact; their gradient is straight-through and biased.
+
+    Attributes:
+      logits: `[B, ...]`, log p/(1 - p).
+    """
+
+    logits: Array
+
+    reparameterised = False
+
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
+        """z of sigmoid(logits / temperature), 0 or 1; temperature 0 gives the likelier value."""
+        noise = jax.random.logistic(key, self.logits.shape, self.logits.dtype)
+        z = (self.logits + jnp.asarray(temperature, self.logits.dtype) * noise > 0).astype(self.logits.dtype)
+        return z + (self.mean - jax.lax.stop_gradient(self.mean))
+
+    def log_prob(self, z: Array) -> Array:
+        """z log p + (1 - z) log(1 - p), elementwise."""
+        return -z * jax.nn.softplus(-self.logits) - (1.0 - z) * jax.nn.softplus(self.logits)
+
+    @property
+    def mean(self) -> Array:
+        """p, `[B, ...]`."""
+        return jax.nn.sigmoid(self.logits)
+
+    @property
+    def mode(self) -> Array:
+        """1 where p > 1/2."""
+        return (self.logits > 0).astype(self.logits.dtype)
+
+
+@struct.dataclass
+class NormalMixture:
+    """A mixture of K diagonal Gaussians over the whole of z: log p(z) = logsumexp_k (log w_k + log N(z; m_k, s_k^2)).
+
+    Attributes:
+      logits: `[B, K]`, of the weights, unnormalised.
+      components: the Gaussians, mean and log_std `[B, K, ...]`.
+    """
+
+    logits: Array
+    components: Normal
+
+    reparameterised = False
+
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
+        """A component, then z from it. The temperature scales the choice's Gumbel noise and the standard deviation.
+
+        At temperature 0 it is `mode`. No gradient reaches the weights.
+        """
+        component_key, key = jax.random.split(key)
+        temperature = jnp.asarray(temperature, self.logits.dtype)
+        gumbel = jax.random.gumbel(component_key, self.logits.shape, self.logits.dtype)
+        chosen = (self.logits + temperature * gumbel).argmax(-1)
+        chosen = jnp.where(temperature == 0.0, self._densest, chosen)
+        return Normal(self._of(chosen, self.components.mean), self._of(chosen, self.components.log_std)).sample(
+            key, temperature
+        )
+
+    def log_prob(self, z: Array) -> Array:
+        """log p(z), `[B]`."""
+        each = self.components.log_prob(z[:, None])  # [B, K, ...]
+        by_component = each.reshape(*self.logits.shape, -1).sum(-1)
+        return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + by_component, axis=-1)
+
+    @property
+    def mean(self) -> Array:
+        """sum_k w_k m_k."""
+        weights = jax.nn.softmax(self.logits)
+        return (_beside(weights, self.components.mean) * self.components.mean).sum(1)
+
+    @property
+    def mode(self) -> Array:
+        """The component's mean at which the density is highest: the mode itself where components lie apart."""
+        return self._of(self._densest, self.components.mean)
+
+    @property
+    def _densest(self) -> Array:
+        """Index of that component, `[B]`. One component's mean at a time: `[B, K, K, ...]` would not fit."""
+
+        def density(mean: Array) -> Array:
+            return self.log_prob(mean)
+
+        return jax.lax.map(density, jnp.moveaxis(self.components.mean, 1, 0)).argmax(0)
+
+    def _of(self, chosen: Array, leaf: Array) -> Array:
+        """leaf `[B, K, ...]` at each example's component."""
+        return jnp.take_along_axis(leaf, _beside(chosen[:, None], leaf), axis=1)[:, 0]
+
+
+@struct.dataclass
+class Either:
+    """`inferred` where a traced choice says so, else `prior`: a level's q when the two are records of different kinds.
+
+    Attributes:
+      choice: bool `[]`.
+      inferred, prior: Latents over z of the same shape.
+    """
+
+    choice: Array
+    inferred: Any
+    prior: Any
+
+    reparameterised = False
+
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
+        """Draws from the one that is chosen."""
+        return jnp.where(self.choice, self.inferred.sample(key, temperature), self.prior.sample(key, temperature))
+
+    def log_prob(self, z: Array) -> Array:
+        """Of the one that is chosen, `[B]`."""
+        return jnp.where(self.choice, sum_event(self.inferred.log_prob(z)), sum_event(self.prior.log_prob(z)))
+
+    @property
+    def mean(self) -> Array:
+        """Of the one that is chosen."""
+        return jnp.where(self.choice, self.inferred.mean, self.prior.mean)
+
+    @property
+    def mode(self) -> Array:
+        """Of the one that is chosen."""
+        return jnp.where(self.choice, self.inferred.mode, self.prior.mode)
+
+
+def _beside(values: Array, leaf: Array) -> Array:
+    """values `[B, K]` with trailing axes of size 1, as many axes as leaf has."""
+    return values.reshape(*values.shape, *(1,) * (leaf.ndim - values.ndim))
+
+
+@overload
+def kl(q: Normal, p: Normal) -> Array: ...
+@overload
+def kl(q: Latent, p: Latent) -> Array | None: ...
+def kl(q: Latent, p: Latent) -> Array | None:
+    """KL(q || p) in closed form, nats, elementwise; None for a pair of records that has no closed form.
+
+    Where it is None, log q - log p at a sample of q has the same mean: that is what `draw` takes.
+
+    Normal with Normal: (e^{2d} - 1)/2 - d + ((m_q - m_p)/s_p)^2/2 with d = log s_q - log s_p. `expm1` keeps it
+    accurate, and not negative beyond rounding, where q is close to p.
+    OneHotCategorical: sum_k p_q,k (log p_q,k - log p_p,k). BernoulliLatent: the same of two classes.
     Source: Kingma & Welling (2014), appendix B, for two general Gaussians.
     """
-    d = q.log_std - p.log_std
-    offset = (q.mean - p.mean) * jnp.exp(-p.log_std)
-    return 0.5 * jnp.expm1(2.0 * d) - d + 0.5 * offset**2
+    if isinstance(q, Normal) and isinstance(p, Normal):
+        d = q.log_std - p.log_std
+        offset = (q.mean - p.mean) * jnp.exp(-p.log_std)
+        return 0.5 * jnp.expm1(2.0 * d) - d + 0.5 * offset**2
+    if isinstance(q, OneHotCategorical) and isinstance(p, OneHotCategorical):
+        return (q.mean * (q.log_probabilities - p.log_probabilities)).sum(-1)
+    if isinstance(q, BernoulliLatent) and isinstance(p, BernoulliLatent):
+        ones = q.mean * (jax.nn.softplus(-p.logits) - jax.nn.softplus(-q.logits))
+        return ones + (1.0 - q.mean) * (jax.nn.softplus(p.logits) - jax.nn.softplus(q.logits))
+    return None
+
+
+def has_closed_kl(q: Any, p: Any) -> bool:
+    """Whether `kl(q, p)` has a closed form."""
+    return type(q) is type(p) and isinstance(q, Normal | OneHotCategorical | BernoulliLatent)
 
 
 def residual(prior: Normal, delta: Normal) -> Normal:
@@ -100,7 +411,14 @@ def kl_residual(prior: Normal, delta: Normal) -> Array:
 
     Equal to `kl(residual(prior, delta), prior)`, without the cancellation of m_p in float32.
     Source: Vahdat & Kautz (2020), equation 2, as printed in the article.
+    Raises ValueError for anything but two Gaussians, which have no such form.
     """
+    for name, record in (("prior", prior), ("delta", delta)):
+        if not isinstance(record, Normal):
+            raise ValueError(
+                f"kl_residual({name}={type(record).__name__}): it has a closed form for two Normals only. Take "
+                "log q - log p at the sample, as `draw` does."
+            )
     scaled = delta.mean * jnp.exp(-prior.log_std)
     return 0.5 * (scaled**2 + jnp.expm1(2.0 * delta.log_std)) - delta.log_std
 
@@ -137,23 +455,49 @@ def log_softplus(a: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(far, a - 0.5 * jnp.exp(a), jnp.log(jax.nn.softplus(jnp.where(far, 0.0, a))))
 
 
-# What makes a log variance of a network's output a: a itself, log(1 + e^a), tanh(a), or a within bounds.
-LogVarHead = Literal["none", "softplus", "tanh", "clip"]
+@dataclasses.dataclass(frozen=True)
+class ScaleHead:
+    """How a layer's output a becomes the scale of a distribution.
+
+    form                  what it says                         where it comes from
+    "log_var"             log variance = a                     the article, BIVA's "none" and "clip"
+    "softplus_log_var"    log variance = log(1 + e^a)          BIVA, vlievin/biva-pytorch
+    "tanh_log_var"        log variance = tanh(a)               vlievin/biva-pytorch
+    "softplus_var"        variance = log(1 + e^(1 + a)) + 1e-5 Soenderby et al. (2016)
+    "log_std"             std = e^(beta a)                     VDVAE, beta = 1
+    "softplus_std"        std = log(1 + e^(beta a))/beta       Efficient-VDVAE, beta = log 2
+
+    Attributes:
+      form: one of the above.
+      beta: as there; no part in the others.
+
+    Raises ValueError for another form, or a beta that is not positive and finite.
+    """
+
+    form: Literal["log_var", "softplus_log_var", "tanh_log_var", "softplus_var", "log_std", "softplus_std"] = "log_var"
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"ScaleHead(beta={self.beta}): it has to be positive and finite.")
+
+    def log_std(self, a: Float[Array, "..."], clamp: tuple[float, float] | None = None) -> Float[Array, "..."]:
+        """The log standard deviation. `clamp` bounds what the form speaks of: log variance, or for *_std log std."""
+        match self.form:
+            case "log_std":
+                return _within(self.beta * a, clamp)
+            case "softplus_std":
+                return _within(log_softplus(self.beta * a) - math.log(self.beta), clamp)
+            case "softplus_log_var":
+                a = jax.nn.softplus(a)
+            case "tanh_log_var":
+                a = jnp.tanh(a)
+            case "softplus_var":
+                a = jnp.log(jax.nn.softplus(1.0 + a) + 1e-5)
+        return 0.5 * _within(a, clamp)
 
 
-def log_variance(a: Float[Array, "..."], head: LogVarHead, clamp: tuple[float, float]) -> Float[Array, "..."]:
-    """A log variance from a network's output. `clamp`: the bounds of "clip"."""
-    match head:
-        case "none":
-            return a
-        case "softplus":
-            return jax.nn.softplus(a)
-        case "tanh":
-            return jnp.tanh(a)
-    return hard_clamp(a, *clamp)
-
-
-def check_log_var_head(owner: str, head: Any) -> None:
-    """Raises ValueError for a head that is not known. `owner` is named in the error."""
-    if head not in get_args(LogVarHead):
-        raise ValueError(f"{owner}(log_var_head={head!r}): one of {', '.join(map(repr, get_args(LogVarHead)))}.")
+def _within(values: Float[Array, "..."], clamp: tuple[float, float] | None) -> Float[Array, "..."]:
+    """The values, clamped unless there are no bounds."""
+    return values if clamp is None else hard_clamp(values, *clamp)

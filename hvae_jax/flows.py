@@ -15,7 +15,7 @@ Source: Kingma et al. (2016), section 4 and algorithm 1; "published" is what the
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,19 +26,14 @@ from jaxtyping import Float
 from hvae_jax.descent import Flow
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.masked import MaskedLayers, check_order, evaluate
+from hvae_jax.records import check_choices
 
-Form = Literal["gate", "mean_only", "published"]
+StepForm = Literal["gate", "mean_only", "published"]
 
 _OPEN = 1.5  # of the gate at s = 0: sigmoid(1.5) = 0.82 of z passes; the paper advises 1 to 2
 
 
-def check_form(owner: str, form: str) -> None:
-    """Raises ValueError for a form of step that is not known. `owner` is named in the error."""
-    if form not in get_args(Form):
-        raise ValueError(f"{owner}={form!r}): one of {', '.join(map(repr, get_args(Form)))}.")
-
-
-def step(network: Callable[[Array], Array], form: Form) -> Flow:
+def step(network: Callable[[Array], Array], form: StepForm) -> Flow:
     """One step, from a network that gives each element's m and s, or m alone for "mean_only", from those before it.
 
     Args:
@@ -147,7 +142,7 @@ class InverseAutoregressive(nn.Module):
 
     steps: int = 1
     hidden: tuple[int, ...] = (160, 160)
-    form: Form = "gate"
+    form: StepForm = "gate"
     size: int = 3
 
     def __post_init__(self) -> None:
@@ -155,7 +150,7 @@ class InverseAutoregressive(nn.Module):
         super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"InverseAutoregressive(steps={self.steps}): 1 or more.")
-        check_form("InverseAutoregressive(form", self.form)
+        check_choices(self)
         check_order("InverseAutoregressive", 1, self.hidden, self.size)
 
     @nn.compact

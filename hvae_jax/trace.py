@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.distributions import sum_event
-from hvae_jax.likelihoods import LikelihoodRecord
+from hvae_jax.likelihoods import Likelihood, LikelihoodRecord
 
 
 @struct.dataclass
@@ -22,11 +22,12 @@ class Level:
 
     Attributes:
       z: `[B, ...]`, the sample.
-      q: the distribution z was inferred from, a record of `[B, ...]` arrays; under a flow, its base. Where there
-        was no posterior it is the prior.
-      p: the prior p(z | above), likewise.
-      kl: `[B, ...]`, elementwise nats: analytic where the prior does not depend on this level's own sample, else
-        log q - log p at the sample. 0 where z came from the prior.
+      q: the distribution z was inferred from, any `Latent` record of `[B, ...]` arrays; under a flow, its base. Where
+        there was no posterior it is the prior.
+      p: the prior p(z | above), likewise; of another kind than q where the model has it so.
+      kl: `[B, ...]`, elementwise nats: in closed form where there is one and the prior does not depend on this level's
+        own sample, else log q - log p at the sample. `[B]` where q or p is a joint density. 0 where z came from the
+        prior.
       log_q: `[B]`, log density of z under what it was drawn from, with a flow's log-determinant, at temperature 1.
       log_p: `[B]`, log density of z under the prior.
       name: as in the paper: "z1" is next to x.
@@ -124,11 +125,27 @@ class Trace:
 
 @runtime_checkable
 class Model(Protocol):
-    """What objectives, diagnostics and training ask of a model: Linen's `init` and `apply`.
+    """What objectives, diagnostics and training ask of a model: Linen's `init` and `apply`, and what it is.
 
     `apply` is typed Any where Linen says a union with (answer, updates): which of the two comes back depends on
-    `mutable=`, and what the answer is, a Trace or arrays, on `method=`. `models.HVAE` lists the calls.
+    `mutable=`, and what the answer is, a Trace or arrays, on `method=`. `models.HVAE` lists the calls, and has all of
+    the following with these defaults.
+
+    Attributes:
+      classes: number of class labels the model is conditioned on; 0 for none.
+      image: shape of one x, `(H, W, C)`, where a setting of the model says it; None where its variables do.
+      likelihood: the family of p(x | z); None for a model that has a likelihood of its own.
+      num_levels: L, number of latents.
+      levels_per_stage: number of levels that each step of `keep_top` counts, top first; `(1,) * L` as a rule.
+      stacked: prefixes of the paths ("down4/") of parameters with a leading axis of blocks, those of scanned runs.
     """
+
+    classes: int
+    image: tuple[int, ...] | None
+    likelihood: Likelihood | None
+    num_levels: int
+    levels_per_stage: tuple[int, ...]
+    stacked: tuple[str, ...]
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Fresh variables."""
@@ -151,11 +168,6 @@ def level_sides(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None 
     key = jax.random.key(0)
     jax.eval_shape(lambda v, x, y: sides.extend(model.apply(v, x, key, y=y).sides), variables, x, y)
     return tuple(sides)
-
-
-def levels_per_stage(model: Model, levels: int) -> tuple[int, ...]:
-    """How many levels each step of `keep_top` has, top first: one, unless the model says otherwise."""
-    return tuple(getattr(model, "levels_per_stage", (1,) * levels))
 
 
 def _refuse_extra_axes(level: Level) -> None:

@@ -10,12 +10,12 @@ from support.contract import PROMISES, Row, jit_equals_eager, shapes_and_finite,
 row_of = functools.cache(Row)
 
 # One way of making a latent each, for the other versions of JAX.
-LEGS = ("top_down_2", "two_level", "bottom_up", "scanned", "flow")
+LEGS = ("top_down_2", "bottom_up_vae", "bottom_up", "scanned", "flow")
 
 
 # Of these another row is the like, which is quick: all of what they promise is among the slow tests.
 LIKE_ANOTHER = (
-    *("top_down_3", "three_levels_see_x", "two_level_conv", "cancelled_biases", "ladder_separate", "resnet_vae"),
+    *("top_down_3", "three_levels_see_x", "bottom_up_vae_conv", "cancelled_biases", "ladder_separate", "resnet_vae"),
     *("biva_conv", "gated_vae", "replaced", "vdvae"),
 )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from hvae_jax.cli.arguments import Import, Run
-from hvae_jax.experiment import settings, tables
+from hvae_jax.experiment import settings
 from hvae_jax.experiment.checks import check_fits
 from hvae_jax.experiment.reopen import open_run
 from hvae_jax.report import charts
@@ -43,7 +43,7 @@ class Diagnose:
         """Carries it out."""
         run = open_run(self.run, self.import_)
         variables, dataset = run.variables, run.dataset
-        model, notes = tables.measured(run.experiment.model)
+        model = run.experiment.model
         other = None
         if self.other is not None:
             other = run.experiment.data.of_other(self.other, self.other_directory)
@@ -54,7 +54,6 @@ class Diagnose:
                 )
         key = jax.random.key(self.seed)
         report = diagnose(model, variables, dataset, key, self.split, self.effort, other)
-        report["words"] = [*notes, *report["words"]]
         report |= {"run": run.experiment.name, "best_step": run.progress.best_step, "seed": self.seed}
         out = self.out or self.run / "report.html"
         figures = {

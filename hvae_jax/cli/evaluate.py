@@ -51,12 +51,11 @@ class Evaluate:
         key = jax.random.key(self.seed)
         first = {name: split.take(slice(self.examples)) for name, split in run.dataset.splits.items()}
         some = run.dataset if self.examples is None else dataclasses.replace(run.dataset, splits=first)
-        model, notes = tables.measured(run.experiment.model)
-        numbers = evaluate(model, run.variables, some, key, draws, wanted.chunk, wanted.size, mesh=data_mesh())
-        if notes:
-            numbers["notes"] = notes
+        numbers = evaluate(
+            run.experiment.model, run.variables, some, key, draws, wanted.chunk, wanted.size, mesh=data_mesh()
+        )
         numbers["examples"] = {name: len(some.splits[name]) for name in splits}
         numbers |= {"data": tables.data_record(run.dataset), "seed": self.seed, "best_step": run.progress.best_step}
         if self.out is not None:
             settings.write_whole(self.out, settings.dumps(numbers))
-        print("\n".join((tables.table(numbers), *notes)))
+        print(tables.table(numbers))

@@ -12,8 +12,6 @@ from hvae_jax.experiment.reopen import open_run
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
-from hvae_jax.trace import levels_per_stage
-from hvae_jax.training.metrics import level_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Reconstruct:
             )
         model, split = run.experiment.model, run.dataset.splits[name]
         few = split.take(slice(n)).for_classes(model.classes)
-        sizes = levels_per_stage(model, len(level_names(model, few)))
+        sizes = model.levels_per_stage
         levels, what = len(sizes), "levels" if max(sizes) == 1 else "stages"
         key, values = jax.random.key(self.seed), image_range(run.dataset)
         if self.by_level:

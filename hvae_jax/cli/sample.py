@@ -12,7 +12,7 @@ from hvae_jax.descent import temperature_by_side
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
 from hvae_jax.report import charts
-from hvae_jax.report.sketch import image_range, range_of_model
+from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.trace import level_sides
 
@@ -48,7 +48,7 @@ class Sample:
             raise ValueError(f"--n is {self.n} and --temperature {self.temperature}: at least one of each is needed.")
         experiment, variables, _ = open_variables(self.run, self.import_)
         model: Any = experiment.model
-        values = range_of_model(model) or image_range(experiment.data.load())
+        values = _range(experiment)
         temperature, name = _temperature(command, experiment, variables)
         y = _labels(model, self.label, self.n)
         draw = jit_once(lambda v, key: model.apply(v, key, self.n, y=y, temperature=temperature, method="generate"))
@@ -61,6 +61,13 @@ class Sample:
         else:
             charts.save_grids(out, {f"temperature {name}": x}, _columns(self.n), values)
         print(out)
+
+
+def _range(experiment: Experiment) -> tuple[float, float]:
+    """What is drawn black and what white: of the likelihood's values where they have bounds, else of the data."""
+    likelihood = experiment.model.likelihood
+    known = None if likelihood is None else likelihood.value_range
+    return known or image_range(experiment.data.load())
 
 
 def _temperature(command: Sample, experiment: Experiment, variables: Any) -> tuple[np.ndarray, str]:
@@ -81,7 +88,7 @@ def _temperature(command: Sample, experiment: Experiment, variables: Any) -> tup
 
 def _labels(model: Any, label: int | None, n: int) -> np.ndarray | None:
     """Labels for n samples: none, one for all, or all in turn."""
-    classes = getattr(model, "classes", 0)
+    classes = model.classes
     if label is not None and not 0 <= label < classes:
         allowed = f"0 to {classes - 1}" if classes else "none: it was trained without labels"
         raise ValueError(f"--label is {label}, but the model allows {allowed}.")

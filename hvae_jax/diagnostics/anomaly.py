@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.objectives import elbo, log_weight
-from hvae_jax.trace import Model, Trace, level_names, levels_per_stage
+from hvae_jax.trace import Model, Trace
 
 
 def bound_above(
@@ -36,7 +36,7 @@ def bound_above(
     Source: Havtorn et al. (2021), equations 8 and 9.
     Raises ValueError for a k outside 0 to L, or no draws.
     """
-    sizes = levels_per_stage(model, len(level_names(model, variables, x, y)))
+    sizes = model.levels_per_stage
     stages = len(sizes)
     if isinstance(k, int) and not 0 <= k <= stages:
         what = "levels" if max(sizes) == 1 else "stages"

@@ -10,6 +10,7 @@ from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
 
+from hvae_jax.distributions import FromNoise
 from hvae_jax.trace import Level, Model
 
 
@@ -21,8 +22,10 @@ class Usage:
       rates: `[L, B]`, KL per level and example, nats.
       log_px: `[B]`, log p(x | z); minus it is the distortion.
       posterior_means: `[B, units]` each: the mean of q.
-      unit_rates: `[B, units]` each: KL of each unit, nats; they add up to the rate.
-      offsets: `[B, units]` each: (mean of q - mean of p) / standard deviation of p.
+      unit_rates: `[B, units]` each: KL of each unit, nats; they add up to the rate. Of a level whose KL is of a joint
+        density, one unit, the level.
+      offsets: `[B, units]` each: (mean of q - mean of p) / standard deviation of p; `[B, 0]` where p has no standard
+        deviation, so that no unit of such a level counts as moving.
     """
 
     rates: Array
@@ -66,6 +69,8 @@ def _flat(values: Array) -> Array:
 
 
 def _offset(level: Level) -> Array:
+    if not isinstance(level.p, FromNoise):
+        return jnp.zeros((level.z.shape[0], 0), level.kl.dtype)
     return _flat((level.q.mean - level.p.mean) / level.p.std)
 
 

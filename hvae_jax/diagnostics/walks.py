@@ -9,28 +9,39 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from hvae_jax.trace import Model, level_names, levels_per_stage
+from hvae_jax.distributions import FromNoise
+from hvae_jax.trace import Model
 
 
 def noise_of(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> tuple[Array, ...]:
     """eps_l = (z_l - mean) / std under the prior given the levels above, of latents drawn for x: one a level.
 
     For latents of the prior itself they are N(0, I), whatever the model.
+    Raises ValueError, naming the level, for a prior whose samples are no function of standard noise.
     """
-    levels = model.apply(variables, x, key, y=y).unstack()
-    return tuple((level.z - level.p.mean) / level.p.std for level in levels)
+    noise = []
+    for level in model.apply(variables, x, key, y=y).unstack():
+        if not isinstance(level.p, FromNoise):
+            raise ValueError(
+                f"Walks go through the noise of each level, but the prior of level {level.name!r}, a "
+                f"{type(level.p).__name__}, is not made of standard normal noise."
+            )
+        noise.append(level.p.to_noise(level.z))
+    return tuple(noise)
 
 
 def from_noise(
     model: Model, variables: Any, noise: Sequence[Array], key: Array, y: ArrayLike | None = None
 ) -> tuple[Array, ...]:
-    """The latents that have this noise: the inverse of `noise_of`, level after level, one descent each."""
-    n, latents = len(noise[0]), []
-    for level, eps in enumerate(noise):
-        given = (*latents, *[None] * (len(noise) - level))
-        one = model.apply(variables, key, n, y=y, latents=given, method="decode").unstack()[level]
-        latents.append(one.p.mean + one.p.std * eps)
-    return tuple(latents)
+    """The latents that have this noise, in one descent: the inverse of `noise_of`."""
+    return model.apply(variables, key, len(noise[0]), y=y, noise=tuple(noise), method="decode").latents
+
+
+def mean_of_noise(
+    model: Model, variables: Any, noise: Sequence[Array], key: Array, y: ArrayLike | None = None
+) -> Array:
+    """E[x | z] of the latents that have this noise, `[B, *event]`, in one descent."""
+    return model.apply(variables, key, len(noise[0]), y=y, noise=tuple(noise), method="decode").x_dist.mean
 
 
 def images(model: Model, variables: Any, latents: Sequence[Array], key: Array, y: ArrayLike | None = None) -> Array:
@@ -70,7 +81,7 @@ def interpolate(
     ways = []
     for t in jnp.linspace(0.0, 1.0, steps):
         eps = [_circle(a, b, t) if moves else a for a, b, moves in zip(*ends, moving, strict=True)]
-        ways.append(images(model, variables, from_noise(model, variables, eps, key_draw, y), key_draw, y))
+        ways.append(mean_of_noise(model, variables, eps, key_draw, y))
     return jnp.stack(ways, axis=1)
 
 
@@ -110,7 +121,7 @@ def traverse(
     for value in jnp.asarray(np.asarray(values, float)):
         moved = flat.at[:, unit].set(value).reshape(noise[level].shape)
         eps = (*noise[:level], moved, *noise[level + 1 :])
-        ways.append(images(model, variables, from_noise(model, variables, eps, key, y), key, y))
+        ways.append(mean_of_noise(model, variables, eps, key, y))
     return jnp.stack(ways, axis=1)
 
 
@@ -129,11 +140,11 @@ def level_by_level(
     Args:
       counts: `[K]`, these k alone: `[B, K, *event]`.
     """
-    levels = len(level_names(model, variables, x, y))
+    levels = model.num_levels
 
     def one(k: Array) -> Array:
         temperature = jnp.zeros(levels)
         return model.apply(variables, x, key, y=y, keep_top=k, temperature=temperature, method="reconstruct")
 
-    every = jnp.arange(len(levels_per_stage(model, levels)) + 1) if counts is None else jnp.asarray(counts)
+    every = jnp.arange(len(model.levels_per_stage) + 1) if counts is None else jnp.asarray(counts)
     return jnp.moveaxis(jax.lax.map(one, every), 0, 1)

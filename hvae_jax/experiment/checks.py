@@ -11,13 +11,13 @@ from hvae_jax.trace import Model
 
 def check_fits(model: Model, dataset: Dataset) -> None:
     """Raises ValueError if the model's likelihood or its labels do not fit the data, with what would."""
-    image, event = getattr(model, "image", None), dataset.event
+    image, event = model.image, dataset.event
     if image is not None and tuple(image) != event:
         raise ValueError(
             f"The model is for images of {_by(image)}, but those of {dataset.name} are {_by(event)}. Take another "
             "preset, or set model.image and what reaches it; --data.size scales some data sets."
         )
-    likelihood = getattr(model, "likelihood", None)
+    likelihood = model.likelihood
     if likelihood is not None:
         for name, split in dataset.splits.items():
             some = split if isinstance(split.x, np.ndarray) else split.take(slice(256))  # the rest as it is read
@@ -25,7 +25,7 @@ def check_fits(model: Model, dataset: Dataset) -> None:
                 likelihood.check(some.x, f"{dataset.name}, {name} split,")
             except ValueError as error:
                 raise ValueError(f"{error} For this data set ({dataset.kind}), {for_data(dataset)} fits.") from None
-    classes = getattr(model, "classes", 0)
+    classes = model.classes
     if not classes:
         return
     for name, split in dataset.splits.items():

@@ -47,7 +47,7 @@ def evaluate(
     unknown = [name for name in draws if name not in dataset.splits]
     if unknown:
         raise ValueError(f"{dataset.name} has no split {unknown[0]!r}; it has {list(dataset.splits)}.")
-    labelled = bool(getattr(model, "classes", 0))
+    labelled = bool(model.classes)
     mesh = _mesh_of(variables) if mesh is None else mesh
     everywhere = replicated(mesh)
     bound = jit(partial(importance, model), static_argnames="chunk", out_shardings=everywhere)

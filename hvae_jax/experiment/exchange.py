@@ -219,7 +219,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 def _template(model: nn.Module, event: tuple[int, ...]) -> Any:
     """Shapes and dtypes of a model's variables; nothing is computed."""
-    x, y = jnp.zeros((1, *event)), jnp.zeros(1, jnp.int32) if getattr(model, "classes", 0) else None
+    x, y = jnp.zeros((1, *event)), jnp.zeros(1, jnp.int32) if model.classes else None
     key = jax.random.key(0)
     return jax.eval_shape(lambda: model.init(key, x, key, y=y))
 
@@ -259,6 +259,6 @@ def _write_run(
         checkpoints.close()
     settings.save(folder / "settings.json", experiment)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    source = result["imported"] | {"likelihood": str(getattr(model, "likelihood", None)), "data": experiment.data.name}
+    source = result["imported"] | {"likelihood": str(model.likelihood), "data": experiment.data.name}
     known = {"parameters": parameters, "versions": doctor.versions()}
     settings.write_whole(folder / "result.json", settings.dumps(known | result | {"imported": source}))

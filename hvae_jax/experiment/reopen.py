@@ -93,8 +93,8 @@ def best_variables(folder: Path, experiment: Experiment, examples: Split) -> tup
 def an_example(experiment: Experiment) -> Split:
     """One example as the model takes it: zeros where the model says of which shape, otherwise the data's first."""
     model: Any = experiment.model
-    image = getattr(model, "image", None)
+    image = model.image
     if image is None:
         return experiment.data.load().splits["train"].take(slice(1))
-    labels = np.zeros(1, np.int32) if getattr(model, "classes", 0) else None
+    labels = np.zeros(1, np.int32) if model.classes else None
     return Split(np.zeros((1, *image), np.float32), labels)

@@ -14,7 +14,6 @@ from hvae_jax.data.augment import Augment
 from hvae_jax.experiment import checks, settings, tables
 from hvae_jax.experiment import folder as run_folder
 from hvae_jax.experiment.records import Experiment
-from hvae_jax.objectives import GECO
 from hvae_jax.report import sketch as pictures_of
 from hvae_jax.runtime import meters
 from hvae_jax.runtime.cluster import is_first
@@ -121,14 +120,12 @@ def run(
             pictures = beside.submit(pictures_of.draw, *drawing) if is_first() else None
             result = tables.measure(experiment, dataset, outcome, mesh)
             if is_first():
-                if isinstance(experiment.objective, GECO):
-                    unmet = experiment.objective.unmet(read_metrics(folder / "metrics.jsonl"))
-                    result["unmet_constraints"] = unmet
+                result["remarks"] = experiment.objective.conclude(read_metrics(folder / "metrics.jsonl"))
                 settings.write_whole(folder / "result.json", settings.dumps(result))
             if pictures is not None:
                 pictures.result()
         say(tables.summary(result, folder))
-        for sentence in result.get("unmet_constraints", ()):
+        for sentence in result.get("remarks", ()):
             say(f"warning: {sentence}")
     return outcome
 

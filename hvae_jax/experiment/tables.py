@@ -12,20 +12,7 @@ from hvae_jax.data.dataset import Dataset
 from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.runtime import doctor, meters
-from hvae_jax.trace import Model
 from hvae_jax.training.loop import Outcome
-
-
-def measured(model: Model) -> tuple[Model, list[str]]:
-    """The model by which a run is measured, and what has to be said of it where it was trained on another quantity."""
-    by = getattr(model, "measured", model)
-    return by, [] if by == model else [WRONG_ESTIMATOR]
-
-
-WRONG_ESTIMATOR = (
-    "Trained, validated and chosen by the printed formula, which is no bound (estimator='printed_not_the_elbo'); all "
-    "numbers of ELBO and rates here are by the right one."
-)
 
 
 def measure(experiment: Experiment, dataset: Dataset, outcome: Outcome, mesh: Mesh) -> dict[str, Any]:
@@ -34,16 +21,15 @@ def measure(experiment: Experiment, dataset: Dataset, outcome: Outcome, mesh: Me
     last = list(dataset.splits)[-1]
     draws = {name: wanted.draws if name == last else wanted.other_draws for name in dataset.splits}
     key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
-    some, (model, notes) = dataset, measured(experiment.model)
+    some = dataset
     if wanted.train_examples is not None and len(dataset.splits["train"]) > wanted.train_examples:
         first = dataset.splits["train"].take(slice(wanted.train_examples))
         some = dataclasses.replace(dataset, splits={**dataset.splits, "train": first})
-    numbers = evaluate(model, outcome.best, some, key, draws, wanted.chunk, wanted.size, mesh=mesh)
+    numbers = evaluate(experiment.model, outcome.best, some, key, draws, wanted.chunk, wanted.size, mesh=mesh)
     progress, state = outcome.progress, outcome.state
     epoch_steps = experiment.training.plan(len(dataset.train)).epoch_steps
     return numbers | {
         "examples": {name: len(split) for name, split in some.splits.items()},
-        **({"notes": notes} if notes else {}),
         "select": experiment.training.select,
         "best_validation_elbo": progress.best_elbo,
         "best_step": progress.best_step,
@@ -74,7 +60,7 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     )
     names = ("result.json", "curve.png", "samples.png", "reconstructions.png", "real.png")
     files = f"Everything is in {folder}/: {', '.join(name for name in names if (folder / name).exists())}, ..."
-    return "\n".join((head, table(result), *result.get("notes", ()), files))
+    return "\n".join((head, table(result), files))
 
 
 MANY_LEVELS = 8

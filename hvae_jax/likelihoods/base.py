@@ -7,7 +7,7 @@ Where neighbouring channels share their numbers, the colours of a pixel in a mix
 
 import abc
 import math
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,19 +22,21 @@ class LikelihoodRecord(Protocol):
         """log p(x | z), summed over the event: `[B]`, nats."""
         ...
 
-    def sample(self, key: Array) -> Array:
-        """One x ~ p(x | z) for each example, `[B, *event]`."""
+    def sample(self, key: Array, temperature: Array | float = 1.0) -> Array:
+        """One x ~ p(x | z) for each example, `[B, *event]`. Temperature 1 is the distribution itself, 0 its mode."""
         ...
 
-    @property
-    def mean(self) -> Array:
-        """E[x | z], `[B, *event]`, float."""
-        ...
+    if TYPE_CHECKING:  # isinstance would compute properties, and an expectation may be a loop
 
-    @property
-    def mode(self) -> Array:
-        """The most probable value of each element, `[B, *event]`."""
-        ...
+        @property
+        def mean(self) -> Array:
+            """E[x | z], `[B, *event]`, float."""
+            ...
+
+        @property
+        def mode(self) -> Array:
+            """The most probable value of each element, `[B, *event]`."""
+            ...
 
 
 class Likelihood(abc.ABC):
@@ -47,6 +49,11 @@ class Likelihood(abc.ABC):
     def channels(self) -> int:
         """How many neighbours on the last axis of x share one set of parameters. 1: each element has its own."""
         return 1
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Smallest and largest value of an element of x; None where there are no bounds."""
+        return None
 
     @property
     @abc.abstractmethod

@@ -42,10 +42,13 @@ class BernoulliRecord:
             return sum_event(x * logits + log_not_p)
         return sum_event(x * log_p + (1 - x) * log_not_p)
 
-    def sample(self, key: Key[Array, ""]) -> Num[Array, "batch ..."]:
-        """Zeros and ones, uint8."""
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
+        """Zeros and ones, uint8, of the logits divided by the temperature; 0 gives the mode."""
         uniform = jax.random.uniform(key, self.logits.shape, self.logits.dtype)
-        return (uniform < self.mean).astype(jnp.uint8)
+        if isinstance(temperature, float) and temperature == 1.0:
+            return (uniform < self.mean).astype(jnp.uint8)
+        noise = jnp.log(uniform) - jnp.log1p(-uniform)
+        return (jnp.asarray(temperature, noise.dtype) * noise < self.logits).astype(jnp.uint8)
 
     @property
     def mean(self) -> Array:
@@ -84,6 +87,11 @@ class Bernoulli(Likelihood):
             raise ValueError(f"Bernoulli(form={self.form!r}): one of {', '.join(get_args(Form))}.")
         if self.form == "of_p" and self.min_probability:
             raise ValueError(f"Bernoulli(min_probability={self.min_probability}): with form='of_p' it has to be 0.")
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """0 to 1."""
+        return 0.0, 1.0
 
     @property
     def parameters(self) -> int:

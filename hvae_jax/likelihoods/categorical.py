@@ -45,12 +45,18 @@ class CategoricalRecord:
         allowed = (index >= 0) & (index < self.logits.shape[-1]) & (x == index)
         return sum_event(jnp.where(allowed, clip_log(log_p, self.min_probability), -jnp.inf))
 
-    def sample(self, key: Key[Array, ""]) -> Num[Array, "batch ..."]:
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
         """Integers 0..K-1, int32, by inversion: one uniform number an element instead of one for each of K classes.
+
+        The logits are divided by the temperature; 0 gives the mode.
 
         The cumulative sums are a product with a triangle of ones, which every backend does fast (on a CPU
         `jnp.cumsum` takes twice as long at 64 images and three times at 1,024, Gumbel noise five and ten times).
         """
+        if not (isinstance(temperature, float) and temperature == 1.0):
+            temperature = jnp.asarray(temperature, self.logits.dtype)
+            warm = jnp.where(temperature > 0.0, temperature, 1.0)
+            return jnp.where(temperature > 0.0, CategoricalRecord(self.logits / warm).sample(key), self.mode)
         k = self.logits.shape[-1]
         weights = jnp.exp(self.logits - self.logits.max(-1, keepdims=True))
         cumulative = jnp.matmul(weights, jnp.triu(jnp.ones((k, k), weights.dtype)), precision="highest")
@@ -85,6 +91,11 @@ class Categorical(Likelihood):
     def __post_init__(self) -> None:
         if self.num_values < 2:
             raise ValueError(f"Categorical(num_values={self.num_values}): at least 2 values are needed.")
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """0 to K - 1."""
+        return 0.0, self.num_values - 1.0
 
     @property
     def parameters(self) -> int:

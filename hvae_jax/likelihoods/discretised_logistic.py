@@ -164,6 +164,11 @@ class DiscretisedLogistic(Likelihood):
             )
 
     @property
+    def value_range(self) -> tuple[float, float]:
+        """0 to V - 1."""
+        return 0.0, self.values - 1.0
+
+    @property
     def parameters(self) -> int:
         """The mean, and the logarithm of the scale if it is the element's own."""
         return 2 if self.scale == "element" else 1

@@ -21,9 +21,9 @@ class GaussianRecord:
         """Log density, nats."""
         return sum_event(self.normal.log_prob(x))
 
-    def sample(self, key: Key[Array, ""]) -> Float[Array, "batch ..."]:
-        """Real numbers."""
-        return self.normal.sample(key)
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Float[Array, "batch ..."]:
+        """Real numbers; the temperature scales the standard deviation."""
+        return self.normal.sample(key, temperature)
 
     @property
     def mean(self) -> Array:

@@ -218,6 +218,11 @@ class LogisticMixture(Likelihood):
             )
 
     @property
+    def value_range(self) -> tuple[float, float]:
+        """0 to V - 1."""
+        return 0.0, self.values - 1.0
+
+    @property
     def parameters(self) -> int:
         """3 M for a channel by itself; 10 M for three."""
         return 10 * self.mixtures if self.channels == 3 else 3 * self.mixtures

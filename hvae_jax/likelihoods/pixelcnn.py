@@ -51,11 +51,14 @@ class PixelCNNRecord:
         """log p(x | z), nats, in one pass."""
         return self.conditionals(x).log_prob(x)
 
-    def sample(self, key: Key[Array, ""]) -> Num[Array, "batch ..."]:
-        """Pixel after pixel, each given those that were drawn; what has been computed of them is remembered."""
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
+        """Pixel after pixel, each given those that were drawn; what has been computed of them is kept.
+
+        The temperature is that of each pixel's distribution; 0 gives `mode`.
+        """
         if self.family.receptive_field == 0:
-            return self._alone.sample(key)
-        return self._walk(lambda one, i: one.sample(jax.random.fold_in(key, i)))
+            return self._alone.sample(key, temperature)
+        return self._walk(lambda one, i: one.sample(jax.random.fold_in(key, i), temperature))
 
     @property
     def mode(self) -> Array:

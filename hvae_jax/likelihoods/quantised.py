@@ -72,6 +72,11 @@ class Quantised(Likelihood):
         return self.of.channels
 
     @property
+    def value_range(self) -> tuple[float, float]:
+        """0 to V n - 1."""
+        return 0.0, self.of.values * self.step - 1.0
+
+    @property
     def parameters(self) -> int:
         """Those of the mixture."""
         return self.of.parameters

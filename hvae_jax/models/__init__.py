@@ -2,7 +2,7 @@
 
 from hvae_jax.models.base import HVAE as HVAE
 from hvae_jax.models.biva import BIVA as BIVA
-from hvae_jax.models.bottom_up import TwoLevelVAE as TwoLevelVAE
+from hvae_jax.models.bottom_up import BottomUpVAE as BottomUpVAE
 from hvae_jax.models.conv_ladder import ConvLadderVAE as ConvLadderVAE
 from hvae_jax.models.gated_ladder import GatedLadderVAE as GatedLadderVAE
 from hvae_jax.models.ladder import LadderVAE as LadderVAE
@@ -12,6 +12,9 @@ from hvae_jax.models.resnet_vae import iaf_cifar10_small as iaf_cifar10_small
 from hvae_jax.models.resnet_vae import iaf_cifar10_two_resolutions as iaf_cifar10_two_resolutions
 from hvae_jax.models.resnet_vae import iaf_mnist_small as iaf_mnist_small
 from hvae_jax.models.top_down import TopDownVAE as TopDownVAE
+from hvae_jax.models.top_priors import MixturePrior as MixturePrior
+from hvae_jax.models.top_priors import NormalPrior as NormalPrior
+from hvae_jax.models.top_priors import VampPrior as VampPrior
 from hvae_jax.models.vae import VAE as VAE
 from hvae_jax.models.very_deep.block_strings import down_stages as down_stages
 from hvae_jax.models.very_deep.block_strings import up_stages as up_stages

@@ -1,7 +1,6 @@
 """What every model answers to, written once over its one forward pass, `descend`."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, picks
+from hvae_jax.records import check_choices
 from hvae_jax.runtime.prng import fused
 from hvae_jax.trace import Trace
 
@@ -21,24 +21,34 @@ class HVAE(nn.Module):
     A model author writes two things: `num_levels`, and `descend`, the forward pass that serves inference and
     generation alike. Everything else follows:
 
-        model.apply(variables, x, key, y=, latents=, temperature=, keep_top=, train=)            -> Trace
-        model.apply(variables, key, n, y=, latents=, temperature=, method="decode")              -> Trace without x
-        model.apply(variables, key, n, y=, latents=, temperature=, method="generate")            -> x, drawn
+        model.apply(variables, x, key, y=, latents=, noise=, temperature=, keep_top=, train=)    -> Trace
+        model.apply(variables, key, n, y=, latents=, noise=, temperature=, method="decode")      -> Trace without x
+        model.apply(variables, key, n, y=, latents=, noise=, temperature=, method="generate")    -> x, drawn
         model.apply(variables, x, key, y=, keep_top=, temperature=, method="reconstruct")        -> E[x | z]
         model.apply(variables, x, key, y=, method="encode")                                      -> latents, top first
 
-    `latents` is a tuple, top first, None where a latent is not given: which ones are given is static. `temperature`
-    (`[]` or `[L]`) and `keep_top` (levels from that index on come from the prior) are data and may be traced. Where a
-    model's latents come in stages, `levels_per_stage`, it is these that `keep_top` counts.
+    `latents` is a tuple, top first, None where a latent is not given: which ones are given is static. `noise` is a
+    tuple of the same kind: the standard normal numbers that a level's sample is made of, in place of the key's.
+    `temperature` (`[]` or `[L]`) and `keep_top` (levels from that index on come from the prior) are data and may be
+    traced. Where a model's latents come in stages, `levels_per_stage`, it is these that `keep_top` counts.
     `train=True` goes with `mutable=["batch_stats"]`.
     """
 
+    # What a model is conditioned on, made for and made of (`trace.Model`): fields of the models that have them.
+    classes = 0
+    image = None
+    likelihood = None
+    stacked = ()
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choices(self)
         for name in ("clamp", "prior_clamp"):
             bounds = getattr(self, name, None)
             if bounds is not None and not bounds[0] < bounds[1]:
                 raise ValueError(f"{type(self).__name__}({name}={bounds}): a lower bound and then a higher one.")
+        if self.classes < 0 or self.classes == 1:
+            raise ValueError(f"{type(self).__name__}(classes={self.classes}): 0 for no labels, or 2 and more.")
 
     @property
     def num_levels(self) -> int:
@@ -49,11 +59,6 @@ class HVAE(nn.Module):
     def levels_per_stage(self) -> tuple[int, ...]:
         """How many levels each step of `keep_top` has, top first: one, unless a model says otherwise."""
         return (1,) * self.num_levels
-
-    @property
-    def measured(self) -> "HVAE":
-        """The model by which variables of this one are measured: another only where its traces are not of the ELBO."""
-        return self
 
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
@@ -68,13 +73,16 @@ class HVAE(nn.Module):
         *,
         y: ArrayLike | None = None,
         latents: Sequence[ArrayLike | None] | None = None,
+        noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
         keep_top: ArrayLike | None = None,
         train: bool = False,
     ) -> Trace:
         """Infers the latents of x `[B, *event]` (those not given, above keep_top) and scores it."""
         x = jnp.asarray(x)
-        choices = picks(self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top))
+        choices = picks(
+            self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top), noise=noise
+        )
         return self.descend(x, x.shape[0], fused(key), y=_array(y), picks=choices, train=train)
 
     def decode(
@@ -84,10 +92,11 @@ class HVAE(nn.Module):
         *,
         y: ArrayLike | None = None,
         latents: Sequence[ArrayLike | None] | None = None,
+        noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Trace:
         """Draws n examples' latents from the prior (those not given); no x, so log_px is None."""
-        choices = picks(self.num_levels, latents, temperature)
+        choices = picks(self.num_levels, latents, temperature, noise=noise)
         return self.descend(None, n, fused(key), y=_array(y), picks=choices, train=False)
 
     def generate(
@@ -97,11 +106,12 @@ class HVAE(nn.Module):
         *,
         y: ArrayLike | None = None,
         latents: Sequence[ArrayLike | None] | None = None,
+        noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Array:
         """n new x: latents as in `decode`, then a draw from p(x | z)."""
         key_latents, key_x = jax.random.split(fused(key))
-        trace = self.decode(key_latents, n, y=y, latents=latents, temperature=temperature)
+        trace = self.decode(key_latents, n, y=y, latents=latents, noise=noise, temperature=temperature)
         return trace.x_dist.sample(key_x)
 
     def reconstruct(
@@ -121,39 +131,6 @@ class HVAE(nn.Module):
         return self(x, key, y=y).latents
 
 
-def as_tuples(model: nn.Module, *names: str) -> None:
-    """Makes tuples of these fields of a model, lists as a rule, so that it can be hashed.
-
-    Raises ValueError for a field that is no sequence.
-    """
-    for name in names:
-        given = getattr(model, name)
-        if isinstance(given, str) or not isinstance(given, Iterable):
-            raise ValueError(f"{type(model).__name__}({name}={given!r}): a tuple, such as ({given!r},).")
-        object.__setattr__(model, name, tuple(given))
-
-
-def check_sizes(model: nn.Module, *names: str) -> None:
-    """Raises ValueError unless each of these fields of a model, sizes or tuples of them, is whole and 1 or more."""
-    values = {name: getattr(model, name) for name in names}
-    for name, value in values.items():
-        if value == ():
-            raise ValueError(f"{type(model).__name__}({name}=()): at least one level is needed, such as (8, 16).")
-    if any(
-        size < 1 or size != int(size)
-        for value in values.values()
-        for size in (value if isinstance(value, tuple) else (value,))
-    ):
-        given = ", ".join(f"{name}={value}" for name, value in values.items())
-        raise ValueError(f"{type(model).__name__}({given}): every size has to be a whole number of 1 or more.")
-
-
-def check_classes(model: Any) -> None:
-    """Raises ValueError for a number of classes that is neither 0 nor above 1."""
-    if model.classes < 0 or model.classes == 1:
-        raise ValueError(f"{type(model).__name__}(classes={model.classes}): 0 for no labels, or 2 and more.")
-
-
 def check_networks(model: HVAE, **counts: int) -> None:
     """Raises ValueError where a field of networks has neither none nor as many as there have to be."""
     for name, count in counts.items():
@@ -163,11 +140,6 @@ def check_networks(model: HVAE, **counts: int) -> None:
                 f"{type(model).__name__}({name}=...) has {found} networks, but {model.num_levels} levels need {count}, "
                 "top first; None keeps the model's own, () keeps all."
             )
-
-
-def first_bias(model: Any, x: Array | None) -> Callable[[], Array | None]:
-    """What a `Readout` begins with: the marginals of x if the model's initialisation asks for them."""
-    return lambda: None if x is None or model.initialisation == "pytorch" else model.likelihood.marginals(x)
 
 
 def levels_kept(levels_per_stage: tuple[int, ...], keep_top: ArrayLike | None) -> ArrayLike | None:

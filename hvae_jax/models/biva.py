@@ -13,7 +13,7 @@ above, so that everything depends on all latents above it; without these skips, 
 The rates go by direction.
 
 - Bottom-up: p(z_l^bu | .) depends, through the latents above, on this level's own sample. The rate is log q - log p at
-  the sample; the analytic KL would be no bound (`two_level.py` has the derivation).
+  the sample; the analytic KL would be no bound (`bottom_up.py` has the derivation).
 - The top: p(z_L) depends on nothing, so that given z_<L^bu the mean over z_L is KL(q(z_L | x, z_<L^bu) || p(z_L)).
 - Top-down: q and p of z_l^td are made of x, z_<l^bu and z_>l, all drawn before it. The KL is analytic.
 
@@ -24,7 +24,7 @@ samples of the stages below, which are then replaced by draws from their priors:
 
 Source: Maaloe et al. (2019), equations 5 to 8, and the codes (larsmaaloee/BIVA; vlievin/biva-pytorch, whose weights
 `convert.biva` reads). It departs from both in the analytic rates and, unless told otherwise, in the log variances:
-theirs are softplus(a), so that every variance but that of p(z_L) is 1 or more (`log_var_head`).
+theirs are softplus(a), so that every variance but that of p(z_L) is 1 or more (`head`).
 """
 
 import itertools
@@ -37,10 +37,11 @@ from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Drawn, Pick, draw, propose
-from hvae_jax.distributions import LogVarHead, Normal, check_log_var_head, log_variance
+from hvae_jax.distributions import Normal, ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
-from hvae_jax.models.base import HVAE, as_tuples, check_sizes
-from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
+from hvae_jax.models.base import HVAE
+from hvae_jax.models.pieces import gaussian, learned_top_prior
+from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.gated import (
     GatedBlock,
     GatedRun,
@@ -55,6 +56,7 @@ from hvae_jax.networks.gated import (
     sides,
 )
 from hvae_jax.networks.mlp import one_hot
+from hvae_jax.records import as_tuples, check_sizes
 from hvae_jax.trace import Level, Trace
 
 
@@ -70,9 +72,8 @@ class BIVA(HVAE):
       skip: whether blocks read auxiliary inputs from the stage before. Without, the second path up still reads the
         first one.
       learn_top_prior: whether p(z_L) has a mean and log variance of each element, starting at N(0, I), or is N(0, I).
-      log_var_head: the log variance of all but p(z_L), from a layer's output a. "clip": a within `clamp`. "softplus":
-        log(1 + e^a), as published. "none": a itself. "tanh": tanh(a).
-      clamp: the bounds of "clip".
+      head: how a layer's output becomes a log variance, of all but p(z_L); "softplus_log_var" as published.
+      clamp: bounds of these log variances, or None for none, as published.
       activation: at the input of each layer.
       q_dropout, p_dropout: share of the elements that is set to zero in each block in training, on the way up, and on
         the way down and where it meets the way up.
@@ -96,8 +97,8 @@ class BIVA(HVAE):
     merge_kernel: int = 3
     skip: bool = True
     learn_top_prior: bool = False
-    log_var_head: LogVarHead = "clip"
-    clamp: tuple[float, float] = (-7.0, 7.0)
+    head: ScaleHead = ScaleHead("log_var")
+    clamp: tuple[float, float] | None = (-7.0, 7.0)
     activation: Callable[[Array], Array] = jax.nn.elu
     q_dropout: float = 0.5
     p_dropout: float = 0.5
@@ -112,8 +113,6 @@ class BIVA(HVAE):
         check_stages("BIVA", self.image, self.pad, self.stages)
         check_sizes(self, "merge_kernel")
         check_dropout("BIVA", self.q_dropout, self.p_dropout)
-        check_log_var_head("BIVA", self.log_var_head)
-        check_dtype("BIVA", self.dtype)
         self.likelihood.outputs(self.image[-1])
 
     @property
@@ -222,16 +221,13 @@ class BIVA(HVAE):
         place = () if stage.kernel is None else sides(self.image, self.pad, self.stages)[0]
         if not self.learn_top_prior:
             return Normal.standard((n, *place, stage.latents))
-        both = self.param("top_prior", nn.initializers.zeros, (*place, 2 * stage.latents), jnp.float32)
-        mean, log_var = jnp.split(jnp.broadcast_to(both[None], (n, *both.shape)), 2, axis=-1)
-        return Normal.from_log_var(mean, log_var)
+        return learned_top_prior(self, (*place, stage.latents), n)
 
     def _normal(self, name: str, stage: int, h: Array) -> Normal:
         """A stage's Gaussian from its maps."""
         settings = self.stages[-stage]
         head = Head(2 * settings.latents, settings.kernel, self._style(0.0), name=name)
-        mean, a = jnp.split(widen(head(h)), 2, axis=-1)
-        return Normal.from_log_var(mean, log_variance(a, self.log_var_head, self.clamp))
+        return gaussian(head(h), self.head, self.clamp)
 
     def _map(self, name: str, stage: int) -> ToMap:
         """From a stage's latents to its maps."""
@@ -262,7 +258,7 @@ def biva_mnist() -> BIVA:
     Trained with FreeBits(2.0, "level", "sample"), Adamax at 2e-3, decaying to 1e-4, batches of 48 and averaged
     parameters. Reported on static MNIST: an -ELBO of 81.20 nats, and 78.59 with 1000 samples.
     """
-    return BIVA(log_var_head="softplus")
+    return BIVA(head=ScaleHead("softplus_log_var"), clamp=None)
 
 
 def biva_cifar10() -> BIVA:
@@ -273,7 +269,8 @@ def biva_cifar10() -> BIVA:
     return BIVA(
         image=(32, 32, 3),
         stages=cifar10_stages(),
-        log_var_head="softplus",
+        head=ScaleHead("softplus_log_var"),
+        clamp=None,
         q_dropout=0.2,
         p_dropout=0.0,
         likelihood=LogisticMixture(form="published"),

@@ -19,8 +19,8 @@ What rate_l is goes by direction. Its right mean is E_q[log q(z_l | z_{l-1}) - l
   formula charges for it. The term is log q - log p at the sample. It may be negative; the mean of the sum over the
   levels, KL(q(z | x) || p(z)), is not.
 
-The article prints the ELBO with KL(q(z1 | x) || p(z1 | z2)), which `estimator="printed_not_the_elbo"` computes. Written
-out, its two rates have the mean
+The article prints the ELBO with KL(q(z1 | x) || p(z1 | z2)): `objectives.PrintedELBO` trains on it. Written out, its
+two rates have the mean
 
     KL(q(z1 | x) q(z2 | x) || p(z1, z2)) + I_q(z1; z2 | x),          q(z2 | x) = E_q(z1 | x) q(z2 | z1):
 
@@ -37,29 +37,27 @@ Source: J. Tomczak, "Hierarchical Variational Auto-Encoders" (the article), "Two
 said: they are those of its top-down code as far as they go. Burda et al. (2015), section 3, has the log-ratio.
 """
 
-import dataclasses
-from collections.abc import Callable
-from typing import Literal, get_args
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Drawn, Pick, draw, propose
-from hvae_jax.distributions import Normal, hard_clamp, kl
+from hvae_jax.distributions import Normal
 from hvae_jax.likelihoods import Categorical, Likelihood
-from hvae_jax.models.base import HVAE, as_tuples, check_classes, check_networks, check_sizes, first_bias
-from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu
-from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
-from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind, check_network
-from hvae_jax.networks.mlp import MLP, Initialisation, Readout, check_event, check_initialisation, join, one_hot
+from hvae_jax.models.base import HVAE, check_networks
+from hvae_jax.models.chain import check_top_prior, likelihood_of, network, own_network, prior_of, read_out, stem_of
+from hvae_jax.models.pieces import gaussian
+from hvae_jax.models.top_priors import Ground, NormalPrior, TopPrior
+from hvae_jax.networks.activations import exact_gelu, leaky_relu
+from hvae_jax.networks.computing import ComputeDtype, call
+from hvae_jax.networks.conv import NetworkKind
+from hvae_jax.networks.mlp import Initialisation, check_event, join, one_hot
+from hvae_jax.records import as_tuples, check_sizes
 from hvae_jax.trace import Level, Trace
 
-Estimator = Literal["log_ratio", "printed_not_the_elbo"]
 
-
-class TwoLevelVAE(HVAE):
+class BottomUpVAE(HVAE):
     """The article's bottom-up VAE. The defaults have 660,368 parameters on 8x8 digits of 17 values.
 
     Attributes:
@@ -67,14 +65,11 @@ class TwoLevelVAE(HVAE):
       hidden: width of every network.
       depth: hidden layers (linear, sigmoid-GELU, batch norm) of every network; the decoder has one more.
       posteriors_see_x: whether the posteriors above z1 read x too, as its features r1 beside z_{l-1}.
-      estimator: the rates below the top. "log_ratio": log q - log p at the sample, as it has to be. Or
-        "printed_not_the_elbo": the analytic KL that the article prints, off by nats; then these rates, what is reported
-        as the ELBO while training, and what is chosen by it, early stopping included, are another quantity. What is
-        measured of a run, at its end or later, is `measured`. For the demonstration and tests alone.
       network: what stands next to x. "dense": x flattened. "conv", for images `[B, H, W, C]` with H and W multiples of
         4: a `ConvEncoder` before the first network and a `ConvDecoder` for the last linear layer.
       width: channels of the convolutions at half the resolution; twice as many at a quarter. No part in dense networks.
       likelihood: p(x | z1), a family from `hvae_jax.likelihoods`.
+      top_prior: p(z_L); `NormalPrior()`, N(0, I), is the article's.
       clamp: bounds of each posterior's log variance.
       prior_clamp: bounds of each learned prior's log variance, or None for none.
       classes: how many class labels there are; 0 for a model without y. With labels, a one-hot y joins the input of
@@ -105,10 +100,10 @@ class TwoLevelVAE(HVAE):
     hidden: int = 256
     depth: int = 1
     posteriors_see_x: bool = False
-    estimator: Estimator = "log_ratio"
     network: NetworkKind = "dense"
     width: int = 32
     likelihood: Likelihood = Categorical(17)
+    top_prior: TopPrior = NormalPrior()
     clamp: tuple[float, float] = (-7.0, 2.0)
     prior_clamp: tuple[float, float] | None = (-7.0, 2.0)
     classes: int = 0
@@ -124,22 +119,9 @@ class TwoLevelVAE(HVAE):
         as_tuples(self, "latents", "bottom_up", "posterior", "prior")
         super().__post_init__()
         levels = len(self.latents)
-        check_sizes(self, "latents", "hidden", "depth")
-        if self.estimator not in get_args(Estimator):
-            raise ValueError(
-                f"TwoLevelVAE(estimator={self.estimator!r}): 'log_ratio', or 'printed_not_the_elbo' for the article's "
-                "formula, which is wrong."
-            )
-        check_classes(self)
-        check_network("TwoLevelVAE", self.network, self.width)
-        check_dtype("TwoLevelVAE", self.dtype)
-        check_initialisation("TwoLevelVAE", self.initialisation)
+        check_sizes(self, "latents", "hidden", "depth", "width")
+        check_top_prior(self, self.classes)
         check_networks(self, bottom_up=levels, posterior=levels, prior=levels - 1)
-
-    @property
-    def measured(self) -> "TwoLevelVAE":
-        """This model with the rates of the ELBO."""
-        return self.clone(estimator="log_ratio")
 
     @property
     def num_levels(self) -> int:
@@ -151,94 +133,61 @@ class TwoLevelVAE(HVAE):
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
         sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
-        event = None if x is None else x.shape[1:]
-        readout = self._readout(event)
+        readout = read_out(self, None if x is None else x.shape[1:])
         label = one_hot(y, self.classes, n)
         ascent_key, descent_key = jax.random.split(key)
+        # The ascent's networks by level, made here because a top prior may send inputs of its own through them.
+        stem = stem_of(self, bool(self.bottom_up) and self.bottom_up[-1] is not None)
+        paths, heads = {}, {}
+        for level in range(1, self.num_levels + 1):
+            last = exact_gelu if level == 1 else leaky_relu
+            paths[level] = network(self, self.bottom_up, level, f"r{level}", self.hidden, last)
+            heads[level] = network(self, self.posterior, level, f"q{level}", 2 * sizes[level])
 
-        # The ascent draws: each latent but the top one before its prior is known.
+        def ascend(x: Array, keys: Array | None, train: bool) -> dict[int, Normal | Drawn]:
+            """Posteriors from the bottom up, each but the top one drawn, since the next one reads its sample.
+
+            Without keys it is their means that are handed on, and nothing is drawn.
+            """
+            found: dict[int, Normal | Drawn] = {}
+            v, r1 = x if stem is None else self._call(stem, x, train), None
+            for level in paths:
+                r = self._call(paths[level], join(v, label), train)
+                r1 = r if r1 is None else r1
+                q = gaussian(self._call(heads[level], join(r, label), train), clamp=self.clamp)
+                if level == self.num_levels:
+                    found[level] = q
+                    break
+                if keys is None:
+                    z = q.mean
+                else:
+                    found[level] = drawn = propose(keys[level - 1], q, picks[-level], name=f"z{level}")
+                    z = drawn.z
+                v = jnp.concatenate([z, r1], axis=-1) if self.posteriors_see_x else z
+            return found
+
         posteriors: dict[int, Normal | Drawn] = {}
         if x is not None:
             check_event(readout.event(), x)
-            v, r1 = self._see(x, train), None
-            for level, level_key in enumerate(jax.random.split(ascent_key, self.num_levels), start=1):
-                last = exact_gelu if level == 1 else leaky_relu
-                r = self._call(self._net(self.bottom_up, level, f"r{level}", self.hidden, last), join(v, label), train)
-                r1 = r if r1 is None else r1
-                head = self._net(self.posterior, level, f"q{level}", 2 * sizes[level])
-                q = self._normal(head, join(r, label), self.clamp, train)
-                if level == self.num_levels:
-                    posteriors[level] = q
-                else:
-                    posteriors[level] = drawn = propose(level_key, q, picks[-level])
-                    v = jnp.concatenate([drawn.z, r1], axis=-1) if self.posteriors_see_x else drawn.z
+            posteriors = ascend(x, jax.random.split(ascent_key, self.num_levels), train)
 
+        def encode(u: Array) -> Normal:
+            top = ascend(u, None, False)[self.num_levels]
+            assert isinstance(top, Normal)
+            return top
+
+        ground = Ground(self, n, (self.latents[0],), encode, x, self.likelihood.value_range)
         levels: list[Level] = []
         for level, level_key, pick in zip(sizes, jax.random.split(descent_key, len(sizes)), picks, strict=True):
             above = levels[-1].z if levels else None
-            prior = self._prior(level, sizes[level], above, label, n, train)
-            one = draw(level_key, prior, posteriors.get(level), pick, name=f"z{level}")
-            if self.estimator == "printed_not_the_elbo":
-                one = dataclasses.replace(one, kl=kl(one.q, one.p))
-            levels.append(one)
+            prior, level_key = prior_of(self, ground, level, above, label, level_key, train)
+            levels.append(draw(level_key, prior, posteriors.get(level), pick, name=f"z{level}"))
 
-        decoder = self.decoder or self._mlp("px", self.depth + 1)
+        decoder = self.decoder or own_network(self, "px", self.depth + 1)
         h = self._call(decoder, join(levels[-1].z, label), train)
-        if isinstance(readout, ConvDecoder):
-            h = self._call(readout, h, train)
-        else:
-            h = readout(h, event, first_bias(self, x))
-        x_dist = self.likelihood(widen(h))
+        x_dist = likelihood_of(self, readout, h, x, train)
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
 
-    def _readout(self, event: tuple[int, ...] | None) -> ConvDecoder | Readout:
-        """The last layer, from features to the parameters of p(x | z1)."""
-        count, channels = self.likelihood.parameters, self.likelihood.channels
-        if self.network == "dense":
-            return Readout(count, self.dtype, channels, self.initialisation, name="readout")
-        return ConvDecoder(count, event, self.width, dtype=self.dtype, channels=channels, name="readout")
-
-    def _see(self, x: Array, train: bool) -> Array:
-        """x as f_1 takes it: through the convolutions, if they are the model's."""
-        if self.network == "dense" or (self.bottom_up and self.bottom_up[-1] is not None):
-            return x
-        return self._call(ConvEncoder(self.width, dtype=self.dtype, name="stem"), x, train)
-
-    def _prior(self, level: int, size: int, above: Array | None, label: Array | None, n: int, train: bool) -> Normal:
-        """p(z_level | z above, y): N(0, I) at the top of a model without labels, else a network's."""
-        if above is not None:
-            net, given = self._net(self.prior, level, f"prior{level}", 2 * size), join(above, label)
-        elif label is not None:
-            net, given = self._mlp(f"prior{level}", self.depth, 2 * size), label
-        else:
-            return Normal.standard((n, size))
-        return self._normal(net, given, self.prior_clamp, train)
-
-    def _net(
-        self,
-        replaced: tuple[nn.Module | None, ...],
-        level: int,
-        name: str,
-        features: int,
-        last: Callable[[Array], Array] = identity,
-    ) -> nn.Module:
-        """The network that the user put in this level's place, or the model's own."""
-        if replaced and (module := replaced[-level]) is not None:
-            return module
-        return self._mlp(name, self.depth, features, last)
-
-    def _mlp(
-        self, name: str, depth: int, features: int | None = None, last: Callable[[Array], Array] = identity
-    ) -> MLP:
-        """A network of the model's own."""
-        hidden, start = (self.hidden,) * depth, self.initialisation
-        return MLP(hidden, features, last_activation=last, dtype=self.dtype, initialisation=start, name=name)
-
-    def _normal(self, net: nn.Module, v: Array, clamp: tuple[float, float] | None, train: bool) -> Normal:
-        """The Gaussian of a network's mean and log variance at v."""
-        mean, log_var = jnp.split(widen(self._call(net, v, train)), 2, axis=-1)
-        return Normal.from_log_var(mean, log_var if clamp is None else hard_clamp(log_var, *clamp))
-
     def _call(self, net: nn.Module, v: Array, train: bool) -> Array:
-        """The network at v, remembered or not."""
+        """The network at v, kept or recomputed."""
         return call(net, v, train=train, remat=self.remat)

@@ -20,7 +20,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +28,17 @@ from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Pick, draw
-from hvae_jax.distributions import Normal, hard_clamp, precision_weighted, residual
+from hvae_jax.distributions import Normal, precision_weighted, residual
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
-from hvae_jax.models.base import HVAE, as_tuples, check_sizes
-from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
+from hvae_jax.models.base import HVAE
+from hvae_jax.models.pieces import gaussian, learned_top_prior
+from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.conv import Conv
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import crop_to, double_bilinear, pad_to_multiple, padded_size
 from hvae_jax.networks.residual import BlockStyle, Merge, ResidualBlock, ResidualRun
 from hvae_jax.networks.standardise import standardised
+from hvae_jax.records import as_tuples, check_sizes
 from hvae_jax.trace import Level, Trace
 
 ConvMerge = Literal["concat", "concat_linear", "precision", "residual"]
@@ -98,10 +100,7 @@ class ConvLadderVAE(HVAE):
         as_tuples(self, "image", "latents", "downsample")
         super().__post_init__()
         check_sizes(self, "image", "latents", "channels", "blocks")
-        check_dtype("ConvLadderVAE", self.dtype)
         self._check_halvings()
-        if self.merge not in get_args(ConvMerge):
-            raise ValueError(f"ConvLadderVAE(merge={self.merge!r}): one of {', '.join(get_args(ConvMerge))}.")
         if self.scale is not None and self.scale <= 0.0:
             raise ValueError(f"ConvLadderVAE(scale={self.scale}): above 0, or None.")
         self.likelihood.outputs(self.image[-1])
@@ -204,8 +203,7 @@ class ConvLadderVAE(HVAE):
             return self._normal(f"p{level}", size, h)
         if not self.learn_top_prior:
             return Normal.standard((n, *self.top_shape, size))
-        both = self.param("top_prior", nn.initializers.zeros, (*self.top_shape, 2 * size), jnp.float32)
-        return self._gaussian(jnp.broadcast_to(both[None], (n, *both.shape)))
+        return learned_top_prior(self, (*self.top_shape, size), n, self.clamp)
 
     def _posterior(
         self, level: int, up: Array, h: Array | None, prior: Normal, keys: Iterator[Array], train: bool
@@ -222,12 +220,7 @@ class ConvLadderVAE(HVAE):
 
     def _normal(self, name: str, size: int, h: Array) -> Normal:
         """The Gaussian of a 3x3 convolution's two halves, mean and log variance."""
-        return self._gaussian(widen(Conv(2 * size, dtype=self.dtype, name=name)(h)))
-
-    def _gaussian(self, both: Array) -> Normal:
-        """Mean and log variance, side by side."""
-        mean, log_var = jnp.split(both, 2, axis=-1)
-        return Normal.from_log_var(mean, log_var if self.clamp is None else hard_clamp(log_var, *self.clamp))
+        return gaussian(Conv(2 * size, dtype=self.dtype, name=name)(h), clamp=self.clamp)
 
     def _run(self, name: str, resamplings: int = 0, direction: Literal["down", "up"] = "down") -> ResidualRun:
         """`blocks` residual blocks."""

@@ -8,16 +8,16 @@ p is the same in both: blocks lead from z_l to the maps for the prior of the sta
 the stage above. In the Ladder VAE a path goes up without samples, and its maps meet those of the way down in a block:
 no prior depends on its own level's sample, so every KL is analytic. In the VAE it is z_l's sample that goes on, beside
 the maps that gave it as an auxiliary input: the rates below the top are log q - log p at the sample, as the priors
-depend on it (`two_level.py` has the derivation); there `keep_top` works as it does in that file.
+depend on it (`bottom_up.py` has the derivation); there `keep_top` works as it does in that file.
 
 Source: V. Lievin's code (vlievin/biva-pytorch), whose weights `convert.biva` reads; Soenderby et al. (2016) for the
 Ladder VAE, of which this one has the direction and not the merge (`ladder.py` has it). It departs from that code as
-`biva.py` does, in analytic rates and in the log variances (`log_var_head`).
+`biva.py` does, in analytic rates and in the log variances (`head`).
 """
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,11 @@ from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Drawn, Pick, draw, propose
-from hvae_jax.distributions import LogVarHead, Normal, check_log_var_head, log_variance
+from hvae_jax.distributions import Normal, ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
-from hvae_jax.models.base import HVAE, as_tuples
-from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
+from hvae_jax.models.base import HVAE
+from hvae_jax.models.pieces import gaussian, learned_top_prior
+from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.gated import (
     GatedBlock,
     GatedRun,
@@ -43,6 +44,7 @@ from hvae_jax.networks.gated import (
     sides,
 )
 from hvae_jax.networks.mlp import one_hot
+from hvae_jax.records import as_tuples
 from hvae_jax.trace import Level, Trace
 
 Inference = Literal["top_down", "bottom_up"]
@@ -58,9 +60,8 @@ class GatedLadderVAE(HVAE):
       pad: zeros around x before the first block, on each side; the same is cropped again from what comes down.
       skip: whether blocks read auxiliary inputs from the stage before.
       learn_top_prior: whether p(z_L) has a mean and log variance of each element, starting at N(0, I), or is N(0, I).
-      log_var_head: the log variance of all but p(z_L), from a layer's output a. "clip": a within `clamp`. "softplus":
-        log(1 + e^a), as published. "none": a itself. "tanh": tanh(a).
-      clamp: the bounds of "clip".
+      head: how a layer's output becomes a log variance, of all but p(z_L); "softplus_log_var" as published.
+      clamp: bounds of these log variances, or None for none, as published.
       activation: at the input of each layer.
       q_dropout, p_dropout: share of the elements that is set to zero in each block in training, on the way up, and on
         the way down and where it meets the way up.
@@ -83,8 +84,8 @@ class GatedLadderVAE(HVAE):
     pad: int = 0
     skip: bool = True
     learn_top_prior: bool = False
-    log_var_head: LogVarHead = "clip"
-    clamp: tuple[float, float] = (-7.0, 7.0)
+    head: ScaleHead = ScaleHead("log_var")
+    clamp: tuple[float, float] | None = (-7.0, 7.0)
     activation: Callable[[Array], Array] = jax.nn.elu
     q_dropout: float = 0.5
     p_dropout: float = 0.5
@@ -98,11 +99,7 @@ class GatedLadderVAE(HVAE):
         super().__post_init__()
         check_stages("GatedLadderVAE", self.image, self.pad, self.stages)
         check_dropout("GatedLadderVAE", self.q_dropout, self.p_dropout)
-        check_log_var_head("GatedLadderVAE", self.log_var_head)
-        check_dtype("GatedLadderVAE", self.dtype)
         self.likelihood.outputs(self.image[-1])
-        if self.inference not in get_args(Inference):
-            raise ValueError(f"GatedLadderVAE(inference={self.inference!r}): {' or '.join(get_args(Inference))}.")
 
     @property
     def num_levels(self) -> int:
@@ -179,16 +176,13 @@ class GatedLadderVAE(HVAE):
         place = () if stage.kernel is None else sides(self.image, self.pad, self.stages)[0]
         if not self.learn_top_prior:
             return Normal.standard((n, *place, stage.latents))
-        both = self.param("top_prior", nn.initializers.zeros, (*place, 2 * stage.latents), jnp.float32)
-        mean, log_var = jnp.split(jnp.broadcast_to(both[None], (n, *both.shape)), 2, axis=-1)
-        return Normal.from_log_var(mean, log_var)
+        return learned_top_prior(self, (*place, stage.latents), n)
 
     def _normal(self, name: str, stage: int, h: Array) -> Normal:
         """A stage's Gaussian from its maps."""
         settings = self.stages[-stage]
         head = Head(2 * settings.latents, settings.kernel, self._style(0.0), name=name)
-        mean, a = jnp.split(widen(head(h)), 2, axis=-1)
-        return Normal.from_log_var(mean, log_variance(a, self.log_var_head, self.clamp))
+        return gaussian(head(h), self.head, self.clamp)
 
     def _map(self, name: str, stage: int) -> ToMap:
         """From a stage's latents to its maps."""
@@ -205,7 +199,7 @@ class GatedLadderVAE(HVAE):
 
 def gated_ladder_mnist(inference: Inference = "top_down") -> GatedLadderVAE:
     """The published code's models of 28x28 binary images: 16,524,450 parameters top-down, 17,804,706 bottom-up."""
-    return GatedLadderVAE(inference=inference, log_var_head="softplus")
+    return GatedLadderVAE(inference=inference, head=ScaleHead("softplus_log_var"), clamp=None)
 
 
 def gated_ladder_cifar10(inference: Inference = "top_down") -> GatedLadderVAE:
@@ -214,7 +208,8 @@ def gated_ladder_cifar10(inference: Inference = "top_down") -> GatedLadderVAE:
         image=(32, 32, 3),
         stages=cifar10_stages(),
         inference=inference,
-        log_var_head="softplus",
+        head=ScaleHead("softplus_log_var"),
+        clamp=None,
         q_dropout=0.2,
         p_dropout=0.0,
         likelihood=LogisticMixture(form="published"),

@@ -17,25 +17,25 @@ mean. Their warm-up is a beta schedule of the objective. Latents that are maps, 
 `conv_ladder.py`.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Num
 
 from hvae_jax.descent import Pick, draw
-from hvae_jax.distributions import Normal, hard_clamp, precision_weighted, residual
+from hvae_jax.distributions import Normal, ScaleHead, precision_weighted, residual
 from hvae_jax.likelihoods import Bernoulli, Likelihood
-from hvae_jax.models.base import HVAE, as_tuples, check_sizes
+from hvae_jax.models.base import HVAE
+from hvae_jax.models.pieces import gaussian
 from hvae_jax.networks.activations import leaky_relu
-from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
+from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.mlp import BatchNorm, Readout, check_event, one_hot, uniform_fan_in
+from hvae_jax.records import as_tuples, check_sizes
 from hvae_jax.trace import Level, Trace
 
 LadderMerge = Literal["precision", "residual"]
-Variance = Literal["softplus", "exp"]
 
 
 class _Linear(nn.Module):
@@ -78,7 +78,7 @@ class LadderVAE(HVAE):
         as the code does unless told otherwise.
       only_mu_up: whether the way up goes on from m_l and not from d_l, as the code's published runs do.
       normalise: whether the batch norms are there.
-      variance: of a linear layer's output a. "softplus": log(1 + e^{1 + a}) + 1e-5, as in the paper. "exp": e^a.
+      head: how a linear layer's output becomes a variance; "softplus_var" is the paper's, "log_var" e^a.
       clamp: bounds of the log variances; None for none, as in the paper.
       likelihood: p(x | z1), a family from `hvae_jax.likelihoods`.
       dtype: what the products and activations are computed in: "bfloat16", less memory and the fast units of a TPU or
@@ -87,8 +87,8 @@ class LadderVAE(HVAE):
       remat: whether the backward pass recomputes what is inside each network instead of remembering it: less memory
         for about a third more arithmetic.
 
-    Raises ValueError for latents and widths of different lengths, a size below 1, or a merge, variance or dtype that
-    is not known.
+    Raises ValueError for latents and widths of different lengths, a size below 1, or a merge or dtype that is not
+    known.
     """
 
     latents: tuple[int, ...] = (4, 8, 16, 32, 64)
@@ -97,7 +97,7 @@ class LadderVAE(HVAE):
     share: bool = True
     only_mu_up: bool = False
     normalise: bool = True
-    variance: Variance = "softplus"
+    head: ScaleHead = ScaleHead("softplus_var")
     clamp: tuple[float, float] | None = (-7.0, 7.0)
     likelihood: Likelihood = Bernoulli()
     dtype: ComputeDtype = None
@@ -107,15 +107,11 @@ class LadderVAE(HVAE):
         as_tuples(self, "latents", "hidden")
         super().__post_init__()
         check_sizes(self, "latents", "hidden")
-        check_dtype("LadderVAE", self.dtype)
         if len(self.hidden) != len(self.latents):
             raise ValueError(
                 f"LadderVAE(latents={self.latents}, hidden={self.hidden}): {len(self.latents)} levels and "
                 f"{len(self.hidden)} widths; one of each a level, top first."
             )
-        for name, allowed in (("merge", LadderMerge), ("variance", Variance)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(f"LadderVAE({name}={getattr(self, name)!r}): {' or '.join(get_args(allowed))}.")
 
     @property
     def num_levels(self) -> int:
@@ -168,11 +164,8 @@ class LadderVAE(HVAE):
 
     def _normal(self, name: str, size: int, h: Array, train: bool) -> Normal:
         """The Gaussian that a linear layer, or two side by side, makes of h."""
-        mean, raw = jnp.split(
-            widen(_Linear(2 * size, self.normalise, self.dtype, name=name)(h, train=train)), 2, axis=-1
-        )
-        log_var = jnp.log(jax.nn.softplus(1.0 + raw) + 1e-5) if self.variance == "softplus" else raw
-        return Normal.from_log_var(mean, log_var if self.clamp is None else hard_clamp(log_var, *self.clamp))
+        layer = _Linear(2 * size, self.normalise, self.dtype, name=name)
+        return gaussian(layer(h, train=train), self.head, self.clamp)
 
 
 def published_code() -> LadderVAE:

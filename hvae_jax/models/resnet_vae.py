@@ -36,14 +36,16 @@ from jax import Array
 
 from hvae_jax.descent import Pick, draw, propose, stack
 from hvae_jax.distributions import Normal, hard_clamp, residual
-from hvae_jax.flows import Form, InverseAutoregressive, check_form
+from hvae_jax.flows import InverseAutoregressive, StepForm
 from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, Likelihood
-from hvae_jax.models.base import HVAE, as_tuples, check_sizes
+from hvae_jax.models.base import HVAE
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.conv import double
 from hvae_jax.networks.masked import check_order
 from hvae_jax.networks.mlp import check_event, one_hot
+from hvae_jax.networks.scan import scanned
 from hvae_jax.networks.weight_norm import WeightNormConv
+from hvae_jax.records import as_tuples, check_sizes
 from hvae_jax.trace import Level, Trace
 
 # What the way up tells of a level: mean and log standard deviation `[B, h, w, latents]`, context `[B, h, w, C]`.
@@ -95,7 +97,7 @@ class Down(nn.Module):
 
     latents: int
     context: int
-    flow: tuple[int, tuple[int, ...], Form] | None
+    flow: tuple[int, tuple[int, ...], StepForm] | None
     clamp: tuple[float, float] | None
     enlarge: bool = False
 
@@ -155,7 +157,7 @@ class ResNetVAE(HVAE):
     blocks: tuple[int, ...] = (4,)
     latents: tuple[int, ...] = (8,)
     width: int = 32
-    flow: Form | None = "gate"
+    flow: StepForm | None = "gate"
     flow_steps: int = 1
     flow_hidden: tuple[int, ...] = (32, 32)
     likelihood: Likelihood = Bernoulli()
@@ -181,7 +183,6 @@ class ResNetVAE(HVAE):
             )
         self.likelihood.outputs(self.image[2])
         if self.flow is not None:
-            check_form("ResNetVAE(flow", self.flow)
             check_sizes(self, "flow_steps", "flow_hidden")
             for channels in self.latents:
                 check_order(
@@ -192,6 +193,12 @@ class ResNetVAE(HVAE):
     def num_levels(self) -> int:
         """One for each block."""
         return sum(self.blocks)
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """The runs of blocks that keep the resolution."""
+        sides = [self.image[0] // 2 ** (len(self.blocks) - r) for r in range(len(self.blocks))]
+        return tuple(f"{way}{side}/" for side in sides for way in ("up", "down"))
 
     @nn.compact
     def descend(
@@ -254,14 +261,7 @@ class ResNetVAE(HVAE):
 
     def _run(self, block: Any, length: int, inputs: int) -> Any:
         """Equal blocks as one scan over stacked parameters and so many inputs; initialised without unrolling."""
-        return nn.scan(
-            nn.remat(block, prevent_cse=False) if self.remat else block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0,) * inputs,
-            length=length,
-            unroll=1 if self.is_initializing() else min(self.unroll, length),
-        )
+        return scanned(self, block, length, (0,) * inputs, unroll=self.unroll, remat=self.remat)
 
 
 def iaf_cifar10(unroll: int = 1, remat: bool = False) -> ResNetVAE:

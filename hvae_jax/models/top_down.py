@@ -11,20 +11,31 @@ NVAE's (Vahdat & Kautz, 2020). It departs from the code in one thing: the log va
 (`prior_clamp`), where the article leaves it free to overflow; None gives the article's.
 """
 
-from collections.abc import Callable
-
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Pick, draw
-from hvae_jax.distributions import Normal, hard_clamp, residual
+from hvae_jax.distributions import Normal, residual
 from hvae_jax.likelihoods import Categorical, Likelihood
-from hvae_jax.models.base import HVAE, as_tuples, check_classes, check_networks, check_sizes
-from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu
-from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
-from hvae_jax.networks.mlp import MLP, Readout, check_event, join, one_hot
+from hvae_jax.models.base import HVAE, check_networks
+from hvae_jax.models.chain import (
+    base_of,
+    check_top_prior,
+    likelihood_of,
+    network,
+    own_network,
+    prior_of,
+    read_out,
+    stem_of,
+)
+from hvae_jax.models.pieces import gaussian
+from hvae_jax.models.top_priors import Ground, NormalPrior, TopPrior
+from hvae_jax.networks.activations import exact_gelu, leaky_relu
+from hvae_jax.networks.computing import ComputeDtype, call
+from hvae_jax.networks.conv import NetworkKind
+from hvae_jax.networks.mlp import Initialisation, check_event, join, one_hot
+from hvae_jax.records import as_tuples, check_sizes
 from hvae_jax.trace import Level, Trace
 
 
@@ -35,7 +46,11 @@ class TopDownVAE(HVAE):
       latents: size of each latent vector, top first. The article: z2 has 8, z1 has 16.
       hidden: width of every network.
       depth: hidden layers (linear, sigmoid-GELU, batch norm) of every network; the decoder has one more.
+      network: what stands next to x. "dense": x flattened. "conv", for images `[B, H, W, C]` with H and W multiples of
+        4: a `ConvEncoder` before the first network and a `ConvDecoder` for the last linear layer.
+      width: channels of the convolutions at half the resolution; twice as many at a quarter. No part in dense networks.
       likelihood: p(x | z1), a family from `hvae_jax.likelihoods`.
+      top_prior: p(z_L); `NormalPrior()`, N(0, I), is the article's. Offsets at the top are from N(0, I) in any case.
       clamp: bounds of each level's d log var, the article's hardtanh.
       prior_clamp: bounds of each prior's log var below the top, or None for none, as in the article.
       classes: how many class labels there are; 0 for a model without y. With labels, a one-hot y joins the input of
@@ -46,6 +61,7 @@ class TopDownVAE(HVAE):
       delta: likewise for the networks of the offsets: `[B, F]` to `[B, 2 * latents[i]]`.
       prior: likewise for the L - 1 networks of the priors below the top: `[B, latents[i]]` to `[B, 2*latents[i+1]]`.
       decoder: replaces the network from z1 `[B, latents[-1]]` to the features `[B, F]` that the readout takes.
+      initialisation: of the model's own dense networks, "pytorch" or "glorot", as `VAE` has it.
       dtype: what the products and activations of the model's own networks are computed in: "bfloat16", less
         memory and the fast units of a TPU or GPU; None for what the parameters are. Parameters, gradients, statistics,
         latents, KLs and likelihoods are float32 either way. Networks that replace others keep their own.
@@ -56,7 +72,10 @@ class TopDownVAE(HVAE):
     latents: tuple[int, ...] = (8, 16)
     hidden: int = 256
     depth: int = 1
+    network: NetworkKind = "dense"
+    width: int = 32
     likelihood: Likelihood = Categorical(17)
+    top_prior: TopPrior = NormalPrior()
     clamp: tuple[float, float] = (-7.0, 2.0)
     prior_clamp: tuple[float, float] | None = (-7.0, 7.0)
     classes: int = 0
@@ -64,6 +83,7 @@ class TopDownVAE(HVAE):
     delta: tuple[nn.Module | None, ...] = ()
     prior: tuple[nn.Module | None, ...] = ()
     decoder: nn.Module | None = None
+    initialisation: Initialisation = "pytorch"
     dtype: ComputeDtype = None
     remat: bool = False
 
@@ -71,9 +91,8 @@ class TopDownVAE(HVAE):
         as_tuples(self, "latents", "bottom_up", "delta", "prior")
         super().__post_init__()
         levels = len(self.latents)
-        check_sizes(self, "latents", "hidden", "depth")
-        check_classes(self)
-        check_dtype("TopDownVAE", self.dtype)
+        check_sizes(self, "latents", "hidden", "depth", "width")
+        check_top_prior(self, self.classes)
         check_networks(self, bottom_up=levels, delta=levels, prior=levels - 1)
 
     @property
@@ -86,59 +105,43 @@ class TopDownVAE(HVAE):
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
         sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
-        readout = Readout(self.likelihood.parameters, self.dtype, self.likelihood.channels, name="readout")
+        readout = read_out(self, None if x is None else x.shape[1:])
         label = one_hot(y, self.classes, n)
+        # The ascent's networks by level, made here because a top prior may send inputs of its own through them.
+        stem = stem_of(self, bool(self.bottom_up) and self.bottom_up[-1] is not None)
+        paths, heads = {}, {}
+        for level in range(1, self.num_levels + 1):
+            last = exact_gelu if level == 1 else leaky_relu
+            paths[level] = network(self, self.bottom_up, level, f"r{level}", self.hidden, last)
+            heads[level] = network(self, self.delta, level, f"delta{level}", 2 * sizes[level])
+
+        def ascend(x: Array, train: bool) -> dict[int, Normal]:
+            """The offset of every level's posterior from its prior, from the bottom up."""
+            found, r = {}, x if stem is None else self._call(stem, x, train)
+            for level in paths:
+                r = self._call(paths[level], join(r, label), train)
+                found[level] = gaussian(self._call(heads[level], join(r, label), train), clamp=self.clamp)
+            return found
 
         offsets: dict[int, Normal] = {}
         if x is not None:
             check_event(readout.event(), x)
-            r = x
-            for level in range(1, self.num_levels + 1):
-                last = exact_gelu if level == 1 else leaky_relu
-                net = self._net(self.bottom_up, level, f"r{level}", self.hidden, last)
-                r = self._call(net, join(r, label), train)
-                net = self._net(self.delta, level, f"delta{level}", 2 * sizes[level])
-                mean, log_var = jnp.split(widen(self._call(net, join(r, label), train)), 2, axis=-1)
-                offsets[level] = Normal.from_log_var(mean, hard_clamp(log_var, *self.clamp))
+            offsets = ascend(x, train)
 
+        top = self.num_levels
+        ground = Ground(self, n, (sizes[top],), lambda u: ascend(u, False)[top], x, self.likelihood.value_range)
         levels: list[Level] = []
         for level, level_key, pick in zip(sizes, jax.random.split(key, len(sizes)), picks, strict=True):
             above = levels[-1].z if levels else None
-            prior = self._prior(level, sizes[level], above, label, n, train)
-            posterior = residual(prior, offsets[level]) if offsets else None
+            prior, level_key = prior_of(self, ground, level, above, label, level_key, train)
+            posterior = residual(base_of(prior, (n, sizes[level])), offsets[level]) if offsets else None
             levels.append(draw(level_key, prior, posterior, pick, name=f"z{level}"))
 
-        decoder = self.decoder or MLP((self.hidden,) * (self.depth + 1), dtype=self.dtype, name="px")
+        decoder = self.decoder or own_network(self, "px", self.depth + 1)
         h = self._call(decoder, join(levels[-1].z, label), train)
-        x_dist = self.likelihood(widen(readout(h, None if x is None else x.shape[1:])))
+        x_dist = likelihood_of(self, readout, h, x, train)
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
 
-    def _prior(self, level: int, size: int, above: Array | None, label: Array | None, n: int, train: bool) -> Normal:
-        """p(z_level | z above, y): N(0, I) at the top of a model without labels, else a network's."""
-        if above is not None:
-            net, given = self._net(self.prior, level, f"prior{level}", 2 * size), join(above, label)
-        elif label is not None:
-            net, given = MLP((self.hidden,) * self.depth, 2 * size, dtype=self.dtype, name=f"prior{level}"), label
-        else:
-            return Normal.standard((n, size))
-        mean, log_var = jnp.split(widen(self._call(net, given, train)), 2, axis=-1)
-        return Normal.from_log_var(
-            mean, log_var if self.prior_clamp is None else hard_clamp(log_var, *self.prior_clamp)
-        )
-
-    def _net(
-        self,
-        replaced: tuple[nn.Module | None, ...],
-        level: int,
-        name: str,
-        features: int,
-        last: Callable[[Array], Array] = identity,
-    ) -> nn.Module:
-        """The network that the user put in this level's place, or the article's."""
-        if replaced and (module := replaced[-level]) is not None:
-            return module
-        return MLP((self.hidden,) * self.depth, features, last_activation=last, dtype=self.dtype, name=name)
-
     def _call(self, net: nn.Module, v: Array, train: bool) -> Array:
-        """The network at v, remembered or not."""
+        """The network at v, kept or recomputed."""
         return call(net, v, train=train, remat=self.remat)

@@ -13,18 +13,20 @@ It departs from that code in one thing: the posterior's log variance is clamped 
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Pick, draw
-from hvae_jax.distributions import Normal, hard_clamp
+from hvae_jax.distributions import Normal
 from hvae_jax.likelihoods import Categorical, Likelihood
-from hvae_jax.models.base import HVAE, check_classes, check_sizes, first_bias
+from hvae_jax.models.base import HVAE
+from hvae_jax.models.chain import likelihood_of, read_out, stem_of
+from hvae_jax.models.pieces import gaussian
 from hvae_jax.networks.activations import leaky_relu
-from hvae_jax.networks.computing import ComputeDtype, call, check_dtype, widen
-from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind, check_network
-from hvae_jax.networks.mlp import MLP, Initialisation, Readout, check_event, check_initialisation, join, one_hot
+from hvae_jax.networks.computing import ComputeDtype, call
+from hvae_jax.networks.conv import NetworkKind
+from hvae_jax.networks.mlp import MLP, Initialisation, check_event, join, one_hot
+from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
 
 
@@ -87,11 +89,7 @@ class VAE(HVAE):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sizes(self, "latents", "hidden", "depth")
-        check_classes(self)
-        check_network("VAE", self.network, self.width)
-        check_dtype("VAE", self.dtype)
-        check_initialisation("VAE", self.initialisation)
+        check_sizes(self, "latents", "hidden", "depth", "width")
 
     @property
     def num_levels(self) -> int:
@@ -102,44 +100,26 @@ class VAE(HVAE):
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        event = None if x is None else x.shape[1:]
-        readout = self._readout(event)
+        readout = read_out(self, None if x is None else x.shape[1:], activation=self.activation)
         label = one_hot(y, self.classes, n)
 
         posterior = None
         if x is not None:
             check_event(readout.event(), x)
+            stem = stem_of(self, self.encoder is not None, activation=self.activation)
+            seen = join(x if stem is None else self._call(stem, x, train), label)
             encoder = self.encoder or self._mlp("q1", 2 * self.latents)
-            posterior = self._normal(encoder, join(self._see(x, train), label), self.clamp, train)
+            posterior = gaussian(self._call(encoder, seen, train), clamp=self.clamp)
 
         prior = Normal.standard((n, self.latents))
         if label is not None:
-            prior = self._normal(self._mlp("prior1", 2 * self.latents), label, self.prior_clamp, train)
+            learned = self._call(self._mlp("prior1", 2 * self.latents), label, train)
+            prior = gaussian(learned, clamp=self.prior_clamp)
         level = draw(key, prior, posterior, picks[0], name="z1")
 
         h = self._call(self.decoder or self._mlp("px"), join(level.z, label), train)
-        if isinstance(readout, ConvDecoder):
-            h = self._call(readout, h, train)
-        else:
-            h = readout(h, event, first_bias(self, x))
-        x_dist = self.likelihood(widen(h))
+        x_dist = likelihood_of(self, readout, h, x, train)
         return Trace(None if x is None else x_dist.log_prob(x), (level,), x_dist)
-
-    def _readout(self, event: tuple[int, ...] | None) -> ConvDecoder | Readout:
-        """The last layer, from features to the parameters of p(x | z1)."""
-        count, channels = self.likelihood.parameters, self.likelihood.channels
-        if self.network == "dense":
-            return Readout(count, self.dtype, channels, self.initialisation, name="readout")
-        return ConvDecoder(
-            count, event, self.width, self.activation, dtype=self.dtype, channels=channels, name="readout"
-        )
-
-    def _see(self, x: Array, train: bool) -> Array:
-        """x as the encoder takes it: through the convolutions, if they are the model's."""
-        if self.network == "dense" or self.encoder is not None:
-            return x
-        net = ConvEncoder(self.width, self.activation, dtype=self.dtype, name="stem")
-        return self._call(net, x, train)
 
     def _mlp(self, name: str, features: int | None = None) -> MLP:
         """A network of the model's own, with a last linear layer to `features` or without one."""
@@ -147,11 +127,6 @@ class VAE(HVAE):
         settings = {"normalise": self.normalise, "dtype": self.dtype, "initialisation": self.initialisation}
         return MLP(hidden, features, self.activation, name=name, **settings)
 
-    def _normal(self, net: nn.Module, v: Array, clamp: tuple[float, float] | None, train: bool) -> Normal:
-        """The Gaussian of a network's mean and log variance at v."""
-        mean, log_var = jnp.split(widen(self._call(net, v, train)), 2, axis=-1)
-        return Normal.from_log_var(mean, log_var if clamp is None else hard_clamp(log_var, *clamp))
-
     def _call(self, net: nn.Module, v: Array, train: bool) -> Array:
-        """The network at v, remembered or not."""
+        """The network at v, kept or recomputed."""
         return call(net, v, train=train, remat=self.remat)

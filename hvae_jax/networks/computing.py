@@ -1,6 +1,6 @@
 """What a network computes in, and what it remembers of it for the backward pass: settings that change no parameter."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,22 +16,6 @@ ComputeDtype = Literal["bfloat16"] | None
 Precision = Literal["default", "highest"]
 
 
-def check_dtype(owner: str, dtype: Any) -> None:
-    """Raises ValueError for anything but the names that `ComputeDtype` allows. `owner` is named in the error."""
-    allowed = get_args(get_args(ComputeDtype)[0])
-    if dtype is not None and dtype not in allowed:
-        raise ValueError(
-            f"{owner}(dtype={dtype!r}): {' or '.join(map(repr, allowed))} for products and activations in that, or "
-            "None to compute in what the parameters are, float32 as a rule."
-        )
-
-
-def check_precision(owner: str, precision: Any) -> None:
-    """Raises ValueError for anything but the names that `Precision` allows. `owner` is named in the error."""
-    if precision not in get_args(Precision):
-        raise ValueError(f"{owner}(precision={precision!r}): {' or '.join(map(repr, get_args(Precision)))}.")
-
-
 def widen(h: Num[Array, "..."]) -> Float[Array, "..."]:
     """h in float32 at least: what every output of a network goes through before a distribution sees it.
 
@@ -41,16 +25,28 @@ def widen(h: Num[Array, "..."]) -> Float[Array, "..."]:
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
-def call(net: nn.Module, *inputs: Any, train: bool, remat: bool = False) -> Any:
-    """`net(*inputs, train=train)`; with `remat` the backward pass recomputes what is inside instead of remembering it.
+class Drawing(nn.Module):
+    """A network that draws: called as `net(*inputs, key, train=train)`, with a key of its own.
+
+    What it draws has the same distribution under q and p, so that any number of draws leaves a bound a bound.
+    """
+
+
+def call(net: nn.Module, *inputs: Any, train: bool, remat: bool = False, key: Array | None = None) -> Any:
+    """`net(*inputs, train=train)`; with `remat` the backward pass recomputes what is inside instead of keeping it.
 
     Only the inputs are kept, for one more forward pass of the network. Parameters, their paths, the statistics and
-    the answer are the same. It fits any bound module whose `__call__` takes `train`; blocks under `nn.scan` are
-    wrapped as classes instead, `nn.scan(nn.remat(Block, prevent_cse=False), ...)`.
+    the answer are the same. It fits any bound module whose `__call__` takes `train`; blocks under a scan are wrapped as
+    classes instead, by `networks.scan.scanned`.
     It holds on accelerators, and on CPUs with JAX 0.12; XLA's CPU backend of JAX 0.7 and 0.10 recomputes too, but at
-    once, and so remembers as much as before.
+    once, and so keeps as much as before.
+
+    Args:
+      key: of a network that draws; None for one that does not.
     Source: Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
     """
+    if key is not None:
+        inputs = (*inputs, key)
     if not remat:
         return net(*inputs, train=train)
 

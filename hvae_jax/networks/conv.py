@@ -6,7 +6,7 @@ U(-1/sqrt(fan_in), 1/sqrt(fan_in)) with fan_in = 9 * inputs.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -20,14 +20,6 @@ from hvae_jax.networks.resample import convolve
 
 # What stands next to x in a model: linear layers, or the networks of this file.
 NetworkKind = Literal["dense", "conv"]
-
-
-def check_network(owner: str, network: Any, width: int) -> None:
-    """Raises ValueError for a network that is not known or a width below 1. `owner` is named in the error."""
-    if network not in get_args(NetworkKind):
-        raise ValueError(f"{owner}(network={network!r}): {' or '.join(map(repr, get_args(NetworkKind)))}.")
-    if width < 1:
-        raise ValueError(f"{owner}(width={width}): the convolutions need 1 channel or more.")
 
 
 def check_image(event: tuple[int, ...]) -> None:

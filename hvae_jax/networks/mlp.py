@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Float, Num
 
 from hvae_jax.networks.activations import identity, sigmoid_gelu
 from hvae_jax.networks.computing import ComputeDtype, widen
+from hvae_jax.records import check_choices
 
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
@@ -24,13 +25,6 @@ def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
 # How kernels and biases of dense networks begin: "pytorch", U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for both, or "glorot",
 # U(-a, a) with a = sqrt(6/(fan_in + fan_out)) and biases of 0 (Glorot & Bengio, 2010, equation 16).
 Initialisation = Literal["pytorch", "glorot"]
-
-
-def check_initialisation(owner: str, initialisation: Any) -> None:
-    """Raises ValueError for anything but the names that `Initialisation` allows. `owner` is named in the error."""
-    if initialisation not in get_args(Initialisation):
-        allowed = " or ".join(map(repr, get_args(Initialisation)))
-        raise ValueError(f"{owner}(initialisation={initialisation!r}): {allowed}.")
 
 
 def kernel_init(initialisation: Initialisation, fan_in: int, shape: tuple[int, ...]) -> Callable[..., Array]:
@@ -145,7 +139,7 @@ class MLP(nn.Module):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_initialisation("MLP", self.initialisation)
+        check_choices(self)
 
     @nn.compact
     def __call__(self, x: Num[Array, "batch ..."], *, train: bool = False) -> Float[Array, "batch features"]:

@@ -22,6 +22,7 @@ from hvae_jax.objectives.geco import Distortion as Distortion
 from hvae_jax.objectives.geco import Multipliers as Multipliers
 from hvae_jax.objectives.geco import SquaredError as SquaredError
 from hvae_jax.objectives.importance_weighted import ImportanceWeighted as ImportanceWeighted
+from hvae_jax.objectives.printed_elbo import PrintedELBO as PrintedELBO
 from hvae_jax.objectives.protocol import Batch as Batch
 from hvae_jax.objectives.protocol import Forward as Forward
 from hvae_jax.objectives.protocol import NegativeELBO as NegativeELBO

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hvae_jax.objectives.protocol import check_closed
 from hvae_jax.trace import Trace
 
 
@@ -44,7 +45,8 @@ class NVAEBalance:
 
     Source: Vahdat & Kautz (2020), appendix A, as in its code (`kl_balancer`), which counts
     scales, each twice as wide as the one before; a side that is 2^i times the smallest gives the same.
-    Raises ValueError for an epsilon that is not positive, as all rates may be 0.
+    Raises ValueError for an epsilon that is not positive, as all rates may be 0, and at a model's first trace for a
+    level whose KL has no closed form.
     """
 
     epsilon: float = 0.01
@@ -55,6 +57,7 @@ class NVAEBalance:
 
     def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
         """`[L]`."""
+        check_closed("NVAEBalance", trace, "Take Unbalanced(), or distributions that have one.")
         rates = _mean_rates(trace)
         gamma = (rates + self.epsilon) / jnp.asarray(sizes(trace), rates.dtype)
         return jnp.where((warm_up < 1.0).any(), gamma / gamma.mean(), 1.0)
@@ -71,7 +74,7 @@ class GammaBalance:
       steps: how long it is at work.
 
     Source: Efficient-VDVAE (Hazami et al., 2022), its code's `scaled_gamma` with `gamma_max_steps`.
-    Raises ValueError for negative steps.
+    Raises ValueError for negative steps, and at a model's first trace for a level whose KL has no closed form.
     """
 
     steps: int = 10_000
@@ -82,6 +85,7 @@ class GammaBalance:
 
     def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
         """`[L]`."""
+        check_closed("GammaBalance", trace, "Take Unbalanced(), or distributions that have one.")
         rates = _mean_rates(trace)
         elements = np.array([level.z[0].size for level in trace.unstack()])
         density = rates / jnp.asarray(elements, rates.dtype)

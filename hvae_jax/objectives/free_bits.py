@@ -8,6 +8,7 @@ from jax import Array
 
 from hvae_jax.objectives.per_level import PerLevel, check_numbers, named, spread
 from hvae_jax.objectives.schedules import Constant, Schedule
+from hvae_jax.records import check_choices
 from hvae_jax.trace import Level, Trace
 
 Group = Literal["level", "channel", "element"]
@@ -48,9 +49,7 @@ class FreeBits:
 
     def __post_init__(self) -> None:
         check_numbers(self, "nats", low=0.0)
-        for name, allowed in (("group", ("level", "channel", "element")), ("average", ("batch", "sample"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"FreeBits({name}={getattr(self, name)!r}): one of {', '.join(allowed)}.")
+        check_choices(self)
 
     @property
     def off(self) -> bool:
@@ -84,11 +83,18 @@ class FreeBits:
 def grouped(level: Level, group: Group) -> Array:
     """KL of each group, `[n, B, groups]`, nats; n = 1 unless the level is a scanned run.
 
-    Raises ValueError for "channel" where the latent is a vector.
+    Raises ValueError for "channel" where the latent is a vector, and for "channel" and "element" where the level's KL
+    is one number an example, of a joint density.
     """
     if group == "level":
         return jnp.atleast_2d(level.rate)[..., None]
     kl = level.kl if level.stacked else level.kl[None]
+    if kl.ndim == 2:
+        raise ValueError(
+            f"FreeBits(group={group!r}): the KL of level {level.name!r} is one number an example, since its q "
+            f"({type(level.q).__name__}) or p ({type(level.p).__name__}) is no product over the elements. Take "
+            "group='level'."
+        )
     if group == "element":
         return kl.reshape(*kl.shape[:2], -1)
     if kl.ndim < 4:

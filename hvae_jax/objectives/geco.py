@@ -12,8 +12,9 @@ from jax import Array
 
 from hvae_jax.objectives.bounds import log_likelihood
 from hvae_jax.objectives.per_level import check_numbers, named
-from hvae_jax.objectives.protocol import Batch, Forward, bare_metrics
+from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
 from hvae_jax.objectives.regularised import Regularised
+from hvae_jax.records import check_choices
 from hvae_jax.trace import Trace
 
 
@@ -102,7 +103,7 @@ class Multipliers:
 
 
 @dataclasses.dataclass(frozen=True)
-class GECO:
+class GECO(Objective):
     """loss = R + sum_c lambda_c C_c: the least rate at which every C_c is 0 or less in the mean.
 
     C_c has the value of its moving average A_c <- decay A_c + (1 - decay) mean_B C_c (the first, the batch's mean) and
@@ -155,10 +156,9 @@ class GECO:
                 f"GECO(initial={self.initial}, bounds={self.bounds}): the bounds have to be above 0 and finite, the "
                 "lower first, and the initial lambda between them."
             )
-        if self.multiplier not in ("log", "softplus"):
-            raise ValueError(f"GECO(multiplier={self.multiplier!r}): log or softplus.")
+        check_choices(self)
 
-    def init(self) -> Multipliers:
+    def init(self, variables: Any) -> Multipliers:
         """Every lambda at `initial`, no average yet."""
         count = len(self.constraints)
         return Multipliers(
@@ -195,8 +195,8 @@ class GECO:
         state = Multipliers(u=moved, average=average, started=jnp.ones_like(state.started))
         return loss, {**bare_metrics(trace), **metrics}, state, updates
 
-    def unmet(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What to say after a run of the constraints that were not met, with the best that was reached.
+    def conclude(self, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        """A sentence on each constraint that was not met, with the best that was reached.
 
         Args:
           rows: of metrics, by steps. A constraint counts as met where its moving average is 0 or less in the last one;
@@ -227,7 +227,7 @@ class GECO:
                 f"{best:.4g}{distortion}{'' if best > 0 else ', which met it for a while'}; {verdict}. Otherwise give "
                 f"it {goal}."
             )
-        return said
+        return tuple(said)
 
     def _inverse(self, value: float) -> float:
         """u of a lambda; log(exp(v) - 1) = v + log(1 - exp(-v)) for the softplus."""

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from hvae_jax.objectives.bounds import check_draws, log_likelihood
-from hvae_jax.objectives.protocol import Batch, Forward, bare_metrics
+from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
+from hvae_jax.records import check_choices
 from hvae_jax.trace import Trace
 
 
 @dataclasses.dataclass(frozen=True)
-class ImportanceWeighted:
+class ImportanceWeighted(Objective):
     """loss = -mean_B log (1/K) sum_k w_k, nats, of K draws of every latent: -mean log w for K = 1.
 
     Draw k has the key `fold_in(key, k)`, as in `importance`. The three gradients, with v_k = w_k / sum_j w_j:
@@ -42,7 +43,8 @@ class ImportanceWeighted:
     1 / sum_k v_k^2, between 1 and K. Batch statistics are the mean over the draws.
     Source: Burda et al. (2015), equation 8; Roeder et al. (2017), the path derivative; Tucker et al. (2019),
     IWAE-DReG; in hierarchies, Bauer & Mnih (2021): what q makes of the latents above belongs to the path.
-    Raises ValueError for a k below 1 or no whole number, or another gradient.
+    Raises ValueError for a k below 1 or no whole number, or another gradient; at a model's first trace for "stl" or
+    "dreg" with a level that is not reparameterised, such as a categorical one.
     """
 
     k: int = 5
@@ -50,12 +52,7 @@ class ImportanceWeighted:
 
     def __post_init__(self) -> None:
         check_draws("ImportanceWeighted", k=self.k)
-        if self.gradient not in ("plain", "stl", "dreg"):
-            raise ValueError(f"ImportanceWeighted(gradient={self.gradient!r}): plain, stl or dreg.")
-
-    def init(self) -> tuple[()]:
-        """No state."""
-        return ()
+        check_choices(self)
 
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
@@ -69,6 +66,8 @@ class ImportanceWeighted:
 
         def draw(key: Array) -> tuple[Array, dict[str, Array], Any, tuple[Array, ...]]:
             trace, updates = forward(variables, batch.x, key, y=batch.y)
+            if self.gradient != "plain":
+                self._check_reparameterised(trace)
             log_p, log_q = _log_densities(trace)
             if self.gradient == "stl":
                 log_q = log_q_stopped(key, trace.latents)
@@ -93,6 +92,16 @@ class ImportanceWeighted:
         metrics, updates = jax.tree.map(_over_draws, (metrics, updates))
         metrics |= {"iwae": bound.mean(), "effective_sample_size": (1.0 / (weights**2).sum(0)).mean()}
         return -metrics["iwae"], metrics, state, updates
+
+    def _check_reparameterised(self, trace: Trace) -> None:
+        """Raises ValueError for a level whose samples do not carry the gradient of their parameters."""
+        for level in trace.levels:
+            if not getattr(level.q, "reparameterised", False):
+                raise ValueError(
+                    f"ImportanceWeighted(gradient={self.gradient!r}) needs samples that are a smooth function of the "
+                    f"posterior's parameters, but those of level {level.name!r} come from a {type(level.q).__name__}. "
+                    "Take gradient='plain'."
+                )
 
 
 def _log_densities(trace: Trace) -> tuple[Array, Array]:

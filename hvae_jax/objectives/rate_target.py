@@ -8,12 +8,12 @@ from jax import Array
 
 from hvae_jax.objectives.bounds import log_likelihood
 from hvae_jax.objectives.per_level import PerLevel, check_numbers, named, spread
-from hvae_jax.objectives.protocol import Batch, Forward, bare_metrics
+from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
 from hvae_jax.objectives.schedules import Constant, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class RateTarget:
+class RateTarget(Objective):
     """loss = -mean log p(x | z) + weight |R - r(t)|, nats, with R the batch's mean total rate.
 
     With one target a level, weight sum_l |R_l - r_l(t)|. The rate is held at r only where the distortion that a nat
@@ -37,10 +37,6 @@ class RateTarget:
 
     def __post_init__(self) -> None:
         check_numbers(self, "target", "weight", low=0.0)
-
-    def init(self) -> tuple[()]:
-        """No state."""
-        return ()
 
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any

@@ -10,13 +10,13 @@ from hvae_jax.objectives.balance import Balance, Unbalanced
 from hvae_jax.objectives.bounds import log_likelihood
 from hvae_jax.objectives.free_bits import FreeBits
 from hvae_jax.objectives.per_level import PerLevel, check_numbers, named, spread
-from hvae_jax.objectives.protocol import Batch, Forward, bare_metrics
+from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
 from hvae_jax.objectives.schedules import Constant, Schedule
 from hvae_jax.trace import Trace
 
 
 @dataclasses.dataclass(frozen=True)
-class Regularised:
+class Regularised(Objective):
     """loss = -mean log p(x | z) + sum_l beta_l w_l(t) gamma_l F_l, nats. As it stands it is the negative ELBO.
 
     In this order, for each level l:
@@ -48,10 +48,6 @@ class Regularised:
 
     def __post_init__(self) -> None:
         check_numbers(self, "beta", low=0.0)
-
-    def init(self) -> tuple[()]:
-        """No state."""
-        return ()
 
     def rate(self, trace: Trace, step: Array) -> tuple[Array, dict[str, Array]]:
         """(sum_l beta_l w_l(t) gamma_l F_l `[]`, metrics).

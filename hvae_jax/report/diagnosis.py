@@ -27,7 +27,7 @@ from hvae_jax.diagnostics import (
 from hvae_jax.objectives import importance
 from hvae_jax.report.words import words
 from hvae_jax.runtime.compilation import jit_once
-from hvae_jax.trace import Model, level_names, levels_per_stage
+from hvae_jax.trace import Model
 
 Number = dict[str, float]  # {"value": ..., "error": its standard error}
 
@@ -81,7 +81,7 @@ def diagnose(
     n = len(some)
     if n < 2:
         raise ValueError(f"The {name} split of {dataset.name} has {n} example, but a report needs 2 or more.")
-    y = some.y if getattr(model, "classes", 0) else None
+    y = some.y if model.classes else None
     keys = jax.random.split(key, 6)
     x = np.asarray(some.x)
 
@@ -166,8 +166,7 @@ def _bounds_above(
     strange = None if other is None else np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
     bound = jax.jit(lambda v, x, y, k: bound_above(model, v, x, key, k, draws, y))
     found, first, first_strange = [], None, None
-    levels = len(level_names(model, variables, x[:1], None if y is None else y[:1]))
-    for k in range(len(levels_per_stage(model, levels))):
+    for k in range(len(model.levels_per_stage)):
         here = np.asarray(bound(variables, x, y, jnp.int32(k)))
         first = here if first is None else first
         entry: dict[str, Any] = {"k": k, "bound": _number(here), "ratio": _number(first - here)}
@@ -204,7 +203,7 @@ def _probes(
     train = dataset.splits["train"].take(slice(effort.probed))
     if train.y is None or some.y is None or len(np.unique(train.y)) < 2:
         return None
-    y = train.y if getattr(model, "classes", 0) else None
+    y = train.y if model.classes else None
     learned: Usage = jax.device_get(
         jit_once(lambda v, k: usage(model, v, np.asarray(train.x), k, draws=effort.draws, y=y))(variables, key)
     )

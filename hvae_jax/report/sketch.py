@@ -8,7 +8,6 @@ import numpy as np
 
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.diagnostics import interpolate, level_by_level, traverse
-from hvae_jax.likelihoods import Bernoulli, Categorical, DiscretisedLogistic, LogisticMixture, Quantised
 from hvae_jax.report import charts
 from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.trace import Model
@@ -116,15 +115,3 @@ def image_range(dataset: Dataset) -> tuple[float, float]:
         return 0.0, float(dataset.kind.num_values - 1)
     x = dataset.splits["train"].take(slice(1024)).x
     return float(x.min()), float(x.max())
-
-
-def range_of_model(model: Any) -> tuple[float, float] | None:
-    """The smallest and the largest value that a model's likelihood gives; None where it has none or sets no bounds."""
-    match getattr(model, "likelihood", None):
-        case Bernoulli():
-            return 0.0, 1.0
-        case Categorical(num_values=values) | LogisticMixture(values=values) | DiscretisedLogistic(values=values):
-            return 0.0, values - 1.0
-        case Quantised(of=family, step=step):
-            return 0.0, family.values * step - 1.0
-    return None

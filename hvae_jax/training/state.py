@@ -80,7 +80,7 @@ def state_from(
         params=params,
         statistics=statistics,
         opt_state=optimiser.init(params),
-        objective_state=objective.init(),
+        objective_state=objective.init(variables),
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         skipped=jnp.int32(0),
         streak=jnp.int32(0),

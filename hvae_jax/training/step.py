@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from hvae_jax.objectives import Batch, Objective
+from hvae_jax.runtime.trees import path_name
 from hvae_jax.trace import Model, Trace
 from hvae_jax.training.gradients import Gradients
 from hvae_jax.training.state import TrainState
@@ -56,6 +57,12 @@ def make_step(
 
     limits = gradients or Gradients()
 
+    def only_trained(tree: Any, kept: Any) -> Any:
+        """tree, with the leaves of `kept` wherever the objective does not train them."""
+        return jax.tree.map_with_path(
+            lambda path, new, old: new if objective.trains(path_name(path)) else old, tree, kept
+        )
+
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         params = state.params
         if axis_name is not None:
@@ -84,6 +91,7 @@ def make_step(
             average = functools.partial(jax.lax.pmean, axis_name=axis_name)
             grads, rest = jax.tree.map(lambda leaf: average(leaf) if _is_real(leaf) else leaf, (grads, rest))
         metrics, objective_state, updates = rest
+        grads = only_trained(grads, jax.tree.map(jnp.zeros_like, grads))
         grad_norm = optax.tree.norm(grads)
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
         usual_norm = state.usual_norm
@@ -102,13 +110,15 @@ def make_step(
                 scale = limits.scale(grad_norm, threshold)
                 scaled = jax.tree.map(lambda g: (scale * g).astype(g.dtype), grads)
             changes, opt_state = optimiser.update(scaled, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, changes)
+            params = only_trained(optax.apply_updates(state.params, changes), state.params)
+            kept = {name: only_trained(new, state.statistics[name]) for name, new in updates.items()}
+            statistics = {**state.statistics, **kept}
             ema = state.ema
             if ema_decay is not None:
                 taken = (state.step - state.skipped).astype(jnp.float32)
                 decay = jnp.minimum(ema_decay, (1.0 + taken) / (10.0 + taken))
                 ema = optax.incremental_update(params, ema, 1.0 - decay)
-            return params, {**state.statistics, **updates}, opt_state, objective_state, ema
+            return params, statistics, opt_state, objective_state, ema
 
         def leave(_: None) -> tuple[Any, ...]:
             return state.params, state.statistics, state.opt_state, state.objective_state, state.ema

@@ -484,7 +484,7 @@ def test_a_run_on_the_printed_formula_is_measured_by_the_right_one(
     tmp_path: Path, arrays: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its result, `hvae evaluate` and `hvae diagnose` have the ELBO's numbers and say by what it was trained."""
-    model = hv.models.TwoLevelVAE(latents=(2, 3), hidden=4, estimator="printed_not_the_elbo")
+    model = hv.models.BottomUpVAE(latents=(2, 3), hidden=4, estimator="printed_not_the_elbo")
     few = Evaluation(draws=2, other_draws=2)
     once = Training(batch_size=16, steps=1)
     trial = Experiment(name="printed", data=Data(arrays), model=model, training=once, evaluation=few)

@@ -1,4 +1,4 @@
-"""TwoLevelVAE: which rate is right, in closed form; how wrong the article's printed one is; what the model refuses."""
+"""BottomUpVAE: which rate is right, in closed form; how wrong the article's printed one is; what the model refuses."""
 
 import dataclasses
 import functools
@@ -20,23 +20,23 @@ from support.contract import Row
 from hvae_jax.distributions import kl, sum_event
 from hvae_jax.experiment import settings
 from hvae_jax.likelihoods import Categorical, Gaussian
-from hvae_jax.models import TwoLevelVAE
+from hvae_jax.models import BottomUpVAE
 from hvae_jax.networks import MLP
 from hvae_jax.objectives import elbo, importance, log_weight
 
 KEY, OTHER_KEY = jax.random.split(jax.random.key(0))
-MODEL = TwoLevelVAE(latents=(2, 3), hidden=5, likelihood=Categorical(4))
+MODEL = BottomUpVAE(latents=(2, 3), hidden=5, likelihood=Categorical(4))
 X = integers(4, 2, 2)
 DRAWS = 20_000
 
 
 @functools.cache
-def variables(model: TwoLevelVAE = MODEL) -> dict[str, Any]:
+def variables(model: BottomUpVAE = MODEL) -> dict[str, Any]:
     """Of a model, made for x of 2x2."""
     return jax.jit(model.init)(KEY, X, KEY)
 
 
-def parameters(model: TwoLevelVAE, *event: int) -> int:
+def parameters(model: BottomUpVAE, *event: int) -> int:
     """How many a model has for x of that shape."""
     shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, *event), jnp.uint8), KEY)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
@@ -44,13 +44,13 @@ def parameters(model: TwoLevelVAE, *event: int) -> int:
 
 def test_sizes() -> None:
     """The top-down model's 721,808 parameters, but for q(z2 | z1), which reads 16 numbers instead of 256."""
-    assert parameters(TwoLevelVAE(), 8, 8, 1) == 721_808 - (256 - 16) * 256 == 660_368
-    assert parameters(TwoLevelVAE(posteriors_see_x=True), 8, 8, 1) == 660_368 + 256 * 256
+    assert parameters(BottomUpVAE(), 8, 8, 1) == 721_808 - (256 - 16) * 256 == 660_368
+    assert parameters(BottomUpVAE(posteriors_see_x=True), 8, 8, 1) == 660_368 + 256 * 256
     stem, top = (9 * 32 + 32) + (9 * 32 * 64 + 64), 2 * 2 * 64
     readout = 257 * top + (9 * 64 * 32 + 32) + (9 * 32 * 17 + 17)
     norms = 2 * (32 + 64 + 64 + 32)
     conv = 660_368 + stem + (top - 64) * 256 + readout - 257 * 64 * 17 + norms
-    assert parameters(TwoLevelVAE(network="conv"), 8, 8, 1) == conv
+    assert parameters(BottomUpVAE(network="conv"), 8, 8, 1) == conv
 
 
 # ---- closed forms
@@ -69,10 +69,10 @@ class Linear:
     p1: tuple[np.ndarray, np.ndarray, np.ndarray]
     px: tuple[np.ndarray, np.ndarray, np.ndarray]
 
-    def model(self, estimator: str) -> TwoLevelVAE:
+    def model(self, estimator: str) -> BottomUpVAE:
         """The model with one linear layer for each conditional."""
         d1, d2 = len(self.q1[1]), len(self.q2[1])
-        return TwoLevelVAE(
+        return BottomUpVAE(
             latents=(d2, d1),
             likelihood=Gaussian(),
             estimator=estimator,
@@ -283,7 +283,7 @@ def printed_row(name: str) -> Row:
 def test_the_contract_catches_the_printed_estimator() -> None:
     """Its mean rate is not its mean log-ratio, as in tests/test_contract.py that of the same row's own is."""
     with pytest.raises(AssertionError):
-        contract.mean_rate_is_mean_ratio(printed_row("two_level"))
+        contract.mean_rate_is_mean_ratio(printed_row("bottom_up_vae"))
 
 
 @pytest.mark.parametrize(
@@ -292,13 +292,13 @@ def test_the_contract_catches_the_printed_estimator() -> None:
     ids=lambda promise: promise.__name__,
 )
 def test_the_printed_estimator_leaves_weights_and_latents_alone(promise: Any) -> None:
-    promise(printed_row("two_level"))
+    promise(printed_row("bottom_up_vae"))
 
 
 # ---- the ascent and the descent
 
 
-def apply(*args: Any, model: TwoLevelVAE = MODEL, **choices: Any) -> Any:
+def apply(*args: Any, model: BottomUpVAE = MODEL, **choices: Any) -> Any:
     """A compiled pass of a model."""
     return jax.jit(lambda variables: model.apply(variables, *args, **choices))(variables(model))
 
@@ -362,7 +362,7 @@ def test_remat_and_bfloat16_with_convolutions() -> None:
     x = integers(4, 4, 4, 1)
     made = jax.jit(plain.init)(KEY, x, KEY)
 
-    def gradient(model: TwoLevelVAE) -> Any:
+    def gradient(model: BottomUpVAE) -> Any:
         def loss(params: Any) -> tuple[Any, Any]:
             trace, updates = model.apply({**made, "params": params}, x, OTHER_KEY, train=True, mutable=["batch_stats"])
             return -elbo(trace).mean(), (trace.rates, updates)
@@ -401,12 +401,12 @@ def test_remat_and_bfloat16_with_convolutions() -> None:
 def test_settings_that_cannot_be(wrong: dict[str, Any], message: str) -> None:
     """Refused when the model is made: what was given and what is allowed."""
     with pytest.raises(ValueError, match=message):
-        TwoLevelVAE(**wrong)
+        BottomUpVAE(**wrong)
 
 
 def test_as_settings() -> None:
     """Lists are taken as tuples, and a model comes back from JSON."""
-    model = TwoLevelVAE(latents=[2, 3], posteriors_see_x=True, bottom_up=[None, MLP((4,), 5)], network="conv")
+    model = BottomUpVAE(latents=[2, 3], posteriors_see_x=True, bottom_up=[None, MLP((4,), 5)], network="conv")
     assert settings.from_json(settings.to_json(model)) == model
     hash(model)
 

@@ -12,21 +12,24 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian, PixelCNN
 from hvae_jax.models import (
     BIVA,
     HVAE,
     VAE,
     VDVAE,
+    BottomUpVAE,
     ConvLadderVAE,
     Down,
     EfficientVDVAE,
     GatedLadderVAE,
     LadderVAE,
+    MixturePrior,
     ResNetVAE,
     TopDownVAE,
-    TwoLevelVAE,
     Up,
+    VampPrior,
     down_stages,
     up_stages,
 )
@@ -34,7 +37,7 @@ from hvae_jax.networks.activations import identity, leaky_relu, sigmoid_gelu
 from hvae_jax.networks.gated import Stage
 from hvae_jax.networks.mlp import MLP
 from hvae_jax.networks.residual import BlockStyle
-from support.toys import BottomUp, Flow, LinearGaussian, Scanned
+from support.toys import BottomUp, CategoricalTop, Flow, LinearGaussian, NoisyPrior, Observed, Scanned
 
 BATCH = 8
 
@@ -50,9 +53,10 @@ class Case:
       every_x: all values of x, `[M, *event]`, or the nodes of a quadrature; None where there are too many.
       log_volume: of one value in `every_x`: 0 for discrete data, the logarithm of the spacing for a quadrature.
       cancelled: parameters without gradient in training, as "a/b/bias": biases that a normaliser takes away.
-      stacked: prefixes of paths whose parameters have a leading axis of blocks.
       top_down: no prior depends on its level's own sample: E_q[p/q] = 1 holds for each level, and levels above
         keep_top do not notice it.
+      known: names of the levels that are a function of x: no sample of theirs is weighed against the prior.
+      noisy: some network draws, so that the latents alone do not decide the trace.
       exact: the posterior is the model's own, so that every log weight is log p(x).
       jitter: standard deviation of what is added to every parameter. More where chains of tiny layers would hide what
         they are given; less where an initialisation that depends on data
@@ -66,8 +70,9 @@ class Case:
     every_x: Array | None = None
     log_volume: float = 0.0
     cancelled: tuple[str, ...] = ()
-    stacked: tuple[str, ...] = ()
     top_down: bool = True
+    known: tuple[str, ...] = ()
+    noisy: bool = False
     exact: bool = False
     jitter: float = 0.05
 
@@ -181,8 +186,8 @@ CASES = (
         integers(3, 4, 8, 1),
     ),
     Case(
-        "two_level",
-        TwoLevelVAE(
+        "bottom_up_vae",
+        BottomUpVAE(
             latents=(2, 2),
             hidden=6,
             likelihood=Bernoulli(),
@@ -196,15 +201,15 @@ CASES = (
     ),
     Case(
         "three_levels_see_x",
-        TwoLevelVAE(latents=(2, 2, 2), hidden=6, posteriors_see_x=True, likelihood=Bernoulli(), classes=3),
+        BottomUpVAE(latents=(2, 2, 2), hidden=6, posteriors_see_x=True, likelihood=Bernoulli(), classes=3),
         integers(2, 3),
         y=jnp.arange(BATCH) % 3,
         every_x=every(2, 3),
         top_down=False,
     ),
     Case(
-        "two_level_conv",
-        TwoLevelVAE(latents=(2, 2), hidden=5, network="conv", width=2, likelihood=Bernoulli()),
+        "bottom_up_vae_conv",
+        BottomUpVAE(latents=(2, 2), hidden=5, network="conv", width=2, likelihood=Bernoulli()),
         integers(2, 4, 4, 2),
         top_down=False,
     ),
@@ -222,7 +227,9 @@ CASES = (
     ),
     Case(
         "ladder_separate",
-        LadderVAE(latents=(2, 2), hidden=(4, 5), merge="residual", share=False, only_mu_up=True, variance="exp"),
+        LadderVAE(
+            latents=(2, 2), hidden=(4, 5), merge="residual", share=False, only_mu_up=True, head=ScaleHead("log_var")
+        ),
         integers(2, 3),
         every_x=every(2, 3),
     ),
@@ -244,14 +251,12 @@ CASES = (
         "resnet_vae",
         ResNetVAE(image=(4, 4, 1), blocks=(1, 1), latents=(2, 1), width=4, flow=None),
         integers(2, 4, 4, 1),
-        stacked=("down2/", "up2/"),
         jitter=0.01,
     ),
     Case(
         "resnet_vae_flow",
         ResNetVAE(image=(2, 4, 1), blocks=(2,), latents=(2,), width=4, flow_hidden=(4,)),
         integers(2, 2, 4, 1),
-        stacked=("down1/", "up1/"),
         jitter=0.01,
     ),
     Case(
@@ -274,7 +279,8 @@ CASES = (
             stages=(Stage(2, ((3, 3, 2),), 2), Stage(2, ((3, 3, 2),), 3)),
             conditional_bu=True,
             learn_top_prior=True,
-            log_var_head="softplus",
+            head=ScaleHead("softplus_log_var"),
+            clamp=None,
         ),
         integers(2, 4, 4, 2),
         top_down=False,
@@ -305,7 +311,6 @@ CASES = (
         ),
         integers(2, 2, 2, 1),
         every_x=every(2, 2, 2, 1),
-        stacked=("up2/", "up1/", "down1/", "down2/"),
         jitter=0.1,
     ),
     Case(
@@ -321,7 +326,6 @@ CASES = (
         ),
         integers(3, 2, 2, 2),
         y=jnp.arange(BATCH) % 2,
-        stacked=("up2/", "up1/", "down1/", "down2/"),
         jitter=0.1,
     ),
     Case(
@@ -338,12 +342,47 @@ CASES = (
         ),
         integers(2, 2, 2, 1),
         every_x=every(2, 2, 2, 1),
-        stacked=("up2/", "up2_2/", "up1/", "down1/", "down2/"),
     ),
     Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
     Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),
     Case("bottom_up", BottomUp(), integers(2, 4), every_x=every(2, 4), top_down=False),
-    Case("scanned", Scanned(), integers(2, 4), every_x=every(2, 4), stacked=("run/",)),
+    Case("scanned", Scanned(), integers(2, 4), every_x=every(2, 4)),
+    Case(
+        "scanned_normalised",
+        Scanned(normalise=True),
+        integers(2, 4),
+        every_x=every(2, 4),
+        cancelled=("run/merge/bias",),
+    ),
+    Case("categorical_top", CategoricalTop(), integers(2, 4), every_x=every(2, 4)),
+    Case("observed", Observed(), integers(2, 4), known=("y",)),
+    Case(
+        "mixture_prior",
+        TopDownVAE(latents=(2, 2), hidden=6, likelihood=Bernoulli(), top_prior=MixturePrior(3, spread=0.3)),
+        integers(2, 4),
+        every_x=every(2, 4),
+    ),
+    Case(
+        "vamp_top_down",
+        TopDownVAE(latents=(2, 2), hidden=6, likelihood=Bernoulli(), top_prior=VampPrior(5)),
+        integers(2, 4),
+        every_x=every(2, 4),
+    ),
+    Case(
+        "vamp_bottom_up",
+        BottomUpVAE(latents=(2, 2), hidden=6, likelihood=Bernoulli(), top_prior=VampPrior(5)),
+        integers(2, 4),
+        every_x=every(2, 4),
+        top_down=False,
+        jitter=0.15,
+    ),
+    Case(
+        "prior_that_draws",
+        TopDownVAE(latents=(2, 2), hidden=6, likelihood=Bernoulli(), prior=(NoisyPrior(),)),
+        integers(2, 4),
+        every_x=every(2, 4),
+        noisy=True,
+    ),
     Case("flow", Flow(), integers(2, 4), every_x=every(2, 4)),
 )
 

@@ -1,7 +1,5 @@
 """Small models in the protocol, one for each way a latent may come to be; tests know more of them than of real ones."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +8,12 @@ from jax import Array
 
 from hvae_jax.descent import Flow as FlowMaps
 from hvae_jax.descent import Pick, draw, propose, stack
-from hvae_jax.distributions import Normal, precision_weighted, residual, soft_clamp
+from hvae_jax.distributions import Known, Normal, OneHotCategorical, precision_weighted, residual, soft_clamp
 from hvae_jax.likelihoods import Bernoulli, GaussianRecord, Likelihood
 from hvae_jax.models.base import HVAE
-from hvae_jax.networks.mlp import Linear, Readout
+from hvae_jax.networks.computing import Drawing
+from hvae_jax.networks.mlp import BatchNorm, Linear, Readout
+from hvae_jax.networks.scan import scanned
 from hvae_jax.trace import Level, Trace
 
 
@@ -159,6 +159,8 @@ class Block(nn.Module):
 
     width: int
     size: int
+    normalise: bool = False
+    train: bool = False
 
     @nn.compact
     def __call__(self, h: Array, key: Array, pick: Pick, evidence: Array | None) -> tuple[Array, Level]:
@@ -168,7 +170,8 @@ class Block(nn.Module):
             delta = Linear(2 * self.size, name="delta")(jnp.tanh(jnp.concatenate([h, evidence], -1)))
             posterior = residual(prior, gaussian_head(delta))
         level = draw(key, prior, posterior, pick, name="run")
-        return h + Linear(self.width, name="merge")(level.z), level
+        h = h + Linear(self.width, name="merge")(level.z)
+        return BatchNorm(name="norm")(h, train=self.train) if self.normalise else h, level
 
 
 class Scanned(HVAE):
@@ -180,6 +183,7 @@ class Scanned(HVAE):
       remat: whether the blocks recompute instead of remembering.
       unroll: of the scan.
       likelihood: p(x | h).
+      normalise: whether each block ends with a batch norm, whose statistics are stacked like parameters.
     """
 
     blocks: int = 3
@@ -188,11 +192,17 @@ class Scanned(HVAE):
     remat: bool = False
     unroll: int = 1
     likelihood: Likelihood = Bernoulli()
+    normalise: bool = False
 
     @property
     def num_levels(self) -> int:
         """The top and the run."""
         return 1 + self.blocks
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """The run."""
+        return ("run/",)
 
     @nn.compact
     def descend(
@@ -206,16 +216,10 @@ class Scanned(HVAE):
         top = draw(keys[0], Normal.standard((n, self.size)), q, picks[0], name="top")
         h = Linear(self.width, name="h")(top.z)
 
-        block: Any = nn.remat(Block, prevent_cse=False) if self.remat else Block
-        run = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast),
-            length=self.blocks,
-            unroll=1 if self.is_initializing() else self.unroll,
-        )
-        h, levels = run(self.width, self.size, name="run")(h, keys[1:], stack(picks[1:]), evidence)
+        axes = (0, 0, nn.broadcast)
+        run = scanned(self, Block, self.blocks, axes, unroll=self.unroll, remat=self.remat)
+        block = run(self.width, self.size, self.normalise, train, name="run")
+        h, levels = block(h, keys[1:], stack(picks[1:]), evidence)
         readout = Readout(self.likelihood.parameters, name="readout")
         x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
         return Trace(None if x is None else x_dist.log_prob(x), (top, levels.replace(stacked=True)), x_dist)
@@ -274,3 +278,103 @@ class Flow(HVAE):
         readout = Readout(self.likelihood.parameters, name="readout")
         x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
         return Trace(None if x is None else x_dist.log_prob(x), (level,), x_dist)
+
+
+class CategoricalTop(HVAE):
+    """A class c of K at the top, a Gaussian z1 below it, or p(x | c) alone: everything of c can be enumerated.
+
+    Attributes:
+      classes_of_c: K.
+      size: of z1; 0 leaves it out.
+      form: gradient of the one-hot sample.
+      likelihood: p(x | z1, c).
+    """
+
+    classes_of_c: int = 3
+    size: int = 2
+    hidden: int = 6
+    form: str = "straight_through"
+    likelihood: Likelihood = Bernoulli()
+
+    @property
+    def num_levels(self) -> int:
+        """One or two."""
+        return 1 + (self.size > 0)
+
+    @nn.compact
+    def descend(
+        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
+    ) -> Trace:
+        key_c, key_z = jax.random.split(key)
+        logits = self.param("logits", nn.initializers.normal(0.5), (self.classes_of_c,), jnp.float32)
+        prior = OneHotCategorical(jnp.broadcast_to(logits[None], (n, self.classes_of_c)), self.form)
+        r = posterior = None
+        if x is not None:
+            r = jnp.tanh(Linear(self.hidden, name="r")(flat(x)))
+            posterior = OneHotCategorical(Linear(self.classes_of_c, name="qc")(r), self.form)
+        levels = [draw(key_c, prior, posterior, picks[0], name="c")]
+        h = levels[0].z
+        if self.size:
+            p = gaussian_head(Linear(2 * self.size, name="p1")(h))
+            q = None
+            if r is not None:
+                q = residual(p, gaussian_head(Linear(2 * self.size, name="q1")(jnp.concatenate([r, h], -1))))
+            levels.append(draw(key_z, p, q, picks[1], name="z1"))
+            h = jnp.concatenate([h, levels[1].z], -1)
+        h = jnp.tanh(Linear(self.hidden, name="px")(h))
+        readout = Readout(self.likelihood.parameters, name="readout")
+        x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
+        return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
+
+
+def pairs(x: Array) -> Array:
+    """d(x): whether the two pixels of each pair differ, uint8, `[B, D/2]`."""
+    return x[:, ::2] ^ x[:, 1::2]
+
+
+class Observed(HVAE):
+    """z2 at the top, below it y = d(x), which is known where x is, and p(x | y, z2): a level that is no latent.
+
+    Attributes:
+      likelihood: of x; p(y | z2) is Bernoulli.
+    """
+
+    size: int = 2
+    hidden: int = 6
+    pixels: int = 4
+    likelihood: Likelihood = Bernoulli()
+
+    @property
+    def num_levels(self) -> int:
+        """z2 and y."""
+        return 2
+
+    @nn.compact
+    def descend(
+        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
+    ) -> Trace:
+        key_z, key_y = jax.random.split(key)
+        q = known = None
+        if x is not None:
+            known = Known(pairs(x))
+            seen = known.z if picks[1].given is None else picks[1].given
+            r = jnp.tanh(Linear(self.hidden, name="r")(flat(seen)))
+            q = gaussian_head(Linear(2 * self.size, name="q2")(r))
+        z2 = draw(key_z, Normal.standard((n, self.size)), q, picks[0], name="z2")
+        h = jnp.tanh(Linear(self.hidden, name="h")(z2.z))
+        p = Bernoulli()(Linear(self.pixels // 2, name="py")(h)[..., None])
+        level = draw(key_y, p, known, picks[1], name="y")
+        h = jnp.tanh(Linear(self.hidden, name="px")(jnp.concatenate([h, flat(level.z)], -1)))
+        readout = Readout(self.likelihood.parameters, name="readout")
+        x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
+        return Trace(None if x is None else x_dist.log_prob(x), (z2, level), x_dist)
+
+
+class NoisyPrior(Drawing):
+    """The network of a prior `[B, 2]` to `[B, 4]`, at an input that noise of its own has moved."""
+
+    @nn.compact
+    def __call__(self, v: Array, key: Array, *, train: bool = False) -> Array:
+        moved = 0.8 * v + 0.6 * jax.random.normal(key, v.shape, v.dtype)
+        more = Linear(2, name="scale")(jnp.tanh(Linear(5, name="hidden")(moved)))
+        return jnp.concatenate([0.5 * Linear(2, name="mean")(moved), 0.1 * jnp.tanh(more)], axis=-1)

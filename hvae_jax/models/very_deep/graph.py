@@ -31,6 +31,7 @@ from hvae_jax.models.very_deep.stages import Down, Up, names
 from hvae_jax.networks.bottleneck import Bottleneck, BottleneckConv, BottleneckStyle, LearnedPool, LearnedUnpool
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.resample import average_pool, enlarge
+from hvae_jax.networks.scan import scanned
 from hvae_jax.trace import Level
 
 LogStd = Literal["exp", "softplus"]
@@ -246,11 +247,4 @@ def _begin(
 
 def _run(model: nn.Module, block: Any, parts: Parts, length: int, in_axes: tuple[Any, ...]) -> Any:
     """Equal blocks as one scan over stacked parameters; initialised without unrolling."""
-    return nn.scan(
-        nn.remat(block, prevent_cse=False) if parts.remat else block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=in_axes,
-        length=length,
-        unroll=1 if model.is_initializing() else min(parts.unroll, length),
-    )
+    return scanned(model, block, length, in_axes, unroll=parts.unroll, remat=parts.remat)

@@ -17,13 +17,14 @@ from jax import Array
 
 from hvae_jax.descent import Pick
 from hvae_jax.likelihoods import Bernoulli, Likelihood
-from hvae_jax.models.base import HVAE, as_tuples, check_classes, check_sizes
+from hvae_jax.models.base import HVAE
 from hvae_jax.models.very_deep.block_strings import down_stages, up_stages
 from hvae_jax.models.very_deep.graph import Parts, ascend, descend
-from hvae_jax.models.very_deep.stages import Down, Up, check_downs, check_square, check_ups, level_sides
+from hvae_jax.models.very_deep.stages import Down, Up, check_downs, check_square, check_ups, level_sides, names
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
-from hvae_jax.networks.computing import ComputeDtype, Precision, check_dtype, check_precision, widen
+from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import check_event, one_hot
+from hvae_jax.records import as_tuples, check_sizes
 from hvae_jax.trace import Trace
 
 
@@ -83,15 +84,17 @@ class VDVAE(HVAE):
             raise ValueError(f"VDVAE(no_bias_above={self.no_bias_above}): 0 or more.")
         check_ups("VDVAE", self.image[0], self.ups, learned=False)
         check_downs("VDVAE", self.image[0], self.ups, self.downs, learned=False)
-        check_classes(self)
-        check_dtype("VDVAE", self.dtype)
-        check_precision("VDVAE", self.precision)
         self.likelihood.outputs(self.image[2])
 
     @property
     def num_levels(self) -> int:
         """L: one for each block of the way down."""
         return sum(stage.blocks for stage in self.downs)
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Every stage of either way is a run."""
+        return tuple(f"{name}/" for name in (*names("up", self.ups), *names("down", self.downs)))
 
     @property
     def level_sides(self) -> tuple[int, ...]:

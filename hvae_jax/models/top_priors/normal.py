@@ -1,0 +1,15 @@
+"""The standard Gaussian at the top."""
+
+import dataclasses
+
+from hvae_jax.distributions import Normal
+from hvae_jax.models.top_priors.base import Ground, TopPrior
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalPrior(TopPrior):
+    """p(z_L) = N(0, I)."""
+
+    def __call__(self, ground: Ground) -> Normal:
+        """`[n, *shape]`, no parameters."""
+        return Normal.standard((ground.n, *ground.shape))

@@ -1,0 +1,62 @@
+"""The variational mixture of posteriors at the top."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hvae_jax.distributions import NormalMixture, hard_clamp
+from hvae_jax.models.top_priors.base import Ground, TopPrior
+from hvae_jax.records import check_sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class VampPrior(TopPrior):
+    """p(z_L) = 1/K sum_k q(z_L | u_k), the posteriors of K learned pseudo-inputs u_k.
+
+    The prior that is best for the ELBO is the aggregated posterior, 1/N sum_n q(z_L | x_n); this is the same of fewer
+    inputs, which are learned so as to stand for the data. Its KL has no closed form: the level's rate is log q - log p
+    at the sample.
+
+    Pseudo-inputs lie in the space of x, so that they can be looked at, and are cut to the range of its values. They
+    begin as examples that the model is initialised on (`Training.init_examples`), in turn, with noise of a hundredth of
+    that range. Batch norm normalises them by its running statistics, in training too: they are no part of the batch.
+    In a bottom-up model the levels below the top are passed on by their means.
+
+    Attributes:
+      pseudo_inputs: K.
+
+    Source: Tomczak & Welling (2018), "VAE with a VampPrior", equation 9; section 4 for the two levels.
+    Raises ValueError for fewer than one.
+    """
+
+    pseudo_inputs: int = 500
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "pseudo_inputs")
+
+    def __call__(self, ground: Ground) -> NormalMixture:
+        """Parameter: `pseudo_inputs`, `[K, *event]`."""
+        u = self._inputs(ground)
+        if ground.value_range is not None:
+            u = hard_clamp(u, *ground.value_range)
+        posteriors = ground.encode(u)  # [K, *shape]
+        components = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (ground.n, *leaf.shape)), posteriors)
+        return NormalMixture(jnp.zeros((ground.n, self.pseudo_inputs), u.dtype), components)
+
+    def _inputs(self, ground: Ground) -> Array:
+        """The parameter; its shape is known once there are variables, and from x before."""
+        if ground.module.has_variable("params", "pseudo_inputs"):
+            return ground.module.get_variable("params", "pseudo_inputs")
+        x = ground.x
+        if x is None:
+            raise ValueError("The shape of the data is not known yet: initialise the model with an x first.")
+
+        def begin(key: Array, dtype: Any = jnp.float32) -> Array:
+            examples = jnp.take(x, jnp.arange(self.pseudo_inputs) % len(x), axis=0).astype(dtype)
+            low, high = ground.value_range or (0.0, 1.0)
+            return examples + 0.01 * (high - low) * jax.random.normal(key, examples.shape, dtype)
+
+        return ground.module.param("pseudo_inputs", begin)

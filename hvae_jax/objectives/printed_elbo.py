@@ -1,0 +1,37 @@
+"""The formula that the article prints for its bottom-up VAE, which is not that model's ELBO."""
+
+import dataclasses
+from typing import Any
+
+from jax import Array
+
+from hvae_jax.distributions import kl, sum_event
+from hvae_jax.objectives.bounds import log_likelihood
+from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics, check_closed
+
+
+@dataclasses.dataclass(frozen=True)
+class PrintedELBO(Objective):
+    """loss = -mean (log p(x | z) - sum_l KL(q_l || p_l)), every KL in closed form between the q and p that were drawn.
+
+    With top-down inference this is the negative ELBO. With bottom-up inference it is not: p_l is made of a z_{l+1} that
+    was drawn from z_l itself, so that KL(q_l || p_l) is no estimate of E[log q_l - log p_l] (`models.bottom_up` has the
+    derivation), and the loss bounds nothing. Here to see what training on it does; validation, early stopping and
+    results are by the true ELBO.
+
+    Metrics: the bare ones, of the true ELBO; `printed_elbo`, minus the loss; `printed_rate/LEVEL`.
+    Source: the article's equation for the two-level VAE.
+    Raises ValueError, at the first trace, for a level whose KL has no closed form.
+    """
+
+    def __call__(
+        self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
+    ) -> tuple[Array, dict[str, Array], Any, Any]:
+        """One descent, one sample of every latent."""
+        trace, updates = forward(variables, batch.x, key, y=batch.y)
+        check_closed("PrintedELBO", trace, "Train on NegativeELBO.")
+        levels = trace.unstack()
+        rates = [sum_event(kl(level.q, level.p)).mean() for level in levels]
+        printed = log_likelihood(trace).mean() - sum(rates)
+        named = {f"printed_rate/{level.name}": rate for level, rate in zip(levels, rates, strict=True)}
+        return -printed, {**bare_metrics(trace), "printed_elbo": printed, **named}, state, updates

@@ -1,0 +1,64 @@
+"""Checks that every frozen record of settings shares: choices, sizes, tuples."""
+
+import dataclasses
+import types
+from collections.abc import Iterable
+from typing import Any, Literal, Union, get_args, get_origin
+
+
+def check_choices(record: Any) -> None:
+    """Checks each field that is annotated with a Literal against the values the Literal allows.
+
+    A field annotated `Literal["a", "b"] | None` may be None too; other annotations are not looked at. To be called in
+    `__post_init__`.
+
+    Raises ValueError naming the record's class, the field, what was given and what is allowed.
+    """
+    for field in dataclasses.fields(record):
+        allowed = _choices(field.type)
+        given = getattr(record, field.name, None)
+        if allowed and not any(given is one or (type(given) is type(one) and given == one) for one in allowed):
+            *others, last = map(repr, allowed)
+            listed = f"{', '.join(others)} or {last}" if others else last
+            raise ValueError(f"{type(record).__name__}({field.name}={given!r}): it has to be {listed}.")
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """The values that an annotation of Literals, and None, allows; () where it is anything else."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        parts = [(None,) if part is type(None) else _choices(part) for part in get_args(annotation)]
+        # `Literal[...] | None` is a set of choices, `None | int` is not
+        return tuple(value for part in parts for value in part) if all(parts) and parts != [(None,)] else ()
+    return ()
+
+
+def as_tuples(record: Any, *names: str) -> None:
+    """Turns these fields of a frozen record from lists, as a rule, into tuples, so that it can be hashed.
+
+    Raises ValueError for a field that is no sequence.
+    """
+    for name in names:
+        given = getattr(record, name)
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise ValueError(f"{type(record).__name__}({name}={given!r}): a tuple, such as ({given!r},).")
+        object.__setattr__(record, name, tuple(given))
+
+
+def check_sizes(record: Any, *names: str) -> None:
+    """Checks that each of these fields, sizes or tuples of sizes, holds whole numbers of 1 or more.
+
+    Raises ValueError naming every field and its value.
+    """
+    values = {name: getattr(record, name) for name in names}
+    for name, value in values.items():
+        if value == ():
+            raise ValueError(f"{type(record).__name__}({name}=()): at least one level is needed, such as (8, 16).")
+    if any(
+        size < 1 or size != int(size)
+        for value in values.values()
+        for size in (value if isinstance(value, tuple) else (value,))
+    ):
+        given = ", ".join(f"{name}={value}" for name, value in values.items())
+        raise ValueError(f"{type(record).__name__}({given}): every size has to be a whole number of 1 or more.")
