@@ -116,6 +116,11 @@ class Half(nn.Module):
         return jnp.concatenate([0.5 * v, jnp.zeros_like(v)], axis=-1) + 0.3 * more
 
 
+def plain(*widths: int) -> MLP:
+    """Tanh layers, the last one linear, without the batch norm beside which small gradients look like none."""
+    return MLP(widths[:-1], widths[-1], activation=jnp.tanh, normalise=False)
+
+
 LINE, LOG_STEP = grid(-12.0, 12.0, 121)
 
 CASES = (
@@ -370,11 +375,17 @@ CASES = (
     ),
     Case(
         "vamp_bottom_up",
-        BottomUpVAE(latents=(2, 2), hidden=6, likelihood=Bernoulli(), top_prior=VampPrior(5)),
+        BottomUpVAE(
+            latents=(2, 2),
+            hidden=6,
+            likelihood=Bernoulli(),
+            top_prior=VampPrior(5),
+            bottom_up=(MLP(()), plain(6, 6)),
+            posterior=(Half(), plain(4)),
+        ),
         integers(2, 4),
         every_x=every(2, 4),
         top_down=False,
-        jitter=0.15,
     ),
     Case(
         "prior_that_draws",
