@@ -26,7 +26,7 @@ from hvae_jax.experiment import Data, Evaluation, Experiment, run
 from hvae_jax.experiment.exits import errors_said
 from hvae_jax.experiment.settings import dumps, write_whole
 from hvae_jax.likelihoods import Likelihood, for_data
-from hvae_jax.models import HVAE, LadderVAE, BottomUpVAE
+from hvae_jax.models import HVAE, BottomUpVAE, LadderVAE
 from hvae_jax.objectives import Linear, Regularised
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.training import AdamW, Training

@@ -27,7 +27,7 @@ from hvae_jax.data import Dataset
 from hvae_jax.experiment import Data
 from hvae_jax.experiment.exits import errors_said
 from hvae_jax.likelihoods import for_data
-from hvae_jax.models import HVAE, VAE, TopDownVAE, BottomUpVAE
+from hvae_jax.models import HVAE, VAE, BottomUpVAE, TopDownVAE
 from hvae_jax.objectives import FreeBits, NegativeELBO, Objective, Regularised
 
 COLOURS = {"one level": "#2a78d6", "bottom-up": "#1baf7a", "bottom-up, printed": "#e34948", "top-down": "#4a3aa7"}

@@ -11,7 +11,7 @@ The KLs of that code are log-ratios at the sample, our `Trace.ratios`, and its E
 import math
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,17 @@ import numpy as np
 from jax import Array
 
 from hvae_jax.convert.state_dict import CONV, TRANSPOSED_CONV, Entry, count, size, to_variables
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import BIVA, GatedLadderVAE
 from hvae_jax.networks.gated import Stage, sides
 
 LogVarAct = Literal["softplus", "none", "tanh"]
+_HEADS = {
+    "softplus": ScaleHead("softplus_log_var"),
+    "none": ScaleHead("log_var"),
+    "tanh": ScaleHead("tanh_log_var"),
+}
 Entries = Iterator[tuple[str, Entry]]
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"elu": jax.nn.elu, "relu": jax.nn.relu}
@@ -59,8 +65,8 @@ def deep_vae(
     """
     if nonlinearity not in _ACTIVATIONS:
         raise ValueError(f"deep_vae(nonlinearity={nonlinearity!r}): one of {', '.join(_ACTIVATIONS)}.")
-    if log_var_act not in get_args(LogVarAct):
-        raise ValueError(f"deep_vae(log_var_act={log_var_act!r}): one of {', '.join(get_args(LogVarAct))}.")
+    if log_var_act not in _HEADS:
+        raise ValueError(f"deep_vae(log_var_act={log_var_act!r}): one of {', '.join(_HEADS)}.")
     _check_initialised(state_dict)
     up = "q_bu_convs" if any(name.startswith("stages.0.q_bu_convs.") for name in state_dict) else "q_convs"
     stages = _stages(state_dict, up, strides)
@@ -71,7 +77,8 @@ def deep_vae(
         "pad": pad,
         "skip": len(stages) == 1 or _has(state_dict, rf"stages\.\d+\.({up}|p_convs)\..*\.aux_op\."),
         "learn_top_prior": bool(np.any(np.asarray(state_dict.get(f"stages.{len(stages) - 1}.stochastic.prior", 0)))),
-        "log_var_head": log_var_act,
+        "head": _HEADS[log_var_act],
+        "clamp": None,
         "activation": _ACTIVATIONS[nonlinearity],
         "q_dropout": q_dropout,
         "p_dropout": p_dropout,

@@ -14,6 +14,7 @@ import numpy as np
 from hvae_jax import models
 from hvae_jax.convert import efficient_vdvae as efficient
 from hvae_jax.convert import vdvae as deep
+from hvae_jax.convert.efficient_vdvae import FORMS
 from hvae_jax.likelihoods import Likelihood, LogisticMixture, Quantised
 from hvae_jax.models import VDVAE, EfficientVDVAE
 from hvae_jax.models.very_deep.block_strings import down_string, up_string
@@ -70,27 +71,24 @@ class Unsaid:
 
     def applied(self, model: Any) -> Any:
         """The model with these in place of its own."""
-        scales = {"std": "softplus", "logstd": "exp", None: None}
 
         def given(**values: Any) -> dict[str, Any]:
             return {name: value for name, value in values.items() if value is not None}
 
         if isinstance(model, VDVAE):
             return model.clone(**given(no_bias_above=self.no_bias_above))
-        outputs = given(
-            scale=scales[self.output_distribution_base],
-            beta=self.output_gradient_smoothing_beta,
-            min_log_scale=self.min_mol_logscale,
-        )
-        if outputs and not isinstance(model.likelihood, LogisticMixture):
+        scale = given(form=FORMS.get(self.output_distribution_base), beta=self.output_gradient_smoothing_beta)
+        outputs = given(min_log_scale=self.min_mol_logscale)
+        if scale and isinstance(model.likelihood, LogisticMixture):
+            outputs["head"] = dataclasses.replace(model.likelihood.head, **scale)
+        if (outputs or scale) and not isinstance(model.likelihood, LogisticMixture):
             raise ValueError(f"Settings of the likelihood's scales were given, but {model.likelihood} has none.")
         return model.clone(
             likelihood=dataclasses.replace(model.likelihood, **outputs) if outputs else model.likelihood,
-            **given(
-                log_std=scales[self.distribution_base],
-                beta=self.gradient_smoothing_beta,
-                residual_posterior=self.use_residual_distribution,
+            head=dataclasses.replace(
+                model.head, **given(form=FORMS.get(self.distribution_base), beta=self.gradient_smoothing_beta)
             ),
+            **given(residual_posterior=self.use_residual_distribution),
         )
 
 
@@ -251,20 +249,20 @@ def _efficient_vdvae(
                 f"{error} Preset {preset} has {model.num_levels} blocks on the way down: a file of other blocks or "
                 "widths is read with --structure file."
             ) from error
-    family, bases = model.likelihood, {"softplus": "std", "exp": "logstd"}
+    family, bases = model.likelihood, {form: base for base, form in FORMS.items()}
     mixture = family if isinstance(family, LogisticMixture) else None
     options: dict[str, Any] = {"likelihood": family, "pad": model.pad}
     if mixture is not None:
         options = {
-            "output_distribution_base": bases[mixture.scale],
-            "output_gradient_smoothing_beta": mixture.beta,
+            "output_distribution_base": bases[mixture.head.form],
+            "output_gradient_smoothing_beta": mixture.head.beta,
             "min_mol_logscale": mixture.min_log_scale,
             "num_bits": 8 if mixture.values == 256 else 5,
         }
     found, variables = efficient.efficient_vdvae(
         arrays,
-        distribution_base=bases[model.log_std],
-        gradient_smoothing_beta=model.beta,
+        distribution_base=bases[model.head.form],
+        gradient_smoothing_beta=model.head.beta,
         use_residual_distribution=model.residual_posterior,
         **options,
     )

@@ -18,13 +18,14 @@ import numpy as np
 
 from hvae_jax.convert.efficient_trees import TREES, TorchTree, blocks_of, entries
 from hvae_jax.convert.state_dict import Entry, Misfits, enumerated, size, to_variables
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import EfficientVDVAE
 from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up_stages_of_levels
 
 BETA = 0.6931472
 
-_BASES = {"std": "softplus", "logstd": "exp"}
+FORMS = {"std": "softplus_std", "logstd": "log_std"}  # of `ScaleHead`, by the names of its settings
 
 
 def efficient_vdvae(
@@ -56,8 +57,8 @@ def efficient_vdvae(
         ("distribution_base", distribution_base),
         ("output_distribution_base", output_distribution_base),
     ):
-        if base not in _BASES:
-            raise ValueError(f"efficient_vdvae({name}={base!r}): {' or '.join(map(repr, _BASES))}.")
+        if base not in FORMS:
+            raise ValueError(f"efficient_vdvae({name}={base!r}): {' or '.join(map(repr, FORMS))}.")
     if num_bits not in (5, 8):
         raise ValueError(f"efficient_vdvae(num_bits={num_bits}): 8 or 5.")
     num_bits = int(num_bits)  # its settings have 8.
@@ -76,8 +77,7 @@ def efficient_vdvae(
             channels,
             min_mol_logscale,
             form,
-            _BASES[output_distribution_base],  # type: ignore[arg-type]
-            output_gradient_smoothing_beta,
+            ScaleHead(FORMS[output_distribution_base], output_gradient_smoothing_beta),  # type: ignore[arg-type]
         )
     tree.check_whole()
     levels = tree.levels()
@@ -90,8 +90,7 @@ def efficient_vdvae(
         downs=downs,
         likelihood=likelihood,
         pad=pad or 0,
-        log_std=_BASES[distribution_base],  # type: ignore[arg-type]
-        beta=gradient_smoothing_beta,
+        head=ScaleHead(FORMS[distribution_base], gradient_smoothing_beta),  # type: ignore[arg-type]
         residual_posterior=use_residual_distribution,
         stem_size=tree.kernel(tree.conv("bottom_up", "input_conv")),
         readout_size=tree.kernel(last),

@@ -1,7 +1,7 @@
 """Binary data, or values in [0, 1] taken as probabilities."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Float, Key, Num
 
 from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods.base import Likelihood, clip_log, describe
+from hvae_jax.records import check_choices
 
 Form = Literal["exact", "of_p"]
 
@@ -83,8 +84,7 @@ class Bernoulli(Likelihood):
     form: Form = "exact"
 
     def __post_init__(self) -> None:
-        if self.form not in get_args(Form):
-            raise ValueError(f"Bernoulli(form={self.form!r}): one of {', '.join(get_args(Form))}.")
+        check_choices(self)
         if self.form == "of_p" and self.min_probability:
             raise ValueError(f"Bernoulli(min_probability={self.min_probability}): with form='of_p' it has to be 0.")
 

@@ -10,7 +10,7 @@ and the logarithm of the product has no difference in it that could cancel, what
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxtyping import Float, Int, Key, Num
 
 from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods.base import Likelihood, check_whole
+from hvae_jax.records import check_choices
 
 Scale = Literal["element", "global"]
 
@@ -157,11 +158,7 @@ class DiscretisedLogistic(Likelihood):
     def __post_init__(self) -> None:
         if self.values < 2:
             raise ValueError(f"DiscretisedLogistic(values={self.values}): at least 2 values are needed.")
-        if self.scale not in get_args(Scale):
-            raise ValueError(
-                f"DiscretisedLogistic(scale={self.scale!r}): 'element' for a scale each, 'global' for one that is "
-                "learned."
-            )
+        check_choices(self)
 
     @property
     def value_range(self) -> tuple[float, float]:

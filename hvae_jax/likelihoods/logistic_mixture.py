@@ -10,7 +10,7 @@ Source: Salimans et al. (2017), "PixelCNN++", section 2.1 and 2.2.
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Int, Key, Num
 
-from hvae_jax.distributions import log_softplus, sum_event
+from hvae_jax.distributions import ScaleHead, sum_event
 from hvae_jax.likelihoods.base import Likelihood, check_whole
 from hvae_jax.likelihoods.discretised_logistic import centre, expectation, is_value, log_mass, nearest
+from hvae_jax.records import check_choices
 
 Form = Literal["exact", "published", "vdvae_5_bits", "efficient_vdvae_5_bits"]
-LogScale = Literal["exp", "softplus"]
 
 
 def published_log_mass(
@@ -156,7 +156,7 @@ class LogisticMixtureRecord:
             return log_mass(x, location, log_scale, family.values)
         u = family.grid(x).astype(location.dtype)
         last = 120.5 / 127.5 if family.form == "efficient_vdvae_5_bits" else 1.0
-        beta = family.beta if family.scale == "exp" else 1.0
+        beta = family.head.beta if family.head.form == "log_std" else 1.0
         return published_log_mass(u, location, log_scale, 1.0 / (family.values - 1), last=last, beta=beta)
 
     def _as_x(self, x: Array) -> Array:
@@ -180,15 +180,14 @@ class LogisticMixture(Likelihood):
         which besides that the values lie 8/127.5 apart, from -1 to 0.945, in bins 2/31 wide: they overlap, the last
         one is not open, and the sum over all values is 1.03 or, near white, far from 1; or "efficient_vdvae_5_bits", in
         which the last one is open.
-      scale: a logistic's scale of a layer's output a: "exp", e^(beta a), or "softplus", log(1 + e^(beta a))/beta.
-      beta: as there.
+      head: how a layer's output becomes a logistic's scale: "log_std", e^(beta a), where it is a that is cut off, or
+        "softplus_std", log(1 + e^(beta a))/beta.
 
     A pixel's numbers are M logits, and for each channel M means, M log-scales and, for colours, M coefficients before
     their tanh, in this order.
     Source: Salimans et al. (2017); the forms are VDVAE's (Child, 2021), and NVAE's at five bits is "published"; the
-    scale "softplus" is Efficient-VDVAE's (Hazami et al., 2022), with beta = log 2.
-    Raises ValueError for a size that is out of its range, channels other than 1 and 3, another form or scale, or a beta
-    that is not positive.
+    "softplus_std" is Efficient-VDVAE's (Hazami et al., 2022), with beta = log 2.
+    Raises ValueError for a size that is out of its range, channels other than 1 and 3, or another form or head.
     """
 
     mixtures: int = 10
@@ -196,8 +195,7 @@ class LogisticMixture(Likelihood):
     channels: int = 3
     min_log_scale: float = -7.0
     form: Form = "exact"
-    scale: LogScale = "exp"
-    beta: float = 1.0
+    head: ScaleHead = ScaleHead("log_std")
 
     def __post_init__(self) -> None:
         if self.mixtures < 1 or self.values < 2:
@@ -207,15 +205,11 @@ class LogisticMixture(Likelihood):
             )
         if self.channels not in (1, 3):
             raise ValueError(f"LogisticMixture(channels={self.channels}): 1, or 3 for colours.")
-        if self.form not in get_args(Form):
-            raise ValueError(f"LogisticMixture(form={self.form!r}): one of {', '.join(get_args(Form))}.")
+        check_choices(self)
         if self.form.endswith("5_bits") and self.values != 32:
             raise ValueError(f"LogisticMixture(values={self.values}, form={self.form!r}): 5 bits have 32 values.")
-        if self.scale not in get_args(LogScale) or not 0 < self.beta < np.inf:
-            raise ValueError(
-                f"LogisticMixture(scale={self.scale!r}, beta={self.beta}): {' or '.join(get_args(LogScale))}, and a "
-                "positive number."
-            )
+        if self.head.form not in ("log_std", "softplus_std"):
+            raise ValueError(f"LogisticMixture(head={self.head}): its form has to be 'log_std' or 'softplus_std'.")
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -237,10 +231,10 @@ class LogisticMixture(Likelihood):
         return LogisticMixtureRecord(h[..., :m], by_channel[..., :m], log_scale, coefficients, self)
 
     def _log_scale(self, a: Array) -> Array:
-        """The logarithm of a logistic's scale; with "exp" it is a that is cut off."""
-        if self.scale == "softplus":
-            return jnp.maximum(log_softplus(self.beta * a) - math.log(self.beta), self.min_log_scale)
-        return self.beta * jnp.maximum(a, self.min_log_scale)
+        """The logarithm of a logistic's scale; with "log_std" it is a that is cut off."""
+        if self.head.form == "softplus_std":
+            return jnp.maximum(self.head.log_std(a), self.min_log_scale)
+        return self.head.log_std(jnp.maximum(a, self.min_log_scale))
 
     def check(self, x: np.ndarray, name: str = "x") -> None:
         """Raises ValueError for a value that is not one of 0..values-1, or for channels other than the family's."""

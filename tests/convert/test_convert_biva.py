@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hvae_jax.convert import biva
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture
 from hvae_jax.models import BIVA, GatedLadderVAE
 from hvae_jax.networks.gated import Stage
@@ -18,7 +19,7 @@ from hvae_jax.networks.gated import Stage
 KEY = jax.random.key(0)
 VECTORS = (Stage(2, ((4, 3, 1), (4, 3, 2))), Stage(3, ((4, 5, 1), (4, 5, 2))))
 MAPS = (Stage(2, ((4, 3, 1), (4, 3, 2)), 2), Stage(3, ((4, 5, 2),), 4))
-PUBLISHED: dict[str, Any] = {"log_var_head": "softplus"}
+PUBLISHED: dict[str, Any] = {"head": ScaleHead("softplus_log_var"), "clamp": None}
 MODELS = {
     "vectors": BIVA((8, 8, 1), VECTORS, **PUBLISHED),
     "maps": BIVA((8, 8, 1), MAPS, conditional_bu=True, merge_kernel=5, learn_top_prior=True, **PUBLISHED),
@@ -84,7 +85,7 @@ def test_what_no_weight_tells() -> None:
     )
     assert isinstance(model, BIVA)
     assert model.stages == (Stage(2, ((4, 3, 3),)),)
-    assert (model.pad, model.log_var_head, model.activation) == (1, "none", jax.nn.relu)
+    assert (model.pad, model.head, model.activation) == (1, ScaleHead("log_var"), jax.nn.relu)
     assert (model.q_dropout, model.p_dropout, model.likelihood) == (0.2, 0.0, Bernoulli(1e-7))
 
 

@@ -12,6 +12,7 @@ from hvae_jax import models
 from hvae_jax.convert import efficient_vdvae as efficient
 from hvae_jax.convert import vdvae as deep
 from hvae_jax.convert.efficient_trees import TREES, entries
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Quantised
 from hvae_jax.models import Down, EfficientVDVAE, Up, down_stages, up_stages
 
@@ -59,7 +60,14 @@ def test_taps_of_other_widths() -> None:
     with pytest.raises(ValueError, match=r"stage 0, 2 blocks at side 4, reads taps of \[9, 8\]"):
         EfficientVDVAE(image=(4, 4, 1), ups=ups, downs=downs, likelihood=Bernoulli(), pad=0)
     split = tuple(Down(4, 1, 8, latents=2) for _ in range(2))
-    model = EfficientVDVAE(image=(4, 4, 1), ups=ups, downs=split, likelihood=Bernoulli(), pad=0, beta=efficient.BETA)
+    model = EfficientVDVAE(
+        image=(4, 4, 1),
+        ups=ups,
+        downs=split,
+        likelihood=Bernoulli(),
+        pad=0,
+        head=ScaleHead("softplus_std", efficient.BETA),
+    )
     for tree in TREES:
         given = arrays(model, entries(model, TREES[tree]({})))
         assert efficient.efficient_vdvae(given, pad=0)[0] == model
@@ -137,7 +145,7 @@ def test_what_no_weight_tells() -> None:
         min_mol_logscale=-14.0,
         num_bits=5.0,  # as its settings write it
     )
-    assert (model.log_std, model.beta, model.residual_posterior) == ("exp", 1.0, True)
+    assert (model.head, model.residual_posterior) == (ScaleHead("log_std", 1.0), True)
     assert model.likelihood == LogisticMixture(2, 32, 3, -14.0, "efficient_vdvae_5_bits", "exp", efficient.BETA)
 
 

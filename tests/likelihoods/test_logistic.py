@@ -366,7 +366,7 @@ def test_a_pixelcnn_over_logistics() -> None:
     ("make", "message"),
     [
         (lambda: DiscretisedLogistic(1), r"values=1\): at least 2"),
-        (lambda: DiscretisedLogistic(scale="pixel"), "'element' for a scale each, 'global'"),
+        (lambda: DiscretisedLogistic(scale="pixel"), "'element' or 'global'"),
         (lambda: LogisticMixture(0), r"mixtures=0, values=256\)"),
         (lambda: LogisticMixture(values=1), "2 values"),
         (lambda: LogisticMixture(channels=2), r"channels=2\): 1, or 3"),

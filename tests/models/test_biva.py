@@ -304,7 +304,6 @@ def test_as_settings(model: HVAE) -> None:
         ({"image": (30, 30, 1), "pad": -1}, ("pad=-1",)),
         ({"q_dropout": 1.0}, ("1.0", "from 0 to below 1")),
         ({"p_dropout": -0.1}, ("-0.1",)),
-        ({"log_var_head": "exp"}, ("'exp'", "'softplus'")),
         ({"dtype": "float16"}, ("'float16'", "'bfloat16'")),
         ({"likelihood": LogisticMixture()}, ("3 channels", "x has 1")),
     ],

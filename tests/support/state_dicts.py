@@ -11,6 +11,7 @@ from hvae_jax.convert import efficient_vdvae as efficient
 from hvae_jax.convert import vdvae as deep
 from hvae_jax.convert.efficient_trees import TREES
 from hvae_jax.convert.state_dict import Entry
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture
 from hvae_jax.models import VDVAE, Down, EfficientVDVAE, Up, down_stages, up_stages
 
@@ -26,8 +27,8 @@ MODEL = VDVAE(
 )
 UPS = (Up(8, 1, 6, middle=2), Up(8, 2, 6, 2, middle=2, skip=5), Up(4, 1, 8, cells=2, layers=1, size=1, skip=8))
 DOWNS = (Down(4, 1, 8, None, 3, cells=2, layers=1, size=1), Down(8, 2, 5, 4, 2, 2, shared=False))
-PUBLISHED: dict[str, Any] = {"ups": UPS, "downs": DOWNS, "beta": efficient.BETA}
-MIXTURE = LogisticMixture(2, 256, 3, -250.0, "published", "softplus", efficient.BETA)
+PUBLISHED: dict[str, Any] = {"ups": UPS, "downs": DOWNS, "head": ScaleHead("softplus_std", efficient.BETA)}
+MIXTURE = LogisticMixture(2, 256, 3, -250.0, "published", ScaleHead("softplus_std", efficient.BETA))
 EFFICIENT = {
     "colour": EfficientVDVAE(image=(8, 8, 3), pad=0, likelihood=MIXTURE, stem_size=3, readout_size=3, **PUBLISHED),
     "binary": EfficientVDVAE(image=(4, 4, 1), pad=2, likelihood=Bernoulli(), edge=3, **PUBLISHED),
@@ -38,7 +39,7 @@ EFFICIENT = {
         likelihood=MIXTURE,
         ups=(Up(8, 1, 6, 2, 2, skip=6), Up(4, 2, 8, skip=8)),
         downs=(Down(4, 3, 8, 2, 3), Down(4, 1, 8, None, 3), Down(8, 1, 6, 4, 2, 2)),
-        beta=efficient.BETA,
+        head=ScaleHead("softplus_std", efficient.BETA),
     ),
 }
 

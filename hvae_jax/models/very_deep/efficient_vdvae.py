@@ -9,7 +9,7 @@ begins like any other output.
 Source: Hazami et al. (2022), "Efficient-VDVAE: Less is more", and its code. It departs from that so:
 - beta is log 2, of which the code has seven digits.
 - All kernels begin as Glorot has them; the PyTorch tree leaves the first of each bottleneck as PyTorch does.
-- The KL of log_std="exp" has beta in all its terms; the JAX tree leaves it out of one.
+- The KL of "log_std" has beta in all its terms; the JAX tree leaves it out of one.
 """
 
 import math
@@ -20,9 +20,10 @@ from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Pick
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE
-from hvae_jax.models.very_deep.graph import LogStd, Parts, ascend, check_log_std, descend
+from hvae_jax.models.very_deep.graph import Parts, ascend, descend
 from hvae_jax.models.very_deep.stages import (
     Down,
     Up,
@@ -52,8 +53,7 @@ class EfficientVDVAE(HVAE):
       downs: stages of the way down, from the top. Each goes on at its side, or enlarges the state of the stage before:
         `mixes_in` is that side, and of the first stage the side of the learned maps that all begins with.
       pad: zeros around x on each side, cropped again from the last maps.
-      log_std: "softplus", as above, or "exp", std = e^(beta a).
-      beta: as above.
+      head: how a layer's output becomes a standard deviation: "softplus_std", as above, or "log_std", std = e^(beta a).
       residual_posterior: whether the posterior's Gaussian is an offset from the prior's.
       stem_size, readout_size: of the first and the last kernel.
       edge: size of the first and last kernel of each bottleneck; None for the stage's own.
@@ -77,8 +77,7 @@ class EfficientVDVAE(HVAE):
     likelihood: Likelihood = Bernoulli()
     classes: int = 0
     pad: int = 2
-    log_std: LogStd = "softplus"
-    beta: float = math.log(2.0)
+    head: ScaleHead = ScaleHead("softplus_std", math.log(2.0))
     residual_posterior: bool = False
     stem_size: int = 1
     readout_size: int = 1
@@ -104,7 +103,6 @@ class EfficientVDVAE(HVAE):
         check_ups("EfficientVDVAE", side, self.ups, learned=True)
         check_downs("EfficientVDVAE", side, self.ups, self.downs, learned=True)
         check_taps("EfficientVDVAE", self.ups, self.downs)
-        check_log_std("EfficientVDVAE", self.log_std, self.beta)
         self.likelihood.outputs(self.image[2])
 
     @property
@@ -148,8 +146,7 @@ class EfficientVDVAE(HVAE):
         return Parts(
             style=BottleneckStyle(jax.nn.swish, "glorot", self.edge, self.dtype, self.precision),
             learned=True,
-            log_std=self.log_std,
-            beta=self.beta,
+            head=self.head,
             residual=self.residual_posterior,
             clamp=None,
             up_scale=scale,

@@ -8,6 +8,7 @@ larger models than these settings say, and of other versions of ImageNet and oth
 import itertools
 from typing import Literal
 
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Categorical, LogisticMixture
 from hvae_jax.models.very_deep.efficient_vdvae import EfficientVDVAE
 from hvae_jax.models.very_deep.stages import Down, Up
@@ -49,7 +50,7 @@ def efficient_vdvae_imagenet32(size: Size = "baseline") -> EfficientVDVAE:
             return _published((32, 32, 3), 0, ups, downs, _equal(ups, 512), 32)
         case "C1":
             widths = {32: (64, 64), 16: (128, 64), 8: (256, 64), 4: (512, 128), 1: (512, 128)}
-            return _published((32, 32, 3), 0, ups, downs, widths, 48, output_scale="exp")
+            return _published((32, 32, 3), 0, ups, downs, widths, 48, output="log_std")
     widths = {32: (32, 32), 16: (64, 32), 8: (128, 32), 4: (256, 64), 1: (512, 128)}
     return _published((32, 32, 3), 0, ups, downs, widths, 32)
 
@@ -63,7 +64,7 @@ def efficient_vdvae_imagenet64(size: Size = "baseline") -> EfficientVDVAE:
             return _published((64, 64, 3), 0, ups, downs, _equal(ups, 512), 32)
         case "C1":
             widths = {64: (64, 64), 32: (64, 32), 16: (256, 64), 8: (256, 64), 4: (512, 128), 1: (512, 128)}
-            return _published((64, 64, 3), 0, ups, downs, widths, 64, output_scale="exp")
+            return _published((64, 64, 3), 0, ups, downs, widths, 64, output="log_std")
     widths = {64: (32, 32), 32: (64, 32), 16: (128, 32), 8: (256, 64), 4: (512, 128), 1: (512, 128)}
     return _published((64, 64, 3), 0, ups, downs, widths, 32)
 
@@ -100,7 +101,7 @@ def efficient_vdvae_faces256_5_bits(size: Size = "baseline") -> EfficientVDVAE:
             return _published((256, 256, 3), 0, ups, downs, _equal(ups, 512), 32, values=32)
     widths = dict.fromkeys((1, 4, 8), (512, 128)) | {16: (256, 64), 32: (256, 64)}
     widths |= {256: (128, 128), 128: (128, 64), 64: (128, 32)}
-    return _published((256, 256, 3), 0, ups, downs, widths, 32, values=32, output_scale="exp")
+    return _published((256, 256, 3), 0, ups, downs, widths, 32, values=32, output="log_std")
 
 
 def efficient_vdvae_faces1024() -> EfficientVDVAE:
@@ -146,12 +147,12 @@ def _published(
     widths: Widths,
     latents: int,
     values: int = 256,
-    output_scale: Literal["softplus", "exp"] = "softplus",
+    output: Literal["softplus_std", "log_std"] = "softplus_std",
     beta: float = BETA,
 ) -> EfficientVDVAE:
     """The model of these stages; `widths` has a side's channels, and those between a bottleneck's ends.
 
-    `beta` is of latents and outputs alike, but for outputs whose scale is "exp", where it is 1.
+    `beta` is of latents and outputs alike, but for outputs of "log_std", where it is 1.
     """
     above: list[Up] = []
     for (side, plain, tapped), following in itertools.zip_longest(ups, ups[1:]):
@@ -169,7 +170,9 @@ def _published(
             below.append(Down(side, blocks, width, mixes_in, latents, middle, shared=shared))
     floor = -14.0 if values == 32 else -250.0
     mixture = LogisticMixture(
-        values=values, min_log_scale=floor, scale=output_scale, beta=beta if output_scale == "softplus" else 1.0
+        values=values,
+        min_log_scale=floor,
+        head=ScaleHead(output, beta if output == "softplus_std" else 1.0),
     )
     return EfficientVDVAE(
         image=image,
@@ -177,5 +180,5 @@ def _published(
         downs=tuple(below),
         likelihood=Bernoulli() if image[2] == 1 else mixture,
         pad=pad,
-        beta=beta,
+        head=ScaleHead("softplus_std", beta),
     )

@@ -16,9 +16,8 @@ Source: Child (2021), section 3; Hazami et al. (2022), section 4.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +25,13 @@ from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Pick, draw, stack
-from hvae_jax.distributions import Normal, hard_clamp, log_softplus, residual
+from hvae_jax.distributions import Normal, ScaleHead, residual
 from hvae_jax.models.very_deep.stages import Down, Up, names
 from hvae_jax.networks.bottleneck import Bottleneck, BottleneckConv, BottleneckStyle, LearnedPool, LearnedUnpool
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.resample import average_pool, enlarge
 from hvae_jax.networks.scan import scanned
 from hvae_jax.trace import Level
-
-LogStd = Literal["exp", "softplus"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +42,7 @@ class Parts:
       style: of all convolutions.
       learned: whether pooling, enlarging, taps and the Gaussians' heads are layers of their own (`EfficientVDVAE`), or
         means, nearest neighbours and cropped channels, the maps themselves, and channels of the bottlenecks' outputs.
-      log_std: a standard deviation of a layer's output a: e^(beta a), or log(1 + e^(beta a))/beta.
-      beta: as there.
+      head: how a layer's output becomes a standard deviation.
       residual: whether the posterior's Gaussian is an offset from the prior's.
       clamp: bounds of every log standard deviation, or None.
       up_scale, down_scale: of the last kernel of each bottleneck of the way up, and of the way down, at the start.
@@ -56,8 +52,7 @@ class Parts:
 
     style: BottleneckStyle
     learned: bool
-    log_std: LogStd
-    beta: float
+    head: ScaleHead
     residual: bool
     clamp: tuple[float, float] | None
     up_scale: float
@@ -65,15 +60,6 @@ class Parts:
     bias_up_to: int | None
     unroll: int
     remat: bool
-
-
-def check_log_std(owner: str, log_std: Any, beta: float) -> None:
-    """Raises ValueError for a form of scales that is not known, or a beta that is not positive."""
-    if log_std not in get_args(LogStd) or not 0 < beta < math.inf:
-        raise ValueError(
-            f"{owner}(log_std={log_std!r}, beta={beta}): {' or '.join(map(repr, get_args(LogStd)))}, and a positive "
-            "number."
-        )
 
 
 class UpBlock(nn.Module):
@@ -147,9 +133,7 @@ class DownBlock(nn.Module):
 
     def _normal(self, mean: Array, a: Array) -> Normal:
         """The Gaussian of a layer's outputs."""
-        parts, mean, a = self.parts, widen(mean), widen(a)
-        log_std = parts.beta * a if parts.log_std == "exp" else log_softplus(parts.beta * a) - math.log(parts.beta)
-        return Normal(mean, log_std if parts.clamp is None else hard_clamp(log_std, *parts.clamp))
+        return Normal(widen(mean), self.parts.head.log_std(widen(a), self.parts.clamp))
 
 
 def ascend(

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Pick
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE
 from hvae_jax.models.very_deep.block_strings import down_stages, up_stages
@@ -138,8 +139,7 @@ class VDVAE(HVAE):
         return Parts(
             style=BottleneckStyle(dtype=self.dtype, precision=self.precision),
             learned=False,
-            log_std="exp",
-            beta=1.0,
+            head=ScaleHead("log_std"),
             residual=False,
             clamp=self.clamp,
             up_scale=sum(stage.blocks for stage in self.ups) ** -0.5,

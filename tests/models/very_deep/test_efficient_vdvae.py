@@ -9,7 +9,7 @@ import pytest
 from support.shapes import size
 
 from hvae_jax import models
-from hvae_jax.distributions import log_softplus
+from hvae_jax.distributions import ScaleHead, log_softplus
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Quantised
 from hvae_jax.models import Down, EfficientVDVAE, Up
 from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up_stages_of_levels
@@ -75,7 +75,7 @@ def test_smooth_scales() -> None:
 
 def test_a_mixture_with_smooth_scales_sums_to_one() -> None:
     """Over all values, in the exact form."""
-    family = LogisticMixture(2, 32, 1, -14.0, scale="softplus", beta=0.6931472)
+    family = LogisticMixture(2, 32, 1, -14.0, head=ScaleHead("softplus_std", 0.6931472))
     every = jnp.arange(32)[:, None]
     for seed in range(3):
         h = jnp.asarray(3.0 * np.random.default_rng(seed).normal(size=(1, 1, family.parameters)), jnp.float32)
@@ -115,8 +115,6 @@ DOWNS = (Down(2, 1, 6), Down(4, 1, 4, 2))
         ({"downs": (Down(2, 1, 6), Down(4, 1, 4, 4))}, "mixes in side 4, which is not built yet"),
         ({"pad": 1}, "should be at side 6"),
         ({"pad": -1}, "0 or more"),
-        ({"log_std": "std"}, "'exp' or 'softplus'"),
-        ({"beta": 0.0}, "positive"),
         ({"edge": 0}, "1 or more"),
     ],
 )
@@ -128,8 +126,8 @@ def test_refused(settings: dict[str, Any], said: str) -> None:
         EfficientVDVAE(**(given | settings))
 
 
-@pytest.mark.parametrize("settings", [{"scale": "std"}, {"beta": -1.0}, {"form": "efficient_vdvae_5_bits"}])
+@pytest.mark.parametrize("settings", [{"head": ScaleHead("log_var")}, {"form": "efficient_vdvae_5_bits"}])
 def test_mixture_refused(settings: dict[str, Any]) -> None:
-    """Another scale, a beta that is not positive, a form of five bits with 256 values."""
+    """A head of variances, a form of five bits with 256 values."""
     with pytest.raises(ValueError, match="LogisticMixture"):
         LogisticMixture(**settings)
