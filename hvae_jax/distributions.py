@@ -406,19 +406,18 @@ def residual(prior: Normal, delta: Normal) -> Normal:
     return Normal(prior.mean + delta.mean, prior.log_std + delta.log_std)
 
 
-def kl_residual(prior: Normal, delta: Normal) -> Array:
+def kl_residual(prior: Latent, delta: Latent) -> Array:
     """KL(residual(prior, delta) || prior) = (dm^2/s_p^2 + ds^2 - log ds^2 - 1)/2, elementwise nats.
 
     Equal to `kl(residual(prior, delta), prior)`, without the cancellation of m_p in float32.
     Source: Vahdat & Kautz (2020), equation 2, as printed in the article.
     Raises ValueError for anything but two Gaussians, which have no such form.
     """
-    for name, record in (("prior", prior), ("delta", delta)):
-        if not isinstance(record, Normal):
-            raise ValueError(
-                f"kl_residual({name}={type(record).__name__}): it has a closed form for two Normals only. Take "
-                "log q - log p at the sample, as `draw` does."
-            )
+    if not (isinstance(prior, Normal) and isinstance(delta, Normal)):
+        raise ValueError(
+            f"kl_residual(prior={type(prior).__name__}, delta={type(delta).__name__}): it has a closed form for two "
+            "Normals only. Take log q - log p at the sample, as `draw` does."
+        )
     scaled = delta.mean * jnp.exp(-prior.log_std)
     return 0.5 * (scaled**2 + jnp.expm1(2.0 * delta.log_std)) - delta.log_std
 

@@ -128,8 +128,7 @@ class Model(Protocol):
     """What objectives, diagnostics and training ask of a model: Linen's `init` and `apply`, and what it is.
 
     `apply` is typed Any where Linen says a union with (answer, updates): which of the two comes back depends on
-    `mutable=`, and what the answer is, a Trace or arrays, on `method=`. `models.HVAE` lists the calls, and has all of
-    the following with these defaults.
+    `mutable=`, and what the answer is, a Trace or arrays, on `method=`. `models.HVAE` lists the calls.
 
     Attributes:
       classes: number of class labels the model is conditioned on; 0 for none.
@@ -140,12 +139,12 @@ class Model(Protocol):
       stacked: prefixes of the paths ("down4/") of parameters with a leading axis of blocks, those of scanned runs.
     """
 
-    classes: int
-    image: tuple[int, ...] | None
-    likelihood: Likelihood | None
+    classes: int = 0
+    image: tuple[int, ...] | None = None
+    likelihood: Likelihood | None = None
     num_levels: int
     levels_per_stage: tuple[int, ...]
-    stacked: tuple[str, ...]
+    stacked: tuple[str, ...] = ()
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Fresh variables."""

@@ -37,7 +37,7 @@ from hvae_jax.objectives import (
     Regularised,
     SquaredError,
 )
-from hvae_jax.trace import Trace
+from hvae_jax.trace import Model, Trace
 from hvae_jax.training import init_state, make_step
 
 
@@ -58,7 +58,7 @@ def test_geco_is_its_formula(multiplier: str) -> None:
     )
     to_lambda, to_u = (np.exp, np.log) if log else (lambda u: np.log1p(np.exp(u)), lambda v: np.log(np.expm1(v)))
     mean = np.asarray(VARIABLES["mean"], np.float64)
-    state, u, average = objective.init(), np.full(2, to_u(1.5)), None
+    state, u, average = objective.init(VARIABLES), np.full(2, to_u(1.5)), None
     for step in range(3):
         log_px = LOG_PX - step  # the constraints change from step to step
         c = np.array([(-log_px - 6 * 0.2).mean(), ((X - mean) ** 2 - 0.16).sum(1).mean()])
@@ -84,7 +84,7 @@ def test_geco_is_its_formula(multiplier: str) -> None:
     np.testing.assert_allclose(to_lambda(u), 1.6, rtol=1e-5)  # the bound was met
 
 
-class Toy:
+class Toy(Model):
     """R = m^2/2 and log p(x | z) = -(m - x)^2/2 for one parameter m: everything is known in closed form."""
 
     def init(self, rngs: Any, x: Array, key: Array, y: Any = None) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def test_a_likelihood_without_a_mean() -> None:
 
     objective = GECO((SquaredError(0.1),))
     with pytest.raises(ValueError, match="Take Distortion"):
-        objective(blind, VARIABLES, Batch(jnp.asarray(X)), KEY, jnp.int32(0), objective.init())
+        objective(blind, VARIABLES, Batch(jnp.asarray(X)), KEY, jnp.int32(0), objective.init(VARIABLES))
 
 
 def test_what_is_said_of_constraints_that_were_not_met() -> None:
@@ -189,16 +189,18 @@ def test_what_is_said_of_constraints_that_were_not_met() -> None:
     geco = GECO((Distortion(0.5),), bounds=(1e-3, 100.0))
     numbers = zip((0.9, 0.2, 0.3), (0.9, 0.1, 0.3), strict=True)  # the average lags behind what was reached
     rows = [{"constraint_average": lagging, "constraint": mean, "lambda": 100.0} for lagging, mean in numbers]
-    (said,) = geco.unmet(rows)
+    (said,) = geco.conclude(rows)
     assert "Distortion(target=0.5) was not met: at the end it is 0.3" in said
     assert (
         "at best it was 0.1, a distortion of 0.6; lambda is at its bound of 100" in said and "a target of 0.6" in said
     )
-    assert geco.unmet([*rows, {"constraint_average": -0.01, "lambda": 7.0}]) == geco.unmet([{"loss": 1.0}]) == []
-    (growing,) = geco.unmet([{"constraint_average": -0.1, "lambda": 7.0}, {"constraint_average": 0.1, "lambda": 7.0}])
+    assert geco.conclude([*rows, {"constraint_average": -0.01, "lambda": 7.0}]) == geco.conclude([{"loss": 1.0}]) == ()
+    (growing,) = geco.conclude(
+        [{"constraint_average": -0.1, "lambda": 7.0}, {"constraint_average": 0.1, "lambda": 7.0}]
+    )
     assert "train longer" in growing and "met it for a while" in growing and "a target of 0.6" in growing
 
     two = GECO((Distortion(0.5), SquaredError(0.1)))
     row = {"constraint_average/distortion": -1.0, "constraint_average/squared_error": 0.4, "lambda/squared_error": 2.0}
-    (said,) = two.unmet([row])
+    (said,) = two.conclude([row])
     assert said.startswith("SquaredError(kappa=0.1) was not met") and "more room" in said

@@ -15,7 +15,9 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hvae_jax.distributions import Normal, NormalMixture
+from hvae_jax.models import HVAE
 from hvae_jax.objectives import Batch, NegativeELBO, elbo, log_weight
+from hvae_jax.runtime.trees import path_name
 from hvae_jax.trace import Level, Trace
 from support.cases import Case, jitter
 
@@ -94,6 +96,58 @@ class Row:
         return jax.tree.map(lambda a: np.asarray(a, np.float64), drawn)
 
 
+def plausible_variables(model: HVAE, x: Array, y: Array | None) -> dict[str, Any]:
+    """Variables in the shapes of the model's own, drawn by NumPy: no program is compiled for them.
+
+    Kernels are U(-1/sqrt(fan_in), 1/sqrt(fan_in)), scales and variances near 1, gains of weight norm near
+    0.2, lest q and p lie so far apart that weights have no variance to speak of, and everything else near 0.
+    """
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(1), x, KEY, y=y)
+
+    def one(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        noise, name = 0.05 * rng.normal(size=shape), path.rpartition("/")[2]
+        if name == "pseudo_inputs":
+            return np.resize(np.asarray(x, np.float64), shape) + noise
+        if name in ("scale", "gain", "var"):
+            return (0.2 if name == "gain" else 1.0) + noise
+        inputs = shape[int(path.partition("/")[2].startswith(model.stacked or "/")) : -1]
+        return rng.uniform(-1.0, 1.0, shape) / np.sqrt(np.prod(inputs)) if "kernel" in name else noise
+
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    return tree.unflatten([one(path_name(path), leaf.shape).astype(leaf.dtype) for path, leaf in leaves])
+
+
+def every_row(case: Case, draws: int = 1000) -> None:
+    """What is quick for all rows, by one compiled program: shapes, finite numbers, mean rates and mean weights.
+
+    Where the model is one of the library's the variables are `plausible_variables`; toys have their own, whose
+    parameters are no kernels.
+    """
+    model, x, y = case.model, case.x, case.y
+    toy = not type(model).__module__.startswith("hvae_jax.")
+    variables = Row(case).variables if toy else plausible_variables(model, x, y)
+    names: list[tuple[str, ...]] = []  # of the levels, while the program is traced
+
+    def one(variables: Any, key: Array) -> dict[str, Array]:
+        trace = model.apply(variables, x, key, y=y)
+        check_shapes(case, trace)
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trace)]).all()
+        names.append(trace.names)
+        return {"rates": trace.rates, "ratios": trace.ratios, "finite": finite}
+
+    def program(variables: Any, keys: Array) -> tuple[dict[str, Array], Array]:
+        drawn = model.apply(variables, KEY, len(x), y=y, method="generate")
+        return jax.vmap(lambda key: one(variables, key))(keys), drawn
+
+    numbers, drawn = jax.jit(program)(variables, jax.random.split(jax.random.key(2), draws))
+    assert numbers["finite"].all()
+    check_drawn(case, np.asarray(drawn))
+    found = {name: np.asarray(numbers[name], np.float64) for name in ("rates", "ratios")}
+    check_rates(found["rates"] - found["ratios"])
+    check_weights(case, names[-1], found["ratios"], most=0.06)
+
+
 def mean_and_error(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the first axis, and its standard error."""
     return draws.mean(0), draws.std(0, ddof=1) / np.sqrt(len(draws))
@@ -126,23 +180,59 @@ def continuous(level: Level) -> bool:
     return isinstance(level.p, Normal | NormalMixture)
 
 
-def shapes_and_finite(row: Row) -> None:
-    """A trace has the documented shapes and no NaN; drawn x are data; so much for reconstructions and codes too."""
-    trace, b = row.trace, len(row.x)
+def check_shapes(case: Case, trace: Trace) -> None:
+    """A trace, of arrays or their shapes, has the documented ones."""
+    b, levels = len(case.x), case.model.num_levels
     assert trace.log_px.shape == (b,)
-    assert trace.rates.shape == trace.ratios.shape == (row.levels, b)
-    assert len(trace.latents) == len(set(trace.names)) == len(trace.unstack()) == row.levels
-    for level in trace.unstack():
+    singles = [level for level in trace.levels if not level.stacked]
+    assert len(trace.names) == len(set(trace.names)) == levels == sum(case.model.levels_per_stage)
+    for level in singles:
         assert level.z.shape == level.q.mean.shape == level.p.mean.shape
         assert level.kl.shape == level.z.shape[: level.kl.ndim]  # elementwise, or of a joint density
         assert level.log_q.shape == level.log_p.shape == (b,)
+
+
+def check_drawn(case: Case, drawn: np.ndarray) -> None:
+    """What was generated is data."""
+    assert drawn.shape == case.x.shape
+    assert np.isfinite(drawn).all()
+    if case.model.likelihood is not None:
+        case.model.likelihood.check(drawn)
+
+
+def check_rates(gaps: np.ndarray) -> None:
+    """Differences of rates and ratios `[S, L, B]` have mean 0: for each level and example, and over the batch."""
+    for gap in (gaps, gaps.mean(-1)):
+        mean, error = mean_and_error(gap)
+        assert (np.abs(mean) < 4 * error + 1e-5).all(), np.round(mean / error, 1)
+
+
+def check_weights(case: Case, names: tuple[str, ...], ratios: np.ndarray, most: float) -> None:
+    """E_q[exp(log p - log q)] = 1 of ratios `[S, L, B]`: all levels together and, top-down, each; not what is known.
+
+    Args:
+      most: the largest standard error that would still notice a mistake.
+    """
+    ratios = ratios[:, [name not in case.known for name in names]]
+    joint = np.exp(-ratios.sum(1)).mean(-1)
+    each = np.exp(-ratios).mean(-1)
+    for weights in (joint, *(each.T if case.top_down else ())):
+        mean, error = mean_and_error(weights)
+        assert error < most, "too few draws to notice anything"
+        assert abs(mean - 1) < 4 * error + 1e-5, (mean, error)
+
+
+def shapes_and_finite(row: Row) -> None:
+    """A trace has the documented shapes and no NaN; drawn x are data; so much for reconstructions and codes too."""
+    trace, b = row.trace, len(row.x)
+    assert trace.rates.shape == trace.ratios.shape == (row.levels, b)
+    assert len(trace.latents) == len(trace.unstack()) == row.levels
+    check_shapes(row.case, trace)
+    check_shapes(row.case, trace.replace(levels=trace.unstack()))
     for leaf in jax.tree.leaves(trace):
         assert jnp.isfinite(leaf).all()
     drawn = np.asarray(row.decode(KEY, jnp.ones(row.levels))[1])
-    assert drawn.shape == row.x.shape
-    assert np.isfinite(drawn).all()
-    if row.model.likelihood is not None:
-        row.model.likelihood.check(drawn)
+    check_drawn(row.case, drawn)
     generated = jax.eval_shape(lambda: row.apply(KEY, b, y=row.y, method="generate"))
     assert (generated.shape, generated.dtype) == (drawn.shape, drawn.dtype)
     means = jax.eval_shape(lambda: row.apply(row.x, KEY, y=row.y, method="reconstruct"))
@@ -191,22 +281,12 @@ def no_batch_mates(row: Row) -> None:
 
 def mean_rate_is_mean_ratio(row: Row) -> None:
     """E[kl] = E[log q - log p] for each level, for each example and for the mean of the batch."""
-    gaps = row.draws["rates"] - row.draws["ratios"]
-    for gap in (gaps, gaps.mean(-1)):
-        mean, error = mean_and_error(gap)
-        assert (np.abs(mean) < 4 * error + 1e-5).all(), np.round(mean / error, 1)
+    check_rates(row.draws["rates"] - row.draws["ratios"])
 
 
 def mean_weight_is_one(row: Row) -> None:
     """E_q[exp(log p - log q)] = 1 for all levels together and, top-down, for each; levels that are known left out."""
-    ratios = row.draws["ratios"]
-    ratios = ratios[:, [name not in row.case.known for name in row.trace.names]]
-    joint = np.exp(-ratios.sum(1)).mean(-1)
-    each = np.exp(-ratios).mean(-1)
-    for weights in (joint, *(each.T if row.case.top_down else ())):
-        mean, error = mean_and_error(weights)
-        assert error < 0.03, "too few draws to notice anything"
-        assert abs(mean - 1) < 4 * error + 1e-5, (mean, error)
+    check_weights(row.case, row.trace.names, row.draws["ratios"], most=0.03)
 
 
 def weights_sum_to_one(row: Row) -> None:

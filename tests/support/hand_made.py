@@ -55,7 +55,7 @@ MAPS = VARIABLES | {"kl": {"map": VARIABLES["kl"]["map"]}}
 
 def call(objective: Objective, step: int = 0, variables: Any = VARIABLES, state: Any = None) -> tuple[Any, ...]:
     """(loss, metrics, state, updates) on the trace."""
-    state = objective.init() if state is None else state
+    state = objective.init(variables) if state is None else state
     return objective(forward, variables, Batch(jnp.asarray(X)), KEY, jnp.int32(step), state)
 
 

@@ -43,7 +43,9 @@ def loss_and_gradient(objective: Objective, step: int = 0) -> Any:
         def forward(variables: Any, x: Any, key: Any, **choices: Any) -> Any:
             return model.apply(variables, x, key, **choices), {}
 
-        return objective(forward, {"params": params}, Batch(X), KEY, jnp.int32(step), objective.init())[0]
+        return objective(
+            forward, {"params": params}, Batch(X), KEY, jnp.int32(step), objective.init({"params": params})
+        )[0]
 
     return jax.jit(jax.value_and_grad(loss))(params)
 
