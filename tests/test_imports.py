@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ROOT_MODULES = {"__init__", "distributions", "trace", "descent", "flows"}
 MOST_ROOMS = 20
 
-# Imported where they are used: a module that is not there must not keep models, the step and the maths from importing.
+# Imported inside the functions that use them, so that everything else imports where they are not installed.
 HEAVY = (
     "grain",
     "matplotlib",
@@ -65,7 +65,7 @@ HEAVY = (
     "tyro",
     "wandb",
 )
-# Rooms whose records are command lines too, which takes tyro.
+# Rooms whose records are command lines too, and need tyro.
 NEED_TYRO = {"experiment", "cli"}
 
 # Functions have at most this many lines. A model's forward pass may be longer, because it is the paper: name it in
