@@ -13,15 +13,15 @@ from support.cases import jitter
 
 from hvae_jax.descent import Pick, propose
 from hvae_jax.distributions import Normal
-from hvae_jax.flows import Form, InverseAutoregressive, chain, step
+from hvae_jax.flows import InverseAutoregressive, StepForm, chain, step
 
 KEY = jax.random.key(0)
-FORMS: tuple[Form, ...] = ("gate", "mean_only", "published")
+FORMS: tuple[StepForm, ...] = ("gate", "mean_only", "published")
 SHAPE = (2, 3, 2)
 
 
 @functools.cache
-def made(form: Form, steps: int = 2) -> tuple[InverseAutoregressive, Any, Array, Array]:
+def made(form: StepForm, steps: int = 2) -> tuple[InverseAutoregressive, Any, Array, Array]:
     """A flow over 2x3 maps of two channels, variables far from their initial values, a z and a context."""
     rng = np.random.default_rng(0)
     z = jnp.asarray(rng.normal(size=(3, *SHAPE)), jnp.float32)
@@ -36,7 +36,7 @@ def init(flow: InverseAutoregressive, z: Array, context: Array | None) -> Any:
     return flow.init_with_output(KEY, z, context)[1]
 
 
-def maps(form: Form, steps: int = 2) -> tuple[Any, Any, Array]:
+def maps(form: StepForm, steps: int = 2) -> tuple[Any, Any, Array]:
     """Forward and inverse, compiled, and z."""
     flow, variables, z, context = made(form, steps)
     forward = jax.jit(lambda z: flow.apply(variables, z, context)[0](z))
@@ -46,7 +46,7 @@ def maps(form: Form, steps: int = 2) -> tuple[Any, Any, Array]:
 @pytest.mark.leg
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("steps", [1, 2])
-def test_the_log_determinant_is_the_jacobians(form: Form, steps: int) -> None:
+def test_the_log_determinant_is_the_jacobians(form: StepForm, steps: int) -> None:
     """log |det dz/dz0| per example; examples do not depend on each other; one step has a triangular Jacobian."""
     forward, _, z = maps(form, steps)
     jacobian = jax.jit(jax.jacfwd(lambda z: forward(z)[0]))(z)
@@ -65,7 +65,7 @@ def test_the_log_determinant_is_the_jacobians(form: Form, steps: int) -> None:
 
 @pytest.mark.leg
 @pytest.mark.parametrize("form", FORMS)
-def test_there_and_back(form: Form) -> None:
+def test_there_and_back(form: StepForm) -> None:
     """The inverse recovers z0 with the same log-determinant, and the forward pass recovers z."""
     forward, inverse, z0 = maps(form)
     z, log_det = forward(z0)
@@ -97,7 +97,7 @@ def test_overflow_between_passes_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_derivatives_of_the_inverse(form: Form) -> None:
+def test_derivatives_of_the_inverse(form: StepForm) -> None:
     """Derivatives of z0 and the log-determinant with respect to z and the weights agree with finite differences."""
     flow, variables, z, context = made(form, 2)
 
@@ -159,7 +159,7 @@ def test_chains_add_up() -> None:
     ("make", "message"),
     [
         (lambda: InverseAutoregressive(0), r"steps=0\): 1 or more"),
-        (lambda: InverseAutoregressive(form="affine"), "'gate', 'mean_only', 'published'"),
+        (lambda: InverseAutoregressive(form="affine"), "'gate', 'mean_only' or 'published'"),
         (lambda: init(InverseAutoregressive(1, (6,)), jnp.zeros((1, 2, 2, 4)), None), "cannot be put in order"),
         (lambda: init(InverseAutoregressive(1, (4,)), *(jnp.zeros((1, 2, 2, 2)),) * 2), "context has 2 channels"),
     ],
