@@ -10,7 +10,7 @@
 
 `digits`: 8 latents at the top (z2) and 16 below (z1), 660,368 parameters; all else as in top_down.py. Expected: test
 -ELBO 96.1 +- 1.0 nats (500 draws), IW-500 bound about 92.6, KL of z2 4.9 +- 1.0, rate of z1, a log-ratio, about 3.2.
-These are five seeds of another implementation; five seeds here gave 96.1, 92.5, 4.9 and 3.1 (README).
+These are five seeds of another implementation; five seeds here gave 96.1, 92.5, 4.9 and 3.1 (docs/results/digits.md).
 
 `digits_printed`: the same model trained on the "ELBO" that the article prints, which is not that of its posterior
 (`hvae_jax.models.bottom_up` derives by how much). Expected: KL of z2 1.3 +- 1.0, since the printed formula charges
