@@ -84,7 +84,7 @@ def by_the_printed_formula(folder: Path) -> dict[str, float]:
     if not isinstance(objective, PrintedELBO):
         return {}
     test = found.dataset.splits["test"].for_classes(model.classes)
-    batch = Batch(jnp.asarray(test.x), test.y)
+    batch = Batch(jnp.asarray(test.x), None if test.y is None else jnp.asarray(test.y))
 
     def forward(variables: Any, x: Any, key: jax.Array, **choices: Any) -> tuple[Any, Any]:
         return model.apply(variables, x, key, **choices), {}
@@ -93,7 +93,8 @@ def by_the_printed_formula(folder: Path) -> dict[str, float]:
         return objective(forward, found.variables, batch, key, jnp.int32(0), ())[1]
 
     keys = jax.random.split(jax.random.key(1), found.experiment.evaluation.other_draws)
-    means = {name: float(values.mean()) for name, values in jax.jit(lambda k: jax.lax.map(metrics, k))(keys).items()}
+    drawn: dict[str, jax.Array] = jax.jit(lambda keys: jax.lax.map(metrics, keys))(keys)
+    means = {name: float(values.mean()) for name, values in drawn.items()}
     levels = level_names(model, found.variables, batch.x, batch.y)
     kls = {f"printed KL {level}": means[f"printed_rate/{level}"] for level in levels}
     return {"printed test -ELBO": -means["printed_elbo"], **kls}

@@ -77,8 +77,8 @@ class Printed(Objective):
 
         def printed(variables: Any, x: Any, key: jax.Array, **choices: Any) -> tuple[Trace, Any]:
             trace, updates = forward(variables, x, key, **choices)
-            levels = tuple(level.replace(kl=hv.kl(level.q, level.p)) for level in trace.levels)
-            return trace.replace(levels=levels), updates
+            levels = tuple(dataclasses.replace(level, kl=hv.kl(level.q, level.p)) for level in trace.levels)
+            return dataclasses.replace(trace, levels=levels), updates
 
         return self.objective(printed, variables, batch, key, step, state)
 
