@@ -1,6 +1,6 @@
 # The environment is .venv: made once, installed anew only when pyproject.toml changes. Otherwise no network is needed.
 #
-#   make digits ARGS="--steps 500 --model.hidden 64"    ARGS goes to the script, or to pytest
+#   make digits ARGS="--steps 500 --model.hidden 64"    ARGS goes to the recipe, or to pytest
 #   make test PYTHON=python3.13                         the interpreter .venv is made with, where there is none yet
 
 VENV = .venv
@@ -16,8 +16,8 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
 	    while IFS='|' read -r name does; do printf '  make %-9s %s\n' "$$name" "$$does"; done
 
-digits: $(VENV)/installed ## train the article's top-down VAE on digits; pictures and numbers in runs/digits_topdown
-	$(python) experiments/digits_topdown.py $(ARGS)
+digits: $(VENV)/installed ## train the article's top-down VAE on digits; pictures and numbers in runs/top_down_digits
+	$(python) experiments/recipes/top_down.py $(ARGS)
 
 test: $(VENV)/installed-tests ## the test-suite but its slow tests
 	$(python) -m pytest -n 2 $(ARGS)

@@ -1,4 +1,4 @@
-"""Inverse autoregressive flows: log-determinants by Jacobians, round trips, derivatives of the inverse, densities."""
+"""Inverse autoregressive flows: log-determinants against Jacobians, round trips, derivatives, densities."""
 
 import functools
 import math
@@ -13,16 +13,16 @@ from support.cases import jitter
 
 from hvae_jax.descent import Pick, propose
 from hvae_jax.distributions import Normal
-from hvae_jax.flows import Form, InverseAutoregressive, chain, step
+from hvae_jax.flows import InverseAutoregressive, StepForm, chain, step
 
 KEY = jax.random.key(0)
-FORMS: tuple[Form, ...] = ("gate", "mean_only", "published")
+FORMS: tuple[StepForm, ...] = ("gate", "mean_only", "published")
 SHAPE = (2, 3, 2)
 
 
 @functools.cache
-def made(form: Form, steps: int = 2) -> tuple[InverseAutoregressive, Any, Array, Array]:
-    """A flow over 2x3 maps of two channels, its variables well away from where they start, a z and a context."""
+def made(form: StepForm, steps: int = 2) -> tuple[InverseAutoregressive, Any, Array, Array]:
+    """A flow over 2x3 maps of two channels, variables far from their initial values, a z and a context."""
     rng = np.random.default_rng(0)
     z = jnp.asarray(rng.normal(size=(3, *SHAPE)), jnp.float32)
     context = jnp.asarray(rng.normal(size=(3, 2, 3, 4)), jnp.float32)
@@ -32,11 +32,11 @@ def made(form: Form, steps: int = 2) -> tuple[InverseAutoregressive, Any, Array,
 
 
 def init(flow: InverseAutoregressive, z: Array, context: Array | None) -> Any:
-    """Variables; a flow answers with functions, which `init` cannot return from jit."""
+    """Variables: a flow returns functions, which `init` cannot return from jit."""
     return flow.init_with_output(KEY, z, context)[1]
 
 
-def maps(form: Form, steps: int = 2) -> tuple[Any, Any, Array]:
+def maps(form: StepForm, steps: int = 2) -> tuple[Any, Any, Array]:
     """Forward and inverse, compiled, and z."""
     flow, variables, z, context = made(form, steps)
     forward = jax.jit(lambda z: flow.apply(variables, z, context)[0](z))
@@ -46,8 +46,8 @@ def maps(form: Form, steps: int = 2) -> tuple[Any, Any, Array]:
 @pytest.mark.leg
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("steps", [1, 2])
-def test_the_log_determinant_is_the_jacobians(form: Form, steps: int) -> None:
-    """log |det dz/dz0| of each example, and no example moves another; with one step the Jacobian is triangular."""
+def test_the_log_determinant_is_the_jacobians(form: StepForm, steps: int) -> None:
+    """log |det dz/dz0| per example; examples do not depend on each other; one step has a triangular Jacobian."""
     forward, _, z = maps(form, steps)
     jacobian = jax.jit(jax.jacfwd(lambda z: forward(z)[0]))(z)
     log_det = forward(z)[1]
@@ -65,8 +65,8 @@ def test_the_log_determinant_is_the_jacobians(form: Form, steps: int) -> None:
 
 @pytest.mark.leg
 @pytest.mark.parametrize("form", FORMS)
-def test_there_and_back(form: Form) -> None:
-    """The inverse gives z0 again, with the same log-determinant, and the other way round."""
+def test_there_and_back(form: StepForm) -> None:
+    """The inverse recovers z0 with the same log-determinant, and the forward pass recovers z."""
     forward, inverse, z0 = maps(form)
     z, log_det = forward(z0)
     again, same = inverse(z)
@@ -77,15 +77,15 @@ def test_there_and_back(form: Form) -> None:
 
 
 def test_an_inverse_of_many_passes() -> None:
-    """A chain through all elements, each shifted by much of the one before it: D passes, and no fewer, get there."""
+    """Each element is shifted by twice the one before it: the inverse needs D passes, no fewer."""
     d = 40
     flow = step(lambda z: 2.0 * jnp.concatenate([jnp.zeros((1, 1)), z[:, :-1]], axis=1), "mean_only")
     start = jnp.zeros((1, d)).at[0, 0].set(1.0)
     np.testing.assert_array_equal(jax.jit(flow[1])(start)[0][0], (-2.0) ** np.arange(d, dtype=np.float32))
 
 
-def test_what_overflows_on_the_way_does_no_harm() -> None:
-    """Scales of e^40 between passes that are far from right; the solution has none of them."""
+def test_overflow_between_passes_does_no_harm() -> None:
+    """Iterates that are far from the solution have scales of e^40; the solution has none of them."""
 
     def network(z: Array) -> Array:
         before = jnp.concatenate([jnp.zeros((1, 1)), z[:, :-1]], axis=1)
@@ -97,8 +97,8 @@ def test_what_overflows_on_the_way_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_derivatives_of_the_inverse(form: Form) -> None:
-    """Of z0 and the log-determinant, with respect to z and to the weights: those of finite differences."""
+def test_derivatives_of_the_inverse(form: StepForm) -> None:
+    """Derivatives of z0 and the log-determinant with respect to z and the weights agree with finite differences."""
     flow, variables, z, context = made(form, 2)
 
     def answer(params: Any, z: Array, context: Array) -> Array:
@@ -119,7 +119,7 @@ def test_derivatives_of_the_inverse(form: Form) -> None:
 
 
 def test_the_gate_is_stable() -> None:
-    """At outputs of 1e4 of either sign z', its log-determinant and their gradients are finite; at s = 0 most passes."""
+    """z', its log-determinant and gradients are finite at outputs of -1e4 and 1e4; at s = 0 the gate is over 0.8."""
 
     def answer(s: float) -> Array:
         z, log_det = step(lambda z: jnp.concatenate([z * 0.0 + 1e4, z * 0.0 + s], -1), "gate")[0](jnp.ones((1, 3)))
@@ -132,7 +132,7 @@ def test_the_gate_is_stable() -> None:
 
 
 def test_density_under_a_flow() -> None:
-    """propose: log q(z) is the base's at z0 less the log-determinant, drawn or given, and draws have that density."""
+    """`propose`: log q(z) is the base's density at z0 less the log-determinant, for a z drawn or given."""
     flow, variables, z, context = made("gate")
     q = Normal(0.3 * z, jnp.full_like(z, -0.5))
 
@@ -147,7 +147,7 @@ def test_density_under_a_flow() -> None:
 
 
 def test_chains_add_up() -> None:
-    """Of no steps it is the identity; of one, that one."""
+    """A chain of no steps is the identity."""
     forward, inverse = chain([])
     z = jnp.ones((2, 3))
     for way in (forward, inverse):
@@ -159,12 +159,12 @@ def test_chains_add_up() -> None:
     ("make", "message"),
     [
         (lambda: InverseAutoregressive(0), r"steps=0\): 1 or more"),
-        (lambda: InverseAutoregressive(form="affine"), "'gate', 'mean_only', 'published'"),
+        (lambda: InverseAutoregressive(form="affine"), "'gate', 'mean_only' or 'published'"),
         (lambda: init(InverseAutoregressive(1, (6,)), jnp.zeros((1, 2, 2, 4)), None), "cannot be put in order"),
         (lambda: init(InverseAutoregressive(1, (4,)), *(jnp.zeros((1, 2, 2, 2)),) * 2), "context has 2 channels"),
     ],
 )
 def test_what_is_refused(make: Any, message: str) -> None:
-    """At construction where the settings tell, else at the first call."""
+    """At construction if the settings decide it, else at the first call."""
     with pytest.raises(ValueError, match=message):
         make()

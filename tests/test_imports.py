@@ -1,7 +1,8 @@
-"""What importing does and may not do, and which file may import which."""
+"""What importing does and may not do, which room may import which, and what no source file does."""
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,39 +14,41 @@ pytestmark = pytest.mark.leg
 
 PACKAGE = Path(__file__).parents[1] / "hvae_jax"
 
-# What each part of hvae_jax may import of the others. A part is a file or a folder, whose files may import each other.
-# A new part needs a row here.
-MATHS = {"distributions", "likelihoods", "trace"}
+# Rooms that know nothing of VAEs. Every other room may import them.
+GROUND = {"records", "runtime"}
+# What each room of hvae_jax may import beside GROUND. A room is a file at the root or a folder, whose files may import
+# each other. A new room needs a row here.
 MAY_IMPORT: dict[str, set[str]] = {
+    "records": set(),
+    "runtime": set(),
     "distributions": set(),
-    "keys": set(),
+    "networks": set(),
+    "data": set(),
     "likelihoods": {"distributions", "networks"},
     "trace": {"distributions", "likelihoods"},
     "descent": {"distributions", "trace"},
     "flows": {"descent", "networks"},
-    "objectives": {"trace"},
-    "diagnostics": {"trace", "objectives"},
-    "networks": set(),
-    "data": set(),
-    "models": MATHS | {"descent", "flows", "keys", "networks"},
-    "convert": MATHS | {"models", "networks"},
-    "plots": {"trace"},
-    "compilation": set(),
-    "settings": set(),
-    "meters": set(),
-    "cluster": set(),
-    "doctor": set(),
-    "training": {"trace", "objectives", "compilation"},
-    "evaluation": {"trace", "objectives", "diagnostics", "data", "compilation", "training"},
-    "diagnosis": {"trace", "objectives", "diagnostics", "data", "compilation"},
-    "page": set(),
-    "run_folder": {"settings", "training"},
-    "ending": {"training"},
+    "models": {"descent", "distributions", "flows", "likelihoods", "networks", "trace"},
+    "objectives": {"distributions", "trace"},
+    "diagnostics": {"distributions", "objectives", "trace"},
+    "training": {"objectives", "trace"},
+    "convert": {"distributions", "likelihoods", "models", "networks"},
+    "report": {"data", "diagnostics", "objectives", "trace", "training"},
+    "__init__": {
+        *("data", "descent", "diagnostics", "distributions", "likelihoods"),
+        *("models", "networks", "objectives", "trace"),
+    },
+    "experiment": {
+        *("__init__", "convert", "data", "diagnostics", "likelihoods"),
+        *("models", "objectives", "report", "trace", "training"),
+    },
+    "cli": {"convert", "descent", "diagnostics", "experiment", "report", "trace", "training"},
 }
-# These stand above all, and may import any but the experiments.
-FREE = {"__init__", "results", "experiment", "finished", "exchange", "commands", "cli"}
+# The maths has the root to itself.
+ROOT_MODULES = {"__init__", "distributions", "trace", "descent", "flows"}
+MOST_ROOMS = 20
 
-# Imported where they are used: a module that is not there must not keep models, the step and the maths from importing.
+# Imported inside the functions that use them, so that everything else imports where they are not installed.
 HEAVY = (
     "grain",
     "matplotlib",
@@ -62,66 +65,77 @@ HEAVY = (
     "tyro",
     "wandb",
 )
-LIGHT_MODULES = (
-    "hvae_jax",
-    *(f"hvae_jax.{part}" for part in ("distributions", "likelihoods", "trace", "descent", "flows")),
-    *(f"hvae_jax.{part}" for part in ("objectives", "diagnostics")),
-    *(f"hvae_jax.{part}" for part in ("networks", "models", "data", "settings", "compilation", "plots", "training")),
-    *(f"hvae_jax.convert.{part}" for part in ("addtt", "files", "published", "state_dict")),
-    *(f"hvae_jax.{part}" for part in ("cluster", "evaluation", "meters", "run_folder")),
-    *(
-        f"hvae_jax.training.{part}"
-        for part in ("checkpoint", "dispatch", "feeds", "loop", "mesh", "optimisers", "plan")
-    ),
-    *(f"hvae_jax.training.{part}" for part in ("report", "signals", "state", "step", "validate", "watch")),
-)
+# Rooms whose records are command lines too, and need tyro.
+NEED_TYRO = {"experiment", "cli"}
+
+# Functions have at most this many lines. A model's forward pass may be longer, because it is the paper: name it in
+# FORWARD_PASSES as "models/file.py:function". None needs it yet.
+MOST_LINES = 80
+FORWARD_PASSES: set[str] = set()
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = {str(file.relative_to(PACKAGE)): file.read_text() for file in FILES}
 
 
-def part_of(file: Path) -> str:
+def room_of(file: Path) -> str:
     """networks/mlp.py -> networks, trace.py -> trace."""
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+def module_of(file: Path) -> str:
+    """networks/mlp.py -> hvae_jax.networks.mlp."""
+    return ".".join(("hvae_jax", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = tuple(module_of(file) for file in FILES)
+LIGHT_MODULES = tuple(module_of(file) for file in FILES if room_of(file) not in NEED_TYRO)
+
+
 def imports(file: Path) -> Iterator[tuple[int, str]]:
     """Line and dotted name of everything a file imports, in functions too."""
-    for node in ast.walk(ast.parse(file.read_text(), str(file))):
+    for node in ast.walk(ast.parse(SOURCES[str(file.relative_to(PACKAGE))], str(file))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno}: imports are absolute here"
             assert node.module is not None
-            # `from hvae_jax.report import charts` imports the part, `from hvae_jax.trace import Level` its module
+            # `from hvae_jax import data` imports the room, `from hvae_jax.trace import Level` its module
             names = [f"hvae_jax.{alias.name}" for alias in node.names] if node.module == "hvae_jax" else [node.module]
             yield from ((node.lineno, name) for name in names)
 
 
-FILES = sorted(PACKAGE.rglob("*.py"))
-
-
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_go_one_way(file: Path) -> None:
-    """A file imports its own part and what its row allows; never the experiments, the notebooks or the tests."""
-    own = part_of(file)
-    assert own in MAY_IMPORT or own in FREE, f"{own} is new: say in MAY_IMPORT what it may import."
+    """A file imports its own room, GROUND and what its row allows; never the experiments, notebooks or tests."""
+    own = room_of(file)
+    assert own in MAY_IMPORT, f"{own} is new: say in MAY_IMPORT what it may import."
     for line, name in imports(file):
         package, _, rest = name.partition(".")
-        assert package not in ("experiments", "notebooks", "tests"), f"{file}:{line} imports {name}"
-        if package == "hvae_jax" and own not in FREE:
-            assert rest.partition(".")[0] in MAY_IMPORT[own] | {own}, f"{file}:{line}: {own} may not import {name}"
+        assert package not in ("experiments", "notebooks", "tests", "support"), f"{file}:{line} imports {name}"
+        if package == "hvae_jax":
+            room = rest.partition(".")[0] or "__init__"
+            assert room in MAY_IMPORT[own] | GROUND | {own}, f"{file}:{line}: {own} may not import {name}"
 
 
 def test_the_table_has_no_circle() -> None:
-    """Parts can be put in an order in which each imports earlier ones only."""
-    left = dict(MAY_IMPORT)
+    """Rooms can be put in an order in which each imports earlier ones only, GROUND first."""
+    left = {room: needs | (set() if room in GROUND else GROUND) for room, needs in MAY_IMPORT.items()}
     while left:
-        ready = [part for part, needs in left.items() if not needs & set(left)]
+        ready = [room for room, needs in left.items() if not needs & set(left)]
         assert ready, f"a circle among {sorted(left)}"
-        for part in ready:
-            del left[part]
+        for room in ready:
+            del left[room]
+
+
+def test_rooms() -> None:
+    """The table names the rooms that there are, not too many, and only the maths lies at the root."""
+    assert {room_of(file) for file in FILES} == set(MAY_IMPORT)
+    assert len(MAY_IMPORT) <= MOST_ROOMS
+    assert {file.stem for file in PACKAGE.glob("*.py")} == ROOT_MODULES
 
 
 def run_python(program: str, **environment: str) -> str:
-    """What a program prints in a fresh process without pytest's settings; its error, if any, is the test's."""
+    """Returns what a program prints in a fresh process without pytest's settings; its error fails the test."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-c", program]
     done = subprocess.run(
@@ -135,7 +149,7 @@ def test_importing_touches_no_device() -> None:
     """On a platform that does not exist everything imports, and the first array fails."""
     program = f"""
 import importlib
-for module in {LIGHT_MODULES}:
+for module in {MODULES}:
     importlib.import_module(module)
 import jax.numpy
 try:
@@ -147,12 +161,12 @@ except RuntimeError:
 
 
 def test_importing_loads_nothing_heavy() -> None:
-    """`import hvae_jax` leaves the libraries that only some parts want unloaded; so does the training step."""
+    """`import hvae_jax` leaves the libraries that only some rooms need unloaded; so does the training step."""
     program = f"import sys, hvae_jax, hvae_jax.training; print([name for name in {HEAVY} if name in sys.modules])"
     assert run_python(program) == "[]\n"
 
 
-def test_models_step_and_maths_do_without_the_heavy_ones() -> None:
+def test_all_but_experiments_do_without_the_heavy_ones() -> None:
     """They import, and a step is taken, where none of those libraries is installed."""
     program = f"""
 import importlib, sys
@@ -176,3 +190,43 @@ state, metrics = jax.jit(make_step(model, hv.NegativeELBO(), optimiser))(state, 
 print(int(state.step), bool(jnp.isfinite(metrics["loss"])))
 """
     assert run_python(program, JAX_DISABLE_MOST_OPTIMIZATIONS="1") == "1 True\n"
+
+
+def lines_with(pattern: str, *, but: tuple[str, ...] = ()) -> list[str]:
+    """Lines of the package that match, as "file:line", without those of the rooms in `but`."""
+    return [
+        f"{name}:{number}"
+        for name, source in SOURCES.items()
+        if Path(name).parts[0] not in but
+        for number, line in enumerate(source.splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+
+
+def test_models_are_asked_by_their_protocol() -> None:
+    """No getattr on a model in the rooms that know models by `trace.Model` alone."""
+    assert not lines_with(r"\b(get|has)attr\((self\.|experiment\.)?model\b", but=("models", "convert"))
+
+
+def test_experiments_have_their_type() -> None:
+    """No `Any` for an experiment."""
+    assert not lines_with(r"\bexperiment: Any\b")
+
+
+def test_choices_are_read_in_one_place() -> None:
+    """Literal annotations are taken apart by `records.check_choices` and nowhere else."""
+    assert len(lines_with(r"\bget_args\(")) <= 3
+
+
+def test_functions_fit_a_screen() -> None:
+    """At most MOST_LINES lines each, the docstring included, but for named forward passes of models."""
+    long = {
+        f"{name}:{node.name}": node.end_lineno - node.lineno + 1
+        for name, source in SOURCES.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > MOST_LINES
+    }
+    assert not {name: lines for name, lines in long.items() if name not in FORWARD_PASSES}
+    assert set(long) >= FORWARD_PASSES, "a name in FORWARD_PASSES is of a function that has become short, or is gone"

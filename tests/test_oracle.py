@@ -21,7 +21,7 @@ KEY = jax.random.key(7)
 
 @functools.cache
 def variables() -> dict[str, Any]:
-    """Parameters whose posterior is off by some tenths of a nat."""
+    """Parameters whose posterior is some tenths of a nat from the exact one."""
     return {"params": jitter(jax.jit(MODEL.init)(jax.random.key(0), X, KEY)["params"])}
 
 
@@ -33,18 +33,18 @@ def oracle() -> Oracle:
 
 @functools.partial(jax.jit, static_argnums=3)
 def estimate(variables: dict[str, Any], key: jax.Array, k: jax.Array, chunk: int) -> Importance:
-    """importance() at a traced K."""
+    """`importance` at a traced K."""
     return importance(MODEL, variables, X, key, k, chunk)
 
 
 def bounds(key: jax.Array, k: int, chunk: int = 50) -> Importance:
-    """importance() with K draws."""
+    """`importance` with K draws."""
     return estimate(variables(), key, jnp.int32(k), chunk)
 
 
 @functools.cache
 def weights(k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log weights and ELBOs `[K, B]` of draws 0..K-1, one by one from the definition."""
+    """Log weights and ELBOs `[K, B]` of draws 0..K-1, each from its definition."""
 
     def one(variables: dict[str, Any], index: jax.Array) -> tuple[jax.Array, jax.Array]:
         trace = MODEL.apply(variables, X, jax.random.fold_in(KEY, index))
@@ -56,7 +56,7 @@ def weights(k: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def repeats(k: int, count: int) -> Importance:
-    """Many independent estimates, every field `[count, B]` in float64."""
+    """Independent estimates, every field `[count, B]` in float64."""
     drawn = jax.vmap(estimate, (None, 0, None, None))(
         variables(), jax.random.split(jax.random.key(8), count), jnp.int32(k), 50
     )
@@ -77,7 +77,7 @@ def test_fields_are_their_definitions(k: int) -> None:
 
 
 def test_one_draw_is_log_weight() -> None:
-    """K = 1: the bound is the log weight and the ELBO's integrand of fold_in(key, 0); no error can be had."""
+    """K = 1: the bound is the log weight of fold_in(key, 0), the ELBO its own draw; the errors are NaN."""
     result = importance(MODEL, variables(), X, KEY, 1)
     np.testing.assert_allclose(result.bound, weights(120)[0][0], rtol=1e-5)
     np.testing.assert_allclose(result.elbo, weights(120)[1][0], rtol=1e-5)
@@ -88,16 +88,16 @@ def test_one_draw_is_log_weight() -> None:
 
 @pytest.mark.parametrize("chunk", [37, 500])
 def test_the_chunk_does_not_matter(chunk: int) -> None:
-    """K = 500 in chunks of 50, of 37 (which leaves a part) and in one: float32 rounding alone."""
+    """K = 500 in chunks of 50, of 37 (the last one partial) and in one differ by float32 rounding alone."""
     one, other = bounds(KEY, 500), bounds(KEY, 500, chunk)
     for field in ("bound", "elbo", "effective_sample_size", "elbo_standard_error"):
         np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=2e-5)
-    # K/ESS - 1 cancels where the weights are alike, here by a factor of ten
+    # looser: K/ESS - 1 cancels if the weights are nearly equal, here by a factor of ten
     np.testing.assert_allclose(one.standard_error, other.standard_error, rtol=1e-3)
 
 
 def test_a_plain_k_is_a_traced_k() -> None:
-    """K as a number, outside jit, with fewer draws than a chunk holds."""
+    """K as a plain number, outside jit, smaller than a chunk."""
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-4),
         importance(MODEL, variables(), X, KEY, 7),
@@ -107,7 +107,7 @@ def test_a_plain_k_is_a_traced_k() -> None:
 
 
 def test_values_are_per_example() -> None:
-    """An example's fields do not change with the others."""
+    """An example's fields do not depend on the other examples."""
     x = X.at[1:].set(X[:-1])
     other = importance(MODEL, variables(), x, KEY, 7)
     first = bounds(KEY, 7)
@@ -131,8 +131,8 @@ def test_labels_are_passed_on() -> None:
 
 @pytest.mark.parametrize("k", [0, -3, 2.5, np.int64(0), jnp.int32(0), jnp.ones(2, jnp.int32)], ids=repr)
 def test_less_than_one_draw_is_an_error(k: Any) -> None:
-    """Of whatever kind the number is."""
-    if not isinstance(k, float):  # whose type is refused first, under pytest alone
+    """Whatever type the number has."""
+    if not isinstance(k, float):  # pytest's type checks refuse a float first
         with pytest.raises(ValueError, match=r"importance\(k=.*whole number of 1 or more"):
             importance(MODEL, variables(), X, KEY, k)
     with pytest.raises(ValueError, match=r"importance\(k=.*whole number of 1 or more"):
@@ -142,7 +142,7 @@ def test_less_than_one_draw_is_an_error(k: Any) -> None:
 
 
 def test_the_bound_rises_to_log_px() -> None:
-    """E bound is below log p(x), rises with K, and is within 2% of the ELBO's gap at K = 100."""
+    """The expected bound is below log p(x), rises with K, and at K = 100 is within 2% of the ELBO's gap."""
     log_px, expected_elbo = oracle().log_px(np.asarray(X)), oracle().elbo(np.asarray(X))
     means = [expected_elbo]
     for k in (2, 10, 100):
@@ -155,7 +155,7 @@ def test_the_bound_rises_to_log_px() -> None:
 
 
 def test_the_elbo_field_is_the_elbo() -> None:
-    """Its mean is the closed form's, within 4 standard errors of 400 estimates."""
+    """Its mean is the closed form, within 4 standard errors of 400 estimates."""
     estimates = repeats(10, 400).elbo
     error = estimates.std(0, ddof=1) / np.sqrt(len(estimates))
     assert (np.abs(estimates.mean(0) - oracle().elbo(np.asarray(X))) < 4 * error).all()
@@ -188,7 +188,7 @@ def test_exact_posterior() -> None:
 
 
 def test_data_without_probability() -> None:
-    """Values that the likelihood rules out have bound -inf, the others of the batch theirs, and no NaN."""
+    """An x that the likelihood rules out has a bound of -inf; the other examples are not affected."""
     row = case("top_down_2")
 
     @jax.jit

@@ -1,7 +1,6 @@
-"""The scripts of experiments/: settings on their command lines, and a sweep that goes on where it stopped."""
+"""Recipes and studies: presets and their sizes, command lines, and studies that resume."""
 
 import dataclasses
-import importlib
 import json
 import types
 from pathlib import Path
@@ -11,79 +10,140 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.cases import case, jitter
+from support.places import RECIPES, STUDIES, script
 
-from hvae_jax.cli import script as experiments
+import hvae_jax as hv
+from hvae_jax.cli import script as command_line
 from hvae_jax.data import Split
-from hvae_jax.experiment import Data, Experiment, abstract_state
-from hvae_jax.models import VAE
-from hvae_jax.training.metrics import level_names
+from hvae_jax.experiment import Data, Evaluation, Experiment, Training, abstract_state, settings
+from hvae_jax.models import VAE, BottomUpVAE
+from hvae_jax.objectives import Batch, NegativeELBO, PrintedELBO
+from hvae_jax.trace import level_names
 
-SCRIPTS = Path(__file__).parents[1] / "experiments"
-
-# What each preset's model has: the published figure, or the sum of its layers' sizes.
+# Number of parameters by recipe and preset: the published figure, or the sum of the layers' sizes.
 PARAMETERS = {
-    "mnist_ladder": {"small": 109_313, "published": 3_209_153, "published6": 6_008_705, "paper": 1_859_424},
-    "omniglot_ladder": {"small": 661_680, "paper": 1_859_424},
-    "mnist_iaf": {"small": 247_842, "plain": 164_066},
-    "cifar10_iaf": {"small": 292_775, "paper": 38_638_887, "two_resolutions": 38_638_887},
-    "mnist_biva": {"small": 1_587_026, "paper": 31_550_946},
-    "cifar10_biva": {"small": 861_608, "paper": 102_948_560},
+    "vae": {"digits": 440_416},
+    "top_down": {"digits": 721_808, "digits_vamp": 728_208, "digits_mixture": 723_508},
+    "bottom_up": {"digits": 660_368, "digits_printed": 660_368, "digits_vamp": 666_768, "digits_mixture": 662_068},
+    "ladder": {
+        "mnist_small": 109_313,
+        "mnist_published": 3_209_153,
+        "mnist_published6": 6_008_705,
+        "mnist_paper": 1_859_424,
+        "omniglot_small": 661_680,
+        "omniglot_paper": 1_859_424,
+    },
+    "resnet_vae": {
+        "mnist_small": 247_842,
+        "mnist_plain": 164_066,
+        "cifar10_small": 292_775,
+        "cifar10_paper": 38_638_887,
+        "cifar10_two_resolutions": 38_638_887,
+    },
+    "biva": {
+        "mnist_small": 1_587_026,
+        "mnist_paper": 31_550_946,
+        "cifar10_small": 861_608,
+        "cifar10_paper": 102_948_560,
+    },
     "vdvae": {"digits": 36_891, "mnist": 99_425, "cifar10_small": 292_648, "cifar10": 39_145_700},
     "efficient_vdvae": {"digits": 57_073, "mnist": 69_919_585, "cifar10_c1": 18_124_020},
 }
+ALL_RECIPES = sorted(path.stem for path in RECIPES.glob("*.py"))
+ALL_STUDIES = sorted(path.stem for path in STUDIES.glob("*.py"))
 
 
-@pytest.mark.parametrize("name", ["mnist_iwae", "mnist_iwae_two_level"])
-def test_the_iwae_papers_networks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters by hand, weights and biases; every network begins as Glorot's."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    experiment = importlib.import_module(name).experiment
-    x = jnp.zeros((2, 28, 28, 1), jnp.uint8)
-    shapes = jax.eval_shape(experiment.model.init, jax.random.key(0), x, jax.random.key(1))
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-    one = 785 * 200 + 201 * 200 + 201 * 100 + 51 * 200 + 201 * 200 + 201 * 784
-    up = 785 * 200 + 201 * 200 + 201 * 200 + 101 * 100 + 101 * 100 + 101 * 100
-    down = 51 * 100 + 101 * 100 + 101 * 200 + 101 * 200 + 201 * 200 + 201 * 784
-    assert count == (one if name == "mnist_iwae" else up + down)
-    made = jax.jit(experiment.model.init)(jax.random.key(0), x, jax.random.key(1))["params"]
-    biases = [leaf for path, leaf in jax.tree.leaves_with_path(made) if "bias" in jax.tree_util.keystr(path)]
-    assert sum(bool(leaf.any()) for leaf in biases) == 1  # the readout's
+def presets_of(recipe: str) -> dict[str, Experiment]:
+    """The presets of a recipe, by name."""
+    return script(RECIPES / f"{recipe}.py").presets
+
+
+@pytest.mark.parametrize("recipe", ALL_RECIPES)
+def test_one_convention(recipe: str) -> None:
+    """A dict of presets, the first one small; runs named RECIPE_PRESET; settings that JSON keeps; main at the end."""
+    presets = presets_of(recipe)
+    assert next(iter(presets.values())).model.num_levels < 20
+    for preset, experiment in presets.items():
+        assert experiment.name == f"{recipe}_{preset}"
+        assert settings.from_json(settings.to_json(experiment)) == experiment
+    ending = 'if __name__ == "__main__":\n    main(presets, description=__doc__)\n'
+    assert (RECIPES / f"{recipe}.py").read_text().endswith(ending)
 
 
 @pytest.mark.parametrize(
-    ("script", "preset"),
+    ("recipe", "preset"),
     [
-        pytest.param(script, preset, marks=[pytest.mark.slow] if count > 5_000_000 else [])
-        for script, presets in PARAMETERS.items()
+        pytest.param(recipe, preset, marks=[pytest.mark.slow] if count > 5_000_000 else [])
+        for recipe, presets in PARAMETERS.items()
         for preset, count in presets.items()
     ],
 )
-def test_presets(script: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes, and that a state and the names of the levels follow from shapes alone."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    module = importlib.import_module(script)
-    assert module.experiment is next(iter(module.presets.values()))
-    assert module.experiment.model.num_levels < 20
-    assert len({experiment.name for experiment in module.presets.values()}) == len(module.presets)
-    experiment = module.presets[preset]
-    x = np.zeros((2, *getattr(experiment.model, "image", (28, 28, 1))), np.uint8)
-    data = Split(x)
-    params = abstract_state(experiment, data).params
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[script][preset]
-    assert len(level_names(experiment.model, data)) == experiment.model.num_levels
+def test_sizes(recipe: str, preset: str) -> None:
+    """The number of parameters, and that a state and the names of the levels follow from shapes alone."""
+    experiment = presets_of(recipe)[preset]
+    model, event = experiment.model, (8, 8, 1) if preset.startswith("digits") else (28, 28, 1)
+    data = Split(np.zeros((2, *(model.image or event)), np.uint8))
+    state = abstract_state(experiment, data)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == PARAMETERS[recipe][preset]
+    assert len(level_names(model, state.variables, data.x)) == model.num_levels
 
 
-def test_a_preset_by_its_name(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """The first one unless another is named; other flags change what it says; an unknown one is refused."""
+@pytest.mark.parametrize("recipe", ["vae", "bottom_up"])
+def test_the_iwae_papers_networks(recipe: str) -> None:
+    """Parameters by hand, weights and biases; every network begins as Glorot's."""
+    experiment = presets_of(recipe)["mnist_iwae"]
+    x = jnp.zeros((2, 28, 28, 1), jnp.uint8)
+    made = jax.jit(experiment.model.init)(jax.random.key(0), x, jax.random.key(1))["params"]
+    one = 785 * 200 + 201 * 200 + 201 * 100 + 51 * 200 + 201 * 200 + 201 * 784
+    up = 785 * 200 + 201 * 200 + 201 * 200 + 101 * 100 + 101 * 100 + 101 * 100
+    down = 51 * 100 + 101 * 100 + 101 * 200 + 101 * 200 + 201 * 200 + 201 * 784
+    assert sum(leaf.size for leaf in jax.tree.leaves(made)) == (one if recipe == "vae" else up + down)
+    biases = [leaf for path, leaf in jax.tree.leaves_with_path(made) if "bias" in jax.tree_util.keystr(path)]
+    assert sum(bool(leaf.any()) for leaf in biases) == 1  # the readout's, from the data's marginals
+
+
+def test_pseudo_inputs_begin_as_different_digits() -> None:
+    """A VampPrior copies the examples that the model is initialised on in turn: there is one for each."""
+    for recipe in ("top_down", "bottom_up"):
+        experiment = presets_of(recipe)["digits_vamp"]
+        assert experiment.training.init_examples == experiment.model.top_prior.pseudo_inputs == 100
+
+
+@pytest.mark.parametrize("recipe", ALL_RECIPES)
+def test_help(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The docstring and every setting; an unknown preset is refused with the ones there are."""
+    module = script(RECIPES / f"{recipe}.py")
+    with pytest.raises(SystemExit) as left:
+        command_line.main(module.presets, ["--help"], module.__doc__)
+    shown = capsys.readouterr().out
+    assert left.value.code == 0
+    assert module.__doc__.split()[1] in shown and "--model." in shown and "--batch-size" in shown
+    with pytest.raises(SystemExit) as left:
+        command_line.main(module.presets, ["--preset", "none"], module.__doc__)
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and all(preset in said for preset in module.presets)
+
+
+@pytest.mark.parametrize("recipe", ["vae", "top_down", "bottom_up"])
+def test_the_articles_models_are_the_defaults(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The digits have each class's own defaults, and its choices are in --help."""
+    presets = presets_of(recipe)
+    model = presets["digits"].model
+    assert model == type(model)()
+    with pytest.raises(SystemExit):
+        command_line.main(presets, ["--help"])
+    assert "{dense,conv}" in capsys.readouterr().out
+
+
+def test_a_preset_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one unless another is named; other flags change its settings."""
     chosen = []
-    monkeypatch.setattr(experiments, "run", lambda experiment, *_, **__: chosen.append(experiment) or Stopped())
+    monkeypatch.setattr(command_line, "run", lambda experiment, *_, **__: chosen.append(experiment) or Stopped())
     one, two = (Experiment(name=name, model=VAE(), data=Data("digits")) for name in ("one", "two"))
     for arguments in ([], ["--preset", "b"], ["--seed", "3", "--preset=b"]):
-        experiments.main({"a": one, "b": two}, arguments)
+        command_line.main({"a": one, "b": two}, arguments)
     assert [(e.name, e.seed) for e in chosen] == [("one", 0), ("two", 0), ("two", 3)]
-    with pytest.raises(SystemExit) as stopped:
-        experiments.main({"a": one, "b": two}, ["--preset", "c"])
-    assert stopped.value.code == 2 and "choose from" in capsys.readouterr().err
 
 
 @dataclasses.dataclass
@@ -94,12 +154,81 @@ class Stopped:
     state: Any = dataclasses.field(default_factory=lambda: types.SimpleNamespace(step=0))
 
 
+@pytest.fixture
+def studies(monkeypatch: pytest.MonkeyPatch) -> dict[str, types.ModuleType]:
+    """Every study, imported: they find `sweep` beside them, as they do when they are run."""
+    monkeypatch.syspath_prepend(STUDIES)
+    return {name: script(STUDIES / f"{name}.py") for name in ALL_STUDIES}
+
+
+def test_studies_make_their_models(studies: dict[str, types.ModuleType]) -> None:
+    """All import, and make the models that they compare from their default settings."""
+    digits = hv.data.digits()
+    plane, curves = studies["usefulness_plane"], studies["rate_distortion"]
+    assert len(plane.trials(plane.Settings(), digits)) == 4 * 3 + 4  # families by fields, and the remedy
+    assert len(curves.trials(curves.Settings(), digits)) == 5 * 3 + 2 * 3  # fields by objectives, decoders by betas
+    assert {m.num_levels for m in studies["ladder_depth"].models(hv.Bernoulli()).values()} == {5}
+    assert studies["gradient_estimators"].Settings().ks == (1, 4, 16, 64)
+
+
+def test_any_objective_of_the_printed_formula(studies: dict[str, types.ModuleType]) -> None:
+    """The plane's wrapper of the negative ELBO is PrintedELBO, which is not the ELBO of a bottom-up model."""
+    row, key = case("bottom_up"), jax.random.key(0)
+    model, params = row.model, jax.jit(row.model.init)(key, row.x, key)["params"]
+    variables = {"params": jitter(params, scale=0.5)}
+
+    def forward(variables: Any, x: Any, key: jax.Array, **choices: Any) -> tuple[Any, Any]:
+        return model.apply(variables, x, key, **choices), {}
+
+    wrapped = studies["usefulness_plane"].Printed(NegativeELBO())
+    losses = [
+        jax.jit(lambda v, o=objective: o(forward, v, Batch(row.x), key, jnp.int32(0), ())[0])(variables)
+        for objective in (wrapped, PrintedELBO(), NegativeELBO())
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+    assert abs(losses[0] - losses[2]) > 1e-3
+
+
+def test_seeds_name_what_there_is(studies: dict[str, types.ModuleType]) -> None:
+    """A recipe's first preset unless another is named; unknown ones are refused with the names there are."""
+    seeds = studies["seeds"]
+    assert seeds.experiment_of("top_down", None) == presets_of("top_down")["digits"]
+    assert seeds.experiment_of("bottom_up", "digits_printed").objective == PrintedELBO()
+    with pytest.raises(ValueError, match="no recipe 'vaes'; there are biva, bottom_up"):
+        seeds.experiment_of("vaes", None)
+    with pytest.raises(ValueError, match="vae has no preset 'mnist'; it has digits, mnist_iwae"):
+        seeds.experiment_of("vae", "mnist")
+
+
 @pytest.mark.slow
-def test_a_sweep_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Every run once, whatever is asked for again; pictures and numbers; other settings are refused."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    curves, sweep = importlib.import_module("rate_distortion"), importlib.import_module("sweep")
-    effort = sweep.Effort(steps=2, hidden=4, width=2, layers=1, draws=2, examples=20)
+def test_seeds_show_both_formulas(
+    studies: dict[str, types.ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A run on the printed formula has the model's rates and the printed KLs, top first, in table and file."""
+    seeds, x = studies["seeds"], hv.data.digits().splits["train"].x
+    np.savez(tmp_path / "few.npz", x_train=x[:40], x_validation=x[40:60], x_test=x[60:80], num_values=17)
+    tiny = Experiment(
+        "tiny",
+        BottomUpVAE(latents=(2, 3), hidden=8),
+        Data(str(tmp_path / "few.npz")),
+        PrintedELBO(),
+        training=Training(batch_size=16, epochs=1),
+        evaluation=Evaluation(draws=2, other_draws=2),
+    )
+    monkeypatch.setattr(seeds, "experiment_of", lambda *_: tiny)
+    seeds.main(seeds.Settings(seeds=(0, 1), folder=tmp_path / "runs"))
+    rows = json.loads((tmp_path / "runs" / "seeds.json").read_text())
+    assert list(rows) == ["0", "1"]
+    assert list(rows["0"])[-5:] == ["KL z2", "KL z1", "printed test -ELBO", "printed KL z2", "printed KL z1"]
+    assert rows["0"]["printed KL z1"] > 0  # a KL; the rate beside it, a log-ratio, may be negative
+    assert "| mean ± sd |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_sweep_resumes(studies: dict[str, types.ModuleType], tmp_path: Path, capsys: Any) -> None:
+    """Every run is trained once, whatever is asked for again; pictures and numbers; other settings are refused."""
+    curves = studies["rate_distortion"]
+    effort = curves.Effort(steps=2, hidden=4, width=2, layers=1, draws=2, examples=20)
     chosen = curves.Settings(betas=(1.0, 2.0), fields=(0, -1), effort=effort, workers=1, folder=tmp_path)
     curves.main(chosen)
     rows = json.loads((tmp_path / "curves.json").read_text())["rows"]

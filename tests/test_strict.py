@@ -1,4 +1,4 @@
-"""The strictness of conftest.py is real: each rule refuses what it should."""
+"""The rules of conftest.py hold: each refuses what it should."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from hvae_jax.distributions import Normal, sum_event
 
 
 def test_eight_devices() -> None:
-    """Sharding is tested over eight devices."""
+    """Sharding is tested over eight simulated devices."""
     assert jax.device_count() == 8
 
 
@@ -22,7 +22,7 @@ def test_rank_promotion_raises() -> None:
 
 
 def test_types_of_functions_are_checked() -> None:
-    """A bool array is no number, and a float no array."""
+    """A bool array where numbers belong, and a float where an array belongs, are refused."""
     with pytest.raises(jaxtyping.TypeCheckError, match="values"):
         sum_event(jnp.ones((2, 3), bool))
     with pytest.raises(jaxtyping.TypeCheckError, match="log_var"):
@@ -30,7 +30,7 @@ def test_types_of_functions_are_checked() -> None:
 
 
 def test_fields_of_records_are_not_checked() -> None:
-    """JAX itself fills records with shapes, None and shardings."""
+    """JAX fills records with shapes, None and shardings."""
     record = Normal.standard((2, 3))
     assert jax.eval_shape(lambda: record).mean.shape == (2, 3)
     assert jax.tree.map(lambda leaf: None, record).mean is None
@@ -38,7 +38,7 @@ def test_fields_of_records_are_not_checked() -> None:
 
 @pytest.mark.parametrize("module", ["hvae_jax", "hvae_jax.models.top_down"])
 def test_own_warnings_are_errors(module: str) -> None:
-    """A warning that names hvae_jax as its place is raised."""
+    """A warning whose module is in hvae_jax is raised."""
     with pytest.raises(UserWarning, match="ours"):
         warnings.warn_explicit("ours", UserWarning, "file.py", 1, module=module)
 

@@ -1,4 +1,4 @@
-"""Runs tests/x64 in a process of its own: whether JAX computes in float64 is decided before its first array."""
+"""Runs tests/x64 in a process of its own, since JAX decides before its first array whether it computes in float64."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ import pytest
     [pytest.param("not slow", marks=pytest.mark.leg, id="quick"), pytest.param("slow", marks=pytest.mark.slow)],
 )
 def test_float64(which: str) -> None:
-    """Every test in tests/x64 passes under JAX_ENABLE_X64=1; their report is shown where one does not."""
+    """Every test in tests/x64 passes under JAX_ENABLE_X64=1; if one does not, its report is shown."""
     folder = Path(__file__).parent / "x64"
     command = [
         sys.executable,

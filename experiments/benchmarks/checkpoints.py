@@ -3,9 +3,9 @@
     python experiments/benchmarks/checkpoints.py
     python experiments/benchmarks/checkpoints.py --folder /somewhere/else      # another disk
 
-A save is timed twice: until training goes on (the copy, the checksum and what Orbax does before its threads take over)
-and until it is on disk. The cost of saving compares two runs of the article's experiment, interleaved: one that saves
-every `--save-seconds`, one that never does.
+A save is timed twice: until training continues (the copy, the checksum and what Orbax does before its threads take
+over) and until it is on disk. The cost of saving is measured by two interleaved runs of the article's experiment: one
+saves every `--save-seconds`, the other never.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.feeds import Resident
 
-LEAVES = 32  # arrays that the state is made of
+LEAVES = 32  # arrays in the state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Settings:
     """What to measure.
 
     Attributes:
-      sizes: of the state, MiB.
-      rounds: how often each is saved and restored.
-      save_seconds: between two saves of the run, as `Training.save_seconds`.
-      minutes: that the comparison of the two runs takes.
-      folder: where to write; a temporary one if it is not given.
+      sizes: sizes of the state, MiB.
+      rounds: number of times each is saved and restored.
+      save_seconds: time between two saves of the run, as `Training.save_seconds`.
+      minutes: duration of the comparison of the two runs.
+      folder: where to write; a temporary folder if it is not given.
     """
 
     sizes: tuple[int, ...] = (1, 10, 100, 400)
@@ -48,7 +48,7 @@ class Settings:
 
 
 def by_size(settings: Settings, folder: Path) -> None:
-    """The table of seconds by size."""
+    """Prints the table of seconds by size."""
     mesh = data_mesh(1)
     print("\n| state | training waits | on disk after | restored in |\n| --- | --- | --- | --- |")
     for size in settings.sizes:
@@ -57,22 +57,22 @@ def by_size(settings: Settings, folder: Path) -> None:
         best = {"w": jnp.zeros(1)}
         seconds = []
         checkpoints = Checkpoints(folder / f"size_{size}")
-        for step in range(settings.rounds + 1):  # the first one starts Orbax's threads
+        for step in range(settings.rounds + 1):  # the first one, which starts Orbax's threads, does not count
             start = time.perf_counter()
             checkpoints.save(step, state, best, Progress())
-            goes_on = time.perf_counter()
+            continued = time.perf_counter()
             checkpoints.wait()
             written = time.perf_counter()
             wanted = jax.eval_shape(lambda s=state: s), jax.eval_shape(lambda b=best: b)
             checkpoints.restore(*wanted, mesh)
-            seconds.append((goes_on - start, written - start, time.perf_counter() - written))
+            seconds.append((continued - start, written - start, time.perf_counter() - written))
         checkpoints.close()
         cells = " | ".join(f"{value:.3f} s" for value in np.median(seconds[1:], axis=0))
         print(f"| {size} MiB | {cells} |", flush=True)
 
 
-def share(settings: Settings, folder: Path) -> None:
-    """What saving costs: steps per second with and without, in turns of `save_seconds`."""
+def cost_of_saving(settings: Settings, folder: Path) -> None:
+    """Prints steps per second with and without saves, in turns of `save_seconds`."""
     split = hv.data.digits().splits["train"]
     model, objective, optimiser, mesh = hv.models.TopDownVAE(), hv.NegativeELBO(), Adamax().build(), data_mesh(1)
     state = init_state(model, objective, optimiser, jax.random.key(0), split.x[:64])
@@ -108,12 +108,12 @@ def share(settings: Settings, folder: Path) -> None:
 
 
 def main(settings: Settings) -> None:
-    """Measures and prints."""
+    """Prints both tables."""
     print(line())
     folder = settings.folder or Path(tempfile.mkdtemp(prefix="hvae_jax_checkpoints_"))
     try:
         by_size(settings, folder)
-        share(settings, folder)
+        cost_of_saving(settings, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,13 +1,13 @@
-"""What depth costs a very deep VAE: seconds to compile a training step, and memory, scanned and written out.
+"""What depth costs a very deep VAE: seconds to compile a training step, and memory, with blocks scanned or unrolled.
 
     python experiments/benchmarks/depth.py                                # 20 to 78 levels of width 512, compiled only
     python experiments/benchmarks/depth.py --width 64 --unrolled --remat
 
-VDVAE at the resolutions of its ImageNet preset (32, 16, 8, 4, 1), with as many blocks at each as `levels` asks for, in
-the preset's proportions; 78 is the preset itself. Nothing is computed: the step is lowered from shapes and compiled,
-without a compilation cache, each model in a process of its own. Memory is what XLA plans: intermediate values of a
-step; parameters, averages and the optimiser's state come on top. `--initialise` times the whole initialisation of
-every preset instead, compilation included.
+The model is VDVAE at the resolutions of its ImageNet preset (32, 16, 8, 4, 1), with `levels` blocks in the preset's
+proportions; 78 is the preset itself. Nothing is computed: the step is lowered from shapes and compiled without a
+compilation cache, each model in a process of its own. Memory is that of a step's intermediate values, as XLA plans it;
+parameters, averages and the optimiser's state are not in it. `--initialise` times the whole initialisation of every
+preset instead, compilation included.
 """
 
 import dataclasses
@@ -41,13 +41,13 @@ class Settings:
     """What to measure.
 
     Attributes:
-      levels: depths.
+      levels: numbers of levels.
       width: channels of the maps.
-      batch: images a step.
-      unrolled: measure with all blocks written out too.
-      remat: measure with the backward pass recomputing what is inside a block too.
+      batch: images per step.
+      unrolled: also measure with all blocks written out.
+      remat: also measure with a backward pass that recomputes the inside of each block.
       initialise: time the initialisation of every preset instead.
-      presets: of these.
+      presets: presets to initialise.
       only: (levels, unroll, remat) of one model, for the processes that this script starts.
     """
 
@@ -62,11 +62,12 @@ class Settings:
 
 
 def model_of(levels: int, width: int, unroll: bool, remat: bool) -> models.VDVAE:
-    """So many levels down, in the preset's proportions, two at each resolution but the first at least."""
+    """A VDVAE of that many levels in the preset's proportions, at least two at each resolution but 1x1."""
 
     def blocks(stages: tuple[tuple[int, int], ...]) -> dict[int, int]:
-        share = levels / 78
-        counts = {side: max(1 if side == 1 else 2, round(share * count)) for side, count in stages}
+        fraction = levels / 78
+        counts = {side: max(1 if side == 1 else 2, round(fraction * count)) for side, count in stages}
+        # what rounding leaves is added at 32x32
         return counts | {32: counts[32] + (levels - sum(counts.values()) if stages is DOWNS else 0)}
 
     up, down = blocks(UPS), blocks(DOWNS)
@@ -84,7 +85,7 @@ def model_of(levels: int, width: int, unroll: bool, remat: bool) -> models.VDVAE
 
 
 def compiled(settings: Settings, levels: int, unroll: bool, remat: bool) -> dict[str, float]:
-    """Seconds and memory of one training step."""
+    """Compiles one training step; seconds and memory."""
     model = model_of(levels, settings.width, unroll, remat)
     objective, optimiser = NegativeELBO(), AdamW(2e-4, b2=0.9).build()
     x: Any = jax.ShapeDtypeStruct((settings.batch, *model.image), jnp.uint8)
@@ -107,7 +108,7 @@ def compiled(settings: Settings, levels: int, unroll: bool, remat: bool) -> dict
 
 
 def initialised(name: str) -> float:
-    """Seconds until every parameter is there."""
+    """Seconds until every parameter is computed."""
     model = getattr(models, name)()
     key, x = jax.random.key(0), jnp.zeros((1, *model.image), jnp.uint8)
     start = time.perf_counter()
@@ -116,13 +117,13 @@ def initialised(name: str) -> float:
 
 
 def apart(*arguments: str) -> dict[str, float]:
-    """What this script says in a process of its own, with these arguments."""
+    """Runs this script in a process of its own, and returns the JSON of its last line."""
     run = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(run.stdout.splitlines()[-1])
 
 
 def main(settings: Settings) -> None:
-    """Measures and prints."""
+    """Prints the table that the settings ask for."""
     if settings.only is not None:
         print(json.dumps(compiled(settings, *settings.only)))
         return

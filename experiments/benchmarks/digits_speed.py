@@ -3,10 +3,10 @@
     python experiments/benchmarks/digits_speed.py --torch-python PATH_OF_A_PYTHON_THAT_HAS_TORCH
 
 The PyTorch side is pytorch_top_down.py (eager PyTorch): `article`, the article's code with its DataLoader and checks,
-and `lean`, the same maths without them; each with one and with two threads. Same model (721,808 parameters), same
-batches (fifteen of 64 and one of 40 an epoch), batch normalisation and float32 on all sides. A round runs every
-contestant once, for `--steps` steps or `--samples` images; rounds are repeated, and the table gives medians, quartiles
-and the medians of the ratios taken round by round. Nothing else should run on the machine meanwhile.
+and `lean`, the same maths without them; each with one and with two threads. All sides have the same model (721,808
+parameters) and batches (fifteen of 64 and one of 40 an epoch), batch normalisation and float32. A round runs every
+side once, for `--steps` steps or `--samples` images. The tables give medians and quartiles over rounds, and the
+median of the ratios taken round by round. Nothing else should run on the machine meanwhile.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ class Settings:
     """What to measure.
 
     Attributes:
-      torch_python: a Python that has torch 2.13 (CPU), numpy and scikit-learn.
-      rounds: how often every contestant runs.
-      steps: training steps a contestant takes in a round (rounded to epochs of 16).
-      samples: images a contestant draws in a round.
-      out: where to write the table as JSON; empty for nowhere.
+      torch_python: an interpreter whose environment has torch 2.13 (CPU), numpy and scikit-learn.
+      rounds: number of rounds.
+      steps: training steps of each side in a round, rounded up to epochs of 16.
+      samples: images that each side draws in a round.
+      out: where to write the tables as JSON; empty writes none.
     """
 
     torch_python: str
@@ -46,7 +46,7 @@ class Settings:
 
 
 class Torch:
-    """The worker in its own process."""
+    """pytorch_top_down.py in a process of its own."""
 
     def __init__(self, python: str, threads: int) -> None:
         script = Path(__file__).with_name("pytorch_top_down.py")
@@ -55,7 +55,7 @@ class Torch:
         self.info = self.ask("info")
 
     def ask(self, command: str) -> dict[str, float]:
-        """One command, its JSON answer."""
+        """Sends one command, and returns its answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(command + "\n")
@@ -77,7 +77,7 @@ class Torch:
 
 
 def jax_train() -> Callable[[int], float]:
-    """Our side, as the experiment runs it: steps per second of dispatches of one epoch."""
+    """Returns our side's training: a number of steps, in dispatches of one epoch, to steps per second."""
     split = hv.data.digits().splits["train"]
     model, objective, optimiser, mesh = hv.models.TopDownVAE(), hv.NegativeELBO(), Adamax().build(), data_mesh()
     state = init_state(model, objective, optimiser, jax.random.key(0), split.x[:64])
@@ -88,10 +88,10 @@ def jax_train() -> Callable[[int], float]:
     def train(steps: int) -> float:
         nonlocal state
         seconds, taken = 0.0, 0
-        for epoch in range(1 + -(-steps // feed.plan.epoch_steps)):  # the first warms the caches, as on the other side
+        for epoch in range(1 + -(-steps // feed.plan.epoch_steps)):  # the first warms up, as on the other side
             start = time.perf_counter()
             state, metrics = dispatch(state, feed.data, next(portions), jax.random.key(1))
-            losses = jax.device_get(metrics["loss"])  # the loop reads the metrics of every dispatch
+            losses = jax.device_get(metrics["loss"])  # as the training loop does after every dispatch
             if epoch:
                 seconds, taken = seconds + time.perf_counter() - start, taken + len(losses)
         return taken / seconds
@@ -100,7 +100,7 @@ def jax_train() -> Callable[[int], float]:
 
 
 def jax_sample() -> Callable[[int, int], float]:
-    """Images per second of `generate`, `batch` at a time, results fetched."""
+    """Returns our side's sampling: images per second of `generate`, `batch` at a time, results fetched."""
     x = hv.data.digits().splits["train"].x[:64]
     model = hv.models.TopDownVAE()
     variables = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(1))
@@ -117,7 +117,7 @@ def jax_sample() -> Callable[[int, int], float]:
 
 
 def main(settings: Settings) -> None:
-    """Measures and prints the two tables."""
+    """Prints both tables."""
     keep_freed_memory()
     torch = {threads: Torch(settings.torch_python, threads) for threads in (1, 2)}
     train, sample = jax_train(), jax_sample()
@@ -134,10 +134,10 @@ def main(settings: Settings) -> None:
             sampling[name] = lambda w=worker, b=batch: w.sample("lean", settings.samples, b)
 
     tables = {}
-    for title, contestants in (("training steps per second", training), ("images sampled per second", sampling)):
-        rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for title, sides in (("training steps per second", training), ("images sampled per second", sampling)):
+        rates: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(settings.rounds):
-            for name, run in contestants.items():
+            for name, run in sides.items():
                 rates[name].append(run())
         ours = np.array(next(iter(rates.values())))
         tables[title] = {
@@ -157,4 +157,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,10 +1,11 @@
-"""Ladder VAE or BIVA and its public PyTorch code after equally many steps on the same images: the bounds.
+"""The bounds of the Ladder VAE or BIVA and of its public PyTorch code after equally many steps on the same images.
 
     python experiments/benchmarks/equal_steps.py --model ladder --steps 100 --torch-python PYTHON --code CLONE
 
-The published MNIST model and training of each, from each side's own initialisation by a batch, on static MNIST in the
-same batches of the same order; then the ELBO of some test images, ten draws each, with the variables of the last
-step. Prints both means with their standard errors, that of the differences image by image, and the training losses.
+Both sides train the published MNIST model as published, from their own initialisation by a batch, on the same batches
+of static MNIST in the same order; then both score some test images by the ELBO, ten draws each, with the variables of
+the last step. Prints both means, the mean of the differences image by image, their standard errors, and the training
+losses.
 """
 
 import dataclasses
@@ -37,13 +38,14 @@ class Settings:
     """What to compare.
 
     Attributes:
-      model: which of the two.
       torch_python: an interpreter whose environment has torch.
-      code: where the public code was cloned to.
-      data: where the images come from.
-      steps: of training.
-      images: of the test split that are scored, evenly spread over it (it is not in a random order); draws: of each.
-      seeds: orders of the batches and, on our side, initialisations; a training each.
+      code: folder of the cloned public code.
+      model: which model.
+      data: the images.
+      steps: training steps.
+      images: number of test images scored, evenly spread over the split, which is not in a random order.
+      draws: draws per image.
+      seeds: one training each; the seed decides the order of the batches and, on our side, the initialisation.
     """
 
     torch_python: str
@@ -57,7 +59,7 @@ class Settings:
 
 
 def ours(settings: Settings, train: np.ndarray, test: np.ndarray, seed: int) -> tuple[list[float], np.ndarray]:
-    """Losses, and the ELBO of each test image."""
+    """Trains our side; its losses, and the ELBO of each test image."""
     ladder = settings.model == "ladder"
     model: Any = addtt_mnist() if ladder else biva_mnist()
     objective = Regularised(free_bits=FreeBits(0.5 if ladder else 2.0, "level", "sample"))
@@ -83,7 +85,7 @@ def ours(settings: Settings, train: np.ndarray, test: np.ndarray, seed: int) -> 
 
 
 def theirs(settings: Settings, images: Path, seed: int) -> tuple[list[float], np.ndarray]:
-    """The same of the public code."""
+    """Trains the public code; the same."""
     script = Path(__file__).with_name("pytorch_public_codes.py")
     tasks = (
         {"task": "train", "steps": settings.steps, "images": str(images), "seed": seed},
@@ -101,7 +103,7 @@ def theirs(settings: Settings, images: Path, seed: int) -> tuple[list[float], np
 
 
 def main(settings: Settings) -> None:
-    """Trains both, scores both, prints."""
+    """Trains and scores both sides for each seed, and prints the comparison."""
     use_compilation_cache()
     keep_freed_memory()
     print(line(), flush=True)

@@ -1,11 +1,11 @@
-"""Steps per second by feed, by steps per dispatch and by devices, interleaved in one run; and what Grain reads.
+"""Steps per second by feed, by steps per dispatch and by devices, interleaved in one run; images per second of Grain.
 
     python experiments/benchmarks/feeds.py                                   # random images
     python experiments/benchmarks/feeds.py --data cifar10_subset.npz         # x_train of a file
 
-The model is the article's top-down VAE, widened, on 32x32 colour images: about 60 ms a step of 128 on two CPU cores.
-A round runs every contestant once; the table gives medians and quartiles over rounds, and medians of the ratios to the
-first contestant of its group, taken round by round. Nothing else should run on the machine meanwhile.
+The model is the article's top-down VAE, widened, on 32x32 colour images: about 60 ms per step of 128 on two CPU
+cores. A round runs every row of a table once; the table gives medians and quartiles over rounds, and the median of
+the ratios to the first row, taken round by round. Nothing else should run on the machine meanwhile.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ class Settings:
     """What to measure.
 
     Attributes:
-      data: an .npz with x_train of 32x32x3 uint8 images; random ones if it is not given.
-      rounds: how often every contestant runs.
-      steps: training steps a contestant takes in a round.
-      batch: examples a step.
+      data: an .npz with x_train of 32x32x3 uint8 images; random images if it is not given.
+      rounds: number of rounds.
+      steps: training steps of each row in a round.
+      batch: examples per step.
       hidden: width of the model.
-      devices: CPU devices to simulate, 1 or 8; with 1 the table by devices is left out.
-      out: where to write the tables as JSON.
+      devices: number of CPU devices to simulate, 1 or 8; more than 1 prints the table by devices alone.
+      out: where to write the tables as JSON; None writes none.
     """
 
     data: str | None = None
@@ -51,7 +51,7 @@ class Settings:
 
 
 class Encoded:
-    """Rows that are decoded as they are read: PNG or JPEG images in memory."""
+    """PNG or JPEG images in memory, decoded as they are read."""
 
     def __init__(self, x: np.ndarray, form: str) -> None:
         from PIL import Image
@@ -73,7 +73,7 @@ class Encoded:
 
 
 def trainer(x: Any, settings: Settings, kind: str, per_dispatch: int, devices: int) -> Callable[[int], float]:
-    """A loop as `train` has it: steps per second over so many steps, after one dispatch that does not count."""
+    """Returns a loop like that of `train`: a number of steps to steps per second, one more dispatch untimed."""
     model = hv.models.TopDownVAE(latents=(16, 32), hidden=settings.hidden, likelihood=hv.Gaussian())
     objective, optimiser, mesh = hv.NegativeELBO(), Adamax().build(), data_mesh(devices)
     plan = Plan(len(x), settings.batch, per_dispatch, last_step=10**9)
@@ -86,7 +86,7 @@ def trainer(x: Any, settings: Settings, kind: str, per_dispatch: int, devices: i
     def once() -> int:
         nonlocal state, portion
         state, metrics = dispatch(state, feed.data, portion, jax.random.key(1))
-        portion = next(portions)  # read while the devices compute
+        portion = next(portions)  # dispatches return at once: this reads while the devices compute
         return len(jax.device_get(metrics["loss"]))
 
     def train(steps: int) -> float:
@@ -97,13 +97,13 @@ def trainer(x: Any, settings: Settings, kind: str, per_dispatch: int, devices: i
         return taken / (time.perf_counter() - start)
 
     while int(state.step) < 2 * feed.plan.epoch_steps and int(state.step) < 100:
-        once()  # compiles full and partial batches
+        once()  # compiles the program of full batches and that of the last, partial one
     return train
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
-    """Batches of random rows, for ever: a Grain source."""
+    """An endless Grain source of batches of random rows."""
 
     x: Any
     batch: int
@@ -116,7 +116,7 @@ class Batches:
 
 
 def reader(x: Any, batch: int, workers: int, images: int) -> float:
-    """Images per second that Grain reads in batches, with nothing else to do."""
+    """Images per second that Grain reads in batches while nothing else runs."""
     elements = read(Batches(x, batch), Feeding(workers=workers))
     next(elements)
     start, taken = time.perf_counter(), 0
@@ -127,11 +127,11 @@ def reader(x: Any, batch: int, workers: int, images: int) -> float:
     return taken / seconds
 
 
-def compare(title: str, contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
-    """Runs them in turn, and prints a table."""
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
+def compare(title: str, rows: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
+    """Runs the rows in turn, and prints their table."""
+    rates: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(rounds):
-        for name, run in contestants.items():
+        for name, run in rows.items():
             rates[name].append(run())
     first = np.array(next(iter(rates.values())))
     print(f"\n{title}, {rounds} rounds\n\n| | median | quartiles | to the first |\n| --- | --- | --- | --- |")
@@ -145,7 +145,7 @@ def compare(title: str, contestants: dict[str, Callable[[], float]], rounds: int
 
 
 def main(settings: Settings) -> None:
-    """Measures and prints the tables."""
+    """Prints the tables."""
     if settings.devices > 1:
         jax.config.update("jax_num_cpu_devices", settings.devices)
     print(line())
@@ -168,7 +168,7 @@ def main(settings: Settings) -> None:
             {name: partial(run, settings.steps) for name, run in runs.items()},
             settings.rounds,
         )
-        # Smooth pictures, since noise does not compress as images do.
+        # smooth pictures: noise does not compress as images do, and would take longer to decode
         large = np.repeat(np.repeat(generator.integers(0, 256, (512, 16, 16, 3), dtype=np.uint8), 16, 1), 16, 2)
         png, jpeg = Encoded(x[:4000], "PNG"), Encoded(large, "JPEG")
         sources: dict[str, tuple[Any, int, int]] = {

@@ -2,10 +2,11 @@
 
     python experiments/benchmarks/importance.py --torch-python PYTHON_WITH_TORCH
 
-The IWAE paper's network of one stochastic layer, 50 latents and two tanh layers of 200 either way; float32, images at
-random, since time does not depend on them. A round runs each side once, PyTorch with fewer draws, and compares draws
-times images per second; medians and quartiles over rounds. The floor: 206,000 multiplications a draw and image for the
-decoder, which no side can do without; the encoder is worked out once in `chunk` draws here, and for each draw there.
+The model is the IWAE paper's network of one stochastic layer, 50 latents and two tanh layers of 200 either way, in
+float32. Images are random, since the time does not depend on them. A round runs each side once, PyTorch with fewer
+draws and its time scaled up; the table has medians and quartiles over rounds. Neither side can do without the
+decoder, 206,000 multiplications per draw and image. The encoder runs once per `chunk` draws here, and once per draw
+there.
 """
 
 import dataclasses
@@ -31,10 +32,11 @@ class Settings:
 
     Attributes:
       torch_python: an interpreter whose environment has torch; without one only our side is timed.
-      images, draws: of the bound.
-      chunk: draws in memory at once.
-      torch_draws: how many the other side takes in a round.
-      rounds: how often.
+      images: number of images.
+      draws: draws in the bound.
+      chunk: draws held in memory at once.
+      torch_draws: draws that PyTorch takes in a round.
+      rounds: number of rounds.
     """
 
     torch_python: str | None = None
@@ -46,7 +48,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Measures and prints."""
+    """Prints the table."""
     keep_freed_memory()
     print(line())
     model: Any = hv.models.VAE(latents=50, hidden=200, depth=2, activation=jnp.tanh, likelihood=hv.Bernoulli())

@@ -1,9 +1,10 @@
-"""Seconds to sample from a PixelCNN decoder by image size: with what it remembers, and by whole passes, interleaved.
+"""Seconds to sample from a PixelCNN decoder by image size, with its cache and by whole passes, interleaved.
 
     python experiments/benchmarks/pixelcnn.py
 
-Without a cache each of the n pixels costs a pass over all n; with it an image costs about as much as one pass, so that
-seconds grow with n, and a whole pass is the floor. Medians over rounds, and the median of the rounds' ratios.
+Without a cache each of the n pixels costs a pass over all n. With the cache an image costs two or three passes,
+so that seconds grow linearly with n. The table has medians over rounds, and the median of the ratios taken round by
+round.
 """
 
 import dataclasses
@@ -26,11 +27,13 @@ class Settings:
     """What to measure.
 
     Attributes:
-      sides: of square images.
-      images: at a time.
-      rounds: how often.
-      naive_up_to: the largest side that is sampled by whole passes too.
-      field, layers, width: of the PixelCNN.
+      sides: heights of square images.
+      images: images at a time.
+      rounds: number of rounds.
+      naive_up_to: largest height that is sampled by whole passes too.
+      field: receptive field of the PixelCNN, in pixels.
+      layers: layers of the PixelCNN.
+      width: channels of the PixelCNN.
     """
 
     sides: tuple[int, ...] = (8, 16, 28)
@@ -43,7 +46,7 @@ class Settings:
 
 
 def by_passes(record: PixelCNNRecord, key: jax.Array) -> jax.Array:
-    """The same draws, each pixel by a pass over the image."""
+    """The draws of `record.sample`, each pixel by a pass over the whole image."""
 
     def pixel(i: Any, x: jax.Array) -> jax.Array:
         drawn = record.conditionals(x).sample(jax.random.fold_in(key, i))
@@ -55,14 +58,14 @@ def by_passes(record: PixelCNNRecord, key: jax.Array) -> jax.Array:
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Of one call, computed to the end."""
+    """Seconds of one call, until its result is computed."""
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start
 
 
 def main(settings: Settings) -> None:
-    """Measures and prints."""
+    """Prints the table."""
     print(line())
     print(f"\n{settings.images} images, {settings.rounds} rounds\n")
     print("| side | pixels | one pass | sampled, remembering | by whole passes | ratio |\n|" + " --- |" * 6)

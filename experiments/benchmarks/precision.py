@@ -1,10 +1,10 @@
-"""What bfloat16 costs: bits per dimension of a trained model, its products in float32 and in bfloat16, same noise.
+"""What bfloat16 costs: bits per dimension of a trained model, with products in float32 and in bfloat16.
 
     python experiments/benchmarks/precision.py runs/vdvae_cifar10_small --examples 1000
 
 Parameters, latents, KLs and likelihoods are float32 either way. Each image has the same noise on both sides, so that
-the difference has a far smaller standard error than either bound; both are over the images of the test split, from its
-start, which is in no order on CIFAR-10.
+the difference has a far smaller standard error than either bound. Both are over the first images of the test split,
+which CIFAR-10 has in random order.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ class Settings:
     """What to measure.
 
     Attributes:
-      run: a finished run's folder.
-      examples: images of the test split.
-      size: images at once.
-      data: another data set, by name or path.
+      run: folder of a finished run.
+      examples: number of test images.
+      size: images held in memory at once.
+      data: another data set than the run's, by name or path.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -42,7 +42,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Measures and prints."""
+    """Prints both bounds, and their difference."""
     print(line())
     found = open_run(settings.run, data=settings.data)
     model: Any = found.experiment.model
@@ -67,7 +67,7 @@ def _elbo(model: Any, variables: Any, x: jax.Array, key: jax.Array) -> jax.Array
 
 
 def _mean(values: np.ndarray) -> str:
-    """With its standard error over images."""
+    """The mean with its standard error over images."""
     return f"{values.mean():.5f} +- {values.std(ddof=1) / math.sqrt(len(values)):.5f}"
 
 

@@ -1,15 +1,15 @@
-"""Ladder VAE, BIVA or VDVAE beside its public PyTorch code: training step, ELBO and samples of one batch, and memory.
+"""Training step, ELBO, samples and memory of the Ladder VAE, BIVA or VDVAE beside its public PyTorch code.
 
     python experiments/benchmarks/public_codes.py --model ladder --torch-python PYTHON --code CLONE_OF_THE_PUBLIC_CODE
     python experiments/benchmarks/public_codes.py --model vdvae --batch 8 --unroll 0 --torch-python ... --code ...
 
-Of the Ladder VAE and BIVA the published MNIST models, on 28x28; of VDVAE, on 32x32x3, one of 16 blocks down and 525,780
-parameters (`vdvae`) or the published one of CIFAR-10. Both sides run in one process each, on all cores or on one GPU,
-in turns: a round has each do each task `repeats` times; medians over all, and ratios of what was measured in the same
-round. A training step is that of the published recipe, with optimiser, free bits, clipping and averages where it has
-them; it ends when its parameters are there. Peak memory is what the process held at most while its steps ran: for
-PyTorch from its start, for us after compilation, which is reported apart; on a GPU, what the device held. Prints
-compile seconds and floating-point operations as XLA counts them, and so the rate.
+The Ladder VAE and BIVA are the published MNIST models, on 28x28. VDVAE, on 32x32x3, has 16 blocks on the way down and
+525,780 parameters (`vdvae`), or is the published CIFAR-10 model (`vdvae_cifar10`). Each side runs in a process of its
+own, on all cores or on one GPU. The sides take turns: in a round each does each task `repeats` times. The table has
+medians over all repeats, and the median of the ratios taken round by round. A training step is the published one, with
+its optimiser, free bits, clipping and averages, and ends when its parameters are computed. Peak memory is the most that
+the process held while its steps ran: PyTorch's from its start, ours after compilation, which is reported apart; on a
+GPU, the most that the device held. Prints compile seconds and floating-point operations as XLA counts them as well.
 """
 
 import ctypes
@@ -45,17 +45,18 @@ class Settings:
     """What to measure.
 
     Attributes:
-      model: which one.
+      model: which model.
       torch_python: an interpreter whose environment has torch; without one only our side is timed.
-      code: where the public code was cloned to.
+      code: folder of the cloned public code.
       batch: images at once.
-      rounds: how often the two take turns.
-      repeats: of each task in a round.
-      tasks: which ones.
-      unroll: of VDVAE: equal blocks that are written out in a row; 0 for all of them.
-      dtype, remat: of VDVAE.
-      keep_memory: call `keep_freed_memory` first, as every script does.
-      torch_options: for the other side, such as --torch-options=--compile or --device=cuda.
+      rounds: number of rounds.
+      repeats: runs of each task in a round.
+      tasks: which tasks.
+      unroll: blocks of VDVAE written out per turn of a loop; 0 writes out all of them.
+      dtype: VDVAE's compute dtype.
+      remat: whether VDVAE's backward pass recomputes the inside of each block.
+      keep_memory: call `keep_freed_memory` first, as every recipe does.
+      torch_options: options of the PyTorch side, such as --torch-options=--compile or --device=cuda.
     """
 
     model: Literal["ladder", "biva", "vdvae", "vdvae_cifar10"] = "ladder"
@@ -73,7 +74,7 @@ class Settings:
 
 
 def small_vdvae() -> VDVAE:
-    """16 blocks down, of 64 channels; 525,780 parameters."""
+    """A VDVAE of 16 blocks on the way down and 64 channels: 525,780 parameters."""
     return VDVAE(
         image=(32, 32, 3),
         ups=up_stages("32x3,32d2,16x2,16d2,8x2,8d2,4x1,4d4,1x1", 64),
@@ -84,7 +85,7 @@ def small_vdvae() -> VDVAE:
 
 
 def recipe(settings: Settings) -> tuple[Any, Objective, Any, dict[str, Any]]:
-    """The model, and how it is trained: objective, optimiser, and what else `make_step` takes."""
+    """The model, its objective and optimiser, and other arguments of `make_step`."""
     if settings.model == "ladder":
         return addtt_mnist(), Regularised(free_bits=FreeBits(0.5, "level", "sample")), Adamax(3e-4), {}
     if settings.model == "biva":
@@ -98,7 +99,7 @@ def recipe(settings: Settings) -> tuple[Any, Objective, Any, dict[str, Any]]:
 
 
 class Ours:
-    """Our side: every task compiled once."""
+    """Our side, with every task compiled once."""
 
     def __init__(self, settings: Settings) -> None:
         model, objective, optimiser, options = recipe(settings)
@@ -146,7 +147,7 @@ class Ours:
 
 
 class Theirs:
-    """The public code in a process of its own, which answers line by line."""
+    """pytorch_public_codes.py in a process of its own."""
 
     def __init__(self, settings: Settings) -> None:
         script = Path(__file__).with_name("pytorch_public_codes.py")
@@ -157,7 +158,7 @@ class Theirs:
         print(f"PyTorch: {self.answer()}")
 
     def answer(self) -> dict[str, Any]:
-        """The next line."""
+        """Reads its next answer."""
         assert self.process.stdout is not None
         return json.loads(self.process.stdout.readline())
 
@@ -172,9 +173,9 @@ class Theirs:
 
 
 def peak_memory() -> Callable[[], int]:
-    """Forgets how much memory this process held at most, and tells it from now on, in bytes (Linux).
+    """Resets the peak of this process's memory, and returns a function that reads it, in bytes (Linux).
 
-    Of an accelerator's memory it tells what was held at most since the process began.
+    An accelerator's peak cannot be reset: it is that since the process began.
     """
     if jax.default_backend() != "cpu":
         return lambda: jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
@@ -188,14 +189,14 @@ def peak_memory() -> Callable[[], int]:
 
 
 def main(settings: Settings) -> None:
-    """Measures and prints."""
+    """Prints the table and peak memory."""
     if settings.keep_memory:
         keep_freed_memory()
     print(line())
     ours = Ours(settings)
     theirs = Theirs(settings) if settings.torch_python else None
     sides = {"hvae_jax": ours} | ({"PyTorch": theirs} if theirs else {})
-    ctypes.CDLL(None).malloc_trim(0)  # what the compiler left
+    ctypes.CDLL(None).malloc_trim(0)  # gives back what compilation freed, which is no part of a step
     peak = peak_memory()
     for task in settings.tasks:
         for side in sides.values():

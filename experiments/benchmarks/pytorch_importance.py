@@ -2,9 +2,9 @@
 
     python experiments/benchmarks/pytorch_importance.py --images 1000 --draws 100 --threads 2
 
-The IWAE paper's network of one stochastic layer (50 latents, two tanh layers of 200 either way, Bernoulli) on random
-binary images; PyTorch is needed for this script alone. Each draw is a forward pass of the whole model and adds to a
-running logsumexp. Prints one line of JSON: seconds, after one untimed draw.
+The model is the IWAE paper's network of one stochastic layer (50 latents, two tanh layers of 200 either way,
+Bernoulli) on random binary images. Each draw is a forward pass of the whole model, added to a running logsumexp.
+Prints one line of JSON: seconds, after one untimed draw. Needs PyTorch, which the library does not.
 """
 
 import argparse

@@ -2,14 +2,14 @@
 
     python experiments/benchmarks/pytorch_public_codes.py --model ladder --code FOLDER_OF_addtt_ladder-vae-pytorch
 
-Imports that code from where it was cloned to: addtt/ladder-vae-pytorch at a27d45c (which wants `boilr` and what that
-wants but torchvision), vlievin/biva-pytorch at ba37aca, or openai/vdvae at ea35b49. Builds the published MNIST model
-of the first two, and of the third that of `--model vdvae` in `public_codes.py`, or its CIFAR-10 one. Reads lines of
-JSON from standard input, a task each, and answers each with one:
+Imports that code from the folder of its clone: addtt/ladder-vae-pytorch at a27d45c (which needs `boilr` and what that
+needs but torchvision), vlievin/biva-pytorch at ba37aca, or openai/vdvae at ea35b49. Builds the published MNIST model of
+the first two; of the third the model of `--model vdvae` in `public_codes.py`, or its CIFAR-10 model. Reads one task per
+line of JSON from standard input, and answers each with one line:
 
     {"task": "step" | "elbo" | "sample", "repeats": 1}      -> {"seconds": [...], "loss": ..., "peak": bytes}
     {"task": "train", "steps": 100, "images": "x.npz", "seed": 0}   -> {"losses": [...], "seconds": ...}
-    {"task": "score", "images": "x.npz", "draws": 1}        -> {"elbo": [one a image], "bound": [one a image]}
+    {"task": "score", "images": "x.npz", "draws": 1}        -> {"elbo": [one per image], "bound": [one per image]}
 
 x.npz has `train` and `test`, 0 or 1 in uint8 `[N, 28, 28]`. "step" and "train" are the published training step: Ladder
 with Adamax at 3e-4 and half a nat free a layer, BIVA with Adamax at 2e-3 and two nats free a latent, VDVAE with AdamW
@@ -33,7 +33,14 @@ BATCH = {"ladder": 64, "biva": 48, "vdvae": 8, "vdvae_cifar10": 32}
 
 
 class Code(NamedTuple):
-    """A model of a public code: how it begins by a batch, x to (loss, ELBO of each example), n to samples."""
+    """A model of a public code.
+
+    Attributes:
+      model: the module.
+      begin: its data-dependent initialisation by a batch x.
+      score: x to the loss and the ELBO of each example.
+      sample: n to n samples.
+    """
 
     model: torch.nn.Module
     begin: Callable[[Tensor], Any]
@@ -42,7 +49,7 @@ class Code(NamedTuple):
 
 
 def stub(path: str, **names: Any) -> None:
-    """A module that a public code imports on its way and that nothing here uses."""
+    """Registers a module that a public code imports and nothing here uses."""
     for end in range(1, path.count(".") + 2):
         name = ".".join(path.split(".")[:end])
         sys.modules.setdefault(name, types.ModuleType(name))
@@ -50,7 +57,7 @@ def stub(path: str, **names: Any) -> None:
 
 
 def ladder(code: Path) -> Code:
-    """The three levels of its README."""
+    """The model of three levels in its README."""
     stub("torchvision.utils", make_grid=None, save_image=None)  # for boilr's plots
     sys.path.insert(0, str(code))
     from boilr.nn.init import data_dependent_init
@@ -84,7 +91,7 @@ def ladder(code: Path) -> Code:
 
 
 def biva(code: Path) -> Code:
-    """The eleven latents of its MNIST command."""
+    """The model of eleven latents that its MNIST command trains."""
     stub("booster", Diagnostic=dict)
     sys.path.insert(0, str(code))
     from biva.evaluation import VariationalInference
@@ -124,7 +131,7 @@ BLOCKS = {
 
 
 def vdvae(code: Path, name: str) -> Code:
-    """Images of 32x32, as the code standardises CIFAR-10."""
+    """A model of 32x32 images, which are standardised as the code does CIFAR-10."""
     sys.path.insert(0, str(code))
     from vae import VAE
 
@@ -153,7 +160,7 @@ def vdvae(code: Path, name: str) -> Code:
 
 
 class Side:
-    """One model of the public code and what can be asked of it."""
+    """One model of the public code, and the tasks it answers."""
 
     def __init__(self, name: str, code: Path, device: str = "cpu", compiled: bool = False) -> None:
         torch.manual_seed(0)

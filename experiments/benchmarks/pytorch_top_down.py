@@ -7,18 +7,17 @@ the Python of any environment that has torch, numpy and scikit-learn.
 
     echo 'train article 320' | python experiments/benchmarks/pytorch_top_down.py --threads 1
 
-It is a worker: it reads one command a line from standard input and answers each with one line of JSON, so a driver
-can take turns between it and the JAX side.
+It is a worker: it reads one command per line from standard input and answers each with one line of JSON, so that a
+driver can take turns between it and the JAX side.
 
     info                     torch's version, threads, parameters
     train MODE STEPS         whole epochs (16 steps each), STEPS or more in all: seconds, steps, the last step's loss
     sample N [BATCH] [MODE]  N images, BATCH (64) at a time: seconds, images; MODE is article unless given
     quit                     end; so does the end of the input
 
-MODE is `article`, the article's own way, or `lean`, the same mathematics as a speed-minded PyTorch user writes it.
-Each timing follows an untimed warm-up (one epoch, or one batch of images). A mode keeps its model and optimizer from
-command to command, so training goes on where it stopped. Every line but quit gets one answer; {"error": ...} where it
-failed.
+MODE is `article`, the article's own code, or `lean`, the same mathematics as a speed-minded PyTorch user writes it.
+Each timing follows an untimed warm-up (one epoch, or one batch of images). A mode keeps its model and optimizer between
+commands, so that training resumes. Every line but quit has one answer, {"error": ...} if it failed.
 """
 
 import argparse
@@ -74,7 +73,7 @@ class TopDown(nn.Module):
         self.px = mlp(BOTTOM, PIXELS * VALUES, depth=2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of x `[B, 64]`: the logits of p(x | z1) `[B, 64, 17]` and the KL divergence of each image `[B]`."""
+        """Takes x `[B, 64]` to the logits of p(x | z1) `[B, 64, 17]` and the KL divergence of each image `[B]`."""
         r1 = self.r1(x)
         r2 = self.r2(r1)
         dm1, dlv1 = self.delta1(r1).chunk(2, dim=1)
@@ -114,7 +113,7 @@ def lean_loss(model: TopDown, x: Tensor, index: Tensor) -> Tensor:
 
 
 class Digits(Dataset[np.ndarray]):
-    """The training images, one numpy row an item."""
+    """The training images; an item is one NumPy row."""
 
     def __init__(self) -> None:
         self.images = load_digits().data[:TRAIN_IMAGES].astype(np.float32)
@@ -144,7 +143,7 @@ class Run:
             self.index = self.x.long().unsqueeze(-1)
 
     def losses(self) -> Iterator[Tensor]:
-        """One epoch: the loss of each batch, which the caller descends before it asks for the next."""
+        """Yields the loss of each batch of one epoch; the caller takes its step before it asks for the next."""
         if self.mode == "article":
             for x in self.loader:
                 yield article_loss(self.model, x)
@@ -153,7 +152,7 @@ class Run:
                 yield lean_loss(self.model, self.x[rows], self.index[rows])
 
     def epoch(self) -> Tensor:
-        """Trains for one epoch; the last loss."""
+        """Trains for one epoch, and returns the last loss."""
         self.model.train()
         for loss in self.losses():
             self.optimizer.zero_grad(set_to_none=True)
@@ -171,7 +170,7 @@ class Run:
         return {"seconds": seconds, "steps": epochs * STEPS_PER_EPOCH, "loss": loss.item()}
 
     def sample(self, n: int, batch: int) -> dict[str, float]:
-        """The article samples in evaluation mode and lets autograd record it; lean does not let it."""
+        """Samples in evaluation mode; the article's code lets autograd record it, lean does not."""
         self.model.eval()
         with torch.inference_mode(self.mode == "lean"):
             self.model.sample(min(n, batch))

@@ -3,15 +3,12 @@
 import dataclasses
 import functools
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tyro
 from scipy import stats
 from support import contract, oracle
 from support.cases import case, integers
@@ -409,22 +406,3 @@ def test_as_settings() -> None:
     model = BottomUpVAE(latents=[2, 3], posteriors_see_x=True, bottom_up=[None, MLP((4,), 5)], network="conv")
     assert settings.from_json(settings.to_json(model)) == model
     hash(model)
-
-
-def test_the_command_line_of_the_experiments(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Estimators and networks are choices in --help; the article's sizes are the defaults."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "experiments")
-    import digits_two_level
-    import digits_vae
-
-    for module in (digits_two_level, digits_vae):
-        monkeypatch.delitem(sys.modules, module.__name__)
-        one = module.experiment
-        parsed = tyro.cli(type(one), args=["--model.network", "conv"], default=one)
-        assert parsed.model == one.model.clone(network="conv")
-        assert one.model == type(one.model)()
-        with pytest.raises(SystemExit):
-            tyro.cli(type(one), args=["--help"], default=one)
-        assert "{dense,conv}" in (text := capsys.readouterr().out)
-        printed = "{log_ratio,printed_not_the_elbo}"
-        assert (printed in text) == (module is digits_two_level)

@@ -1,16 +1,16 @@
 """Does depth collapse? Rates and used units of a five-level Ladder VAE and of a five-level bottom-up VAE.
 
-    python experiments/ladder_depth.py                            # static MNIST
-    python experiments/ladder_depth.py --data.name digits --epochs 100
+    python experiments/studies/ladder_depth.py  # static MNIST
+    python experiments/studies/ladder_depth.py --data.name digits --epochs 100
 
-The question of Soenderby et al. (2016), figures 3 to 5: a VAE whose five levels are inferred bottom-up leaves its upper
-levels unused, with batch norm and warm-up too; the Ladder VAE, whose posteriors meet the prior on the way down, does
-not. Latents of 64-32-16-8-4 each, all with batch norm, with and without warm-up, trained alike by Adam at 1e-3 in
-batches of 256. "Used" units have a mean KL of more than 0.01 nats (per-unit KL, since a moving prior makes Burda's
-active units of units that say nothing).
+The question of Soenderby et al. (2016), figures 3 to 5: a VAE whose five levels are inferred bottom-up leaves its
+upper levels unused, even with batch norm and warm-up; the Ladder VAE, whose posteriors meet the prior on the way
+down, does not. Latents of 64-32-16-8-4 each, all with batch norm, with and without warm-up, trained alike by Adam at
+1e-3 in batches of 256. A unit is used if its mean KL exceeds 0.01 nats. Burda's active units would count units that
+say nothing, since the prior of a lower level moves with the levels above it.
 
-Leaves depth.png (and .svg), depth.json with every number, and a run folder for each model. It goes on where it was
-interrupted.
+Writes depth.png (and .svg), depth.json with every number, and a run folder for each model. An interrupted study
+resumes.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ import numpy as np
 import tyro
 from sweep import save, tidy
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, run
+from hvae_jax.experiment import Data, Evaluation, Experiment, Training, run
 from hvae_jax.experiment.exits import errors_said
 from hvae_jax.experiment.settings import dumps, write_whole
 from hvae_jax.likelihoods import Likelihood, for_data
 from hvae_jax.models import HVAE, BottomUpVAE, LadderVAE
 from hvae_jax.objectives import Linear, Regularised
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
-from hvae_jax.training import AdamW, Training
+from hvae_jax.training import AdamW
 
 LATENTS = (4, 8, 16, 32, 64)
 COLOURS = {
@@ -42,14 +42,14 @@ COLOURS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is trained, and how much of it.
+    """What is trained, and how long.
 
     Attributes:
-      data: which data set.
-      epochs: of training each model; the warm-up takes the first third.
+      data: the data set.
+      epochs: number of epochs of each model; the warm-up takes the first third.
       draws: K of the importance-weighted bound on the test split.
-      seed: of everything random.
-      folder: where everything goes.
+      seed: seed of each run.
+      folder: where runs, figure and numbers go.
     """
 
     data: Data = Data("binarized_mnist")
@@ -60,7 +60,7 @@ class Settings:
 
 
 def models(likelihood: Likelihood) -> dict[str, HVAE]:
-    """The two, with as many latents."""
+    """The two models, with the same latents."""
     return {
         "bottom-up": BottomUpVAE(latents=LATENTS, likelihood=likelihood),
         "ladder": LadderVAE(latents=LATENTS, likelihood=likelihood),
@@ -68,7 +68,7 @@ def models(likelihood: Likelihood) -> dict[str, HVAE]:
 
 
 def trained(chosen: Settings) -> dict[str, Any]:
-    """What `result.json` says of each run."""
+    """Runs all four, and returns the `result.json` of each."""
     dataset = chosen.data.load()
     steps = chosen.epochs * -(-len(dataset.train) // 256)
     results = {}
@@ -92,7 +92,7 @@ def trained(chosen: Settings) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Bars, a group a level, z1 on the left: rates, and used units."""
+    """Draws bars of rates and of used units: one group per level, z1 on the left."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -104,11 +104,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
     ):
         for i, (name, colour) in enumerate(COLOURS.items()):
             values = [results[name][measure]["test"][level] for level in levels]
-            places = np.arange(len(levels)) + 0.2 * (i - 1.5)
-            axis.bar(places, values, 0.18, color=colour, label=name)
-            for place, value in zip(places, values, strict=True):
+            positions = np.arange(len(levels)) + 0.2 * (i - 1.5)
+            axis.bar(positions, values, 0.18, color=colour, label=name)
+            for position, value in zip(positions, values, strict=True):
                 text = f"{value:.1f}" if measure == "rates" else f"{value:d}"
-                axis.annotate(text, (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=6)
+                axis.annotate(text, (position, value), (0, 2), textcoords="offset points", ha="center", fontsize=6)
         sizes = [f"{level}\n({size})" for level, size in zip(levels, reversed(LATENTS), strict=True)]
         axis.set_xticks(range(len(levels)), sizes if measure == "used_units" else levels)
         axis.set_ylabel(label)
@@ -118,7 +118,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def main(chosen: Settings) -> None:
-    """Trains what has not been trained, draws, and prints a table."""
+    """Trains what has not been trained, draws the figure, and prints a table."""
     use_compilation_cache()
     keep_freed_memory()
     results = trained(chosen)

@@ -1,23 +1,24 @@
 """Efficient-VDVAE (Hazami et al., 2022).
 
-    python experiments/efficient_vdvae.py                         # digits: 7 levels, minutes on two cores
-    python experiments/efficient_vdvae.py --preset cifar10        # 47 levels, as published; likewise mnist (23),
-                                                                  # imagenet32 (73), imagenet64 (84), celeba64 (62)
-    python experiments/efficient_vdvae.py --preset cifar10_c1     # with tapering widths, as are the *_compact ones
-    python experiments/efficient_vdvae.py --preset faces256 --data.name FOLDER_OF_IMAGES    # or faces1024, ..._5_bits
+    python experiments/recipes/efficient_vdvae.py                      # digits: 7 levels, minutes on two cores
+    python experiments/recipes/efficient_vdvae.py --preset cifar10     # 47 levels, as published; also mnist (23),
+                                                                       # imagenet32 (73), imagenet64 (84), celeba64 (62)
+    python experiments/recipes/efficient_vdvae.py --preset cifar10_c1  # tapering widths; also *_compact
+    python experiments/recipes/efficient_vdvae.py --preset faces256 --data.name FOLDER_OF_IMAGES
 
 The published presets train as the settings of the public code (`egs/`) say: the rate of every level is scaled for
-10,000 steps (gamma balancing) and warmed up over 5,000, Adamax at 1e-3 falls as a cosine, a step whose gradient's norm
-is too large is skipped, and evaluation has parameters averaged at 0.9999. Weight decay is 0, as in the public PyTorch
-code; its JAX code decays by 0.01. As in `vdvae.py`, a norm that stays above the limit is taken once in ten steps, and
-limits are in nats an image. Published: MNIST 79.09 nats; bits per dimension: CIFAR-10 2.87, ImageNet 3.58 at 32x32 and
-3.30 at 64x64 (the newer data sets of this name), CelebA 1.83, CelebA-HQ 0.51 (5 bits) and 1.35, FFHQ 0.53 and 2.17 at
-256x256, 1.01 and 2.30 at 1024x1024; of larger models than these settings make, and for CIFAR-10 and MNIST of half
-the test split. What the small one reaches, in what time, is in the README.
+10,000 steps (gamma balancing) and warmed up over 5,000, Adamax at 1e-3 falls as a cosine, a step is skipped if the
+norm of its gradient is too large, and evaluation has parameters averaged at 0.9999. Weight decay is 0, as in the
+public PyTorch code; its JAX code decays by 0.01. As in `vdvae.py`, after ten skipped steps in a row one is taken, and
+limits are in nats an image. Published: MNIST 79.09 nats; bits per dimension: CIFAR-10 2.87, ImageNet 3.58 at 32x32
+and 3.30 at 64x64 (the newer data sets of this name), CelebA 1.83, CelebA-HQ 0.51 (5 bits) and 1.35, FFHQ 0.53 and
+2.17 at 256x256, 1.01 and 2.30 at 1024x1024; all by larger models than these settings make, and CIFAR-10 and MNIST on
+half of the test split. README says what the small one reaches, and in what time. Folders of images serve `faces256`,
+`faces256_5_bits` and `faces1024`.
 """
 
 from hvae_jax.cli.script import main
-from hvae_jax.experiment import Data, Evaluation, Experiment
+from hvae_jax.experiment import Data, Evaluation, Experiment, Training
 from hvae_jax.models import (
     EfficientVDVAE,
     efficient_vdvae_celeba64,
@@ -31,9 +32,9 @@ from hvae_jax.models import (
     efficient_vdvae_mnist,
 )
 from hvae_jax.objectives import Cosine, GammaBalance, Linear, Product, Regularised
-from hvae_jax.training import Adamax, Gradients, Training
+from hvae_jax.training import Adamax, Gradients
 
-WARM_UP = Linear(-1, 99)
+WARM_UP = Linear(-1, 99)  # 0.01 at the first step, 1 from the hundredth on
 
 
 def published(
@@ -47,9 +48,14 @@ def published(
     end: float = 0.1,
     decay_from: int = 50_000,
 ) -> Experiment:
-    """The published training of a model; `skip` and `clip` are of a gradient of nats per dimension.
+    """The published training of a model.
 
-    `end` is what the rate falls to, as a share of 1e-3.
+    Args:
+      batch: examples a step.
+      skip, clip: limits on the norm of the gradient of nats per dimension, as the public code has them; ours are of
+        nats per image. None clips nothing.
+      end: where the learning rate ends, as a fraction of 1e-3.
+      decay_from: step at which the learning rate begins to fall.
     """
     height, width, channels = model.image
     dimensions = height * width * channels
@@ -125,7 +131,5 @@ presets = {
     ),
     "faces1024": published("faces1024", FACES1024, efficient_vdvae_faces1024(), 8, 900_000, 1200, clip=300),
 }
-experiment = presets["digits"]
-
 if __name__ == "__main__":
     main(presets, description=__doc__)

@@ -1,14 +1,17 @@
 """How much the three gradients of the importance-weighted bound vary, and whether they agree, on a trained model.
 
-    python experiments/gradient_estimators.py        # digits; two cores: three minutes
+    python experiments/studies/gradient_estimators.py  # digits; two cores: three minutes
 
 The one-level VAE is trained on the ELBO for a while; then, at these parameters and 64 images, many gradients of
-`ImportanceWeighted(k)` are drawn with each estimator. Reported of the inference network's parameters: the total
-variance, as a share of the plain estimator's; the signal-to-noise ratio, |mean| / root of the mean variance, over all
-parameters; and whether the mean differs from the plain one's, by the projection on the mean plain gradient of the other
-half of the draws: 0 within its standard error where both are unbiased.
+`ImportanceWeighted(k)` are drawn with each estimator. Three numbers describe the inference network's gradient:
 
-Source: Rainforth et al. (2018) for the ratio that falls with K; Roeder et al. (2017), STL; Tucker et al. (2019), DReG.
+- its total variance, relative to the plain estimator's;
+- its signal-to-noise ratio over all parameters, |mean| / root of the mean variance;
+- its bias against the plain estimator: the difference of the two, projected on the mean plain gradient of the other
+  half of the draws. It is 0 within its standard error if both are unbiased.
+
+Source: Rainforth et al. (2018) for the ratio that falls with K; Roeder et al. (2017), STL; Tucker et al. (2019),
+DReG.
 """
 
 import dataclasses
@@ -33,9 +36,9 @@ class Settings:
     """What is measured.
 
     Attributes:
-      steps: of training beforehand.
-      ks: K of the bound.
-      draws: gradients of each estimator.
+      steps: training steps beforehand.
+      ks: values of K, draws in the bound.
+      draws: number of gradients drawn with each estimator.
       hidden: width of the model's networks.
     """
 
@@ -46,7 +49,7 @@ class Settings:
 
 
 def gradients(model: VAE, variables: Any, x: Any, objective: ImportanceWeighted, draws: int) -> np.ndarray:
-    """Of the inference network, `[draws, parameters]`."""
+    """Draws gradients of the inference network, `[draws, parameters]`."""
 
     def loss(params: Any, key: jax.Array) -> jax.Array:
         def forward(variables: Any, x: Any, key: jax.Array, **choices: Any) -> tuple[Any, Any]:
@@ -62,7 +65,7 @@ def gradients(model: VAE, variables: Any, x: Any, objective: ImportanceWeighted,
 
 
 def main(settings: Settings) -> None:
-    """Trains, measures, prints."""
+    """Trains the model, draws the gradients, and prints the table."""
     use_compilation_cache()
     keep_freed_memory()
     print(line())
@@ -77,15 +80,16 @@ def main(settings: Settings) -> None:
             drawn = gradients(model, variables, x, ImportanceWeighted(k, name), settings.draws)
             plain = drawn if plain is None else plain
             variance, mean = drawn.var(0, ddof=1).sum(), drawn.mean(0)
-            noise = np.sqrt(((mean**2).sum() - variance / len(drawn)).clip(0) / variance)
-            # Odd draws make the direction, even ones are projected: no draw is on both sides.
+            # |mean|^2 of a sample is too large by variance / draws
+            ratio = np.sqrt(((mean**2).sum() - variance / len(drawn)).clip(0) / variance)
+            # odd draws make the direction and even ones are projected on it, so that no draw is on both sides
             direction = plain[1::2].mean(0) / np.linalg.norm(plain[1::2].mean(0))
             apart = (drawn[::2] - plain[::2]) @ direction
             size = np.linalg.norm(plain.mean(0))
             bias, error = apart.mean() / size, apart.std(ddof=1) / np.sqrt(len(apart)) / size
-            share = variance / plain.var(0, ddof=1).sum()
-            said = "" if name == "plain" else f"{bias:+.3f} +- {error:.3f}"
-            print(f"| {k} | {name} | {share:.3f} | {noise:.2f} | {said} |", flush=True)
+            relative = variance / plain.var(0, ddof=1).sum()
+            shown = "" if name == "plain" else f"{bias:+.3f} +- {error:.3f}"
+            print(f"| {k} | {name} | {relative:.3f} | {ratio:.2f} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """Rate against distortion over beta, and what a growing receptive field does to the rate, with and without a remedy.
 
-    python experiments/rate_distortion.py                       # digits, the top-down VAE, two cores: ten minutes
+    python experiments/studies/rate_distortion.py  # digits, the top-down VAE, two cores: ten minutes
 
 Every run is the article's top-down VAE with a PixelCNN decoder, for the same number of steps:
 
-- for each beta, with decoders that see none and all of the pixels before: the curve of R over D. At beta = 1 the sum is
-  the -ELBO; what a strong decoder moves is where on the line of equal -ELBO a model comes to lie.
-- for each receptive field, by the ELBO alone, with free bits, and by GECO with a bound on the distortion: the rate and
-  the importance-weighted bound, over the field.
+- for each beta, with decoders that see none and all of the pixels before: the curve of R over D. At beta = 1 the sum
+  is the -ELBO; a strong decoder moves a model along the line of equal -ELBO.
+- for each receptive field, by the ELBO alone, with free bits, and by GECO with a bound on the distortion: the rate
+  and the importance-weighted bound, over the field.
 
-Leaves rate_distortion.png, receptive_field.png (and .svg) and curves.json in the folder, and goes on where it was
-interrupted. Source: Alemi et al. (2018), figures 3 and 4; GECO, Rezende & Viola (2018).
+Writes rate_distortion.png, receptive_field.png (and .svg) and curves.json into the folder; an interrupted study
+resumes.
+Source: Alemi et al. (2018), figures 3 and 4; GECO, Rezende & Viola (2018).
 """
 
 import dataclasses
@@ -34,18 +35,18 @@ COLOURS = {"ELBO": "#2a78d6", "free bits": "#1baf7a", "GECO": "#e34948"}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is trained, and how much of it.
+    """What is trained, and how long.
 
     Attributes:
-      data: which data set.
+      data: the data set.
       betas: weights of the rate, for decoders that see none and all of the pixels before.
-      fields: receptive fields of the decoders, the last one of which sees all; -1 stands for all.
+      fields: receptive fields of the decoders, in pixels, largest last; -1 stands for all pixels before.
       free_bits: nats a level.
-      target: of GECO, nats of distortion a dimension.
-      seeds: of each model, one run each.
-      effort: of each run.
-      workers: runs side by side.
-      folder: where everything goes.
+      target: GECO's bound on the distortion, nats per dimension.
+      seeds: one run each of every model.
+      effort: length of each run, sizes of its networks, and how it is measured.
+      workers: number of runs side by side.
+      folder: where figures and numbers go.
     """
 
     data: Data = Data("digits")
@@ -60,13 +61,14 @@ class Settings:
 
 
 def trials(chosen: Settings, dataset: Dataset) -> list[Trial]:
-    """Every run but for the seed."""
+    """Every run, for any seed."""
     effort = chosen.effort
-    rise = Linear(0, effort.steps // 5)  # of beta, so that no level has collapsed before its decoder is any good
+    rise = Linear(0, effort.steps // 5)  # of beta, so that no level collapses while the decoder is still poor
     remedies: dict[str, Objective] = {
         "ELBO": Regularised(warm_up=rise),
         "free bits": Regularised(free_bits=FreeBits(chosen.free_bits, "level", "batch")),
-        # Not before the decoder is any good: until then lambda would explode, and take longer than this to come back.
+        # Delayed until the decoder can meet the bound: before that lambda grows so large that it takes longer than the
+        # whole run to come back.
         "GECO": GECO((Distortion(chosen.target),), eta=0.1, decay=0.9, delay=effort.steps // 3, bounds=(0.2, 5.0)),
     }
     found: list[Trial] = []
@@ -87,7 +89,7 @@ def trials(chosen: Settings, dataset: Dataset) -> list[Trial]:
 
 
 def mean_of(rows: list[Row], name: str) -> tuple[float, float]:
-    """Of several seeds: mean and standard error; of one, its own over test examples."""
+    """Mean and standard error over seeds; with one seed its value and its standard error over test examples."""
     values = [row[name]["value"] for row in rows]
     if len(values) == 1:
         return values[0], rows[0][name]["error"]
@@ -95,7 +97,7 @@ def mean_of(rows: list[Row], name: str) -> tuple[float, float]:
 
 
 def draw_curve(rows: list[Row], fields: tuple[int, ...], path: Path) -> None:
-    """R over D, a line a decoder, beta beside the points, lines of equal -ELBO."""
+    """Draws R over D: one line per decoder, beta beside the points, lines of equal -ELBO."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -135,7 +137,7 @@ def draw_curve(rows: list[Row], fields: tuple[int, ...], path: Path) -> None:
 
 
 def draw_fields(rows: list[Row], fields: tuple[int, ...], path: Path) -> None:
-    """Rate and bound over the receptive field, a line for each objective."""
+    """Draws rate and bound over the receptive field, one line per objective."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -159,7 +161,7 @@ def draw_fields(rows: list[Row], fields: tuple[int, ...], path: Path) -> None:
 
 
 def main(chosen: Settings) -> None:
-    """Trains what has not been trained, measures, draws."""
+    """Trains and measures what the table lacks, then draws the figures."""
     wanted = {k: v for k, v in dataclasses.asdict(chosen).items() if k not in ("folder", "seeds", "workers")}
     path = chosen.folder / "curves.json"
     rows, _ = run(

@@ -1,25 +1,26 @@
 """VDVAE, the very deep VAE (Child, 2021).
 
-    python experiments/vdvae.py                                   # digits: 10 levels, minutes on two cores
-    python experiments/vdvae.py --preset mnist                    # 10 levels, binary images
-    python experiments/vdvae.py --preset cifar10_small            # 15 levels, an hour on two cores
-    python experiments/vdvae.py --preset cifar10                  # 43 levels, as published; likewise imagenet32 (78),
-                                                                  # imagenet64 (75), ffhq256 (66), ffhq1024 (70)
-    python experiments/vdvae.py --preset ffhq256 --data.name FOLDER_OF_IMAGES
+    python experiments/recipes/vdvae.py                         # digits: 10 levels, minutes on two cores
+    python experiments/recipes/vdvae.py --preset mnist          # 10 levels, binary images
+    python experiments/recipes/vdvae.py --preset cifar10_small  # 15 levels, an hour on two cores
+    python experiments/recipes/vdvae.py --preset cifar10        # 43 levels, as published; also imagenet32 (78),
+                                                                # imagenet64 (75), ffhq256 (66), ffhq1024 (70)
+    python experiments/recipes/vdvae.py --preset ffhq256 --data.name FOLDER_OF_IMAGES
 
 The published presets train as the public code does: AdamW with betas (0.9, 0.9), weight decay 0.01, 100 steps of
-warm-up and a constant rate, gradients clipped, steps skipped for a norm that is too large, averaged parameters in
-evaluation, batch and limits of its `hps.py`, limits in nats an image. Two things are ours: a norm that stays above the
-limit is taken once in ten steps, so that a run cannot stall for good, and a step that is skipped does not count for the
-warm-up. Published, bits per dimension: CIFAR-10 2.87 (about a million steps), ImageNet 3.80 at 32x32 and 3.52 at 64x64
-(1.7 and 1.6 million; the older one of the two data sets of this name), FFHQ 0.61 at 256x256 with 5 bits, by bins that
-overlap, and 2.42 at 1024x1024. What the small ones reach, in what time, is in the README.
+warm-up and then a constant learning rate, clipped gradients, steps skipped if the norm is too large, averaged
+parameters in evaluation, batch sizes and limits of its `hps.py`, limits in nats an image. Two things are ours: after
+ten skipped steps in a row one is taken, so that a run cannot stall for good, and a skipped step does not count
+towards the warm-up. Published, bits per dimension: CIFAR-10 2.87 (about a million steps), ImageNet 3.80 at 32x32 and
+3.52 at 64x64 (1.7 and 1.6 million; the older of the two data sets of this name), FFHQ 0.61 at 256x256 with 5 bits, by
+bins that overlap, and 2.42 at 1024x1024. README says what the small ones reach, and in what time.
 
-On a GPU or a TPU, `--model.dtype bfloat16`, `--model.remat` and, where compilation may take longer, `--model.unroll 8`.
+On a GPU or a TPU, add `--model.dtype bfloat16`, `--model.remat` and, where compilation may take longer,
+`--model.unroll 8`.
 """
 
 from hvae_jax.cli.script import main
-from hvae_jax.experiment import Data, Evaluation, Experiment
+from hvae_jax.experiment import Data, Evaluation, Experiment, Training
 from hvae_jax.models import (
     VDVAE,
     vdvae_cifar10,
@@ -32,15 +33,20 @@ from hvae_jax.models import (
     vdvae_mnist,
 )
 from hvae_jax.objectives import Cosine, Linear, Product
-from hvae_jax.training import AdamW, Gradients, Training
+from hvae_jax.training import AdamW, Gradients
 
-WARM_UP = Linear(-1, 99)
+WARM_UP = Linear(-1, 99)  # 0.01 at the first step, 1 from the hundredth on
 
 
 def published(
     name: str, data: Data, model: VDVAE, rate: float, batch: int, clip: float, skip: float, ema: float, epochs: int
 ) -> Experiment:
-    """The published training of a model; `clip` and `skip` are of a gradient of nats per dimension."""
+    """The published training of a model.
+
+    Args:
+      clip, skip: limits on the norm of the gradient of nats per dimension, as the public code has them; ours are of
+        nats per image.
+    """
     height, width, channels = model.image
     dimensions = height * width * channels
     return Experiment(
@@ -62,7 +68,7 @@ def published(
 
 
 def small(name: str, data: Data, model: VDVAE, steps: int, batch: int, dispatch: int) -> Experiment:
-    """For two cores: a larger rate that falls to a twentieth, and a threshold that finds itself."""
+    """For two cores: a larger learning rate, which falls to a twentieth, and a limit relative to the usual norm."""
     falling = Product((WARM_UP, Cosine(0, steps, initial=1.0, final=0.05)))
     return Experiment(
         name=f"vdvae_{name}",
@@ -98,7 +104,5 @@ presets = {
     "ffhq256": published("ffhq256", Data("ffhq", size=256, bits=5), vdvae_ffhq256(), 1.5e-4, 32, 130, 180, 0.999, 860),
     "ffhq1024": published("ffhq1024", Data("ffhq", size=1024), vdvae_ffhq1024(), 7e-5, 32, 360, 500, 0.999, 780),
 }
-experiment = presets["digits"]
-
 if __name__ == "__main__":
     main(presets, description=__doc__)

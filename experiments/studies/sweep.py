@@ -1,4 +1,4 @@
-"""Many short trainings of small models, measured alike: what the figures of this folder are drawn from."""
+"""Many short trainings of small models, measured alike: what the studies beside this file draw their figures from."""
 
 import dataclasses
 import json
@@ -28,13 +28,16 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much each model is trained and measured.
+    """How long each model is trained, how large it is, and how it is measured.
 
     Attributes:
-      steps: of training, by Adamax at 1e-3, the same for all; batch_size: examples of each.
-      hidden: width of the dense networks; width and layers: of the PixelCNN.
+      steps: training steps, by Adamax at 1e-3.
+      batch_size: examples per step.
+      hidden: width of the dense networks.
+      width: channels of the PixelCNN.
+      layers: layers of the PixelCNN.
       draws: K of the importance-weighted bound.
-      examples: of the test split that are measured.
+      examples: number of test examples measured.
     """
 
     steps: int = 1000
@@ -48,7 +51,11 @@ class Effort:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One model and what it is trained on; `name` tells it from the others in the table."""
+    """One model and its objective, for any seed.
+
+    Attributes:
+      name: entries that identify it in the table, such as {"field": 2}.
+    """
 
     name: Row
     model: HVAE
@@ -58,7 +65,11 @@ class Trial:
 def train(
     model: HVAE, objective: Objective, effort: Effort, dataset: Dataset, programs: dict[str, Any], seed: int
 ) -> Any:
-    """Variables after the last step."""
+    """Returns the variables after the last step.
+
+    Args:
+      programs: compiled programs of this model and objective, filled on the first call; other seeds reuse them.
+    """
     split, optimiser, mesh = dataset.train, Adamax(learning_rate=1e-3).build(), data_mesh(1)
     key = jax.random.key(seed)
     if "dispatch" not in programs:
@@ -72,8 +83,11 @@ def train(
 
 
 def measure(model: HVAE, effort: Effort, dataset: Dataset, programs: dict[str, Any], variables: Any) -> dict[str, Any]:
-    """The numbers of one run, each with its standard error; rates are right whatever estimator was trained on."""
-    model = model.measured
+    """Returns the numbers of one run, each with its standard error.
+
+    Args:
+      programs: as in `train`.
+    """
     test, train = dataset.splits["test"].take(slice(effort.examples)), dataset.splits["train"].take(slice(2000))
     if "usage" not in programs:
         programs["usage"] = jax.jit(lambda v, x, k: usage(model, v, x, k, draws=8))
@@ -97,8 +111,8 @@ def measure(model: HVAE, effort: Effort, dataset: Dataset, programs: dict[str, A
     }
     if train.y is not None and test.y is not None:
         learned: Usage = jax.device_get(programs["usage"](variables, train.x, keys[3]))
-        together = [np.concatenate(u.posterior_means, axis=1) for u in (learned, used)]
-        numbers["probe"] = dataclasses.asdict(linear_probe(together[0], train.y, together[1], test.y))
+        train_features, test_features = (np.concatenate(u.posterior_means, axis=1) for u in (learned, used))
+        numbers["probe"] = dataclasses.asdict(linear_probe(train_features, train.y, test_features, test.y))
     return numbers
 
 
@@ -115,13 +129,17 @@ def run(
     path: Path,
     wanted: Row,
 ) -> tuple[list[Row], Dataset]:
-    """All trials with all seeds, in their order: those that the table at `path` has not, trained and added to it.
+    """Trains and measures every trial with every seed that the table at `path` lacks, and adds it there.
 
     Args:
-      trials: of the data; the seeds of one share its compiled programs.
-      workers: trials side by side, in threads: small convolutions leave cores idle.
-      wanted: settings that the table was made with; other ones are refused.
-    Raises ValueError for a table that was made with other settings.
+      trials: makes the trials for a data set; the seeds of one trial share its compiled programs.
+      workers: number of trials trained side by side, in threads, since small convolutions leave cores idle.
+      wanted: settings of the study, kept in the table.
+
+    Returns:
+      The rows of all trials and seeds, in that order, and the data.
+
+    Raises ValueError if the table was made with other settings.
     """
     use_compilation_cache()
     keep_freed_memory()
@@ -161,23 +179,23 @@ def run(
 
 
 def some(rows: Sequence[Row], **wanted: Any) -> list[Row]:
-    """Rows with these entries."""
+    """Returns the rows that have these entries."""
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 
 def seen(field: int) -> str:
-    """What a decoder of that receptive field sees, in words."""
+    """Says in words which pixels a decoder of that receptive field sees; -1 stands for all pixels before."""
     return "no other pixel" if field == 0 else ("all pixels before" if field < 0 else f"{field} pixels back")
 
 
 def tidy(axis: Any) -> None:
-    """Light grid, no frame."""
+    """Gives an axis a light grid and no frame."""
     axis.grid(color="#e6e5e0", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(colors="#52514e", labelsize=8)
 
 
 def save(figure: Any, path: Path) -> None:
-    """As .png and as .svg."""
+    """Writes a figure as .png and as .svg."""
     for ending in (".png", ".svg"):
         figure.savefig(path.with_suffix(ending), dpi=150)
