@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Union, cast
 
 import tyro
 
@@ -57,7 +57,7 @@ class ImportPublished:
         """Carries it out."""
         others = {name: value for name, value in vars(self.given).items() if name not in ("file", "preset")}
         folder = exchange.import_published(self.converter, self.given.file, self.given.preset, self.options, **others)
-        print(exchange.said_of_import(tables.read(folder / "result.json"), folder))
+        print(exchange.import_summary(tables.read(folder / "result.json"), folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ImportOwn:
     def __call__(self) -> None:
         """Carries it out."""
         folder = exchange.import_own(self.file, self.folder, self.overwrite, self.import_)
-        print(exchange.said_of_import(tables.read(folder / "result.json"), folder))
+        print(exchange.import_summary(tables.read(folder / "result.json"), folder))
 
 
 def _command(converter: Converter[Any]) -> Callable[..., ImportPublished]:
@@ -103,16 +103,12 @@ def _help(converter: Converter[Any]) -> str:
 
 
 def _subcommand(name: str, constructor: Callable[..., Any], description: str | None = None) -> Any:
-    """A member of the union that tyro makes subcommands of."""
+    """A subcommand, as an annotation of tyro's."""
     return Annotated[Any, tyro.conf.subcommand(name, constructor=constructor, description=description)]
 
 
-_CODES: Any = Union[
-    (
-        *(_subcommand(converter.code, _command(converter), _help(converter)) for converter in CONVERTERS),
-        _subcommand("hvae_jax", ImportOwn),
-    )
-]
+_COMMANDS = [_subcommand(converter.code, _command(converter), _help(converter)) for converter in CONVERTERS]
+_COMMANDS.append(_subcommand("hvae_jax", ImportOwn))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +122,8 @@ class ImportWeights:
       code: the public code that the weights are of.
     """
 
-    code: Annotated[Any, tyro.conf.arg(name="", constructor=_CODES)]
+    # tyro makes a subcommand of each member of a union
+    code: Annotated[Any, tyro.conf.arg(name="", constructor=cast(Any, Union)[tuple(_COMMANDS)])]
 
     def __call__(self) -> None:
         """Carries it out."""

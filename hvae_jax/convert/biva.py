@@ -237,7 +237,7 @@ def _check_initialised(state_dict: Mapping[str, Any]) -> None:
     waiting = [layer for layer in layers if _has(state_dict, rf"{re.escape(layer)}\.(conv|linear)\.weight_g$")]
     if waiting:
         raise ValueError(
-            f"The state dict has not been initialised: the first forward pass there would draw {', '.join(waiting)} "
+            f"The state dict has not been initialised: that code's first forward pass would draw {', '.join(waiting)} "
             "anew. Run one, and take the state dict after it."
         )
 
@@ -261,6 +261,7 @@ def _stages(state_dict: Mapping[str, Any], up: str, strides: Sequence[Sequence[i
             inferred = 2 if size(state_dict, down) < size(state_dict, down, 1) else 1
             stride = inferred if strides is None else strides[i][j]
             blocks.append((features, kernel, stride))
+        # below the top a stage of BIVA has two latents, of one size
         two = up == "q_bu_convs" and i < number - 1
         head = f"stages.{i}.{'bu_stochastic' if two else 'stochastic'}.qx2z"
         vector = f"{head}.linear.bias" in state_dict

@@ -141,7 +141,8 @@ def read(
                 f"{error} The preset has {model.num_levels} blocks on the top-down path: --structure file reads a file "
                 "of other blocks or widths."
             ) from error
-    family, bases = model.likelihood, {form: base for base, form in FORMS.items()}
+    family = model.likelihood
+    bases: dict[str, str] = {form: base for base, form in FORMS.items()}
     settings: dict[str, Any] = {"likelihood": family, "pad": model.pad}
     if isinstance(family, LogisticMixture):  # the number of components is the file's
         settings = {

@@ -52,7 +52,7 @@ def import_published(
       converter: the code that the weights are of.
       path: the file.
       preset: name of the configuration, one of `converter.presets`; None reads it off the file, if the code allows it.
-      options: settings that differ from the preset's, or that no weight tells; None takes them all as they are.
+      options: settings that differ from the preset's, or that no weight tells; None gives none.
       folder: the run folder; None takes runs/CODE_PRESET.
       overwrite: delete what an earlier run left in the folder.
       weights: averaged or plain weights, as `read_arrays` takes them.
@@ -76,7 +76,7 @@ def import_published(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     _warn_not_finite(path, variables)
-    # float32, whatever the file has
+    # in the model's dtypes, float32, whatever the file has
     variables = jax.tree.map(lambda leaf, ours: jnp.asarray(leaf, ours.dtype), variables, template_of(model))
     assert model.image is not None
     side = model.image[0]
@@ -178,7 +178,7 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
     return file
 
 
-def said_of_import(result: dict[str, Any], folder: Path) -> str:
+def import_summary(result: dict[str, Any], folder: Path) -> str:
     """Text on an imported run: where its weights came from, what they became, and whether they were measured."""
     source = result["imported"]
     given = {name: source[name] for name in ("preset", "entry") if name in source} | source.get("options", {})
@@ -245,7 +245,7 @@ def _looks_like(path: Path, file: ArrayFile) -> str:
 
 def _data(preset: Preset | None, data: str | None, directory: str | None, binarise: Binarise | None) -> Data:
     """The data set that is given, or the preset's, prepared as the preset's. Raises ValueError if there is none."""
-    name = data or (preset and preset.data)
+    name = data or (None if preset is None else preset.data)
     if name is None:
         which = "Without a preset no data set is known" if preset is None else "The preset's images have no name here"
         raise ValueError(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from hvae_jax.cli import main as cli
+from hvae_jax.cli.main import main
 from hvae_jax.convert import efficient_vdvae, vdvae
 from hvae_jax.convert.converter import Preset
 from hvae_jax.likelihoods import LogisticMixture
@@ -50,7 +50,7 @@ def what_fails(capsys: pytest.CaptureFixture[str]) -> Said:
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit) as left:
-            cli.main(arguments)
+            main(arguments)
         assert left.value.code == 1
         return capsys.readouterr().err
 
