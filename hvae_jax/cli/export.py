@@ -12,13 +12,13 @@ from hvae_jax.experiment import exchange
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """The best variables of a run and its settings as one .safetensors file, which `hvae import hvae_jax` reads.
+    """A run's settings and best variables as one .safetensors file, which `hvae import hvae_jax` reads.
 
     Attributes:
       run: the run folder.
-      file: where it is written; NAME.safetensors in the run folder if it is not given.
-      overwrite: replace a file that is there.
-      import_: modules that settings.json may name beside hvae_jax.
+      file: the file to write; NAME.safetensors in the run folder if it is not given.
+      overwrite: replace an existing file.
+      import_: modules beside hvae_jax that settings.json may name.
     """
 
     run: Run

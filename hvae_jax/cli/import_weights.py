@@ -1,69 +1,130 @@
-"""`hvae import`: weights from outside as a run folder."""
+"""`hvae import CODE FILE`: weights from outside as a run folder."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Union, cast
 
 import tyro
 
 from hvae_jax.cli.arguments import Import, Run
-from hvae_jax.convert.array_files import Weights
-from hvae_jax.convert.codes import THE_PRESETS, Structure, Unsaid
+from hvae_jax.convert.array_files import WhichWeights
+from hvae_jax.convert.codes import CONVERTERS
+from hvae_jax.convert.converter import Binarise, Converter
 from hvae_jax.experiment import exchange, tables
 
 
 @dataclasses.dataclass(frozen=True)
-class ImportWeights:
-    """Published weights, or a file of `hvae export`, as a run folder that every command takes.
-
-    They come with the likelihood that their public code trains and measures, so that published numbers come out again.
-    Nothing in the file is executed; a PyTorch file needs PyTorch.
+class PublishedFile:
+    """What the commands of all public codes take.
 
     Attributes:
-      code: that the weights are of: vdvae, efficient_vdvae (either tree), or hvae_jax for a file of `hvae export`.
-      checkpoint: a PyTorch file, a .safetensors, an .npz of arrays by name, or a Flax checkpoint.
-      preset: the published configuration: cifar10, imagenet32, imagenet64, ffhq256, ffhq1024, ...; a wrong name lists
-        them all.
-      weights: of a checkpoint that holds both, the averaged or the plain ones; averaged if it is not given.
-      enc_blocks: of vdvae, the blocks of the way up that the file has, where they are not the preset's:
-        "32x11,32d2,...". The published ffhq1024 has two fewer than its preset.
-      dec_blocks: of the way down, likewise: "1x1,4m1,...".
-      structure: of efficient_vdvae, "file" to read blocks and widths off the file where they are not the preset's.
-      unsaid: settings that no weight tells, where they are not the preset's.
+      file: a PyTorch file, a .safetensors, an .npz of arrays by name, or a Flax checkpoint.
+      preset: the published configuration, one of those above.
+      weights: averaged ("ema") or plain weights, of a checkpoint that holds both; the averaged ones if it is not given.
       data: the data set, by name or path; the preset's if it is not given.
-      data_directory: where it is, as --data.directory.
+      data_directory: where the data set is, as --data.directory.
+      binarise: how grey values become binary, as --data.binarise; the preset's way if it is not given.
       folder: the run folder; runs/CODE_PRESET if it is not given.
       overwrite: delete what an earlier run left in the folder.
-      import_: modules that a file of `hvae export` may name beside hvae_jax.
     """
 
-    code: Annotated[Literal["vdvae", "efficient_vdvae", "hvae_jax"], tyro.conf.Positional]
-    checkpoint: Run
+    file: Run
     preset: str | None = None
-    weights: Weights | None = None
-    enc_blocks: str | None = None
-    dec_blocks: str | None = None
-    structure: Structure = "preset"
-    unsaid: Unsaid = THE_PRESETS
+    weights: WhichWeights | None = None
     data: str | None = None
     data_directory: str | None = None
+    binarise: Binarise | None = None
+    folder: Path | None = None
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportPublished:
+    """The command of one public code.
+
+    Attributes:
+      converter: the code.
+      given: what the commands of all codes take.
+      options: an instance of `converter.options`.
+    """
+
+    converter: Converter[Any]
+    given: PublishedFile
+    options: Any
+
+    def __call__(self) -> None:
+        """Carries it out."""
+        others = {name: value for name, value in vars(self.given).items() if name not in ("file", "preset")}
+        folder = exchange.import_published(self.converter, self.given.file, self.given.preset, self.options, **others)
+        print(exchange.import_summary(tables.read(folder / "result.json"), folder))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportOwn:
+    """A file of `hvae export`: the same settings, and the same variables bit for bit.
+
+    Attributes:
+      file: the .safetensors file.
+      folder: the run folder; runs/NAME if it is not given.
+      overwrite: delete what an earlier run left in the folder.
+      import_: modules beside hvae_jax that the file's settings may name.
+    """
+
+    file: Run
     folder: Path | None = None
     overwrite: bool = False
     import_: Import = ()
 
     def __call__(self) -> None:
         """Carries it out."""
-        names = ("weights", "enc_blocks", "dec_blocks", "structure", "unsaid", "data", "data_directory")
-        options = {name: getattr(command, name) for name in names}
-        if self.code == "hvae_jax":
-            usual = (None, "preset", THE_PRESETS)
-            given = [name for name, value in {"preset": self.preset, **options}.items() if value not in usual]
-            if given:
-                flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-                raise ValueError(f"{flags}: a file of `hvae export` says that itself.")
-            folder = exchange.import_own(self.checkpoint, self.folder, self.overwrite, self.import_)
-        else:
-            folder = exchange.import_published(
-                self.code, self.checkpoint, self.preset, self.folder, self.overwrite, **options
-            )
-        print(exchange.said_of_import(tables.read(folder / "result.json"), folder))
+        folder = exchange.import_own(self.file, self.folder, self.overwrite, self.import_)
+        print(exchange.import_summary(tables.read(folder / "result.json"), folder))
+
+
+def _command(converter: Converter[Any]) -> Callable[..., ImportPublished]:
+    """The function whose arguments are the command line of a code."""
+
+    def command(
+        given: Annotated[PublishedFile, tyro.conf.arg(name="")],
+        options: Annotated[Any, tyro.conf.arg(name="", constructor=converter.options)],
+    ) -> ImportPublished:
+        return ImportPublished(converter, given, options)
+
+    return command
+
+
+def _help(converter: Converter[Any]) -> str:
+    """The text of `hvae import CODE --help`: the code, and a line for each preset."""
+    need = "needed" if converter.needs_preset else "without one the configuration is read off the file"
+    width = max(map(len, converter.presets))
+    presets = [f"  {name:{width}}  {preset.about}" for name, preset in converter.presets.items()]
+    return "\n".join([converter.about, "", f"Presets ({need}):", *presets])
+
+
+def _subcommand(name: str, constructor: Callable[..., Any], description: str | None = None) -> Any:
+    """A subcommand, as an annotation of tyro's."""
+    return Annotated[Any, tyro.conf.subcommand(name, constructor=constructor, description=description)]
+
+
+_COMMANDS = [_subcommand(converter.code, _command(converter), _help(converter)) for converter in CONVERTERS]
+_COMMANDS.append(_subcommand("hvae_jax", ImportOwn))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportWeights:
+    """Published weights, or a file of `hvae export`, as a run folder that every command takes.
+
+    A model comes with the likelihood that its public code trains and measures, so that published numbers come out
+    again. Nothing in the file is executed; a PyTorch file needs PyTorch.
+
+    Attributes:
+      code: the public code that the weights are of.
+    """
+
+    # tyro makes a subcommand of each member of a union
+    code: Annotated[Any, tyro.conf.arg(name="", constructor=cast(Any, Union)[tuple(_COMMANDS)])]
+
+    def __call__(self) -> None:
+        """Carries it out."""
+        self.code()

@@ -1,4 +1,4 @@
-"""`hvae`: what can be done with a run folder, and `hvae doctor`."""
+"""`hvae`: commands on run folders and files of weights, and a check of the machine."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,7 +29,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. Exit codes: 0 done, 1 an error that is said, 2 arguments that do not parse."""
+    """Parses the command line and runs the command.
+
+    Exit codes: 0 for success, 1 for an error, whose message is printed, 2 for arguments that do not parse.
+    """
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         args=arguments,

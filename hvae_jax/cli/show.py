@@ -27,7 +27,7 @@ class Show:
             )
         result = tables.read(path)
         if "imported" in result:
-            print(exchange.said_of_import(result, self.run))
+            print(exchange.import_summary(result, self.run))
         if "elbo" in result:
             print(tables.summary(result, self.run))
             print()

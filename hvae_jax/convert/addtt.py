@@ -1,12 +1,12 @@
 """Weights of the convolutional Ladder VAE of A. Dittadi, addtt/ladder-vae-pytorch at a27d45c, as `ConvLadderVAE`.
 
-Its layer 0 is z1, the level next to x. What its `state_dict()` holds is read by the names that it has there: from them
-follow levels, widths, halvings, whether there are skips, gates, batch norms and dropout, the order of the layers in a
-residual block and how bottom-up and top-down are merged. What no weight tells has to be said.
+The configuration is read off the names and shapes in its `state_dict()`: levels, widths, resolutions, skips, gates,
+batch norms, dropout, the order of the layers in a residual block, and the merge of the bottom-up and top-down paths.
+Its layer 0 is z1, the level next to x.
 
-Its Bernoulli log-likelihood is made of p, and not of the logit: log (1 - p) has the rounding of p, which is 1 from a
-logit of 17 on in float32 and of 37 in float64, and is cut off at -100. `Bernoulli(form="of_p")`, which the converter
-sets, is the same; training goes better on the exact form.
+That code computes its Bernoulli log-likelihood from p instead of the logit: log(1 - p) has the rounding of p, which is
+1 from a logit of 17 in float32 and of 37 in float64, and is cut off at -100. `Bernoulli(form="of_p")`, which the
+converter sets, does the same; training goes better with the exact form.
 """
 
 import collections
@@ -16,26 +16,47 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hvae_jax.convert.state_dict import CONV, TRANSPOSED_CONV, Entry, count, size, to_variables
+from hvae_jax.convert.converter import Converter, Preset, check_is_preset
+from hvae_jax.convert.state_dict import (
+    CONV,
+    TRANSPOSED_CONV,
+    Entry,
+    count,
+    size,
+    template_of,
+    to_variables,
+    without_module,
+)
 from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood, LogisticMixture
 from hvae_jax.models import ConvLadderVAE
+from hvae_jax.models.conv_ladder import addtt_cifar10, addtt_mnist
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.residual import BlockStyle
+from hvae_jax.records import check_choices
 
-_FORMS = ("bernoulli", "gaussian", "discr_log", "discr_log_mix")
+Entries = Iterator[tuple[str, Entry]]
+
+# likelihoods and activations by the names in that code's settings
+_FORMS: dict[str, type[Likelihood]] = {
+    "bernoulli": Bernoulli,
+    "gaussian": Gaussian,
+    "discr_log": DiscretisedLogistic,
+    "discr_log_mix": LogisticMixture,
+}
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "leakyrelu": leaky_relu,
     "elu": jax.nn.elu,
     "selu": jax.nn.selu,
 }
+# orders of the layers in a residual block, letters as in `BlockStyle`
 _ORDERS = ("bacdbacd", "bacdbac", "cabdcabd")
 _NORM = {
     "weight": "params/{}/scale",
@@ -44,22 +65,93 @@ _NORM = {
     "running_var": "batch_stats/{}/var",
 }
 
+_MILLIONS = {"mnist": {3: 3.2, 6: 6.0, 12: 11.6}, "cifar10": {3: 3.3, 6: 6.1, 15: 14.5}}  # parameters by layers
+PRESETS: dict[str, Preset] = {
+    f"mnist_{layers}": Preset(
+        functools.partial(addtt_mnist, layers),
+        f"static MNIST, {layers} layers, {millions} million parameters",
+        "binarized_mnist",
+    )
+    for layers, millions in _MILLIONS["mnist"].items()
+} | {
+    f"cifar10_{layers}": Preset(
+        functools.partial(addtt_cifar10, layers), f"CIFAR-10, {layers} layers, {millions} million parameters", "cifar10"
+    )
+    for layers, millions in _MILLIONS["cifar10"].items()
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AddttOptions:
+    """Settings of that code that no weight tells. None takes the preset's, or without a preset that code's default.
+
+    Attributes:
+      image: height and width of x; needed without a preset.
+      likelihood: `likelihood_form`; needed without a preset.
+      nonlin: activation of the layers.
+      dropout: rate of the dropout of whole maps, if the file has any.
+    """
+
+    image: tuple[int, int] | None = None
+    likelihood: Literal["bernoulli", "gaussian", "discr_log", "discr_log_mix"] | None = None
+    nonlin: Literal["relu", "leakyrelu", "elu", "selu"] | None = None
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+def read(
+    arrays: Mapping[str, Any], preset: Preset | None, options: AddttOptions = AddttOptions()
+) -> tuple[ConvLadderVAE, dict[str, Any]]:
+    """(model, variables) of a file, whose configuration has to be the preset's, if there is one.
+
+    Raises ValueError if neither preset nor options tell the size of x and the likelihood, for a configuration that is
+    not the preset's (with every setting that differs), and as `ladder_vae` does.
+    """
+    wanted = None if preset is None else preset.model()
+    settings: dict[str, Any] = {}
+    if wanted is not None:
+        settings = {
+            "image": wanted.image[:2],
+            "likelihood": next(name for name, family in _FORMS.items() if isinstance(wanted.likelihood, family)),
+            "nonlin": next(name for name, act in _ACTIVATIONS.items() if act is wanted.block.activation),
+            "dropout": wanted.block.dropout,
+        }
+        wanted = wanted.clone(likelihood=_in_our_units(settings["likelihood"])[0])
+    settings |= {name: value for name, value in vars(options).items() if value is not None}
+    if not {"image", "likelihood"} <= set(settings):
+        raise ValueError(
+            "No weight of this code tells the size of x and the likelihood: give --image HEIGHT WIDTH and "
+            "--likelihood, or --preset."
+        )
+    model, variables = ladder_vae(without_module(arrays), **settings)
+    if wanted is not None:
+        # What no weight tells is as it was just set; the file has to agree in everything else.
+        block = dataclasses.replace(
+            wanted.block,
+            activation=model.block.activation,
+            dropout=wanted.block.dropout if options.dropout is None else options.dropout,
+        )
+        check_is_preset(model, wanted.clone(image=(*model.image[:2], wanted.image[2]), block=block))
+    return model, variables
+
 
 def ladder_vae(
     state_dict: Mapping[str, Any], image: tuple[int, int], likelihood: str, nonlin: str = "elu", dropout: float = 0.2
 ) -> tuple[ConvLadderVAE, dict[str, Any]]:
-    """(model, variables) of a state dict: what it scores there it scores here.
+    """(model, variables) of a state dict; the model gives the numbers of the public code.
 
     Args:
-      state_dict: arrays by name; CPU tensors will do.
+      state_dict: arrays or CPU tensors by name.
       image: height and width of x.
-      likelihood: its `likelihood_form`. With the two discretised ones x is whole numbers 0..255 here and those over 255
-        there; otherwise it is the same.
-      nonlin: its name for the activation, "relu", "leakyrelu", "elu" or "selu".
-      dropout: share of the maps, where it has dropout.
+      likelihood: the setting `likelihood_form` of that code. With the two discretised ones x is whole numbers 0..255
+        here, and those over 255 in that code.
+      nonlin: name of the activation in that code: "relu", "leakyrelu", "elu" or "selu".
+      dropout: rate of the dropout of whole maps; a state dict without dropout takes no notice of it.
 
-    Raises ValueError for another form or activation, and for a state dict that does not fit, naming all that is
-    missing, not expected or of another shape.
+    Raises ValueError for an unknown form or activation, and for a state dict that does not fit, naming every array that
+    is missing, not expected or of another shape.
     """
     if likelihood not in _FORMS:
         raise ValueError(f"ladder_vae(likelihood={likelihood!r}): one of {', '.join(_FORMS)}.")
@@ -68,21 +160,19 @@ def ladder_vae(
     family, gains, shifts = _in_our_units(likelihood)
     plain = _model(state_dict, image, family, BlockStyle(activation=_ACTIVATIONS[nonlin], dropout=dropout))
 
-    # The numbers of a block's layers depend on their order and on whether dropout is one of them: what fits best is it.
+    # The layers of a block are numbered, in an order and with a dropout that no shape tells: take what fits best.
     fits = []
     for order, drops in itertools.product(_ORDERS, (True, False)):
-        if drops or order != "bacdbacd":  # this one cannot do without
+        if drops or order != "bacdbacd":  # that code has no "bacdbacd" without dropout
             style = dataclasses.replace(plain.block, order=order, dropout=dropout if drops else 0.0)
             model = plain.clone(block=style)
-            table = dict(_table(model, drops, len(gains)))
+            table = dict(entries(model, drops, len(gains)))
             fits.append((_misfits(state_dict, table), len(fits), model, table))
     _, _, model, table = min(fits)
 
     if not model.learn_top_prior:
         _check_top_prior(state_dict, model)
-    x = jnp.zeros((1, *model.image))
-    template = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(0))
-    variables = to_variables(state_dict, table, template, _ignored(model))
+    variables = to_variables(state_dict, table, template_of(model), _ignored(model))
     readout = variables["params"]["readout"]
     for name, shift in (("kernel", 0.0), ("bias", jnp.asarray(shifts)[None])):
         by_parameter = readout[name].reshape(-1, len(gains)) * jnp.asarray(gains)[None] + shift
@@ -91,7 +181,10 @@ def ladder_vae(
 
 
 def _check_top_prior(state_dict: Mapping[str, Any], model: ConvLadderVAE) -> None:
-    """Raises ValueError where a prior that is N(0, I) is not of the size that the top's maps would have."""
+    """Checks the shape of a top prior that is N(0, I) against the shape of the top latent.
+
+    Raises ValueError with both.
+    """
     name = f"top_down_layers.{model.num_levels - 1}.top_prior_params"
     wanted = (1, 2 * model.latents[0], *model.top_shape)
     found = tuple(np.shape(state_dict[name])) if name in state_dict else wanted
@@ -103,11 +196,11 @@ def _check_top_prior(state_dict: Mapping[str, Any], model: ConvLadderVAE) -> Non
 
 
 def _in_our_units(likelihood: str) -> tuple[Likelihood, tuple[float, ...], tuple[float, ...]]:
-    """Our family, and for each number it wants, what theirs is multiplied by and then moved by.
+    """Our family, and the factor and the offset that turn each parameter of that code into ours.
 
-    Of the Gaussian theirs is the log variance. Their logistics are cut into 256 bins that fill [0, 1], ours into bins
-    around 0, 1, ..., 255 as reals from -1 to 1: the same ones, about 0 instead of 1/2 and 512/255 times as wide. They
-    add a mean of 1/2 and a log-scale of -1 to what their network gives.
+    Gaussian: that code has a log variance, we have a log standard deviation. Logistics: its 256 bins fill [0, 1], ours
+    lie around 0, 1, ..., 255 scaled to [-1, 1]; they are the same bins around 0 instead of 1/2, 512/255 times as wide.
+    That code adds 1/2 to the mean and -1 to the log scale that its network gives.
     """
     wider = 512.0 / 255.0
     if likelihood == "bernoulli":
@@ -123,7 +216,7 @@ def _in_our_units(likelihood: str) -> tuple[Likelihood, tuple[float, ...], tuple
 def _model(
     state_dict: Mapping[str, Any], image: tuple[int, int], family: Likelihood, block: BlockStyle
 ) -> ConvLadderVAE:
-    """The settings that the names and shapes tell, but for the order of a block's layers."""
+    """The model that names and shapes tell, except for the order of the layers in a block."""
     levels = range(count(state_dict, "top_down_layers"))
     blocks = range(count(state_dict, "bottom_up_layers.0.net"))
 
@@ -155,18 +248,23 @@ def _model(
 
 
 def _misfits(state_dict: Mapping[str, Any], table: Mapping[str, Entry]) -> int:
-    """How many names, and numbers of axes, a table and a state dict do not have in common."""
+    """Number of arrays in only one of a table and a state dict, and of those with another number of axes."""
     axes = [np.ndim(state_dict[name]) != len(table[name].axes or (0,)) for name in table if name in state_dict]
     return len(set(table) ^ set(state_dict)) + sum(axes)
 
 
 def _ignored(model: ConvLadderVAE) -> tuple[str, ...]:
-    """Names that carry nothing: counters, and a prior that is N(0, I)."""
+    """Last parts of names that carry no weights: counters, and a prior that is N(0, I)."""
     return ("num_batches_tracked",) if model.learn_top_prior else ("num_batches_tracked", "top_prior_params")
 
 
-def _table(model: ConvLadderVAE, drops: bool, parameters: int) -> Iterator[tuple[str, Entry]]:
-    """Every array of that configuration, by its name there."""
+def entries(model: ConvLadderVAE, drops: bool, parameters: int) -> Entries:
+    """(public name, entry) of every array of a model.
+
+    Args:
+      drops: whether the blocks have dropout, which counts in the numbering of their layers.
+      parameters: outputs of that code for each value of x.
+    """
     block = functools.partial(_block, model.block, drops)
     yield from _conv("first_bottom_up.0", "stem")
     yield from block("first_bottom_up.2.res.block", "stem_block", False)
@@ -203,13 +301,13 @@ def _table(model: ConvLadderVAE, drops: bool, parameters: int) -> Iterator[tuple
     yield from _readout(model, parameters)
 
 
-def _conv(theirs: str, ours: str, axes: tuple[int, ...] = CONV) -> Iterator[tuple[str, Entry]]:
+def _conv(theirs: str, ours: str, axes: tuple[int, ...] = CONV) -> Entries:
     yield f"{theirs}.weight", Entry(f"params/{ours}/kernel", axes)
     yield f"{theirs}.bias", Entry(f"params/{ours}/bias")
 
 
-def _block(style: BlockStyle, drops: bool, theirs: str, ours: str, gated: bool) -> Iterator[tuple[str, Entry]]:
-    """A residual block, whose layers are numbered there, those without weights too."""
+def _block(style: BlockStyle, drops: bool, theirs: str, ours: str, gated: bool) -> Entries:
+    """A residual block; that code numbers all its layers, also those without weights."""
     letters = [c for c in style.order if (c != "b" or style.normalise) and (c != "d" or drops)]
     seen: collections.Counter[str] = collections.Counter()
     for number, letter in enumerate(letters):
@@ -223,15 +321,28 @@ def _block(style: BlockStyle, drops: bool, theirs: str, ours: str, gated: bool) 
         yield from _conv(f"{theirs}.{len(letters)}.conv", f"{ours}/gate")
 
 
-def _merge(block: Callable[..., Iterator[tuple[str, Entry]]], theirs: str, ours: str) -> Iterator[tuple[str, Entry]]:
+def _merge(block: Callable[..., Entries], theirs: str, ours: str) -> Entries:
     yield from _conv(f"{theirs}.0", f"{ours}/join")
     yield from block(f"{theirs}.1.block", f"{ours}/block", True)
 
 
-def _readout(model: ConvLadderVAE, parameters: int) -> Iterator[tuple[str, Entry]]:
-    """The last convolution: its outputs go parameter by parameter there and pixel's channel by channel here."""
+def _readout(model: ConvLadderVAE, parameters: int) -> Entries:
+    """The last convolution."""
+    # outputs are ordered [parameters, channels] in that code, [channels, parameters] here
     sets = model.image[-1] // model.likelihood.channels
     outputs, inputs = sets * parameters, model.channels
     kernel = Entry("params/readout/kernel", (3, 4, 2, 1, 0), (outputs, inputs, 3, 3), (parameters, sets, inputs, 3, 3))
     yield "likelihood.parameter_net.weight", kernel
     yield "likelihood.parameter_net.bias", Entry("params/readout/bias", (1, 0), (outputs,), (parameters, sets))
+
+
+CONVERTER = Converter(
+    code="addtt",
+    about="Weights of the convolutional Ladder VAE of A. Dittadi, addtt/ladder-vae-pytorch.",
+    marks=("first_bottom_up.", "bottom_up_layers.", "top_down_layers."),
+    presets=PRESETS,
+    options=AddttOptions,
+    read=read,
+    untold=("image", "block.activation", "block.dropout"),
+    needs_preset=False,
+)

@@ -1,4 +1,4 @@
-"""Arrays by name from files: PyTorch's, safetensors, .npz and Flax's msgpack. Nothing in a file is ever executed."""
+"""Arrays by name from PyTorch, safetensors, .npz and Flax msgpack files. Nothing in a file is ever executed."""
 
 import dataclasses
 import hashlib
@@ -15,26 +15,29 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-Weights = Literal["ema", "plain"]
+from hvae_jax.runtime.errors import first_line
 
-# What checkpoints of several parts call their weights: averaged ones, and those that are trained.
+WhichWeights = Literal["ema", "plain"]
+
+# names of the weights in checkpoints of several parts: the averaged and the trained ones
 _ENTRIES: Mapping[str, tuple[str, ...]] = {
     "ema": ("ema_model_state_dict", "ema_state_dict", "ema_params"),
     "plain": ("model_state_dict", "state_dict", "params"),
 }
-_FIRST_SAFE = (2, 6)  # before it, PyTorch's `weights_only` could be got around (CVE-2025-32434)
+_FIRST_SAFE = (2, 6)  # earlier versions of PyTorch run code in spite of `weights_only` (CVE-2025-32434)
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayFile:
-    """What a file of weights holds.
+    """The content of a file of weights.
 
     Attributes:
-      arrays: by name, parts joined by ".".
-      kind: of file: "PyTorch", "safetensors", "npz" or "msgpack".
-      entry: which of a checkpoint's parts they are, such as "ema_model_state_dict"; None for a file of weights alone.
-      metadata: text by name, of a safetensors file.
-      sha256: of the whole file, in hexadecimal.
+      arrays: arrays by name, nested names joined by ".".
+      kind: format of the file: "PyTorch", "safetensors", "npz" or "msgpack".
+      entry: part of the checkpoint that the arrays are, such as "ema_model_state_dict"; None for a file of weights
+        alone.
+      metadata: text by name; of safetensors files only.
+      sha256: checksum of the file, in hexadecimal.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -44,16 +47,17 @@ class ArrayFile:
     sha256: str
 
 
-def read_arrays(path: Path, weights: Weights | None = None) -> ArrayFile:
-    """Reads a file, of which kind its first bytes say.
+def read_arrays(path: Path, weights: WhichWeights | None = None) -> ArrayFile:
+    """Reads a file of weights; its first bytes tell the format.
 
     Args:
-      weights: of a checkpoint that holds averaged and plain weights, which are wanted; None takes the averaged ones
-        where there are any.
+      path: the file.
+      weights: averaged ("ema") or plain weights of a checkpoint that may hold both; None takes the averaged ones if
+        there are any.
 
-    Raises FileNotFoundError for a path that is not there, ImportError for a PyTorch file without PyTorch, and
-    ValueError for a file that is none of these, is damaged, holds anything but arrays (with what), or lacks the
-    weights that are wanted.
+    Raises FileNotFoundError if there is no such file, ImportError for a PyTorch file if PyTorch is missing or too old,
+    and ValueError for a file of another format, a damaged one, one that holds anything but arrays (with what it is),
+    or one without the weights that are asked for.
     """
     if path.is_dir():
         raise ValueError(
@@ -78,7 +82,7 @@ def read_arrays(path: Path, weights: Weights | None = None) -> ArrayFile:
 
 
 def _kind(path: Path) -> str:
-    """By the first bytes. A pickle begins with 0x80 and a version, a msgpack of names with another byte."""
+    """The format, from the first bytes."""
     with path.open("rb") as file:
         head = file.read(16)
     if not head:
@@ -91,28 +95,26 @@ def _kind(path: Path) -> str:
         return "npz" if any(name.endswith(".npy") for name in names) else "PyTorch"
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return "safetensors"
+    # A pickle begins with 0x80 and its version. So does a msgpack of no names, but no version follows.
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "PyTorch"
     if 0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF):
         return "msgpack"
-    raise ValueError(
-        f"{path} is no file of weights: it is no PyTorch file, no safetensors, no .npz and no Flax checkpoint."
-    )
+    raise ValueError(f"{path} is no file of weights: neither PyTorch, safetensors, .npz nor a Flax checkpoint.")
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> ValueError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return ValueError(f"{path} is damaged or ends early: as a {kind} it cannot be read ({first}).")
+    return ValueError(f"{path} is damaged or ends early: as a {kind} it cannot be read ({first_line(error)}).")
 
 
 def _torch(path: Path) -> Any:
-    """By PyTorch's reader, which with `weights_only` makes tensors and plain containers and nothing else."""
+    """The content of a PyTorch file: with `weights_only` its reader makes tensors and plain containers only."""
     try:
         torch: Any = importlib.import_module("torch")  # not a dependency: type checkers do not find it
     except ImportError as error:
         raise ImportError(
-            f"{path} is a PyTorch file, and PyTorch is not installed: pip install 'hvae-jax[torch]'. Files of "
-            "safetensors or .npz are read without it."
+            f"{path} is a PyTorch file, and PyTorch is not installed: pip install 'hvae-jax[torch]'. safetensors and "
+            ".npz files are read without it."
         ) from error
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if version < _FIRST_SAFE:
@@ -121,7 +123,7 @@ def _torch(path: Path) -> Any:
             "2.6 or newer."
         )
     try:
-        with warnings.catch_warnings(action="ignore"):  # of PyTorch, on how to read it unsafely
+        with warnings.catch_warnings(action="ignore"):  # PyTorch's advice on how to read the file unsafely
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search("truncated|ran out of input", str(error), re.IGNORECASE):
@@ -129,8 +131,8 @@ def _torch(path: Path) -> Any:
         named = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class):?\s*(?:GLOBAL )?(\S+)", str(error))
         if named is None:
             raise ValueError(
-                f"{path} is a pickle that PyTorch's safe reader does not read, or damaged. Nothing of it was executed, "
-                "and nothing is read from it: what is wanted is a state dict saved by torch.save."
+                f"{path} is damaged, or a pickle that PyTorch's safe reader does not read. Nothing of it was executed, "
+                "and nothing is read from it: save a state dict by torch.save."
             ) from error
         raise ValueError(
             f"{path} holds more than arrays: its pickle asks for {named[1] or named[2]}. Nothing of it was executed, "
@@ -167,17 +169,17 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _msgpack(path: Path) -> Any:
-    """Flax's checkpoints, in which there is nothing but numbers, text, arrays and containers."""
+    """The content of a Flax checkpoint: numbers, text, arrays and containers."""
     from flax.serialization import msgpack_restore
 
     try:
         return msgpack_restore(path.read_bytes())
-    except Exception as error:  # msgpack raises what its many layers raise
+    except Exception as error:  # msgpack's layers raise errors of many types
         raise _damaged(path, "Flax checkpoint", error) from error
 
 
-def _chosen(path: Path, tree: Any, weights: Weights | None) -> tuple[str | None, Mapping[str, Any]]:
-    """The part of a checkpoint that is wanted, and what it is called; the whole of a file of weights alone."""
+def _chosen(path: Path, tree: Any, weights: WhichWeights | None) -> tuple[str | None, Mapping[str, Any]]:
+    """(name, content) of the part of a checkpoint that is asked for; (None, everything) of a file of weights alone."""
     if not isinstance(tree, Mapping):
         raise ValueError(f"{path} holds a {type(tree).__name__}, not arrays by name.")
     if set(tree) == {"state", "param_groups"}:
@@ -189,8 +191,8 @@ def _chosen(path: Path, tree: Any, weights: Weights | None) -> tuple[str | None,
         if isinstance(tree.get(entry), Mapping) and tree[entry]
     }
     if weights is not None and weights not in found:
-        has = f"has {', '.join(found.values())}" if found else "holds one set of weights, without saying which"
-        raise ValueError(f"--weights {weights}: there is none in {path}, which {has}. Leave it out to take that.")
+        has = f"has {', '.join(found.values())}" if found else "holds one set of weights and does not say which"
+        raise ValueError(f"--weights {weights}: there are none in {path}, which {has}. Leave --weights out.")
     if not found:
         return None, tree
     entry = found[weights or ("ema" if "ema" in found else "plain")]
@@ -198,13 +200,13 @@ def _chosen(path: Path, tree: Any, weights: Weights | None) -> tuple[str | None,
 
 
 def _arrays(path: Path, entry: str | None, tree: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Arrays by their names, parts joined by ".". Raises ValueError that says what there is beside arrays."""
+    """Arrays by name, nested names joined by ".". Raises ValueError naming everything else that is there."""
     flat = list(_flat("", tree))
     odd = [f"{name} ({type(value).__name__})" for name, value in flat if not hasattr(value, "shape")]
     if odd or not flat:
         where = f"{path}, {entry}," if entry else f"{path}"
-        said = f"{', '.join(odd[:8])}{f' and {len(odd) - 8} more' if len(odd) > 8 else ''}" if odd else "nothing"
-        raise ValueError(f"{where} holds {said} where weights, arrays by name, should be.")
+        found = f"{', '.join(odd[:8])}{f' and {len(odd) - 8} more' if len(odd) > 8 else ''}" if odd else "nothing"
+        raise ValueError(f"{where} holds {found} where arrays by name should be.")
     for name, value in flat:
         yield name, np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _of_tensor(path, name, value)
 
@@ -218,7 +220,7 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _of_tensor(path: Path, name: str, tensor: Any) -> np.ndarray:
-    """A tensor's numbers; bfloat16, which NumPy has not, as `ml_dtypes` has it."""
+    """A tensor as a NumPy array; bfloat16 by the dtype of `ml_dtypes`, since NumPy has none."""
     torch: Any = importlib.import_module("torch")
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise ValueError(f"{name} in {path} is sparse or quantised: save it as a plain tensor.")

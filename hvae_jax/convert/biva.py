@@ -1,38 +1,141 @@
 """Weights of V. Lievin's BIVA, Ladder VAE and VAE, vlievin/biva-pytorch at ba37aca, as `BIVA` and `GatedLadderVAE`.
 
-Its stage 0 is z1, the one next to x. What the `state_dict()` of a `DeepVae` holds is read by the names that it has
-there: from them follow which of the three it is, stages, blocks, widths, sizes of kernels, latents that are vectors or
-maps, whether there are skips, a conditional bottom-up prior and a learned top prior. What no weight tells has to be
-said. A layer without weight norm becomes one with: its weight is the direction, its norm the gain.
+The configuration is read off the names and shapes in the `state_dict()` of a `DeepVae`: which of the three models it
+is, stages, blocks, widths, kernel sizes, whether latents are vectors or maps, skips, a conditional bottom-up prior and
+a learned top prior. Its stage 0 is z1, the one next to x. A layer without weight norm becomes one with weight norm: its
+weight is the direction, the norm of its weight the gain.
 
 The KLs of that code are log-ratios at the sample, our `Trace.ratios`, and its ELBO is our log weight.
 """
 
+import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hvae_jax.convert.state_dict import CONV, TRANSPOSED_CONV, Entry, count, size, to_variables
+from hvae_jax.convert.converter import Converter, Preset, check_is_preset
+from hvae_jax.convert.state_dict import (
+    CONV,
+    TRANSPOSED_CONV,
+    Entry,
+    count,
+    size,
+    template_of,
+    to_variables,
+    without_module,
+)
 from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import BIVA, GatedLadderVAE
-from hvae_jax.models.biva import Stage, sides
+from hvae_jax.models.biva import (
+    Stage,
+    biva_cifar10,
+    biva_mnist,
+    gated_ladder_cifar10,
+    gated_ladder_mnist,
+    sides,
+)
+from hvae_jax.records import check_choices
 
-LogVarAct = Literal["softplus", "none", "tanh"]
+Entries = Iterator[tuple[str, Entry]]
+
+# by the names in that code's settings
 _HEADS = {
     "softplus": ScaleHead("softplus_log_var"),
     "none": ScaleHead("log_var"),
     "tanh": ScaleHead("tanh_log_var"),
 }
-Entries = Iterator[tuple[str, Entry]]
-
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"elu": jax.nn.elu, "relu": jax.nn.relu}
+
+PRESETS: dict[str, Preset] = {
+    "mnist": Preset(biva_mnist, "BIVA on static MNIST, 32 million parameters", "binarized_mnist"),
+    "cifar10": Preset(biva_cifar10, "BIVA on CIFAR-10, 103 million parameters", "cifar10"),
+    "ladder_mnist": Preset(
+        gated_ladder_mnist, "its Ladder VAE on static MNIST, 17 million parameters", "binarized_mnist"
+    ),
+    "ladder_cifar10": Preset(gated_ladder_cifar10, "its Ladder VAE on CIFAR-10, 60 million parameters", "cifar10"),
+    "vae_mnist": Preset(
+        functools.partial(gated_ladder_mnist, "bottom_up"),
+        "its VAE on static MNIST, 18 million parameters",
+        "binarized_mnist",
+    ),
+    "vae_cifar10": Preset(
+        functools.partial(gated_ladder_cifar10, "bottom_up"), "its VAE on CIFAR-10, 54 million parameters", "cifar10"
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BIVAOptions:
+    """Settings of BIVA's code that no weight tells. None takes the preset's, or without a preset that code's default.
+
+    Attributes:
+      image: height and width of x; needed without a preset.
+      strides: stride of every block, one word for each stage from x up, such as 1,1,2 1,1,1; None takes 2 where the
+        weights show that there is a stride, 1 elsewhere.
+      pad: zeros on each side of x: half of what `padded_shp` adds.
+      log_var_act: activation of the log variances; that code's None is "none".
+      nonlinearity: activation of the layers.
+      q_dropout: dropout rate of the inference network.
+      p_dropout: dropout rate of the generative network.
+    """
+
+    image: tuple[int, int] | None = None
+    strides: tuple[str, ...] | None = None
+    pad: int | None = None
+    log_var_act: Literal["softplus", "none", "tanh"] | None = None
+    nonlinearity: Literal["elu", "relu"] | None = None
+    q_dropout: float | None = None
+    p_dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+def read(
+    arrays: Mapping[str, Any], preset: Preset | None, options: BIVAOptions = BIVAOptions()
+) -> tuple[BIVA | GatedLadderVAE, dict[str, Any]]:
+    """(model, variables) of a file, whose configuration has to be the preset's, if there is one.
+
+    Raises ValueError if neither preset nor options tell the size of x, for a configuration that is not the preset's
+    (with every setting that differs), and as `deep_vae` does.
+    """
+    wanted = None if preset is None else preset.model()
+    settings: dict[str, Any] = {}
+    if wanted is not None:
+        settings = {
+            "image": wanted.image[:2],
+            "pad": wanted.pad,
+            "log_var_act": next(name for name, head in _HEADS.items() if head == wanted.head),
+            "nonlinearity": next(name for name, act in _ACTIVATIONS.items() if act is wanted.activation),
+            "q_dropout": wanted.q_dropout,
+            "p_dropout": wanted.p_dropout,
+        }
+    settings |= {name: value for name, value in vars(options).items() if value is not None}
+    if "image" not in settings:
+        raise ValueError("No weight of BIVA's code tells the size of x: give --image HEIGHT WIDTH, or --preset.")
+    if options.strides is not None:
+        settings["strides"] = _parsed(options.strides)
+    model, variables = deep_vae(without_module(arrays), **settings)
+    if wanted is not None:
+        # What no weight tells is as it was just set; the file has to agree in everything else.
+        untold = {name: getattr(model, name) for name in CONVERTER.untold if name != "image"}
+        check_is_preset(model, wanted.clone(image=(*model.image[:2], wanted.image[2]), **untold))
+    return model, variables
+
+
+def _parsed(strides: tuple[str, ...]) -> list[list[int]]:
+    """Strides of each stage's blocks, from words such as "1,1,2". Raises ValueError for other words."""
+    try:
+        return [[int(stride) for stride in stage.split(",")] for stage in strides]
+    except ValueError as error:
+        raise ValueError(f"--strides {' '.join(strides)}: one word for each stage, such as 1,1,2 1,1,1.") from error
 
 
 def deep_vae(
@@ -47,21 +150,19 @@ def deep_vae(
     q_dropout: float = 0.5,
     p_dropout: float = 0.5,
 ) -> tuple[BIVA | GatedLadderVAE, dict[str, Any]]:
-    """(model, variables) of a state dict: what it scores there it scores here.
+    """(model, variables) of a state dict; the model gives the numbers of the public code.
 
     Args:
-      state_dict: arrays by name; CPU tensors will do.
+      state_dict: arrays or CPU tensors by name.
       image: height and width of x.
-      likelihood: None for what the number of outputs tells: one for each channel, Bernoulli; otherwise a mixture of
-        discretised logistics, for which x is whole numbers 0..255 here and from -1 to 1 there.
-      strides: of every block, stage by stage from x up; None where each is 1, or 2 where the weights say there is one.
-      pad: zeros around x, where it was given a `padded_shp`: half of what that adds.
-      log_var_act: its `log_var_act`, "none" for None.
-      nonlinearity: its name for the activation, "elu" or "relu".
-      q_dropout, p_dropout: its shares.
+      likelihood: None infers it from the number of outputs: Bernoulli if there is one for each channel; otherwise a
+        mixture of discretised logistics, for which x is whole numbers 0..255 here and from -1 to 1 in that code.
+      strides: stride of every block, stage by stage from x up; None takes 2 where the weights show that there is a
+        stride, 1 elsewhere.
+      pad, log_var_act, nonlinearity, q_dropout, p_dropout: as in `BIVAOptions`.
 
-    Raises ValueError for another activation, and for a state dict that does not fit, naming all that is missing, not
-    expected or of another shape, or that has not been through its data-dependent initialisation.
+    Raises ValueError for an unknown activation, and for a state dict that does not fit, naming every array that is
+    missing, not expected or of another shape, or that has not been through its data-dependent initialisation.
     """
     if nonlinearity not in _ACTIVATIONS:
         raise ValueError(f"deep_vae(nonlinearity={nonlinearity!r}): one of {', '.join(_ACTIVATIONS)}.")
@@ -92,18 +193,20 @@ def deep_vae(
     else:
         ladder = _has(state_dict, r"stages\.\d+\.merge\.")
         model = GatedLadderVAE(**settings, inference="top_down" if ladder else "bottom_up")
-    fitting = table(model)
-    template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.image)), jax.random.key(0))
+    table = dict(entries(model))
     if not model.learn_top_prior:
         _check_top_prior(state_dict, model)
     ignored = ("initialized",) if model.learn_top_prior else ("initialized", "prior")
-    return model, to_variables(_in_weight_norm(state_dict, fitting, len(stages)), fitting, template, ignored)
+    arrays = _in_weight_norm(state_dict, table, len(stages))
+    return model, to_variables(arrays, table, template_of(model), ignored)
 
 
 def _check_top_prior(state_dict: Mapping[str, Any], model: BIVA | GatedLadderVAE) -> None:
-    """Raises ValueError where a prior that is N(0, I) is not of the size that the top's maps would have.
+    """Checks the shape of a top prior that is N(0, I) against the shape of the top latent.
 
-    It is the one array that tells, of a model whose latents are all maps, how large these are.
+    In a model whose latents are all maps, no other array depends on the image size.
+
+    Raises ValueError with both shapes and the settings that the second one follows from.
     """
     name, top = f"stages.{len(model.stages) - 1}.stochastic.prior", model.stages[0]
     place = sides(model.image, model.pad, model.stages)[0]
@@ -122,12 +225,15 @@ def _has(state_dict: Mapping[str, Any], pattern: str) -> bool:
 
 
 def _weight(state_dict: Mapping[str, Any], layer: str) -> str:
-    """A layer's weight: "weight", or with weight norm "weight_v"."""
+    """Name of a layer's weight: "weight", or "weight_v" with weight norm."""
     return f"{layer}.weight" if f"{layer}.weight" in state_dict else f"{layer}.weight_v"
 
 
 def _check_initialised(state_dict: Mapping[str, Any]) -> None:
-    """Raises ValueError where weights are still to be drawn, at that code's first forward pass."""
+    """Checks that data-dependent initialisation is over.
+
+    Raises ValueError naming every layer that the next forward pass of that code would initialise anew.
+    """
     layers = [
         name.removesuffix(".initialized")
         for name, value in state_dict.items()
@@ -136,13 +242,13 @@ def _check_initialised(state_dict: Mapping[str, Any]) -> None:
     waiting = [layer for layer in layers if _has(state_dict, rf"{re.escape(layer)}\.(conv|linear)\.weight_g$")]
     if waiting:
         raise ValueError(
-            f"The state dict has not been initialised: the first forward pass there would draw {', '.join(waiting)} "
+            f"The state dict has not been initialised: that code's first forward pass would draw {', '.join(waiting)} "
             "anew. Run one, and take the state dict after it."
         )
 
 
 def _stages(state_dict: Mapping[str, Any], up: str, strides: Sequence[Sequence[int]] | None) -> tuple[Stage, ...]:
-    """Top first. Of a stride above 1 it is known that there is one: its kernels on the way down have inputs first."""
+    """The stages, top first."""
     found: list[Stage] = []
     number = max(count(state_dict, "stages"), 1)
     if strides is not None and len(strides) != number:
@@ -156,9 +262,11 @@ def _stages(state_dict: Mapping[str, Any], up: str, strides: Sequence[Sequence[i
             conv1 = _weight(state_dict, f"stages.{i}.{up}.layers.{j}.conv1.conv")
             down = _weight(state_dict, f"stages.{i}.p_convs.layers.{length - 1 - j}.conv2.conv")
             features, kernel = size(state_dict, conv1), size(state_dict, conv1, 2)
-            told = 2 if size(state_dict, down) < size(state_dict, down, 1) else 1
-            stride = told if strides is None else strides[i][j]
+            # With a stride the top-down twin is a transposed convolution, whose kernel begins [f inputs, 2 f outputs].
+            inferred = 2 if size(state_dict, down) < size(state_dict, down, 1) else 1
+            stride = inferred if strides is None else strides[i][j]
             blocks.append((features, kernel, stride))
+        # below the top a stage of BIVA has two latents, of one size
         two = up == "q_bu_convs" and i < number - 1
         head = f"stages.{i}.{'bu_stochastic' if two else 'stochastic'}.qx2z"
         vector = f"{head}.linear.bias" in state_dict
@@ -169,7 +277,7 @@ def _stages(state_dict: Mapping[str, Any], up: str, strides: Sequence[Sequence[i
 
 
 def _likelihood(channels: int, outputs: int) -> Likelihood:
-    """The one whose numbers there are as many of."""
+    """The likelihood that has this number of outputs for each pixel."""
     if outputs == channels:
         return Bernoulli()
     colours = 3 if channels == 3 else 1
@@ -182,13 +290,8 @@ def _likelihood(channels: int, outputs: int) -> Likelihood:
     return LogisticMixture(mixtures=outputs // each, channels=colours, form="published")
 
 
-def table(model: BIVA | GatedLadderVAE) -> dict[str, Entry]:
-    """Where every array of such a model is, by its name there."""
-    return dict(_entries(model))
-
-
-def _entries(model: BIVA | GatedLadderVAE) -> Entries:
-    """The same, one after the other."""
+def entries(model: BIVA | GatedLadderVAE) -> Entries:
+    """(public name, entry) of every array of a model."""
     top = len(model.stages)
     places = dict(zip(range(top, 0, -1), sides(model.image, model.pad, model.stages), strict=True))
     places[0] = (model.image[0] + 2 * model.pad, model.image[1] + 2 * model.pad)
@@ -212,7 +315,7 @@ def _entries(model: BIVA | GatedLadderVAE) -> Entries:
 
 
 def _biva_latents(model: BIVA, theirs: str, number: int, stage: Stage, place: tuple[int, int]) -> Entries:
-    """What is between the paths of one of BIVA's stages."""
+    """The latents of one of BIVA's stages, and what connects them to the two paths."""
     if number == len(model.stages):
         yield from _block(f"{theirs}.q_top", f"merge{number}", stage.channels)
         yield from _head(f"{theirs}.stochastic.qx2z", f"q{number}", stage, place)
@@ -228,7 +331,7 @@ def _biva_latents(model: BIVA, theirs: str, number: int, stage: Stage, place: tu
 
 
 def _ladder_latents(model: GatedLadderVAE, theirs: str, number: int, stage: Stage, place: tuple[int, int]) -> Entries:
-    """What is between the paths of a Ladder VAE's or VAE's stage."""
+    """The latent of a stage of the Ladder VAE or VAE, and what connects it to the two paths."""
     top = number == len(model.stages)
     yield from _head(f"{theirs}.stochastic.qx2z", f"q{number}", stage, place)
     if not top:
@@ -241,7 +344,12 @@ def _ladder_latents(model: GatedLadderVAE, theirs: str, number: int, stage: Stag
 
 
 def _run(theirs: str, ours: str, blocks: Sequence[tuple[int, int, int]], side: int, beside: int | None) -> Entries:
-    """Blocks on the way up from maps of that side; `beside`: the side of what all of them read too."""
+    """Bottom-up blocks.
+
+    Args:
+      side: height of the maps that the first block reads.
+      beside: height of the auxiliary input that all blocks read; None if there is none.
+    """
     for j, (features, _, stride) in enumerate(blocks):
         block = f"{theirs}.layers.{j}", f"{ours}/block_{j}", features
         yield from _block(*block, aux=beside is not None, aux_transposed=beside is not None and beside < side)
@@ -251,7 +359,7 @@ def _run(theirs: str, ours: str, blocks: Sequence[tuple[int, int, int]], side: i
 def _way_down(
     theirs: str, ours: str, blocks: Sequence[tuple[int, int, int]], side: int, skips: list[int] | None
 ) -> Generator[tuple[str, Entry], None, list[int]]:
-    """The same blocks the other way round; takes and returns the sides of the skips in the queue."""
+    """The same blocks top-down, in reverse order; takes and returns the heights of the skips in the queue."""
     queue = list(skips or ())
     for j, (features, _, stride) in enumerate(reversed(blocks)):
         beside = None if skips is None else queue.pop(0)
@@ -287,11 +395,12 @@ def _layer(theirs: str, ours: str, features: int, *, transposed: bool = False) -
 
 
 def _head(theirs: str, ours: str, stage: Stage, place: tuple[int, int]) -> Entries:
-    """From maps to mean and log variance; of a vector, a linear layer of maps flattened channel by channel."""
+    """From maps to mean and log variance: a convolution, or a linear layer for a latent that is a vector."""
     features = 2 * stage.latents
     if stage.kernel is not None:
         yield from _layer(f"{theirs}.conv", f"{ours}/conv", features)
         return
+    # flattened as [C, H, W] in that code, as [H, W, C] here
     maps = (stage.channels, *place)
     shape, unfold = (features, math.prod(maps)), (features, *maps)
     yield f"{theirs}.linear.weight_v", Entry(f"params/{ours}/linear/kernel", (2, 3, 1, 0), shape, unfold)
@@ -300,7 +409,7 @@ def _head(theirs: str, ours: str, stage: Stage, place: tuple[int, int]) -> Entri
 
 
 def _to_map(theirs: str, ours: str, stage: Stage, place: tuple[int, int], latents: int) -> Entries:
-    """From so many vectors to maps, flattened channel by channel there. What are maps already needs none."""
+    """The linear layer from `latents` vectors to maps; there is none for latents that are maps."""
     if stage.kernel is not None:
         return
     maps, inputs = (stage.channels, *place), latents * stage.latents
@@ -312,9 +421,9 @@ def _to_map(theirs: str, ours: str, stage: Stage, place: tuple[int, int], latent
 
 
 def _in_weight_norm(state_dict: Mapping[str, Any], table: Mapping[str, Entry], stages: int) -> dict[str, Any]:
-    """The state dict with weight norm everywhere, and without a layer of the VAE's that leads nowhere.
+    """The state dict with weight norm in every layer, and without the VAE's layer above its top latent.
 
-    That one would go on from the top latent's sample to a stage above it.
+    Nothing reads the output of that layer: it would lead to one more stage.
     """
     carried: dict[str, Any] = {}
     for name, value in state_dict.items():
@@ -328,3 +437,15 @@ def _in_weight_norm(state_dict: Mapping[str, Any], table: Mapping[str, Entry], s
         elif not name.startswith(f"stages.{stages - 1}.q_proj."):
             carried[name] = value
     return carried
+
+
+CONVERTER = Converter(
+    code="biva",
+    about="Weights of BIVA (Maaloe et al., 2019), and of the Ladder VAE and VAE beside it, vlievin/biva-pytorch.",
+    marks=("stages.0.q_bu_convs.", "stages.0.q_convs.", "stages.0.p_convs."),
+    presets=PRESETS,
+    options=BIVAOptions,
+    read=read,
+    untold=("image", "pad", "head", "activation", "q_dropout", "p_dropout"),
+    needs_preset=False,
+)

@@ -1,8 +1,8 @@
-"""Where Efficient-VDVAE's two trees keep every array of a model: names, layouts, and the levels read off them."""
+"""Names and layouts of the arrays in Efficient-VDVAE's two trees, and the levels read off them."""
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hvae_jax.convert.state_dict import CONV, Entry, enumerated, size
@@ -18,12 +18,18 @@ _BLOCK = re.compile(
 
 
 def blocks_of(names: Iterable[str]) -> dict[str, None]:
-    """The blocks, of either tree, that arrays of these names are in, in their order."""
+    """The blocks that arrays of these names belong to, in order, in either tree."""
     return {found[0]: None for name in names if (found := _BLOCK.match(name))}
 
 
 class TorchTree:
-    """Names and layouts of the PyTorch tree."""
+    """Names and layouts of the PyTorch tree.
+
+    Attributes:
+      axes: `Entry.axes` of a kernel.
+      start: name of the learned maps that the top-down path starts from.
+      arrays: arrays by name, for the methods that read sizes.
+    """
 
     axes: tuple[int, ...] | None = CONV
     start = "top_down.trainable_h"
@@ -32,103 +38,107 @@ class TorchTree:
         self.arrays = arrays
 
     def conv(self, *parts: str) -> str:
-        """A convolution's weight."""
+        """Name of a convolution's weight."""
         return ".".join((*parts, "weight"))
 
     def bias(self, *parts: str) -> str:
-        """A convolution's bias."""
+        """Name of a convolution's bias."""
         return ".".join((*parts, "bias"))
 
     def up(self, level: int, block: int | None) -> str:
-        """A block of the way up; None for the last of its level."""
+        """Name of a bottom-up block; a `block` of None is the last one of its level, which pools."""
         name = "levels_up_downsample" if block is None else "levels_up"
         return f"bottom_up.{name}.{level}" + ("" if block is None else f".{block}")
 
     def down(self, level: int, block: int | None) -> str:
-        """A block of the way down; None for the first of its level."""
+        """Name of a top-down block; a `block` of None is the first one of its level, which unpools."""
         name = "levels_down_upsample" if block is None else "levels_down"
         return f"top_down.{name}.{level}" + ("" if block is None else f".{block}")
 
     def cell(self, block: str, i: int) -> str:
-        """A residual cell of a block."""
+        """Name of a residual cell of a block."""
         return f"{block}.residual_block.{i}"
 
     def net(self, block: str, of: str) -> str:
-        """A block's prior or posterior."""
+        """Name of a block's network `of` "prior" or "posterior"."""
         return f"{block}.{of}_net.0"
 
     def head(self, block: str, of: str) -> str:
-        """From its features to mean and scale."""
+        """Name of the layer from that network's features to mean and scale."""
         return f"{block}.{of}_layer.projection"
 
     def project(self, block: str) -> str:
-        """From z to h."""
+        """Name of the layer from z to h."""
         return f"{block}.z_projection"
 
     def layer(self, cell: str, i: int) -> str:
-        """A convolution of a cell; activations have places in between."""
+        """Name of a cell's i-th convolution."""
+        # an activation lies before each of them in the list
         return f"{cell}.convs.{2 * i + 1}"
 
     def pool(self, block: str) -> str:
-        """Of a block."""
+        """Name of a block's pooling layer."""
         return f"{block}.pool.ops.0"
 
     def unpool(self, block: str) -> str:
-        """Of a block."""
+        """Name of a block's unpooling layer."""
         return f"{block}.unpool.ops.0"
 
     def scale_bias(self, block: str) -> str:
-        """What is added to maps that were enlarged."""
+        """Name of the learned maps that are added after a block unpools."""
         return f"{block}.unpool.scale_bias"
 
     def maps(self, path: str, side: int, width: int) -> Entry:
-        """Learned maps."""
+        """The entry of learned maps."""
         return Entry(path, (1, 2, 0), (1, width, side, side), (width, side, side))
 
     def cell_conv(self, block: str, cell: int, i: int) -> str:
-        """The weight of a cell's convolution."""
+        """Name of the weight of a cell's i-th convolution."""
         return self.conv(self.layer(self.cell(block, cell), i))
 
     def inputs(self, weight: str) -> int:
-        """Channels that a convolution reads."""
+        """Number of input channels of a convolution."""
         return size(self.arrays, weight, 1)
 
     def outputs(self, weight: str) -> int:
-        """Channels that it makes."""
+        """Number of output channels of a convolution."""
         return size(self.arrays, weight, 0)
 
     def kernel(self, weight: str) -> int:
-        """Its size."""
+        """Kernel size of a convolution."""
         return size(self.arrays, weight, 3)
 
     def side(self, maps: str) -> int:
-        """Of learned maps."""
+        """Height and width of learned maps."""
         return size(self.arrays, maps, 2)
 
-    def number(self, name: Any) -> int:
-        """How many 0, 1, ... there are for which name(i) begins the name of an array."""
+    def number(self, name: Callable[[int], str]) -> int:
+        """Number of i = 0, 1, ... for which modules called name(i) exist."""
         i = 0
         while any(other.startswith(f"{name(i)}.") for other in self.arrays):
             i += 1
         return i
 
     def check_whole(self) -> None:
-        """Raises ValueError where levels, or blocks of a level, leave numbers out, naming all that do."""
+        """Checks that levels, and blocks of a level, have consecutive indices.
+
+        Raises ValueError naming every block that is left out.
+        """
         blocks = set(blocks_of(self.arrays))
         numbers = range(1 + max((int(n) for block in blocks for n in re.findall(r"\d+", block)), default=-1))
         holes: list[str] = []
-        for place in (self.up, self.down):
-            found = [[b for b in (None, *numbers) if place(level, b) in blocks] for level in numbers]
+        for name in (self.up, self.down):
+            found = [[b for b in (None, *numbers) if name(level, b) in blocks] for level in numbers]
             while found and not found[-1]:
                 found.pop()
             for level, here in enumerate(found):
                 wanted = (None, *range(1 + max((b for b in here if b is not None), default=-1)))
-                holes += [place(level, b) for b in wanted if b not in here]
+                holes += [name(level, b) for b in wanted if b not in here]
         if holes:
             raise ValueError(f"The state dict is not whole: {enumerated(holes)} missing.")
 
     def levels(self) -> tuple[tuple[Up, ...], tuple[Down, ...]]:
-        """One `Up` and one `Down` a level, as `efficient_levels` takes them."""
+        """One `Up` and one `Down` for each level, as `efficient_levels` takes them."""
         ups, downs, strides = [], [], []
         number = self.number(lambda i: self.up(i, None))
         for i in range(number):
@@ -142,6 +152,7 @@ class TorchTree:
             block = self.down(i, None)
             unpool = self.conv(self.unpool(block))
             above, stride = side, 1
+            # The learned maps tell the resolution after unpooling; where a block has none, the stride of the pool does.
             if unpool in self.arrays:
                 maps = self.scale_bias(block)
                 stride = self.side(maps) // side if maps in self.arrays else strides[number - 1 - i]
@@ -150,13 +161,13 @@ class TorchTree:
             downs[-1] |= self._cells(block) | {"latents": self.inputs(self.conv(self.project(block)))}
             posterior = self.outputs(self.conv(self.layer(self.net(block, "posterior"), 0)))
             downs[-1] |= {"mixes_in": above if stride > 1 else None, "posterior_middle": posterior}
-        for up in ups:
+        for up in ups:  # from the resolution of x, which the top-down path has arrived at
             up["side"], side = side, side // up["pool"]
         ups[-1]["pool"] = 1
         return tuple(_tidy(Up(**up)) for up in ups), tuple(_tidy(Down(**down)) for down in downs)
 
     def _cells(self, block: str) -> dict[str, int]:
-        """What a block's first cell says."""
+        """The settings that the shapes of a block's first cell tell."""
         first = self.cell_conv(block, 0, 0)
         layers = self.number(lambda i: self.layer(self.cell(block, 0), i)) - 2
         return {
@@ -171,7 +182,7 @@ class TorchTree:
 class _JaxTree(TorchTree):
     """Names and layouts of the JAX tree."""
 
-    axes = None
+    axes = None  # the JAX tree has our layouts
 
     def conv(self, *parts: str) -> str:
         return ".".join((*parts, "conv.kernel"))
@@ -226,7 +237,7 @@ TREES: Mapping[str, type[TorchTree]] = {"torch": TorchTree, "jax": _JaxTree}
 
 
 def _tidy(stage: Any) -> Any:
-    """Without what is as the stage would have it anyway, so that equal stages are equal."""
+    """The stage with None for every setting that equals its default, so that equal stages compare equal."""
     none = {"middle": stage.width // 4, "size": 3 if stage.side > 2 else 1}
     if isinstance(stage, Down):
         none["posterior_middle"] = stage.between
@@ -234,7 +245,7 @@ def _tidy(stage: Any) -> Any:
 
 
 def entries(model: EfficientVDVAE, tree: TorchTree) -> Entries:
-    """Where every array of such a model is."""
+    """(public name, entry) of every array of a model."""
     yield from _conv(tree, "bottom_up.input_conv", "params/stem")
     blocks = _blocks_up(model.ups)
     for stage, ours in zip(model.ups, names("up", model.ups), strict=True):
@@ -268,7 +279,7 @@ def entries(model: EfficientVDVAE, tree: TorchTree) -> Entries:
 
 
 def _blocks_up(ups: Sequence[Up]) -> Iterator[tuple[int, int | None]]:
-    """(level, which of its blocks) from x up: those before a tap are of the tap's level."""
+    """(level, block) of each block, from x up: a level ends with a block that has a tap, and that block is None."""
     level, block = 0, 0
     for stage in ups:
         for _ in range(stage.blocks):
@@ -277,7 +288,7 @@ def _blocks_up(ups: Sequence[Up]) -> Iterator[tuple[int, int | None]]:
 
 
 def _blocks_down(downs: Sequence[Down]) -> Iterator[tuple[int, int | None]]:
-    """(level, which of its blocks) from the top: those that share a tap are a level."""
+    """(level, block) of each block, from the top: blocks that share a tap are one level, and the first one is None."""
     level = 0
     for stage in downs:
         for i in range(stage.blocks):
@@ -286,7 +297,7 @@ def _blocks_down(downs: Sequence[Down]) -> Iterator[tuple[int, int | None]]:
 
 
 def _chain(tree: TorchTree, theirs: str, ours: str, layers: int, at: int) -> Entries:
-    """A bottleneck."""
+    """The convolutions of a bottleneck."""
     for i in range(layers + 2):
         yield from _conv(tree, tree.layer(theirs, i), f"{ours}/conv_{i}", at)
 

@@ -1,31 +1,197 @@
-"""Weights of Efficient-VDVAE, Rayhane-mamah/Efficient-VDVAE at f779c40, as `EfficientVDVAE`: both of its trees.
+"""Weights of Efficient-VDVAE, Rayhane-mamah/Efficient-VDVAE at f779c40, as `EfficientVDVAE`: of both its trees.
 
-The PyTorch tree's `state_dict()`, and the JAX tree's parameters, nested or with names joined by "/" or ".". Levels,
-blocks, widths, kernels, strides and latents are read off; what no weight tells has to be said. A pool after the last
-level, which nothing reads, is left out.
+Reads the `state_dict()` of the PyTorch tree, and the parameters of the JAX tree, nested or with names joined by "/" or
+".". Levels, blocks, widths, kernels, strides and latents are read off the arrays. A pool after the last level, whose
+output nothing reads, is left out.
 
-Its loss is in nats per dimension, and its standard scales have a beta of 0.6931472, seven digits of log 2. With
-`distribution_base="logstd"` the JAX tree leaves beta out of one term of the KL, which is then none; here it is not.
+That code's loss is in nats per dimension, and the standard beta of its scales is 0.6931472, seven digits of log 2. With
+`distribution_base="logstd"` its JAX tree leaves beta out of one term of the KL, which is then no KL; here it is one.
 """
 
+import dataclasses
+import functools
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from hvae_jax import models
+from hvae_jax.convert.converter import Converter, Preset
 from hvae_jax.convert.efficient_trees import TREES, TorchTree, blocks_of, entries
-from hvae_jax.convert.state_dict import Entry, Misfits, enumerated, size, to_variables
+from hvae_jax.convert.state_dict import Entry, Misfits, enumerated, size, template_of, to_variables
 from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import EfficientVDVAE
 from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up_stages_of_levels
+from hvae_jax.records import check_choices
 
 BETA = 0.6931472
 
-FORMS = {"std": "softplus_std", "logstd": "log_std"}  # of `ScaleHead`, by the names of its settings
+Base = Literal["std", "logstd"]
+# the form of `ScaleHead` for each base
+FORMS: Mapping[str, Literal["softplus_std", "log_std"]] = {"std": "softplus_std", "logstd": "log_std"}
+
+# Its ImageNets are the box-filtered ones.
+PRESETS: dict[str, Preset] = {
+    "mnist": Preset(models.efficient_vdvae_mnist, "binary MNIST, 70 million parameters", "mnist", binarise="dynamic"),
+    "cifar10": Preset(models.efficient_vdvae_cifar10, "CIFAR-10, 57 million parameters", "cifar10"),
+    "cifar10_C1": Preset(
+        functools.partial(models.efficient_vdvae_cifar10, "C1"), "CIFAR-10, 18 million parameters", "cifar10"
+    ),
+    "imagenet32": Preset(models.efficient_vdvae_imagenet32, "ImageNet 32x32, 145 million parameters", "imagenet32"),
+    "imagenet32_C1": Preset(
+        functools.partial(models.efficient_vdvae_imagenet32, "C1"),
+        "ImageNet 32x32, 52 million parameters",
+        "imagenet32",
+    ),
+    "imagenet32_compact": Preset(
+        functools.partial(models.efficient_vdvae_imagenet32, "compact"),
+        "ImageNet 32x32, 20 million parameters",
+        "imagenet32",
+    ),
+    "imagenet64": Preset(models.efficient_vdvae_imagenet64, "ImageNet 64x64, 168 million parameters", "imagenet64"),
+    "imagenet64_C1": Preset(
+        functools.partial(models.efficient_vdvae_imagenet64, "C1"),
+        "ImageNet 64x64, 57 million parameters",
+        "imagenet64",
+    ),
+    "imagenet64_compact": Preset(
+        functools.partial(models.efficient_vdvae_imagenet64, "compact"),
+        "ImageNet 64x64, 43 million parameters",
+        "imagenet64",
+    ),
+    "celeba64": Preset(models.efficient_vdvae_celeba64, "CelebA 64x64, 131 million parameters", "celeb_a64"),
+    "celeba64_compact": Preset(
+        functools.partial(models.efficient_vdvae_celeba64, "compact"),
+        "CelebA 64x64, 25 million parameters",
+        "celeb_a64",
+    ),
+    "faces256": Preset(
+        models.efficient_vdvae_faces256, "CelebA-HQ or FFHQ 256x256, 209 million parameters; give --data", None
+    ),
+    "faces256_compact": Preset(
+        functools.partial(models.efficient_vdvae_faces256, "compact"),
+        "CelebA-HQ or FFHQ 256x256, 71 million parameters; give --data",
+        None,
+    ),
+    "faces256_5_bits": Preset(
+        models.efficient_vdvae_faces256_5_bits,
+        "CelebA-HQ or FFHQ 256x256 at 5 bits, 198 million parameters; give --data",
+        None,
+        bits=5,
+    ),
+    "faces256_5_bits_C1": Preset(
+        functools.partial(models.efficient_vdvae_faces256_5_bits, "C1"),
+        "CelebA-HQ or FFHQ 256x256 at 5 bits, 67 million parameters; give --data",
+        None,
+        bits=5,
+    ),
+    "faces1024": Preset(
+        models.efficient_vdvae_faces1024, "CelebA-HQ or FFHQ 1024x1024, 76 million parameters; give --data", None
+    ),
+    "digits": Preset(models.efficient_vdvae_digits, "scikit-learn's digits, for two cores; not published", "digits"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientVDVAEOptions:
+    """Settings of Efficient-VDVAE's code in which a file differs from its preset; None takes the preset's.
+
+    Attributes:
+      structure: "file" to read blocks and widths off the file; "preset" to refuse a file of other ones.
+      distribution_base: whether a latent's standard deviation ("std") or its logarithm ("logstd") is what the layer
+        gives.
+      gradient_smoothing_beta: beta of the latents' scales.
+      use_residual_distribution: whether posteriors are offsets from the priors.
+      output_distribution_base: the likelihood's `distribution_base`.
+      output_gradient_smoothing_beta: beta of the likelihood's scales.
+      min_mol_logscale: lower bound of the likelihood's log scales.
+    """
+
+    structure: Literal["preset", "file"] = "preset"
+    distribution_base: Base | None = None
+    gradient_smoothing_beta: float | None = None
+    use_residual_distribution: bool | None = None
+    output_distribution_base: Base | None = None
+    output_gradient_smoothing_beta: float | None = None
+    min_mol_logscale: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+def read(
+    arrays: Mapping[str, Any], preset: Preset | None, options: EfficientVDVAEOptions = EfficientVDVAEOptions()
+) -> tuple[EfficientVDVAE, dict[str, Any]]:
+    """(model, variables) of a file, with the preset's blocks and widths or with those of the file.
+
+    The published files are of larger models than the published settings.
+
+    Raises ValueError without a preset, and for arrays that do not fit, as `efficient_vdvae` does.
+    """
+    if preset is None:
+        raise ValueError("No weight of Efficient-VDVAE tells its scales and the data: a preset has to be given.")
+    model = _with_options(as_published(preset.model()), options)
+    if options.structure == "preset":
+        try:
+            return model, variables_of(arrays, model)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} The preset has {model.num_levels} blocks on the top-down path: --structure file reads a file "
+                "of other blocks or widths."
+            ) from error
+    family = model.likelihood
+    bases: dict[str, str] = {form: base for base, form in FORMS.items()}
+    settings: dict[str, Any] = {"likelihood": family, "pad": model.pad}
+    if isinstance(family, LogisticMixture):  # the number of components is the file's
+        settings = {
+            "output_distribution_base": bases[family.head.form],
+            "output_gradient_smoothing_beta": family.head.beta,
+            "min_mol_logscale": family.min_log_scale,
+            "num_bits": 8 if family.values == 256 else 5,
+        }
+    found, variables = efficient_vdvae(
+        arrays,
+        distribution_base=bases[model.head.form],
+        gradient_smoothing_beta=model.head.beta,
+        use_residual_distribution=model.residual_posterior,
+        **settings,
+    )
+    if found.image != model.image:
+        raise ValueError(f"The file is of images {found.image}, the preset of {model.image}.")
+    return found.clone(unroll=model.unroll, remat=model.remat), variables
+
+
+def as_published(model: EfficientVDVAE) -> EfficientVDVAE:
+    """A preset's model with the likelihood that Efficient-VDVAE's code trains and measures."""
+    family = model.likelihood
+    if not isinstance(family, LogisticMixture):
+        return model
+    form = "published" if family.values == 256 else "efficient_vdvae_5_bits"
+    return model.clone(likelihood=dataclasses.replace(family, form=form))
+
+
+def _with_options(model: EfficientVDVAE, options: EfficientVDVAEOptions) -> EfficientVDVAE:
+    """The model with the settings that are given. Raises ValueError for scales of a likelihood that has none."""
+
+    def given(**values: Any) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value is not None}
+
+    base, output_base = options.distribution_base, options.output_distribution_base
+    head = given(form=base and FORMS[base], beta=options.gradient_smoothing_beta)
+    output_head = given(form=output_base and FORMS[output_base], beta=options.output_gradient_smoothing_beta)
+    outputs = given(min_log_scale=options.min_mol_logscale)
+    family = model.likelihood
+    if isinstance(family, LogisticMixture):
+        family = dataclasses.replace(family, **outputs, head=dataclasses.replace(family.head, **output_head))
+    elif outputs or output_head:
+        raise ValueError(f"Settings of the likelihood's scales were given, but {family} has none.")
+    return model.clone(
+        likelihood=family,
+        head=dataclasses.replace(model.head, **head),
+        **given(residual_posterior=options.use_residual_distribution),
+    )
 
 
 def efficient_vdvae(
@@ -41,17 +207,18 @@ def efficient_vdvae(
     likelihood: Likelihood | None = None,
     pad: int | None = None,
 ) -> tuple[EfficientVDVAE, dict[str, Any]]:
-    """(model, variables) of a state dict: what it scores there it scores here.
+    """(model, variables) of a state dict; the model gives the numbers of the public code.
 
     Args:
-      state_dict: arrays by name, of either tree; CPU tensors will do.
-      distribution_base to num_bits: its settings of these names. x is whole numbers here, 0..31 with 5 bits.
-      likelihood: None for what the outputs tell: one for a channel, Bernoulli of images of 28x28 in frames of 32x32;
-        otherwise its mixture of discretised logistics.
-      pad: zeros around x; None for 2 with one output, and 0 otherwise.
+      state_dict: arrays or CPU tensors by name, of either tree.
+      distribution_base to num_bits: the settings of these names in Efficient-VDVAE's code. x is whole numbers here,
+        0..31 with 5 bits.
+      likelihood: None infers it from the number of outputs: Bernoulli if there is one for each channel, with images of
+        28x28 in frames of 32x32; otherwise that code's mixture of discretised logistics.
+      pad: zeros on each side of x; None takes 2 with one output for each channel, 0 otherwise.
 
-    Raises ValueError for a base that is not known, other bits than 5 and 8, and for a state dict that does not fit,
-    naming all that is missing, not expected or of another shape.
+    Raises ValueError for an unknown base, other bits than 5 and 8, and a state dict that does not fit, naming every
+    array that is missing, not expected or of another shape.
     """
     for name, base in (
         ("distribution_base", distribution_base),
@@ -61,7 +228,7 @@ def efficient_vdvae(
             raise ValueError(f"efficient_vdvae({name}={base!r}): {' or '.join(map(repr, FORMS))}.")
     if num_bits not in (5, 8):
         raise ValueError(f"efficient_vdvae(num_bits={num_bits}): 8 or 5.")
-    num_bits = int(num_bits)  # its settings have 8.
+    num_bits = int(num_bits)  # that code's settings write 8.
     arrays = _flat(state_dict)
     tree = TREES["jax" if any("block_up_level" in name for name in arrays) else "torch"](arrays)
     outputs = size(arrays, tree.bias("top_down", "output_conv"))
@@ -77,7 +244,7 @@ def efficient_vdvae(
             channels,
             min_mol_logscale,
             form,
-            ScaleHead(FORMS[output_distribution_base], output_gradient_smoothing_beta),  # type: ignore[arg-type]
+            ScaleHead(FORMS[output_distribution_base], output_gradient_smoothing_beta),
         )
     tree.check_whole()
     levels = tree.levels()
@@ -90,7 +257,7 @@ def efficient_vdvae(
         downs=downs,
         likelihood=likelihood,
         pad=pad or 0,
-        head=ScaleHead(FORMS[distribution_base], gradient_smoothing_beta),  # type: ignore[arg-type]
+        head=ScaleHead(FORMS[distribution_base], gradient_smoothing_beta),
         residual_posterior=use_residual_distribution,
         stem_size=tree.kernel(tree.conv("bottom_up", "input_conv")),
         readout_size=tree.kernel(last),
@@ -100,20 +267,20 @@ def efficient_vdvae(
 
 
 def _edge(tree: TorchTree) -> int | None:
-    """The size that all bottlenecks' first kernels have, or None where it changes with the level."""
+    """Kernel size of the bottlenecks' first layers; None if it changes with the level."""
     levels = range(tree.number(lambda i: tree.up(i, None)))
     sizes = {tree.kernel(tree.cell_conv(tree.up(level, None), 0, 0)) for level in levels}
     return sizes.pop() if len(sizes) == 1 else None
 
 
 def variables_of(state_dict: Mapping[str, Any], model: EfficientVDVAE) -> dict[str, Any]:
-    """The variables of a model that is known already, such as a preset. Raises ValueError as `efficient_vdvae` does."""
+    """The variables of a known model, such as a preset's. Raises ValueError as `efficient_vdvae` does."""
     arrays = _flat(state_dict)
     is_jax = any("block_up_level" in name for name in arrays)
     tree = TREES["jax" if is_jax else "torch"](arrays)
     unread = f"{tree.pool(tree.up(tree.number(lambda i: tree.up(i, None)) - 1, None))}."
     arrays = {name: value for name, value in arrays.items() if not name.startswith(unread)}
-    template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.image)), jax.random.key(0))
+    template = template_of(model)
     if is_jax and isinstance(model.likelihood, LogisticMixture):
         arrays = _mixture_by_channel(arrays, model.image[2], model.likelihood.mixtures)
     table = dict(entries(model, tree))
@@ -122,10 +289,13 @@ def variables_of(state_dict: Mapping[str, Any], model: EfficientVDVAE) -> dict[s
 
 
 def _check_blocks(tree: TorchTree, table: Mapping[str, Entry], arrays: Mapping[str, Any], misfits: Misfits) -> None:
-    """Raises ValueError where blocks are missing, not expected or of another width, with all else that does not fit."""
+    """Checks which blocks there are, and their widths.
+
+    Raises ValueError naming blocks that are missing, not expected or of another width, and all other misfits.
+    """
     wanted, found = blocks_of(table), blocks_of(arrays)
-    said, odd = [], set()  # of blocks whose arrays are not told besides
-    for way, name in (("bottom_up", "up"), ("top_down", "down")):
+    remarks, odd = [], set()  # the arrays of odd blocks are not named one by one
+    for way, name in (("bottom_up", "bottom-up"), ("top_down", "top-down")):
         here, there = ([block for block in blocks if block.startswith(way)] for blocks in (found, wanted))
         which = {
             "missing": [block for block in there if block not in found],
@@ -133,31 +303,39 @@ def _check_blocks(tree: TorchTree, table: Mapping[str, Entry], arrays: Mapping[s
         }
         parts = [f"{enumerated(blocks)} {what}" for what, blocks in which.items() if blocks]
         if parts:
-            said.append(f"it has {len(here)} blocks {way}, the configuration {len(there)} on the way {name}: ")
-            said[-1] += ", ".join(parts)
+            remarks.append(f"it has {len(here)} {name} blocks, the configuration {len(there)}: {', '.join(parts)}")
         odd |= {block for blocks in which.values() for block in blocks}
+    for blocks, remark in _widths_that_differ(tree, [block for block in wanted if block in found], misfits):
+        remarks.append(remark)
+        odd |= set(blocks)
+    if remarks:
+        others = misfits.outside(f"{block}." for block in odd).listed()
+        raise ValueError(f"The state dict is of another configuration: {'; '.join(remarks)}. {others}".rstrip())
+
+
+def _widths_that_differ(tree: TorchTree, blocks: list[str], misfits: Misfits) -> list[tuple[list[str], str]]:
+    """Blocks whose first layer has another shape than the configuration's, and what is said of them."""
     runs: dict[tuple[int, ...], list[str]] = {}
-    for block in wanted:
+    for block in blocks:
         first = tree.cell_conv(block, 0, 0)
-        if block in found and first in misfits.misshapen:
+        if first in misfits.misshapen:
             trees = [type(tree)({first: np.broadcast_to(0, shape)}) for shape in misfits.misshapen[first]]
             sizes = tuple(size for one in trees for size in (one.inputs(first), one.outputs(first), one.kernel(first)))
             runs.setdefault(sizes, []).append(block)
-    for (width, middle, kernel, our_width, our_middle, our_kernel), blocks in runs.items():
+    remarks = []
+    for (width, middle, kernel, our_width, our_middle, our_kernel), which in runs.items():
         kernels = [f", and first kernels of {k}x{k}" if kernel != our_kernel else "" for k in (kernel, our_kernel)]
-        have = "has" if len(blocks) == 1 else "have"
-        said.append(
-            f"{enumerated(blocks)} {have} width {width} and {middle} in between{kernels[0]}, where the configuration "
+        have = "has" if len(which) == 1 else "have"
+        remark = (
+            f"{enumerated(which)} {have} width {width} and {middle} in between{kernels[0]}, where the configuration "
             f"has {our_width} and {our_middle}{kernels[1]}"
         )
-        odd |= set(blocks)
-    if said:
-        others = misfits.outside(f"{block}." for block in odd).told()
-        raise ValueError(f"The state dict is of another configuration: {'; '.join(said)}. {others}".rstrip())
+        remarks.append((which, remark))
+    return remarks
 
 
 def _flat(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Names joined by ".", without what parallel training or a checkpoint puts before every name."""
+    """Names joined by ".", without the "module.", "params." or "model." of parallel training and checkpoints."""
     flat: dict[str, Any] = {}
 
     def add(prefix: str, value: Any) -> None:
@@ -172,12 +350,25 @@ def _flat(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mixture_by_channel(arrays: dict[str, Any], channels: int, mixtures: int) -> dict[str, Any]:
-    """The JAX tree's last layer has [3 M, C] numbers after the logits; ours, as the PyTorch tree's, [C, 3 M]."""
+    """The JAX tree's arrays with the outputs of the last layer in the order of the PyTorch tree, which is ours."""
     carried = dict(arrays)
     for name in ("top_down.output_conv.conv.kernel", "top_down.output_conv.conv.bias"):
         value = np.asarray(arrays[name]) if name in arrays else None
         if value is not None and value.shape[-1] == mixtures * (3 * channels + 1):
+            # after the M logits: [3 M, C] in the JAX tree, [C, 3 M] in the PyTorch tree
             rest = value[..., mixtures:].reshape(*value.shape[:-1], 3 * mixtures, channels)
             rest = rest.swapaxes(-1, -2).reshape(*value.shape[:-1], -1)
             carried[name] = np.concatenate([value[..., :mixtures], rest], axis=-1)
     return carried
+
+
+CONVERTER = Converter(
+    code="efficient_vdvae",
+    about="Weights of Efficient-VDVAE (Hazami et al., 2022), Rayhane-mamah/Efficient-VDVAE; PyTorch's tree or JAX's.",
+    marks=("bottom_up.", "top_down."),
+    presets=PRESETS,
+    options=EfficientVDVAEOptions,
+    read=read,
+    untold=("head", "residual_posterior"),
+    needs_preset=True,
+)

@@ -1,7 +1,7 @@
-"""Reading a state dict: arrays by the names that a public code gave them, into our variables.
+"""State dicts, arrays by the names that a public code gave them, as our variables.
 
-A converter writes a table, {public name: `Entry`}, that says for each array where it goes and how its axes lie there;
-`to_variables` reads a state dict by that table and, where it does not fit, says of every name at once what is wrong.
+A converter writes a table {public name: `Entry`} with the path and the axes of each array. `to_variables` reads a state
+dict by that table, and raises one error that names every array that does not fit.
 """
 
 import dataclasses
@@ -12,91 +12,103 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Axes of PyTorch's weights in our order: what `Entry.axes` takes.
-CONV = (2, 3, 1, 0)  # [outputs, inputs, height, width] to [height, width, inputs, outputs]
-TRANSPOSED_CONV = (2, 3, 0, 1)  # [inputs, outputs, height, width], likewise
-LINEAR = (1, 0)  # [outputs, inputs] to [inputs, outputs]
-NCHW = (0, 2, 3, 1)  # to NHWC
+from hvae_jax.models import HVAE
+from hvae_jax.runtime.trees import leaves_by_path
+
+Shape = tuple[int, ...]
+
+# `Entry.axes` of PyTorch's layers
+CONV = (2, 3, 1, 0)  # [outputs, inputs, height, width] -> [height, width, inputs, outputs]
+TRANSPOSED_CONV = (2, 3, 0, 1)  # [inputs, outputs, height, width] -> [height, width, inputs, outputs]
+LINEAR = (1, 0)  # [outputs, inputs] -> [inputs, outputs]
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where one public array goes, and how.
+    """Where one public array goes, and how its axes are rearranged.
 
-    It is reshaped to `unfold`, its axes are put in the order `axes`, and the result is reshaped to our shape, which
-    has as many elements. Nearly always `axes` alone is needed.
+    The array is reshaped to `unfold`, transposed by `axes` and reshaped to our shape, which has as many elements. Most
+    arrays need `axes` alone.
 
     Attributes:
-      path: in our variables, "params/stem/kernel".
-      axes: public axes in our order; None keeps theirs.
-      shape: of the public array; None where it follows from ours by `axes`.
-      unfold: the public shape with axes that were flattened there written out, such as (outputs, C, H, W) for the
-        linear layer that reads a flattened map; None where none were.
-      at: which of the blocks that are stacked along our first axis it is of; None where none are.
+      path: path of our leaf, "params/stem/kernel".
+      axes: the public axes in our order; None keeps the order.
+      shape: shape of the public array; None derives it from ours and `axes`.
+      unfold: shape of the public array with its flattened axes written out, such as (outputs, C, H, W) for a linear
+        layer that reads a flattened map; None if no axes are flattened.
+      at: index of the block, for leaves that stack the blocks of a stage along their first axis; None for others.
     """
 
     path: str
     axes: tuple[int, ...] | None = None
-    shape: tuple[int, ...] | None = None
-    unfold: tuple[int, ...] | None = None
+    shape: Shape | None = None
+    unfold: Shape | None = None
     at: int | None = None
 
-    def expected(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the public array, where ours is this."""
+    def expected(self, ours: Shape) -> Shape:
+        """The shape of the public array, given the shape of our leaf."""
         if self.shape is not None:
             return self.shape
         ours = ours if self.at is None else ours[1:]
         return ours if self.axes is None else tuple(ours[self.axes.index(i)] for i in range(len(ours)))
 
-    def carry(self, value: np.ndarray, ours: tuple[int, ...]) -> np.ndarray:
-        """The public array as ours, or as one block's of ours."""
+    def carry(self, value: np.ndarray, ours: Shape) -> np.ndarray:
+        """The public array in the layout of our leaf, or of the one block of it that `at` names."""
         ours = ours if self.at is None else ours[1:]
         value = value if self.unfold is None else value.reshape(self.unfold)
         return (value if self.axes is None else value.transpose(self.axes)).reshape(ours)
 
 
+def template_of(model: HVAE, event: Shape | None = None) -> Any:
+    """Shapes and dtypes of a model's variables; nothing is computed.
+
+    Args:
+      event: shape of one x; None takes `model.image`.
+    """
+    event = event or model.image
+    assert event is not None
+    key, x, y = jax.random.key(0), jnp.zeros((1, *event)), jnp.zeros(1, jnp.int32) if model.classes else None
+    return jax.eval_shape(lambda: model.init(key, x, key, y=y))
+
+
 def to_variables(
     state_dict: Mapping[str, Any], table: Mapping[str, Entry], template: Any, ignored: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Our variables, filled from a state dict; floating point keeps its width where JAX allows it.
+    """Our variables, filled from a state dict; dtypes are kept where JAX allows them.
 
     Args:
       state_dict: arrays, or anything NumPy makes an array of, by their public names.
-      table: for every public array, where it goes.
-      template: our variables or their shapes, as `jax.eval_shape(model.init, ...)` gives them.
-      ignored: last parts of names that carry nothing, "num_batches_tracked".
+      table: the entry of every public array.
+      template: our variables or their shapes, as `template_of` gives them.
+      ignored: last parts of names that carry no weights, such as "num_batches_tracked".
 
     Raises ValueError that names every array that is missing, not expected, or of another shape.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
-    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves_by_path(template).items()}
     names: dict[str, list[str]] = {path: [] for path in shapes}
     for name, entry in table.items():
         names.setdefault(entry.path, []).append(name)
     odd = [path for path, found in names.items() if not _complete(shapes.get(path), [table[name] for name in found])]
     if odd:
         raise ValueError(f"The table and our variables differ in {sorted(odd)}.")
-    if told := Misfits.of(state_dict, table, template, ignored).told():
-        raise ValueError(f"The state dict does not fit. {told} Is it of this code, in this configuration?")
+    if misfits := Misfits.of(state_dict, table, template, ignored).listed():
+        raise ValueError(f"The state dict does not fit. {misfits} Is it of this code, in this configuration?")
     filled = []
     for path, ours in shapes.items():
-        parts = {table[name].at or 0: table[name].carry(np.asarray(state_dict[name]), ours) for name in names[path]}
+        blocks = {table[name].at or 0: table[name].carry(np.asarray(state_dict[name]), ours) for name in names[path]}
         stacked = table[names[path][0]].at is not None
-        filled.append(jnp.asarray(np.stack([parts[i] for i in sorted(parts)]) if stacked else parts[0]))
-    return jax.tree.unflatten(structure, filled)
-
-
-Shape = tuple[int, ...]
+        filled.append(jnp.asarray(np.stack([blocks[i] for i in sorted(blocks)]) if stacked else blocks[0]))
+    return jax.tree.unflatten(jax.tree.structure(template), filled)
 
 
 @dataclasses.dataclass(frozen=True)
 class Misfits:
-    """What of a state dict does not fit a table.
+    """The arrays of a state dict that do not fit a table.
 
     Attributes:
-      missing: arrays that should be there, with their shapes.
-      unexpected: those that should not, likewise.
-      misshapen: those of another shape, with theirs and the one they should have.
+      missing: shapes of arrays that are wanted and not there, by name.
+      unexpected: shapes of arrays that are there and not wanted, by name.
+      misshapen: the shape that is there and the one that is wanted, by name.
     """
 
     missing: Mapping[str, Shape]
@@ -107,9 +119,8 @@ class Misfits:
     def of(
         cls, state_dict: Mapping[str, Any], table: Mapping[str, Entry], template: Any, ignored: Iterable[str] = ()
     ) -> "Misfits":
-        """Arguments as `to_variables` takes them."""
-        leaves, skipped = jax.tree_util.tree_leaves_with_path(template), set(ignored)
-        ours = {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+        """Compares names and shapes. The arguments are those of `to_variables`."""
+        ours, skipped = {path: tuple(leaf.shape) for path, leaf in leaves_by_path(template).items()}, set(ignored)
         wanted = {name: entry.expected(ours[entry.path]) for name, entry in table.items()}
         found = {name: tuple(np.shape(value)) for name, value in state_dict.items()}
         return cls(
@@ -119,12 +130,12 @@ class Misfits:
         )
 
     def outside(self, prefixes: Iterable[str]) -> "Misfits":
-        """Those whose names begin otherwise."""
+        """The misfits whose names begin with none of the prefixes."""
         known = tuple(prefixes)
         return Misfits(*({n: v for n, v in part.items() if not n.startswith(known)} for part in vars(self).values()))
 
-    def told(self) -> str:
-        """All of it as sentences; "" where all fits."""
+    def listed(self) -> str:
+        """A sentence with every misfit; "" if there are none."""
         parts = {
             "missing": [f"{name} {shape}" for name, shape in self.missing.items()],
             "not expected": list(self.unexpected),
@@ -134,13 +145,8 @@ class Misfits:
         return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def enumerated(names: Sequence[str]) -> str:
-    """Names in a row: all of up to three, the first and the last of more."""
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]} ({len(names)} of them)"
-
-
-def _complete(ours: tuple[int, ...] | None, entries: list[Entry]) -> bool:
-    """Whether an array of ours, of this shape, comes from one public array, or from one for each block."""
+def _complete(ours: Shape | None, entries: list[Entry]) -> bool:
+    """Whether the entries fill one leaf of ours: a single array, or one array for each block that it stacks."""
     if ours is None or not entries:
         return False
     if entries[0].at is None:
@@ -148,8 +154,18 @@ def _complete(ours: tuple[int, ...] | None, entries: list[Entry]) -> bool:
     return sorted(-1 if entry.at is None else entry.at for entry in entries) == list(range(ours[0]))
 
 
+def without_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict without the "module." that PyTorch's DataParallel puts before every name."""
+    return {name.removeprefix("module."): value for name, value in state_dict.items()}
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Names separated by commas; of more than three, the first, the last and their number."""
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]} ({len(names)} of them)"
+
+
 def count(state_dict: Mapping[str, Any], prefix: str) -> int:
-    """How many modules "prefix.0...", "prefix.1...", ... there are: 1 + the largest number, 0 for none."""
+    """Number of modules "prefix.0", "prefix.1", ...: 1 + the largest index, 0 if there are none."""
     numbers = [
         name.removeprefix(prefix + ".").partition(".")[0] for name in state_dict if name.startswith(prefix + ".")
     ]
@@ -157,7 +173,10 @@ def count(state_dict: Mapping[str, Any], prefix: str) -> int:
 
 
 def check_numbering(state_dict: Mapping[str, Any], *prefixes: str) -> None:
-    """Raises ValueError where modules "prefix.0", "prefix.1", ... leave numbers out, naming all that do."""
+    """Checks that the modules "prefix.0", "prefix.1", ... have consecutive indices.
+
+    Raises ValueError naming every module that is left out.
+    """
     holes = [
         f"{prefix}.{i}"
         for prefix in prefixes
@@ -169,9 +188,9 @@ def check_numbering(state_dict: Mapping[str, Any], *prefixes: str) -> None:
 
 
 def size(state_dict: Mapping[str, Any], name: str, axis: int = 0) -> int:
-    """How long an axis of a public array is: what tells a width.
+    """Length of one axis of a public array, from which a width is read.
 
-    Raises ValueError where there is no such array, or it has no such axis.
+    Raises ValueError if there is no such array or axis.
     """
     shape = tuple(np.shape(state_dict[name])) if name in state_dict else None
     if shape is None or len(shape) <= axis:
@@ -183,7 +202,7 @@ def size(state_dict: Mapping[str, Any], name: str, axis: int = 0) -> int:
 
 
 def _hint(state_dict: Mapping[str, Any]) -> str:
-    """What a state dict that is not one may be."""
+    """What to do with a checkpoint, or with names that begin with "module."; "" for neither."""
     nested = [name for name, value in state_dict.items() if isinstance(value, Mapping)]
     if nested:
         return f" Is it a checkpoint that holds one? Then take one of its {', '.join(map(repr, nested))}."

@@ -1,23 +1,125 @@
 """Weights of VDVAE, openai/vdvae at ea35b49, as `VDVAE`.
 
-What the `state_dict()` of its `VAE` holds is read by the names that it has there. The block strings say which blocks
-are at which resolution; widths, latents, what is learned of the first maps and the size of the mixture are read off.
+The configuration is read off the names and shapes in the `state_dict()` of its `VAE`: widths, latents, the learned
+first maps and the size of the mixture. The resolution of each block is in no weight; block strings give it.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax.convert.state_dict import CONV, Entry, Misfits, check_numbering, count, enumerated, size, to_variables
-from hvae_jax.likelihoods import Likelihood, LogisticMixture
-from hvae_jax.models import VDVAE
-from hvae_jax.models.very_deep.block_strings import down_stages, up_stages
-from hvae_jax.models.very_deep.stages import Down, Up, names
+from hvae_jax import models
+from hvae_jax.convert.converter import Converter, Preset
+from hvae_jax.convert.state_dict import (
+    CONV,
+    Entry,
+    Misfits,
+    check_numbering,
+    count,
+    enumerated,
+    size,
+    template_of,
+    to_variables,
+    without_module,
+)
+from hvae_jax.likelihoods import Likelihood, LogisticMixture, Quantised
+from hvae_jax.models import VDVAE, Down, Up, down_stages, up_stages
+from hvae_jax.models.very_deep.block_strings import down_string, up_string
+from hvae_jax.models.very_deep.stages import names
 
 Entries = Iterator[tuple[str, Entry]]
+
+PRESETS: dict[str, Preset] = {
+    "cifar10": Preset(models.vdvae_cifar10, "CIFAR-10, 39 million parameters", "cifar10"),
+    "imagenet32": Preset(
+        models.vdvae_imagenet32, "ImageNet 32x32, van den Oord's, 119 million parameters", "downsampled_imagenet32"
+    ),
+    "imagenet64": Preset(
+        models.vdvae_imagenet64, "ImageNet 64x64, van den Oord's, 125 million parameters", "downsampled_imagenet64"
+    ),
+    # bits=8: of FFHQ-256 five bits are scored, but the bottom-up path reads all eight (`Quantised`).
+    "ffhq256": Preset(models.vdvae_ffhq256, "FFHQ 256x256 at 5 bits, 115 million parameters; give --data", None),
+    "ffhq1024": Preset(
+        models.vdvae_ffhq1024, "FFHQ 1024x1024, 109 million parameters; give --data and --enc-blocks", None
+    ),
+    "digits": Preset(models.vdvae_digits, "scikit-learn's digits, for two cores; not published", "digits"),
+    "mnist": Preset(models.vdvae_mnist, "binary MNIST, for two cores; not published", "mnist", binarise="dynamic"),
+    "cifar10_small": Preset(models.vdvae_cifar10_small, "CIFAR-10, for two cores; not published", "cifar10"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class VDVAEOptions:
+    """Settings of VDVAE's code in which a file differs from its preset.
+
+    Attributes:
+      enc_blocks: blocks of the bottom-up path, "32x11,32d2,..."; None takes the preset's. Widths are read off the file.
+      dec_blocks: blocks of the top-down path, "1x1,4m1,..."; likewise.
+      no_bias_above: largest resolution that begins with a learned feature map; None takes the preset's.
+    """
+
+    enc_blocks: str | None = None
+    dec_blocks: str | None = None
+    no_bias_above: int | None = None
+
+
+def read(
+    arrays: Mapping[str, Any], preset: Preset | None, options: VDVAEOptions = VDVAEOptions()
+) -> tuple[VDVAE, dict[str, Any]]:
+    """(model, variables) of a file, with the preset's blocks unless the options give others.
+
+    The published FFHQ-1024 has two blocks fewer on its bottom-up path than its settings.
+
+    Raises ValueError without a preset, and for arrays that do not fit, as `vdvae` does.
+    """
+    if preset is None:
+        raise ValueError("No weight of VDVAE tells the resolutions and the data: a preset has to be given.")
+    model = as_published(preset.model())
+    if options.no_bias_above is not None:
+        model = model.clone(no_bias_above=options.no_bias_above)
+    ups, downs = up_string(model.ups), down_string(model.downs)
+    try:
+        if options.enc_blocks is None and options.dec_blocks is None:
+            return model, variables_of(arrays, model)
+        found, variables = vdvae(
+            arrays,
+            ups if options.enc_blocks is None else options.enc_blocks,
+            downs if options.dec_blocks is None else options.dec_blocks,
+            model.image[0],
+            standardise=model.standardise,
+            likelihood=_with_mixtures(model.likelihood, mixtures(arrays)),
+            no_bias_above=model.no_bias_above,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{error} The preset has --enc-blocks {ups} --dec-blocks {downs}: for a file of other blocks, give its own."
+        ) from error
+    return found.clone(unroll=model.unroll, remat=model.remat), variables
+
+
+def as_published(model: VDVAE) -> VDVAE:
+    """A preset's model with the likelihood that VDVAE's code trains and measures, and without a clamp.
+
+    A model of 32 values becomes one of 256 values that scores their five leading bits, as FFHQ-256 was measured.
+    """
+    family: Likelihood = model.likelihood
+    if isinstance(family, LogisticMixture) and family.values == 32:
+        assert model.standardise is not None  # every preset has it
+        mean, deviation = model.standardise
+        family = Quantised(dataclasses.replace(family, form="vdvae_5_bits"), 8)
+        model = model.clone(likelihood=family, standardise=(8 * mean, 8 * deviation))
+    elif isinstance(family, LogisticMixture):
+        model = model.clone(likelihood=dataclasses.replace(family, form="published"))
+    return model.clone(clamp=None)
+
+
+def _with_mixtures(family: Likelihood, components: int) -> Likelihood:
+    """The likelihood with this number of components, where it has any."""
+    if isinstance(family, Quantised):
+        return dataclasses.replace(family, of=dataclasses.replace(family.of, mixtures=components))
+    return dataclasses.replace(family, mixtures=components) if isinstance(family, LogisticMixture) else family
 
 
 def vdvae(
@@ -30,86 +132,82 @@ def vdvae(
     likelihood: Likelihood | None = None,
     no_bias_above: int | None = None,
 ) -> tuple[VDVAE, dict[str, Any]]:
-    """(model, variables) of a state dict: what it scores there it scores here.
+    """(model, variables) of a state dict; the model gives the numbers of the public code.
 
     Args:
-      state_dict: arrays by name; CPU tensors will do.
-      enc_blocks, dec_blocks, image_size: its settings of these names.
-      standardise: mean and standard deviation of the data, (-shift, 1/scale) there; x is whole numbers here.
-      likelihood: None for its mixture of discretised logistics with 8 bits. For the 5 bits of FFHQ-256 give
-        `Quantised(LogisticMixture(values=32, form="vdvae_5_bits"), 8)`: x is 0..255, as the way up sees it.
-      no_bias_above: its setting of this name, 64 as published. None takes the one that the first maps in the state dict
-        tell, so that it cannot be told whether the last ones of them are missing.
+      state_dict: arrays or CPU tensors by name.
+      enc_blocks, dec_blocks, image_size: the settings of these names in VDVAE's code.
+      standardise: mean and standard deviation of the data, (-shift, 1/scale) in that code; x is whole numbers here.
+      likelihood: None takes that code's mixture of discretised logistics with 8 bits. For the 5 bits of FFHQ-256 give
+        `Quantised(LogisticMixture(values=32, form="vdvae_5_bits"), 8)`: x is 0..255, as the bottom-up path reads it.
+      no_bias_above: the setting of this name, 64 as published. None infers it from the learned first maps that are in
+        the state dict; a state dict that lacks the last of them is then read all the same.
 
-    Raises ValueError for a state dict that does not fit: that says which blocks differ, or names all that is missing,
-    not expected or of another shape.
+    Raises ValueError for a state dict that does not fit, naming the blocks that differ and every other array that is
+    missing, not expected or of another shape.
     """
-    state_dict = _plain(state_dict)
+    state_dict = without_module(state_dict)
     ups, downs = up_stages(enc_blocks, 1), down_stages(dec_blocks, 1)
     _check_counts(state_dict, ups, downs)
     check_numbering(state_dict, "encoder.enc_blocks", "decoder.dec_blocks", "decoder.bias_xs")
     ups, downs = _widths_up(state_dict, ups), _widths_down(state_dict, downs)
     biased = count(state_dict, "decoder.bias_xs")
     sides = sorted({stage.side for stage in downs})
-    told = 64 if biased == sum(side <= 64 for side in sides) else ([0, *sides])[min(biased, len(sides))]
+    # As many maps as 64 gives: it is 64, as published. Otherwise the largest side that has one.
+    inferred = 64 if biased == sum(side <= 64 for side in sides) else ([0, *sides])[min(biased, len(sides))]
     model = VDVAE(
         image=(image_size, image_size, size(state_dict, "encoder.in_conv.weight", 1)),
         ups=ups,
         downs=downs,
         likelihood=likelihood or LogisticMixture(mixtures(state_dict), form="published"),
         standardise=standardise,
-        no_bias_above=told if no_bias_above is None else no_bias_above,
+        no_bias_above=inferred if no_bias_above is None else no_bias_above,
         clamp=None,
     )
     return model, variables_of(state_dict, model)
 
 
 def variables_of(state_dict: Mapping[str, Any], model: VDVAE) -> dict[str, Any]:
-    """The variables of a model that is known already, such as a preset. Raises ValueError as `vdvae` does."""
-    state_dict, table = _plain(state_dict), dict(_entries(model))
-    template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.image)), jax.random.key(0))
+    """The variables of a known model, such as a preset's. Raises ValueError as `vdvae` does."""
+    state_dict, table = without_module(state_dict), dict(entries(model))
+    template = template_of(model)
     counts, differences = _counts(state_dict, model.ups, model.downs), {}
     for prefix, stages in (("encoder.enc_blocks", model.ups), ("decoder.dec_blocks", model.downs)):
         differences |= _differences(state_dict, prefix, stages)
     if counts or differences:
         odd = {f"{block}." for blocks in (*counts, *differences) for block in blocks}
         others = Misfits.of(state_dict, table, template).outside(odd)
-        raise ValueError(f"{_OTHER.format('; '.join(_told(counts, differences)))} {others.told()}".rstrip())
+        raise ValueError(f"{_another(counts, differences)} {others.listed()}".rstrip())
     return to_variables(state_dict, table, template)
 
 
 def mixtures(state_dict: Mapping[str, Any]) -> int:
-    """How many discretised logistics a pixel's outputs are of, ten numbers each."""
-    return size(_plain(state_dict), "decoder.out_net.out_conv.weight") // 10
-
-
-def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what data-parallel training puts before every name."""
-    return {name.removeprefix("module."): value for name, value in state_dict.items()}
+    """Number of discretised logistics in the mixture of a pixel; each has ten outputs."""
+    return size(without_module(state_dict), "decoder.out_net.out_conv.weight") // 10
 
 
 def _widths_up(state_dict: Mapping[str, Any], ups: tuple[Up, ...]) -> tuple[Up, ...]:
-    """The stages, with what each one's first block says."""
-    read, at = [], 0
+    """The bottom-up stages with the widths of their first blocks."""
+    measured, at = [], 0
     for stage in ups:
         first = f"encoder.enc_blocks.{at}.c1.weight"
         width, middle = size(state_dict, first, 1), size(state_dict, first)
-        read.append(Up(stage.side, stage.blocks, width, stage.pool, None if middle == width // 4 else middle))
+        measured.append(Up(stage.side, stage.blocks, width, stage.pool, None if middle == width // 4 else middle))
         at += stage.blocks
-    return tuple(read)
+    return tuple(measured)
 
 
 def _widths_down(state_dict: Mapping[str, Any], downs: tuple[Down, ...]) -> tuple[Down, ...]:
-    """The same of the way down."""
-    read, at = [], 0
+    """The top-down stages with the widths and latents of their first blocks."""
+    measured, at = [], 0
     for stage in downs:
         block = f"decoder.dec_blocks.{at}"
         width, middle = (size(state_dict, f"{block}.prior.c1.weight", axis) for axis in (1, 0))
         latents = size(state_dict, f"{block}.z_proj.weight", 1)
         middle = None if middle == width // 4 else middle
-        read.append(Down(stage.side, stage.blocks, width, stage.mixes_in, latents, middle))
+        measured.append(Down(stage.side, stage.blocks, width, stage.mixes_in, latents, middle))
         at += stage.blocks
-    return tuple(read)
+    return tuple(measured)
 
 
 def _blocks(stages: tuple[Up, ...] | tuple[Down, ...]) -> list[Up | Down]:
@@ -117,52 +215,54 @@ def _blocks(stages: tuple[Up, ...] | tuple[Down, ...]) -> list[Up | Down]:
     return [stage for stage in stages for _ in range(stage.blocks)]
 
 
-Said = dict[tuple[str, ...], str]  # of blocks, what is said of them
+Remarks = dict[tuple[str, ...], str]  # a sentence about blocks, by their names
 
 
-def _counts(state_dict: Mapping[str, Any], ups: tuple[Up, ...], downs: tuple[Down, ...]) -> Said:
+def _counts(state_dict: Mapping[str, Any], ups: tuple[Up, ...], downs: tuple[Down, ...]) -> Remarks:
     """Blocks that are missing or not expected."""
-    said: Said = {}
+    remarks: Remarks = {}
     for prefix, stages in (("encoder.enc_blocks", ups), ("decoder.dec_blocks", downs)):
         found, wanted = count(state_dict, prefix), len(_blocks(stages))
         if found != wanted:
             by_side = ", ".join(f"{stage.blocks} at {stage.side}" for stage in stages)
             which = tuple(f"{prefix}.{i}" for i in range(min(found, wanted), max(found, wanted)))
-            said[which] = (
+            remarks[which] = (
                 f"it has {found} blocks {prefix}.*, the configuration {wanted} ({by_side}): {enumerated(which)} "
                 f"{'missing' if found < wanted else 'not expected'}"
             )
-    return said
+    return remarks
 
 
 def _check_counts(state_dict: Mapping[str, Any], ups: tuple[Up, ...], downs: tuple[Down, ...]) -> None:
-    """Raises ValueError where there are more or fewer blocks than there should be; kernels tell where that begins."""
+    """Checks the number of blocks on both paths.
+
+    Raises ValueError naming the blocks that are missing or not expected, and the first ones whose kernels differ: there
+    the configuration departs from the file.
+    """
     counts, differences = _counts(state_dict, ups, downs), {}
     for prefix, stages in (("encoder.enc_blocks", ups), ("decoder.dec_blocks", downs)):
         if any(blocks[0].startswith(prefix) for blocks in counts):
             differences |= dict(list(_differences(state_dict, prefix, stages).items())[:1])
     if counts:
-        raise ValueError(f"{_OTHER.format('; '.join(_told(counts, differences)))} Give the blocks it has.")
+        raise ValueError(f"{_another(counts, differences)} Give the blocks it has.")
 
 
-_OTHER = "The state dict is of another configuration: {}."
-
-
-def _told(*parts: Said) -> list[str]:
-    """What is said, one after the other."""
-    return [sentence for part in parts for sentence in part.values()]
+def _another(*parts: Remarks) -> str:
+    """A sentence of all remarks."""
+    remarks = [remark for part in parts for remark in part.values()]
+    return f"The state dict is of another configuration: {'; '.join(remarks)}."
 
 
 def _shape_of(state_dict: Mapping[str, Any], prefix: str, at: int) -> tuple[int, int] | None:
-    """(width, kernel) of a block, or None where that is not there."""
+    """(width, kernel size) of a block; None if it is not there."""
     inside = f"{prefix}.{at}." + ("prior." if prefix.startswith("decoder") else "")
     if not {f"{inside}c1.weight", f"{inside}c2.weight"} <= set(state_dict):
         return None
     return np.shape(state_dict[f"{inside}c1.weight"])[1], np.shape(state_dict[f"{inside}c2.weight"])[-1]
 
 
-def _differences(state_dict: Mapping[str, Any], prefix: str, stages: tuple[Up, ...] | tuple[Down, ...]) -> Said:
-    """Blocks in a row whose width or kernel is not their stage's, and what it is. A width of 1 is not known."""
+def _differences(state_dict: Mapping[str, Any], prefix: str, stages: tuple[Up, ...] | tuple[Down, ...]) -> Remarks:
+    """Runs of blocks whose width or kernel size is not their stage's. A stage's width of 1 stands for unknown."""
     runs: dict[tuple[Any, ...], list[str]] = {}
     for at, stage in enumerate(_blocks(stages)):
         found, wanted = _shape_of(state_dict, prefix, at), (stage.width, stage.kernel)
@@ -171,14 +271,14 @@ def _differences(state_dict: Mapping[str, Any], prefix: str, stages: tuple[Up, .
     return {
         tuple(blocks): (
             f"{enumerated(blocks)} {'has' if len(blocks) == 1 else 'have'} width {found} and {kernel}x{kernel} "
-            f"kernels, where the configuration, at side {side}, has {f'{width} and ' if width > 1 else ''}{size}x{size}"
+            f"kernels, where the configuration, at side {side}, has {f'{width} and ' if width > 1 else ''}{own}x{own}"
         )
-        for (side, width, size, found, kernel), blocks in runs.items()
+        for (side, width, own, found, kernel), blocks in runs.items()
     }
 
 
-def _entries(model: VDVAE) -> Entries:
-    """Where every array of such a model is."""
+def entries(model: VDVAE) -> Entries:
+    """(public name, entry) of every array of a model."""
     yield from _conv("encoder.in_conv", "params/stem")
     at = 0
     for stage, name in zip(model.ups, names("up", model.ups), strict=True):
@@ -205,7 +305,7 @@ def _entries(model: VDVAE) -> Entries:
 
 
 def _chain(theirs: str, ours: str, at: int) -> Entries:
-    """A bottleneck of four convolutions."""
+    """The four convolutions of a bottleneck."""
     for i in range(4):
         yield from _conv(f"{theirs}.c{i + 1}", f"{ours}/conv_{i}", at)
 
@@ -213,3 +313,15 @@ def _chain(theirs: str, ours: str, at: int) -> Entries:
 def _conv(theirs: str, ours: str, at: int | None = None) -> Entries:
     yield f"{theirs}.weight", Entry(f"{ours}/kernel", CONV, at=at)
     yield f"{theirs}.bias", Entry(f"{ours}/bias", at=at)
+
+
+CONVERTER = Converter(
+    code="vdvae",
+    about="Weights of VDVAE (Child, 2021), openai/vdvae.",
+    marks=("encoder.enc_blocks.", "decoder.dec_blocks."),
+    presets=PRESETS,
+    options=VDVAEOptions,
+    read=read,
+    untold=("no_bias_above",),
+    needs_preset=True,
+)

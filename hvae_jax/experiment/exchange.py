@@ -1,115 +1,126 @@
-"""Weights from outside as a run folder, and a run's as one file: what `hvae import` and `hvae export` do."""
+"""Weights from outside as a run folder, and a run as one file: what `hvae import` and `hvae export` do."""
 
 import dataclasses
 import json
+import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 import hvae_jax
-from hvae_jax.convert.array_files import ArrayFile, Weights, read_arrays
-from hvae_jax.convert.codes import THE_PRESETS, Code, Preset, Structure, Unsaid, preset_of, published
-from hvae_jax.data import check_name
+from hvae_jax.convert.array_files import ArrayFile, WhichWeights, read_arrays
+from hvae_jax.convert.codes import CONVERTERS, converter_of
+from hvae_jax.convert.converter import Binarise, Converter, Preset
+from hvae_jax.convert.state_dict import template_of
+from hvae_jax.data.catalogue import NAMES, check_name
 from hvae_jax.data.spec import Data
 from hvae_jax.experiment import folder as run_folder
 from hvae_jax.experiment import settings
 from hvae_jax.experiment.records import Evaluation, Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
+from hvae_jax.models import HVAE
 from hvae_jax.runtime import doctor
+from hvae_jax.runtime.trees import leaves_by_path
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.state import state_from
 
-FORMAT = 1  # of exported files
+FORMAT = 1  # version of exported files
+Options = TypeVar("Options")
 
 
 def import_published(
-    code: Code,
+    converter: Converter[Options],
     path: Path,
-    preset: str | None,
+    preset: str | None = None,
+    options: Options | None = None,
+    *,
     folder: Path | None = None,
     overwrite: bool = False,
-    *,
-    weights: Weights | None = None,
-    enc_blocks: str | None = None,
-    dec_blocks: str | None = None,
-    structure: Structure = "preset",
-    unsaid: Unsaid = THE_PRESETS,
+    weights: WhichWeights | None = None,
     data: str | None = None,
     data_directory: str | None = None,
+    binarise: Binarise | None = None,
 ) -> Path:
-    """A run folder of published weights; what it holds was not measured.
+    """Makes a run folder of published weights; nothing is measured.
 
     Args:
-      code, enc_blocks, dec_blocks, structure, unsaid: as `convert.published.published` takes them.
-      path, weights: as `read_arrays` does.
-      preset: the configuration.
-      folder: runs/CODE_PRESET for None.
-      overwrite: delete what an earlier run left there.
-      data, data_directory: the data set that the commands read; None is the preset's.
-    Returns: the folder.
-    Raises ValueError for an unknown preset or data set, a folder that holds a run, and a file that does not fit, with
-    all that differs; FileNotFoundError, ImportError and ValueError as `read_arrays` does; OSError for a full disk.
+      converter: the code that the weights are of.
+      path: the file.
+      preset: name of the configuration, one of `converter.presets`; None reads it off the file, if the code allows it.
+      options: settings that differ from the preset's, or that no weight tells; None gives none.
+      folder: the run folder; None takes runs/CODE_PRESET.
+      overwrite: delete what an earlier run left in the folder.
+      weights: averaged or plain weights, as `read_arrays` takes them.
+      data, data_directory, binarise: `name`, `directory` and `binarise` of the run's `Data`; None takes the preset's.
+
+    Returns: the run folder.
+
+    Raises ValueError for an unknown preset or data set, a folder that holds a run, weights of another code (with the
+    command that takes them), and arrays that do not fit (with each of them); FileNotFoundError, ImportError and
+    ValueError as `read_arrays` does; OSError if the folder cannot be written.
     """
-    known = preset_of(code, preset)
-    assert preset is not None
-    folder = folder or Path("runs") / f"{code}_{preset}"
+    known, options = converter.preset(preset), converter.options() if options is None else options
+    name = converter.code if preset is None else f"{converter.code}_{preset}"
+    folder = folder or Path("runs") / name
     _check_free(folder, overwrite)
-    source = _data(known, preset, data, data_directory, known.make().image[0])
+    source = _data(known, data, data_directory, binarise)
     file = read_arrays(path, weights)
-    options: dict[str, Any] = {"enc_blocks": enc_blocks, "dec_blocks": dec_blocks, "structure": structure}
+    _check_code(converter, path, file)
     try:
-        model, variables = published(code, file.arrays, preset, unsaid=unsaid, **options)
+        model, variables = converter.read(file.arrays, known, options)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    odd = [name for name, leaf in _named(variables).items() if not np.isfinite(leaf).all()]
-    if odd:
-        what = f"{len(odd)} arrays hold values that are" if len(odd) > 1 else "one array holds values that are"
-        warnings.warn(f"{path}: {what} not finite, {odd[0]} first.", stacklevel=2)
-    template = _template(model, model.image)  # float32, whatever the file has
-    variables = jax.tree.map(lambda leaf, ours: jnp.asarray(leaf, ours.dtype), variables, template)
-    at_once = max(1, 2**16 // model.image[0] ** 2)
-    evaluation = Evaluation(draws=1, other_draws=1, chunk=1, size=at_once)
-    experiment = Experiment(f"{code}_{preset}", model, source, evaluation=evaluation)
-    record = _record(code, path, file) | {"preset": preset}
-    options |= dataclasses.asdict(unsaid)
-    record |= {name: value for name, value in options.items() if value not in (None, "preset")}
-    record["model"] = {name: getattr(model, name) for name in _TOLD if hasattr(model, name)}
+    _warn_not_finite(path, variables)
+    # in the model's dtypes, float32, whatever the file has
+    variables = jax.tree.map(lambda leaf, ours: jnp.asarray(leaf, ours.dtype), variables, template_of(model))
+    assert model.image is not None
+    side = model.image[0]
+    if source.name not in NAMES and not source.name.endswith(".npz"):  # a folder of pictures, or "tfds:NAME"
+        source = dataclasses.replace(source, size=side)
+    evaluation = Evaluation(draws=1, other_draws=1, chunk=1, size=max(1, 2**16 // side**2))
+    record = _record(converter.code, path, file) | ({} if preset is None else {"preset": preset})
+    if given := _given(options):
+        record["options"] = given
+    record["model"] = {field: _plain(operator.attrgetter(field)(model)) for field in converter.untold}
+    experiment = Experiment(name, model, source, evaluation=evaluation)
     _write_run(folder, experiment, variables, Progress(), {"imported": record}, overwrite)
     return folder
 
 
 def import_own(path: Path, folder: Path | None = None, overwrite: bool = False, modules: Sequence[str] = ()) -> Path:
-    """A run folder of what `export` wrote: the same settings, and variables bit for bit.
+    """Makes a run folder of a file of `export`: the same settings, and the same variables bit for bit.
 
     Args:
-      folder: runs/NAME for None.
-      overwrite: delete what an earlier run left there.
-      modules: that the settings may name beside hvae_jax.
-    Returns: the folder.
-    Raises ValueError for a file that `export` did not write, or a newer one, and for arrays that do not fit its
-    settings, with each; otherwise as `import_published`.
+      path: the file.
+      folder: the run folder; None takes runs/NAME.
+      overwrite: delete what an earlier run left in the folder.
+      modules: modules beside hvae_jax that the settings may name.
+
+    Returns: the run folder.
+
+    Raises ValueError for a file that `export` did not write (with the command that takes it), one of another format,
+    and arrays that do not fit the settings (with each of them); otherwise as `import_published`.
     """
     if folder is not None:
         _check_free(folder, overwrite)
     file = read_arrays(path)
-    said = file.metadata
-    if "hvae_jax" not in said or "settings" not in said:
-        raise ValueError(f"{path} was not written by `hvae export`: there are no settings in it.")
-    if said.get("format") != str(FORMAT):
+    metadata = file.metadata
+    if not _is_exported(file):
+        raise ValueError(f"{path} was not written by `hvae export`: it has no settings. {_looks_like(path, file)}")
+    if metadata.get("format") != str(FORMAT):
         raise ValueError(
-            f"{path} was written in format {said.get('format')} by hvae_jax {said['hvae_jax']}; this one, "
+            f"{path} was written in format {metadata.get('format')} by hvae_jax {metadata['hvae_jax']}; this one, "
             f"{hvae_jax.__version__}, reads format {FORMAT}."
         )
     try:
-        experiment = settings.from_json(json.loads(said["settings"]), tuple(modules))
-        event, progress = tuple(json.loads(said["event"])), Progress(**json.loads(said["progress"]))
-        result = json.loads(said.get("result", "{}"))
+        experiment = settings.from_json(json.loads(metadata["settings"]), tuple(modules))
+        event, progress = tuple(json.loads(metadata["event"])), Progress(**json.loads(metadata["progress"]))
+        result = json.loads(metadata.get("result", "{}"))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: its settings cannot be read ({error}).") from error
     if not isinstance(experiment, Experiment):
@@ -123,20 +134,22 @@ def import_own(path: Path, folder: Path | None = None, overwrite: bool = False, 
 
 
 def export(run: Path, file: Path | None = None, overwrite: bool = False, modules: Sequence[str] = ()) -> Path:
-    """The best variables of a run, those that its numbers are of, as one .safetensors file.
+    """Writes the best variables of a run, the ones that its numbers are of, as one .safetensors file.
 
-    Names are paths such as "params/stem/kernel", dtypes stay, and the metadata is text: `settings` (settings.json),
-    `hvae_jax` (the version), `format`, `event` (shape of one x), `progress`, and `result` (result.json) where there is
+    Names are paths such as "params/stem/kernel", and dtypes are kept. The metadata is text: `settings` (settings.json),
+    `hvae_jax` (the version), `format`, `event` (shape of one x), `progress`, and `result` (result.json) if there is
     one.
 
     Args:
       run: the run folder.
-      file: NAME.safetensors in the run folder for None.
-      overwrite: replace a file that is there.
-      modules: that the settings may name beside hvae_jax.
+      file: the file to write; None takes NAME.safetensors in the run folder.
+      overwrite: replace an existing file.
+      modules: modules beside hvae_jax that the settings may name.
+
     Returns: the file.
-    Raises ValueError for a file that is there, FileNotFoundError and ValueError as `open_run` does, OSError where it
-    cannot be written.
+
+    Raises ValueError if the file exists, FileNotFoundError and ValueError as `open_run` does, OSError if it cannot be
+    written.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -155,7 +168,7 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
     }
     if result.exists():
         metadata["result"] = result.read_text()
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _named(variables).items()}
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in leaves_by_path(variables).items()}
     partial = file.with_name(file.name + ".partial")
     try:
         save_file(arrays, partial, metadata)
@@ -165,10 +178,11 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
     return file
 
 
-def said_of_import(result: dict[str, Any], folder: Path) -> str:
-    """Where the weights of a folder came from, what they became, and what is known of them."""
+def import_summary(result: dict[str, Any], folder: Path) -> str:
+    """Text on an imported run: where its weights came from, what they became, and whether they were measured."""
     source = result["imported"]
-    which = ", ".join([source["code"]] + [f"{name} {source[name]}" for name in _OPTIONS if name in source])
+    given = {name: source[name] for name in ("preset", "entry") if name in source} | source.get("options", {})
+    which = ", ".join([source["code"], *(f"{name} {value}" for name, value in given.items())])
     origin = f"{source['file']} ({which}; {source['kind']}, SHA-256 {source['sha256'][:16]})"
     lines = [f"{folder}: {result['parameters']:,} parameters of {origin}"]
     if source["code"] != "hvae_jax":
@@ -179,15 +193,25 @@ def said_of_import(result: dict[str, Any], folder: Path) -> str:
     return "\n".join(lines)
 
 
-_OPTIONS = ("preset", "entry", "enc_blocks", "dec_blocks", "structure")
-_TOLD = ("no_bias_above", "log_std", "beta", "residual_posterior")
-"""Of a model, what no weight tells; beside its likelihood."""
-
-
 def _record(code: str, path: Path, file: ArrayFile) -> dict[str, Any]:
-    """What a result says of a file that was read."""
+    """What result.json keeps of the file."""
     record = {"code": code, "file": path.name, "kind": file.kind, "sha256": file.sha256}
     return record if file.entry is None else record | {"entry": file.entry}
+
+
+def _given(options: Any) -> dict[str, Any]:
+    """The options that are not at their defaults, by name."""
+    usual = type(options)()
+    return {name: _plain(value) for name, value in vars(options).items() if value != getattr(usual, name)}
+
+
+def _plain(value: Any) -> Any:
+    """A setting as a number or text: 28x28x1 of a tuple, elu of a function."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return "x".join(map(str, value)) if all(isinstance(part, int) for part in value) else " ".join(map(str, value))
+    return value.__name__ if callable(value) and hasattr(value, "__name__") else str(value)
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
@@ -196,38 +220,56 @@ def _check_free(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"{folder} holds a run already. --overwrite replaces it, --folder takes another folder.")
 
 
-def _data(preset: Preset, name: str, data: str | None, directory: str | None, side: int) -> Data:
-    """The data set of a preset, or another in its place, prepared as the preset's."""
-    chosen = data or preset.data
-    if chosen is None:
+def _is_exported(file: ArrayFile) -> bool:
+    """Whether `export` wrote the file."""
+    return {"hvae_jax", "settings"} <= set(file.metadata)
+
+
+def _check_code(converter: Converter[Any], path: Path, file: ArrayFile) -> None:
+    """Raises ValueError for a file of another code, with the command that takes it, or of none, with what it holds."""
+    if not converter.wrote(file.arrays):
+        raise ValueError(f"{path} holds no weights of {converter.code}. {_looks_like(path, file)}")
+
+
+def _looks_like(path: Path, file: ArrayFile) -> str:
+    """A sentence on the code that a file is of, with the command that takes it, or on what it holds."""
+    found = converter_of(file.arrays)
+    code = "hvae_jax" if _is_exported(file) else found and found.code
+    if code is not None:
+        return f"It looks like weights of {code}: `hvae import {code} {path}` takes it."
+    some = ", ".join(f"{name} {np.shape(array)}" for name, array in list(file.arrays.items())[:4])
+    more = f" and {len(file.arrays) - 4} more" if len(file.arrays) > 4 else ""
+    known = ", ".join(converter.code for converter in CONVERTERS)
+    return f"It holds the arrays {some}{more}, and is of none of the codes known here: {known}."
+
+
+def _data(preset: Preset | None, data: str | None, directory: str | None, binarise: Binarise | None) -> Data:
+    """The data set that is given, or the preset's, prepared as the preset's. Raises ValueError if there is none."""
+    name = data or (None if preset is None else preset.data)
+    if name is None:
+        which = "Without a preset no data set is known" if preset is None else "The preset's images have no name here"
         raise ValueError(
-            f"The images of preset {name} are no data set with a name here: give a folder of pictures or an .npz with "
-            "--data. It is read when something is measured."
+            f"{which}: give a data set, a folder of pictures or an .npz with --data. It is read when something is "
+            "measured."
         )
-    check_name(chosen)
-    is_folder = data is not None and not data.endswith(".npz") and ("/" in data or Path(data).is_dir())
-    size = side if is_folder or chosen.startswith("tfds:") else None
-    binarise: Any = preset.binarise
-    return Data(chosen, directory, binarise=binarise, bits=preset.bits, size=size)
+    check_name(name)
+    if preset is None:
+        return Data(name, directory, binarise)
+    return Data(name, directory, binarise or preset.binarise, bits=preset.bits)
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    """Leaves by their paths, "params/stem/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+def _warn_not_finite(path: Path, variables: Any) -> None:
+    """Warns of arrays with values that are not finite."""
+    odd = [name for name, leaf in leaves_by_path(variables).items() if not np.isfinite(leaf).all()]
+    if odd:
+        what = f"{len(odd)} arrays hold values that are" if len(odd) > 1 else "one array holds values that are"
+        warnings.warn(f"{path}: {what} not finite, {odd[0]} first.", stacklevel=3)
 
 
-def _template(model: nn.Module, event: tuple[int, ...]) -> Any:
-    """Shapes and dtypes of a model's variables; nothing is computed."""
-    x, y = jnp.zeros((1, *event)), jnp.zeros(1, jnp.int32) if model.classes else None
-    key = jax.random.key(0)
-    return jax.eval_shape(lambda: model.init(key, x, key, y=y))
-
-
-def _fitting(path: Path, model: nn.Module, event: tuple[int, ...], arrays: Any) -> Any:
-    """The variables of a model, from arrays by their paths. Raises ValueError that names each that does not fit."""
-    template = _template(model, event)
-    wanted = _named(template)
+def _fitting(path: Path, model: HVAE, event: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Any:
+    """A model's variables from arrays by path. Raises ValueError naming every array that does not fit."""
+    template = template_of(model, event)
+    wanted = leaves_by_path(template)
     problems = [f"{name} is missing" for name in wanted if name not in arrays]
     problems += [f"{name} is not expected" for name in arrays if name not in wanted]
     problems += [
@@ -243,8 +285,7 @@ def _fitting(path: Path, model: nn.Module, event: tuple[int, ...], arrays: Any) 
 def _write_run(
     folder: Path, experiment: Experiment, variables: Any, progress: Progress, result: dict[str, Any], overwrite: bool
 ) -> None:
-    """A run at step 0 whose best variables these are; `result.json` last."""
-    model: Any = experiment.model
+    """Writes a run at step 0 with these as its best variables; `result.json` comes last."""
     optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
     state = state_from(variables, experiment.objective, optimiser, ema)
     run_folder.check(folder, experiment, resume=False, overwrite=True)
@@ -259,6 +300,6 @@ def _write_run(
         checkpoints.close()
     settings.save(folder / "settings.json", experiment)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    source = result["imported"] | {"likelihood": str(model.likelihood), "data": experiment.data.name}
+    source = result["imported"] | {"likelihood": str(experiment.model.likelihood), "data": experiment.data.name}
     known = {"parameters": parameters, "versions": doctor.versions()}
     settings.write_whole(folder / "result.json", settings.dumps(known | result | {"imported": source}))

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from support.small_weights import Said, equal, small_presets, smallest, weights_of, what_fails
 
-from hvae_jax.cli import main as cli
+from hvae_jax.cli.main import main
 from hvae_jax.convert.array_files import read_arrays
 from hvae_jax.experiment.reopen import open_variables
 
@@ -21,27 +21,27 @@ said = pytest.fixture(what_fails)
 def test_an_exported_run_comes_back_bit_for_bit(said: Said) -> None:
     """Settings, variables, how far it had come, and its numbers; a file that is there is not replaced unasked."""
     np.savez("w.npz", **weights_of(smallest()))
-    cli.main(["import", "vdvae", "w.npz", "--preset", "smallest"])
+    main(["import", "vdvae", "w.npz", "--preset", "smallest"])
     run = Path("runs/vdvae_smallest")
-    cli.main(["export", str(run), "mine.safetensors"])
+    main(["export", str(run), "mine.safetensors"])
     assert "mine.safetensors is there already" in said("export", str(run), "mine.safetensors")
-    cli.main(["export", str(run), "mine.safetensors", "--overwrite"])
+    main(["export", str(run), "mine.safetensors", "--overwrite"])
     assert "holds a run already" in said("import", "hvae_jax", "mine.safetensors")
-    cli.main(["import", "hvae_jax", "mine.safetensors", "--folder", "again"])
+    main(["import", "hvae_jax", "mine.safetensors", "--folder", "again"])
     assert Path("again/settings.json").read_bytes() == (run / "settings.json").read_bytes()
     before, after = open_variables(run), open_variables(Path("again"))
     assert before[0] == after[0] and before[2] == after[2]
     equal(jax.device_get(before[1]), jax.device_get(after[1]))
     names = load_file("mine.safetensors")
     assert "params/up4/bottleneck_0/conv_0/kernel" in names
-    cli.main(["show", "again"])
+    main(["show", "again"])
 
 
 def test_an_exported_file_that_was_changed(said: Said) -> None:
     """Arrays that do not fit the settings are named, each; so is a newer format, and one without settings."""
     np.savez("w.npz", **weights_of(smallest()))
-    cli.main(["import", "vdvae", "w.npz", "--preset", "smallest"])
-    cli.main(["export", "runs/vdvae_smallest", "mine.safetensors"])
+    main(["import", "vdvae", "w.npz", "--preset", "smallest"])
+    main(["export", "runs/vdvae_smallest", "mine.safetensors"])
     found = read_arrays(Path("mine.safetensors"))
     odd = dict(found.arrays) | {"params/more": np.zeros(1)}
     del odd["params/gain"]

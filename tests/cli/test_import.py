@@ -18,16 +18,17 @@ from support.state_dicts import EFFICIENT, nested, of_efficient
 
 import hvae_jax as hv
 from hvae_jax import models
-from hvae_jax.cli import main as cli
+from hvae_jax.cli.main import main
 from hvae_jax.convert import efficient_vdvae as efficient
-from hvae_jax.convert import vdvae as deep
+from hvae_jax.convert import vdvae
 from hvae_jax.convert.array_files import read_arrays
-from hvae_jax.convert.codes import PRESETS, Preset, as_published, published
+from hvae_jax.convert.converter import Preset
 from hvae_jax.convert.efficient_trees import TREES
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.experiment import Devices, run
 from hvae_jax.experiment.reopen import open_variables, read_experiment
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Quantised
-from hvae_jax.models import down_stages, up_stages
+from hvae_jax.models import EfficientVDVAE, down_stages, up_stages
 from hvae_jax.models.very_deep.block_strings import down_string, up_string
 from hvae_jax.objectives import Linear
 from hvae_jax.training import Adamax, AdamW, Training
@@ -40,9 +41,9 @@ said = pytest.fixture(what_fails)
 def test_an_imported_model_scores_as_the_public_code_did() -> None:
     """From a safetensors file through the folder to the recorded bound; in float32 here, to 1e-9 in tests/x64."""
     save_file(golden(), "weights.safetensors")
-    cli.main(["import", "vdvae", "weights.safetensors", "--preset", "tiny"])
+    main(["import", "vdvae", "weights.safetensors", "--preset", "tiny"])
     experiment, variables, _ = open_variables(Path("runs/vdvae_tiny"))
-    model, expected = deep.vdvae(golden(), ENC, DEC, 8, standardise=(120.63838, 64.16736))
+    model, expected = vdvae.vdvae(golden(), ENC, DEC, 8, standardise=(120.63838, 64.16736))
     assert experiment.model == model
     equal(jax.device_get(variables), jax.device_get(expected))
     given = recorded("vdvae_tiny")
@@ -57,7 +58,7 @@ def test_an_imported_model_scores_as_the_public_code_did() -> None:
 def test_training_goes_on_from_imported_variables() -> None:
     """By another optimiser, which begins; where something was trained it is refused."""
     np.savez("weights.npz", **weights_of(smallest()))
-    cli.main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
+    main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
     folder = Path("runs/vdvae_smallest")
     imported = jax.device_get(open_variables(folder)[1])
     experiment = dataclasses.replace(
@@ -77,24 +78,24 @@ def test_training_goes_on_from_imported_variables() -> None:
 def test_every_command_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
     """Show says that nothing was measured; evaluate measures; pictures need no data where the model says its shape."""
     np.savez("weights.npz", **{f"module.{name}": value for name, value in weights_of(smallest()).items()})
-    cli.main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
+    main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
     folder = "runs/vdvae_smallest"
-    cli.main(["show", folder])
+    main(["show", folder])
     shown = capsys.readouterr().out
     assert "weights.npz" in shown and "Nothing has been measured here yet" in shown and "nan" not in shown
     assert "likelihood LogisticMixture(mixtures=1" in shown and "form='published'" in shown
-    cli.main(["evaluate", folder, "--draws", "2", "--splits", "test", "--out", "numbers.json"])
+    main(["evaluate", folder, "--draws", "2", "--splits", "test", "--out", "numbers.json"])
     numbers = json.loads(Path("numbers.json").read_text())
     rates = numbers["rates"]["test"]
     assert numbers["rates_by_side"]["test"] == {
         "1x1": pytest.approx(rates["z1.0"]),
         "4x4": pytest.approx(rates["z4.0"]),
     }
-    cli.main(["reconstruct", folder, "--n", "2", "--keep-top", "1"])
-    cli.main(["export", folder])
+    main(["reconstruct", folder, "--n", "2", "--keep-top", "1"])
+    main(["export", folder])
     Path("data.npz").unlink()
-    cli.main(["sample", folder, "--n", "2"])
-    cli.main(["export", folder, "again.safetensors"])
+    main(["sample", folder, "--n", "2"])
+    main(["export", folder, "again.safetensors"])
     once, again = read_arrays(Path(folder, "vdvae_smallest.safetensors")), read_arrays(Path("again.safetensors"))
     np.testing.assert_equal(dict(once.arrays), dict(again.arrays))
     assert once.metadata == again.metadata
@@ -103,22 +104,23 @@ def test_every_command_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_what_no_weight_tells(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
-    """Is the preset's unless it is said, and is told; mixtures are read off a file of other blocks."""
+    """The preset's unless it is given, and printed; the size of the mixture is read off a file of other blocks."""
     np.savez("weights.npz", **of_efficient("colour", "torch"))
-    wanted = ["--unsaid.distribution-base", "logstd", "--unsaid.use-residual-distribution", "True"]
-    more = ["--unsaid.output-gradient-smoothing-beta", "1.0", "--unsaid.gradient-smoothing-beta", "0.5"]
-    cli.main(["import", "efficient_vdvae", "weights.npz", "--preset", "colour", *wanted, *more])
-    assert "log_std exp, beta 0.5, residual_posterior True" in capsys.readouterr().out
+    wanted = ["--distribution-base", "logstd", "--use-residual-distribution", "True"]
+    more = ["--output-gradient-smoothing-beta", "1.0", "--gradient-smoothing-beta", "0.5"]
+    main(["import", "efficient_vdvae", "weights.npz", "--preset", "colour", *wanted, *more])
+    assert "head ScaleHead(form='log_std', beta=0.5), residual_posterior True" in capsys.readouterr().out
     model = read_experiment(Path("runs/efficient_vdvae_colour")).model
-    assert (model.log_std, model.beta, model.residual_posterior) == ("exp", 0.5, True)
-    assert model.likelihood.beta == 1.0
-    again = ["import", "efficient_vdvae", "weights.npz", "--preset", "colour", "--overwrite"]
-    assert "no_bias_above is not a setting of efficient_vdvae" in said(*again, "--unsaid.no-bias-above", "8")
+    assert isinstance(model, EfficientVDVAE) and isinstance(model.likelihood, LogisticMixture)
+    assert (model.head, model.residual_posterior) == (ScaleHead("log_std", 0.5), True)
+    assert model.likelihood.head.beta == 1.0
+    imported = json.loads(Path("runs/efficient_vdvae_colour/result.json").read_text())["imported"]
+    assert imported["options"]["distribution_base"] == "logstd" and "structure" not in imported["options"]
 
     other = smallest().clone(likelihood=LogisticMixture(3, form="published"))
     np.savez("other.npz", **weights_of(other))
     blocks = ["--enc-blocks", up_string(other.ups), "--dec-blocks", down_string(other.downs)]
-    cli.main(["import", "vdvae", "other.npz", "--preset", "smallest", *blocks])
+    main(["import", "vdvae", "other.npz", "--preset", "smallest", *blocks])
     assert read_experiment(Path("runs/vdvae_smallest")).model.likelihood == other.likelihood
     fewer = dict(np.load("other.npz"))
     del fewer[max(name for name in fewer if name.startswith("decoder.bias_xs"))]
@@ -132,55 +134,50 @@ def test_what_no_weight_tells(said: Said, capsys: pytest.CaptureFixture[str]) ->
 def test_an_imported_folder_is_diagnosed() -> None:
     """The report compiles for a minute."""
     np.savez("weights.npz", **weights_of(smallest()))
-    cli.main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
+    main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
     effort = ("examples", "draws", "k", "latents", "probed")
-    cli.main(["diagnose", "runs/vdvae_smallest", *(part for name in effort for part in (f"--effort.{name}", "4"))])
+    main(["diagnose", "runs/vdvae_smallest", *(part for name in effort for part in (f"--effort.{name}", "4"))])
     assert Path("runs/vdvae_smallest/report.html").exists()
 
 
 def test_presets_as_published() -> None:
     """The likelihoods that were trained and measured, no clamp; x of FFHQ-256 is of 8 bits, of which 5 are scored."""
-    for name, preset in PRESETS["vdvae"].items():
-        model = as_published(preset.make())
+    for name, preset in vdvae.PRESETS.items():
+        model = vdvae.as_published(preset.model())
         assert model.clamp is None
         assert isinstance(model.likelihood, Bernoulli) or "form='exact'" not in str(model.likelihood), name
-    ffhq = as_published(models.vdvae_ffhq256())
+    ffhq = vdvae.as_published(models.vdvae_ffhq256())
     assert ffhq.likelihood == Quantised(LogisticMixture(values=32, form="vdvae_5_bits"), 8)
     np.testing.assert_allclose(ffhq.standardise, (112.8666757481, 69.84780273), rtol=1e-12)
-    for name, preset in PRESETS["efficient_vdvae"].items():
-        family = as_published(preset.make()).likelihood
+    for name, preset in efficient.PRESETS.items():
+        family = efficient.as_published(preset.model()).likelihood
         assert isinstance(family, Bernoulli) or "form='exact'" not in str(family), name
-    five = as_published(models.efficient_vdvae_faces256_5_bits("C1"))
-    expected = LogisticMixture(10, 32, 3, -14.0, "efficient_vdvae_5_bits", "exp", 1.0)
-    assert five.likelihood == expected
-    assert as_published(models.efficient_vdvae_faces1024()).beta == 0.4
+    five = efficient.as_published(models.efficient_vdvae_faces256_5_bits("C1"))
+    assert five.likelihood == LogisticMixture(10, 32, 3, -14.0, "efficient_vdvae_5_bits", ScaleHead("log_std", 1.0))
+    assert efficient.as_published(models.efficient_vdvae_faces1024()).head.beta == 0.4
 
 
-@pytest.mark.parametrize("code", PRESETS)
-def test_block_strings_of_presets(code: str) -> None:
+def test_block_strings_of_presets() -> None:
     """They are written as they are read."""
-    if code == "vdvae":
-        for preset in PRESETS[code].values():
-            model = preset.make()
-            ups, downs = up_stages(up_string(model.ups), 1), down_stages(down_string(model.downs), 1)
-            assert [(s.side, s.blocks, s.pool) for s in ups] == [(s.side, s.blocks, s.pool) for s in model.ups]
-            assert [(s.side, s.blocks, s.mixes_in) for s in downs] == [
-                (s.side, s.blocks, s.mixes_in) for s in model.downs
-            ]
+    for preset in vdvae.PRESETS.values():
+        model = preset.model()
+        ups, downs = up_stages(up_string(model.ups), 1), down_stages(down_string(model.downs), 1)
+        assert [(s.side, s.blocks, s.pool) for s in ups] == [(s.side, s.blocks, s.pool) for s in model.ups]
+        assert [(s.side, s.blocks, s.mixes_in) for s in downs] == [(s.side, s.blocks, s.mixes_in) for s in model.downs]
 
 
-def test_a_file_with_two_blocks_fewer(said: Said) -> None:
-    """As the published FFHQ-1024: the blocks are named, and with --enc-blocks it is read all the same."""
+def test_a_file_with_two_blocks_fewer(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the published FFHQ-1024: the blocks are named, and with --enc-blocks the file is read."""
     more = smallest().clone(ups=up_stages("4x2,4d4,1x1", 4))
     np.savez("weights.npz", **weights_of(smallest()))
-    PRESETS["vdvae"]["more"] = Preset(lambda: more, "data.npz")  # type: ignore[index]
+    monkeypatch.setitem(vdvae.PRESETS, "more", Preset(lambda: more, "two blocks more", "data.npz"))
     error = said("import", "vdvae", "weights.npz", "--preset", "more")
     assert "2 blocks encoder.enc_blocks.*, the configuration 4 (3 at 4, 1 at 1)" in error
     assert "encoder.enc_blocks.2, encoder.enc_blocks.3 missing" in error
     assert "--enc-blocks 4x2,4d4,1x1 --dec-blocks 1x1,4m1" in error and not Path("runs").exists()
-    cli.main(["import", "vdvae", "weights.npz", "--preset", "more", "--enc-blocks", "4d4,1x1"])
+    main(["import", "vdvae", "weights.npz", "--preset", "more", "--enc-blocks", "4d4,1x1"])
     experiment, _, _ = open_variables(Path("runs/vdvae_more"))
-    assert experiment.model == as_published(smallest())
+    assert experiment.model == vdvae.as_published(smallest())
 
 
 def test_another_preset_names_the_blocks(said: Said) -> None:
@@ -192,7 +189,7 @@ def test_another_preset_names_the_blocks(said: Said) -> None:
     assert "have width 16 and 3x3 kernels" in error and "decoder.gain is (1, 16, 1, 1), not (1, 384, 1, 1)" in error
     np.savez("other.npz", **of_efficient("shared", "jax"))
     error = said("import", "efficient_vdvae", "other.npz", "--preset", "colour")
-    assert "it has 3 blocks bottom_up, the configuration 4 on the way up" in error
+    assert "it has 3 bottom-up blocks, the configuration 4" in error
     assert "missing" in error and "top_down.block_down_level_0_0" in error
     assert "--structure file" in error
 
@@ -216,7 +213,8 @@ def test_every_odd_array_is_named(tree: str, said: Said) -> None:
 def test_both_trees_of_efficient_vdvae(tree: str, structure: Any) -> None:
     """By the preset, or by what the file has; the model is the same."""
     given = of_efficient("colour", tree)
-    model, variables = published("efficient_vdvae", given, "colour", structure=structure)
+    options = efficient.EfficientVDVAEOptions(structure=structure)
+    model, variables = efficient.read(given, efficient.PRESETS["colour"], options)
     expected, same = efficient.efficient_vdvae(given)
     assert model == expected == EFFICIENT["colour"]
     equal(variables, same)
@@ -232,11 +230,11 @@ def test_a_flax_checkpoint_has_averaged_and_plain_weights(said: Said) -> None:
         found = read_arrays(Path("checkpoint_7"), weights)
         assert (found.kind, found.entry) == ("msgpack", "params" if weights == "plain" else "ema_params")
         np.testing.assert_equal(dict(found.arrays), expected)
-    cli.main(["import", "efficient_vdvae", "checkpoint_7", "--preset", "shared", "--weights", "plain"])
+    main(["import", "efficient_vdvae", "checkpoint_7", "--preset", "shared", "--weights", "plain"])
     experiment, variables, _ = open_variables(Path("runs/efficient_vdvae_shared"))
     assert experiment.model == EFFICIENT["shared"]
     equal(jax.device_get(variables), jax.device_get(efficient.efficient_vdvae(plain)[1]))
     Path("checkpoint_8").write_bytes(msgpack_serialize({"step": 7, "params": nested(plain)}))
-    assert "--weights ema: there is none in checkpoint_8, which has params" in said(
+    assert "--weights ema: there are none in checkpoint_8, which has params" in said(
         *("import", "efficient_vdvae", "checkpoint_8", "--preset", "shared", "--weights", "ema", "--folder", "other")
     )

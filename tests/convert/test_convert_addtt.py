@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.golden_weights import recorded
+from support.state_dicts import of_addtt
 
 from hvae_jax.convert import addtt
+from hvae_jax.convert.converter import Preset
 from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, LogisticMixture
 from hvae_jax.models import ConvLadderVAE
 from hvae_jax.networks.activations import leaky_relu
@@ -37,30 +39,6 @@ PLAIN = ConvLadderVAE(
 def published() -> dict[str, np.ndarray]:
     """The recorded state dict."""
     return recorded("ladder_addtt_tiny", "param/") | recorded("ladder_addtt_tiny", "buffer/")
-
-
-def state_dict(model: ConvLadderVAE, drops: bool = True) -> dict[str, np.ndarray]:
-    """Random arrays of the names and shapes that the public code has in a model's configuration.
-
-    Args:
-      drops: whether its blocks have dropout, which their layers are numbered by.
-    """
-    rng = np.random.default_rng(0)
-    key = jax.random.key(0)
-    template = jax.eval_shape(model.init, key, jnp.zeros((1, *model.image)), key)
-    leaves = jax.tree_util.tree_leaves_with_path(template)
-    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-    parameters = model.likelihood.parameters
-    arrays = {
-        name: rng.normal(size=entry.expected(shapes[entry.path])).astype(np.float32)
-        for name, entry in addtt._table(model, drops, parameters)
-    }
-    for name in [name for name in arrays if name.endswith("running_mean")]:
-        arrays[name.replace("running_mean", "num_batches_tracked")] = np.int64(7)
-    if not model.learn_top_prior:
-        shape = (1, 2 * model.latents[0], *model.top_shape)
-        arrays[f"top_down_layers.{model.num_levels - 1}.top_prior_params"] = np.zeros(shape, np.float32)
-    return arrays
 
 
 def with_block(**settings: Any) -> ConvLadderVAE:
@@ -87,7 +65,7 @@ def with_block(**settings: Any) -> ConvLadderVAE:
 def test_the_configuration_is_read_off(model: ConvLadderVAE, drops: bool, form: str, nonlin: str) -> None:
     """There and back: names and shapes of a configuration give that configuration."""
     form = "discr_log_mix" if form == "mix" else form
-    arrays = state_dict(model, drops)
+    arrays = of_addtt(model, drops)
     got, variables = addtt.ladder_vae(arrays, model.image[:2], form, nonlin)
     assert got == model
     kernel = arrays["top_down_layers.0.stochastic.conv_out.weight"]
@@ -99,7 +77,7 @@ def test_the_configuration_is_read_off(model: ConvLadderVAE, drops: bool, form: 
 def test_a_gaussian_is_in_our_units() -> None:
     """Theirs gives means of all channels and then log variances, ours a mean and a log standard deviation each."""
     model = PLAIN.clone(likelihood=Gaussian(bound=None), image=(8, 8, 3))
-    arrays = state_dict(model)
+    arrays = of_addtt(model)
     readout = addtt.ladder_vae(arrays, (8, 8), "gaussian")[1]["params"]["readout"]
     weight, bias = (arrays[f"likelihood.parameter_net.{name}"] for name in ("weight", "bias"))
     np.testing.assert_array_equal(readout["bias"][0::2], bias[:3])
@@ -125,15 +103,49 @@ def test_dropout_is_taken_where_there_is_any() -> None:
     """Its share is said; blocks without have none."""
     assert addtt.ladder_vae(published(), (28, 28), "bernoulli", dropout=0.3)[0].block.dropout == 0.3
     model = with_block(order="bacdbac", dropout=0.0)
-    assert addtt.ladder_vae(state_dict(model, False), (12, 8), "bernoulli", dropout=0.3)[0].block.dropout == 0.0
+    assert addtt.ladder_vae(of_addtt(model, False), (12, 8), "bernoulli", dropout=0.3)[0].block.dropout == 0.0
 
 
 def test_a_prior_that_is_not_learned_tells_the_size() -> None:
     """Nothing else does, where all latents are maps."""
-    arrays = state_dict(PLAIN.clone(learn_top_prior=False))
+    arrays = of_addtt(PLAIN.clone(learn_top_prior=False))
     assert not addtt.ladder_vae(arrays, (12, 8), "bernoulli")[0].learn_top_prior
     with pytest.raises(ValueError, match=r"top_prior_params is \(1, 4, 2, 1\), but with image=\(40, 40\)"):
         addtt.ladder_vae(arrays, (40, 40), "bernoulli")
+
+
+# the large ones take half a minute to trace
+SLOW = {name: pytest.mark.slow for name in addtt.PRESETS if name != "mnist_3"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in addtt.PRESETS])
+def test_presets(name: str) -> None:
+    """A file of each published configuration is read as its preset, with the likelihood of that code."""
+    preset = addtt.PRESETS[name]
+    model = preset.model()
+    if name.startswith("mnist"):
+        model = model.clone(likelihood=Bernoulli(form="of_p"))
+    assert addtt.read(of_addtt(model, real=False), preset)[0] == model
+
+
+def test_a_preset_and_options() -> None:
+    """Options replace what no weight tells; a file of another configuration than the preset's is refused."""
+    arrays, preset = of_addtt(PLAIN), Preset(lambda: PLAIN.clone(likelihood=Bernoulli()), "small", None)
+    assert addtt.read({f"module.{name}": value for name, value in arrays.items()}, preset)[0] == PLAIN
+    found, _ = addtt.read(arrays, preset, addtt.AddttOptions(nonlin="selu", dropout=0.1))
+    assert (found.block.activation, found.block.dropout) == (jax.nn.selu, 0.1)
+    with pytest.raises(ValueError, match=r"skip is False, not True.*Without --preset"):
+        addtt.read(of_addtt(PLAIN.clone(skip=False)), preset)
+    with pytest.raises(ValueError, match=r"parameter_net\.weight is \(1, 4, 3, 3\), not \(2, 4, 3, 3\)"):
+        addtt.read(arrays, preset, addtt.AddttOptions(likelihood="gaussian"))
+
+
+def test_without_a_preset() -> None:
+    """Size of x and likelihood have to be given."""
+    arrays = of_addtt(PLAIN)
+    assert addtt.read(arrays, None, addtt.AddttOptions(image=(12, 8), likelihood="bernoulli"))[0] == PLAIN
+    with pytest.raises(ValueError, match="give --image HEIGHT WIDTH and --likelihood, or --preset"):
+        addtt.read(arrays, None, addtt.AddttOptions(image=(12, 8)))
 
 
 def without(name: str) -> Callable[[dict], dict]:

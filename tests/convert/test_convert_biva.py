@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.state_dicts import of_biva
 
 from hvae_jax.convert import biva
+from hvae_jax.convert.converter import Preset
+from hvae_jax.convert.state_dict import template_of
 from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture
 from hvae_jax.models import BIVA, GatedLadderVAE
 from hvae_jax.models.biva import Stage
 
-KEY = jax.random.key(0)
 VECTORS = (Stage(2, ((4, 3, 1), (4, 3, 2))), Stage(3, ((4, 5, 1), (4, 5, 2))))
 MAPS = (Stage(2, ((4, 3, 1), (4, 3, 2)), 2), Stage(3, ((4, 5, 2),), 4))
 PUBLISHED: dict[str, Any] = {"head": ScaleHead("softplus_log_var"), "clamp": None}
@@ -31,32 +33,17 @@ MODELS = {
 }
 
 
-def shapes_of(model: BIVA | GatedLadderVAE) -> Any:
-    """Its variables, as shapes."""
-    return jax.eval_shape(model.init, KEY, jnp.zeros((1, *model.image)), KEY)
-
-
-def state_dict_of(model: BIVA | GatedLadderVAE) -> dict[str, np.ndarray]:
-    """One of random numbers, as that code would have it."""
-    leaves = jax.tree_util.tree_leaves_with_path(shapes_of(model))
-    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
-    rng = np.random.default_rng(0)
-    made = {name: rng.normal(size=e.expected(shapes[e.path])) for name, e in biva.table(model).items()}
-    made["projection.1.initialized"] = np.array(True)
-    return {name: value.astype(np.float32) for name, value in made.items()}
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_the_model_is_read_off(name: str) -> None:
     """From names and shapes alone; every array finds its place."""
-    model, variables = biva.deep_vae(state_dict_of(MODELS[name]), (8, 8))
+    model, variables = biva.deep_vae(of_biva(MODELS[name]), (8, 8))
     assert model == MODELS[name]
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, shapes_of(model))
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, template_of(model))
 
 
 def test_layouts() -> None:
     """Kernels of convolutions, transposed ones, and linear layers of and to maps that were flattened there."""
-    arrays = state_dict_of(MODELS["vectors"])
+    arrays = of_biva(MODELS["vectors"])
     params = biva.deep_vae(arrays, (8, 8))[1]["params"]
     conv = arrays["stages.0.q_bu_convs.layers.0.conv1.conv.weight_v"]
     np.testing.assert_array_equal(params["up1_bu"]["block_0"]["conv1"]["kernel"], conv.transpose(2, 3, 1, 0))
@@ -73,7 +60,7 @@ def test_layouts() -> None:
 def test_what_no_weight_tells() -> None:
     """Said by the caller: strides other than 2, zeros around x, dropout, activations, another likelihood."""
     model, _ = biva.deep_vae(
-        state_dict_of(BIVA((10, 10, 1), (Stage(2, ((4, 3, 3),)),), pad=1)),
+        of_biva(BIVA((10, 10, 1), (Stage(2, ((4, 3, 3),)),), pad=1)),
         (10, 10),
         Bernoulli(1e-7),
         strides=((3,),),
@@ -91,7 +78,7 @@ def test_what_no_weight_tells() -> None:
 
 def test_without_weight_norm() -> None:
     """A plain weight is a direction, its norm the gain."""
-    arrays = state_dict_of(MODELS["one_stage"])
+    arrays = of_biva(MODELS["one_stage"])
     gains = [name for name in arrays if name.endswith("weight_g")]
     plain = {name: value for name, value in arrays.items() if name not in gains}
     for gain in gains:
@@ -106,7 +93,7 @@ def test_without_weight_norm() -> None:
 
 def test_buffers_and_what_leads_nowhere() -> None:
     """A top prior of zeros is N(0, I); the VAE of that code has a layer above the top."""
-    arrays = state_dict_of(MODELS["vae"])
+    arrays = of_biva(MODELS["vae"])
     more = {
         "stages.1.stochastic.prior": np.zeros(4),
         "stages.1.q_proj.linear.linear.weight_v": np.ones((16, 2)),
@@ -119,7 +106,7 @@ def test_buffers_and_what_leads_nowhere() -> None:
 
 def test_a_prior_that_is_not_learned_tells_the_size() -> None:
     """Of maps nothing else says what strides above 2, padding or another image make of them."""
-    arrays = state_dict_of(MODELS["maps"].clone(learn_top_prior=False))
+    arrays = of_biva(MODELS["maps"].clone(learn_top_prior=False))
     prior = {"stages.1.stochastic.prior": np.zeros((4, 2, 2), np.float32)}
     assert biva.deep_vae(arrays | prior, (8, 8))[0] == MODELS["maps"].clone(learn_top_prior=False)
     strided, _ = biva.deep_vae(arrays | prior, (16, 16), strides=((4,), (1, 2)))
@@ -131,7 +118,7 @@ def test_a_prior_that_is_not_learned_tells_the_size() -> None:
 
 def test_what_holds_a_state_dict() -> None:
     """What to take of it is said."""
-    arrays = state_dict_of(MODELS["vae"])
+    arrays = of_biva(MODELS["vae"])
     with pytest.raises(ValueError, match="take one of its 'model_state_dict'"):
         biva.deep_vae({"epoch": 3, "model_state_dict": arrays}, (8, 8))
     with pytest.raises(ValueError, match=r'begin with "module\."'):
@@ -140,7 +127,7 @@ def test_what_holds_a_state_dict() -> None:
 
 def test_everything_that_does_not_fit_is_named() -> None:
     """In one message: missing, not expected, of another shape."""
-    arrays = state_dict_of(MODELS["vectors"])
+    arrays = of_biva(MODELS["vectors"])
     missing = "stages.0.merge.aux_op.conv.weight_g"
     del arrays[missing]
     arrays["stages.0.bu_proj.linear.linear.bias"] = np.zeros(3)
@@ -169,8 +156,48 @@ def test_everything_that_does_not_fit_is_named() -> None:
 def test_refused(change: dict[str, Any], settings: dict[str, Any], said: tuple[str, ...]) -> None:
     """With what was given, what is allowed, what to do."""
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        biva.deep_vae(state_dict_of(MODELS["vectors"]) | change, **({"image": (8, 8)} | settings))
+        biva.deep_vae(of_biva(MODELS["vectors"]) | change, **({"image": (8, 8)} | settings))
     assert all(part in str(error.value) for part in said), error.value
+
+
+# the large ones take half a minute to trace
+SLOW = {name: pytest.mark.slow for name in biva.PRESETS if name != "mnist"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in biva.PRESETS])
+def test_presets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of each published configuration is read as its preset."""
+    monkeypatch.setattr(biva, "to_variables", lambda *_: {})  # up to 103 million numbers
+    preset = biva.PRESETS[name]
+    arrays = {f"module.{key}": value for key, value in of_biva(preset.model(), real=False).items()}
+    assert biva.read(arrays, preset)[0] == preset.model()
+
+
+def test_a_preset_and_options() -> None:
+    """Options replace what no weight tells; a file of another configuration than the preset's is refused."""
+    arrays, preset = of_biva(MODELS["maps"]), Preset(lambda: MODELS["maps"], "small", None)
+    assert biva.read(arrays, preset)[0] == MODELS["maps"]
+    options = biva.BIVAOptions(log_var_act="tanh", nonlinearity="relu", q_dropout=0.1)
+    found, _ = biva.read(arrays, preset, options)
+    assert (found.head, found.activation, found.q_dropout) == (ScaleHead("tanh_log_var"), jax.nn.relu, 0.1)
+    options = biva.BIVAOptions(image=(16, 16), strides=("4,2", "1"))
+    with pytest.raises(ValueError, match="stage 0 of the state dict has 1 blocks"):
+        biva.read(arrays, preset, options)
+    with pytest.raises(ValueError, match=r"--strides 1,x: one word for each stage"):
+        biva.read(arrays, preset, biva.BIVAOptions(strides=("1,x",)))
+    with pytest.raises(ValueError, match=r"merge_kernel is 3, not 5.*Without --preset") as error:
+        biva.read(of_biva(MODELS["maps"].clone(merge_kernel=3, conditional_bu=False)), preset)
+    assert "conditional_bu is False, not True" in str(error.value)
+    with pytest.raises(ValueError, match="it is a GatedLadderVAE, not a BIVA"):
+        biva.read(of_biva(MODELS["ladder"]), preset)
+
+
+def test_without_a_preset() -> None:
+    """Only the size of x has to be given."""
+    arrays = of_biva(MODELS["ladder"])
+    assert biva.read(arrays, None, biva.BIVAOptions(image=(8, 8)))[0] == MODELS["ladder"]
+    with pytest.raises(ValueError, match="give --image HEIGHT WIDTH, or --preset"):
+        biva.read(arrays, None)
 
 
 def test_another_code_altogether() -> None:

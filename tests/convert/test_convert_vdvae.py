@@ -146,7 +146,9 @@ def test_what_no_weight_tells() -> None:
         num_bits=5.0,  # as its settings write it
     )
     assert (model.head, model.residual_posterior) == (ScaleHead("log_std", 1.0), True)
-    assert model.likelihood == LogisticMixture(2, 32, 3, -14.0, "efficient_vdvae_5_bits", "exp", efficient.BETA)
+    assert model.likelihood == LogisticMixture(
+        2, 32, 3, -14.0, "efficient_vdvae_5_bits", ScaleHead("log_std", efficient.BETA)
+    )
 
 
 def test_efficient_vdvae_refused() -> None:

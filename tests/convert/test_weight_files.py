@@ -1,4 +1,4 @@
-"""Files of weights of every kind: what is refused and with which words, and that nothing in them is executed."""
+"""Files of weights in every format: what is refused, with which error, and that nothing in them is executed."""
 
 import os
 import pickle
@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from support.small_weights import DEC, ENC, Said, equal, golden, small_presets, smallest, weights_of, what_fails
 from support.state_dicts import of_efficient
 
-from hvae_jax.cli import main as cli
-from hvae_jax.convert import vdvae as deep
+from hvae_jax.cli.main import main
+from hvae_jax.convert import vdvae
 from hvae_jax.convert.array_files import read_arrays
 from hvae_jax.experiment.reopen import open_variables
 
@@ -29,7 +29,7 @@ said = pytest.fixture(what_fails)
 
 
 def files() -> Mapping[str, bytes]:
-    """Files that will not do."""
+    """Damaged files and files without weights, by name."""
     save_file(golden(), "whole.safetensors")
     np.savez("whole.npz", **golden())
     np.savez("object.npz", encoder=np.array([{}], dtype=object))
@@ -79,19 +79,19 @@ def test_files_that_will_not_do(name: str, parts: list[str], said: Said) -> None
         (["vdvae", "w.npz"], ["--preset is one of cifar10, imagenet32"]),
         (["vdvae", "w.npz", "--preset", "cifar"], ["Unknown preset 'cifar'", "cifar10"]),
         (["vdvae", "w.npz", "--preset", "faces"], ["folder of pictures", "--data"]),
-        (["vdvae", "w.npz", "--preset", "tiny", "--structure", "file"], ["--enc-blocks"]),
-        (["vdvae", "w.npz", "--preset", "tiny", "--weights", "ema"], ["one set of weights", "Leave it out"]),
+        (["vdvae", "w.npz", "--preset", "tiny", "--data", "cifar"], ["Unknown data set 'cifar'", "cifar10"]),
+        (["vdvae", "w.npz", "--preset", "tiny", "--weights", "ema"], ["one set of weights", "Leave --weights out"]),
         (["vdvae", "w.npz", "--preset", "tiny", "--enc-blocks", "8y1"], ["does not parse", "'y'"]),
-        (["vdvae", "e.npz", "--preset", "tiny"], ["weights of efficient_vdvae, not of vdvae"]),
-        (["vdvae", "data.npz", "--preset", "tiny"], ["no weights of vdvae", "x_train"]),
-        (["efficient_vdvae", "w.npz", "--preset", "colour"], ["weights of vdvae, not of efficient_vdvae"]),
-        (["efficient_vdvae", "e.npz", "--preset", "colour", "--dec-blocks", "1x1"], ["--structure file"]),
         (
             ["efficient_vdvae", "e.npz", "--preset", "binary", "--structure", "file"],
             ["output_conv.bias is (20,), not (3,)"],
         ),
-        (["hvae_jax", "w.npz"], ["not written by `hvae export`"]),
-        (["hvae_jax", "w.npz", "--preset", "tiny"], ["--preset: a file of `hvae export` says that itself"]),
+        (
+            ["efficient_vdvae", "e.npz", "--preset", "binary", "--min-mol-logscale", "-9"],
+            ["Settings of the likelihood's scales", "Bernoulli"],
+        ),
+        (["biva", "w.npz", "--image", "8", "8"], ["Without a preset", "--data"]),
+        (["addtt", "w.npz", "--preset", "mnist"], ["Unknown preset 'mnist'", "mnist_3, mnist_6, mnist_12"]),
     ],
 )
 def test_hvae_import_says_what_is_wrong(arguments: list[str], parts: list[str], said: Said) -> None:
@@ -105,14 +105,14 @@ def test_hvae_import_says_what_is_wrong(arguments: list[str], parts: list[str], 
 
 def test_a_folder_with_a_run_is_refused(said: Said) -> None:
     np.savez("w.npz", **weights_of(smallest()))
-    cli.main(["import", "vdvae", "w.npz", "--preset", "smallest"])
+    main(["import", "vdvae", "w.npz", "--preset", "smallest"])
     before = Path("runs/vdvae_smallest/result.json").read_bytes()
     error = said("import", "vdvae", "w.npz", "--preset", "smallest")
     assert "runs/vdvae_smallest holds a run already. --overwrite" in error
     said("import", "vdvae", "nothing.npz", "--preset", "smallest", "--overwrite")
     assert Path("runs/vdvae_smallest/result.json").read_bytes() == before
-    cli.main(["import", "vdvae", "w.npz", "--preset", "smallest", "--overwrite"])
-    cli.main(["import", "vdvae", "w.npz", "--preset", "smallest", "--folder", "elsewhere"])
+    main(["import", "vdvae", "w.npz", "--preset", "smallest", "--overwrite"])
+    main(["import", "vdvae", "w.npz", "--preset", "smallest", "--folder", "elsewhere"])
     assert Path("elsewhere/settings.json").exists()
 
 
@@ -120,14 +120,14 @@ def test_a_folder_with_a_run_is_refused(said: Said) -> None:
 
 
 class Evil:
-    """A pickle of it runs a command when it is read."""
+    """Runs a command when its pickle is read."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("touch executed",)
 
 
 def test_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line that says what to install; a pickle is not read by any other way."""
+    """The error says what to install; the pickle is not read in any other way."""
     monkeypatch.setitem(sys.modules, "torch", None)
     Path("evil.th").write_bytes(pickle.dumps({"encoder.enc_blocks.0": Evil()}, protocol=2))
     with pytest.raises(ImportError, match=r"PyTorch is not installed: pip install 'hvae-jax\[torch\]'"):
@@ -136,7 +136,7 @@ def test_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_old_pytorch_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before 2.6 `weights_only` could be got around."""
+    """Before 2.6, `weights_only` did not keep a pickle from running code."""
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.5.1+cpu"))
     Path("evil.th").write_bytes(pickle.dumps({"a": Evil()}, protocol=2))
     with pytest.raises(ImportError, match=r"PyTorch 2.5.1\+cpu cannot keep a pickle from running code"):
@@ -187,8 +187,8 @@ def test_pytorch_files(said: Said) -> None:
     assert "one.th holds a Tensor, not arrays by name" in said("import", "vdvae", "one.th", "--preset", "tiny")
     torch.save(plain | {"lr": 0.1}, "odd.th")
     assert "lr (float)" in said("import", "vdvae", "odd.th", "--preset", "tiny")
-    cli.main(["import", "vdvae", "model.th", "--preset", "tiny"])
-    model, expected = deep.vdvae(golden(), ENC, DEC, 8, standardise=(120.63838, 64.16736))
+    main(["import", "vdvae", "model.th", "--preset", "tiny"])
+    model, expected = vdvae.vdvae(golden(), ENC, DEC, 8, standardise=(120.63838, 64.16736))
     experiment, variables, _ = open_variables(Path("runs/vdvae_tiny"))
     assert experiment.model == model
     equal(jax.device_get(variables), jax.device_get(expected))

@@ -1,4 +1,4 @@
-"""A trace made by hand, as numbers in NumPy and as what a model would answer: what objectives are held against."""
+"""A trace made by hand, in NumPy and as a model would return it: the reference of the tests of objectives."""
 
 from typing import Any
 
@@ -9,10 +9,7 @@ from jax import Array
 
 from hvae_jax.distributions import Normal
 from hvae_jax.likelihoods import GaussianRecord
-from hvae_jax.objectives import (
-    Batch,
-    Objective,
-)
+from hvae_jax.objectives import Batch, Objective
 from hvae_jax.trace import Level, Trace
 
 KEY = jax.random.key(0)
@@ -20,7 +17,7 @@ B = 4
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(B, 6)).astype(np.float32)
 NAMES = ("top", "map.0", "map.1")
-# A vector, and a run of two maps; two values below 0, as a log-ratio may have.
+# A vector, and a run of two maps; two values are below 0, as log-ratios can be.
 KLS = {"top": RNG.exponential(size=(B, 3)), "map": RNG.exponential(0.5, size=(2, B, 2, 2, 5))}
 KLS["top"][0, 0], KLS["map"][0, 1, 0, 0, 0] = -0.3, -0.2
 VARIABLES = {
@@ -34,7 +31,7 @@ LOG_PX = np.asarray(VARIABLES["log_px"], np.float64)
 
 
 def level_of(name: str, kl: Array, side: int, stacked: bool = False) -> Level:
-    """A level with this KL, and nothing else of interest."""
+    """A level with this KL; everything else in it is 0."""
     zeros = jnp.zeros_like(kl)
     axes = tuple(range(2 if stacked else 1, kl.ndim))
     return Level(
@@ -43,7 +40,7 @@ def level_of(name: str, kl: Array, side: int, stacked: bool = False) -> Level:
 
 
 def forward(variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
-    """The trace that the variables say: a top vector where they have one, then maps of 2 by 2."""
+    """The trace that the variables describe: a top vector if they have one, then maps of 2 by 2."""
     kl, mean = variables["kl"], variables["mean"]
     levels = (level_of("top", kl["top"], 1),) if "top" in kl else ()
     levels += (level_of("map", kl["map"], 2, stacked=True),)
@@ -60,5 +57,5 @@ def call(objective: Objective, step: int = 0, variables: Any = VARIABLES, state:
 
 
 def gradient(objective: Objective, step: int = 0, variables: Any = VARIABLES) -> Any:
-    """Of the loss in everything."""
+    """The gradient of the loss with respect to all variables."""
     return jax.grad(lambda variables: call(objective, step, variables)[0])(variables)

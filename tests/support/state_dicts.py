@@ -1,21 +1,29 @@
-"""State dicts of VDVAE's and Efficient-VDVAE's codes, with random numbers in the shapes that small models ask for."""
+"""State dicts as the public codes have them, with random numbers in the shapes of small models."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from hvae_jax.convert import addtt, biva, efficient_trees, vdvae
 from hvae_jax.convert import efficient_vdvae as efficient
-from hvae_jax.convert import vdvae as deep
 from hvae_jax.convert.efficient_trees import TREES
-from hvae_jax.convert.state_dict import Entry
+from hvae_jax.convert.state_dict import Entry, template_of
 from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture
-from hvae_jax.models import VDVAE, Down, EfficientVDVAE, Up, down_stages, up_stages
+from hvae_jax.models import (
+    BIVA,
+    VDVAE,
+    ConvLadderVAE,
+    Down,
+    EfficientVDVAE,
+    GatedLadderVAE,
+    Up,
+    down_stages,
+    up_stages,
+)
+from hvae_jax.runtime.trees import leaves_by_path
 
-KEY = jax.random.key(0)
 ENC, DEC = "8x1,8d2,4x2,4d4,1x1", "1x2,4m1,4x1,8m4"
 MODEL = VDVAE(
     image=(8, 8, 3),
@@ -45,10 +53,8 @@ EFFICIENT = {
 
 
 def arrays(model: Any, entries: Iterator[tuple[str, Entry]], real: bool = True) -> dict[str, np.ndarray]:
-    """A state dict of that code; not real ones take no memory."""
-    shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, *model.image)), KEY)
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    ours = {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+    """The arrays of a model by their public names; zeros that take no memory if they are not real."""
+    ours = {path: tuple(leaf.shape) for path, leaf in leaves_by_path(template_of(model)).items()}
     rng = np.random.default_rng(0)
 
     def one(entry: Entry) -> np.ndarray:
@@ -60,16 +66,38 @@ def arrays(model: Any, entries: Iterator[tuple[str, Entry]], real: bool = True) 
 
 def of_vdvae(model: VDVAE, real: bool = True) -> dict[str, np.ndarray]:
     """A state dict of VDVAE's code."""
-    return arrays(model, deep._entries(model), real)
+    return arrays(model, vdvae.entries(model), real)
 
 
 def of_efficient(name: str, tree: str) -> dict[str, np.ndarray]:
-    """One of Efficient-VDVAE's."""
-    return arrays(EFFICIENT[name], entries(EFFICIENT[name], TREES[tree]({})))
+    """A state dict of one of Efficient-VDVAE's trees."""
+    return arrays(EFFICIENT[name], efficient_trees.entries(EFFICIENT[name], TREES[tree]({})))
+
+
+def of_biva(model: BIVA | GatedLadderVAE, real: bool = True) -> dict[str, np.ndarray]:
+    """A state dict of BIVA's code, after its data-dependent initialisation."""
+    return arrays(model, biva.entries(model), real) | {"projection.1.initialized": np.array(True)}
+
+
+def of_addtt(model: ConvLadderVAE, drops: bool = True, real: bool = True) -> dict[str, np.ndarray]:
+    """A state dict of addtt's Ladder VAE.
+
+    Args:
+      drops: whether its blocks have dropout, which counts in the numbering of their layers.
+    """
+    made = arrays(model, addtt.entries(model, drops, model.likelihood.parameters), real)
+    for name in [name for name in made if name.endswith("running_mean")]:
+        made[name.replace("running_mean", "num_batches_tracked")] = np.int64(7)
+    prior, shape = f"top_down_layers.{model.num_levels - 1}.top_prior_params", (2 * model.latents[0], *model.top_shape)
+    if not model.learn_top_prior:
+        made[prior] = np.zeros((1, *shape), np.float32)
+    elif not real:
+        made[prior] = np.ones((1, *shape), np.float32)  # zeros would be a prior that is not learned
+    return made
 
 
 def nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """{"a.b": v} as {"a": {"b": v}}."""
+    """Nested mappings of names with dots: {"a": {"b": v}} of {"a.b": v}."""
     tree: dict[str, Any] = {}
     for name, value in flat.items():
         place = tree

@@ -1,0 +1,94 @@
+"""`Converter`: how the weights of one public code are read. `Preset`: one configuration that it published."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, Literal, TypeVar
+
+from hvae_jax.models import HVAE
+
+Options = TypeVar("Options")
+Binarise = Literal["dynamic", "static", "threshold"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A published configuration.
+
+    Attributes:
+      model: function that builds the model; its likelihood is exact, as in `hvae_jax.models`.
+      about: what was trained, in a few words for the help text.
+      data: name of the data set; None if it has none in `hvae_jax.data` and has to be given.
+      bits: bits kept of each pixel.
+      binarise: how grey values become binary, as in `Data`; None keeps them.
+    """
+
+    model: Callable[[], Any]
+    about: str
+    data: str | None
+    bits: int = 8
+    binarise: Binarise | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Converter(Generic[Options]):
+    """How the weights of one public code become a model and its variables.
+
+    Attributes:
+      code: name of the code on the command line and in result.json.
+      about: the code and its repository, for the help text.
+      marks: beginnings of array names that no other code has.
+      presets: the published configurations, by name.
+      options: type of the settings that a user may give: a frozen dataclass whose defaults change nothing.
+      read: function of (arrays by name, preset or None, options) that returns (model, variables). The model has the
+        likelihood that the code trains and measures, so that published numbers come out again. Raises ValueError for
+        arrays that do not fit, naming each.
+      untold: fields of the model that no weight tells, such as "block.dropout"; `hvae import` prints them.
+      needs_preset: whether files are read with a preset only; otherwise `read` takes None and reads the configuration
+        off the arrays.
+    """
+
+    code: str
+    about: str
+    marks: tuple[str, ...]
+    presets: Mapping[str, Preset]
+    options: type[Options]
+    read: Callable[[Mapping[str, Any], Preset | None, Options], tuple[HVAE, dict[str, Any]]]
+    untold: tuple[str, ...]
+    needs_preset: bool
+
+    def wrote(self, names: Iterable[str]) -> bool:
+        """Whether arrays of these names are weights of this code."""
+        # Training in parallel and checkpoints put "module." and the like before a name: a mark may begin any part.
+        return any(f".{mark}" in f".{name.replace('/', '.')}" for name in names for mark in self.marks)
+
+    def preset(self, name: str | None) -> Preset | None:
+        """The preset of this name, or None for no name. Raises ValueError, with all names, for one that is unknown."""
+        if name in self.presets:
+            return self.presets[name]
+        if name is None and not self.needs_preset:
+            return None
+        given = (
+            "The weights do not tell which configuration they are of" if name is None else f"Unknown preset {name!r}"
+        )
+        raise ValueError(f"{given}: --preset is one of {', '.join(self.presets)} for {self.code}.")
+
+
+def check_is_preset(found: HVAE, wanted: HVAE) -> None:
+    """Checks a model that was read off a file against the preset's.
+
+    Raises ValueError naming every field that differs, with both values.
+    """
+    if type(found) is not type(wanted):
+        odd = [f"it is a {type(found).__name__}, not a {type(wanted).__name__}"]
+    else:
+        pairs = {
+            field.name: (getattr(found, field.name), getattr(wanted, field.name))
+            for field in dataclasses.fields(found)
+            if field.name not in ("parent", "name")
+        }
+        odd = [f"{name} is {one}, not {other}" for name, (one, other) in pairs.items() if one != other]
+    if odd:
+        raise ValueError(
+            f"The file is of another configuration than the preset: {'; '.join(odd)}. Without --preset the "
+            "configuration is read off the file; --image and --data say then what no weight tells."
+        )
