@@ -2,8 +2,9 @@
 
     block(x) = x + gate(f(x))          gate(h) = a(v) sigmoid(g),  v and g the halves of a 1x1 convolution of h
 
-What f is, a string says: b batch norm, a activation, c convolution, d dropout. All channels count the same throughout.
-Source: the Ladder VAE of A. Dittadi (addtt/ladder-vae-pytorch), which has the gate's activation too.
+A string gives the layers of f in order: b batch norm, a activation, c convolution, d dropout. The number of channels is
+the same throughout.
+Source: the Ladder VAE of A. Dittadi (addtt/ladder-vae-pytorch), the activation in the gate included.
 """
 
 import collections
@@ -27,16 +28,16 @@ Maps = Float[Array, "batch rows columns channels"]
 
 @dataclasses.dataclass(frozen=True)
 class BlockStyle:
-    """What the residual blocks of a model are like.
+    """Settings of the residual blocks of a model.
 
     Attributes:
-      order: of the layers in f, letters of "bacd" as above; "bacdbacd", "bacdbac" and "cabdcabd" are known to work.
-      gated: whether f ends with the gate.
-      activation: of each a, and of the gate's value.
-      normalise: whether the batch norms are there.
-      dropout: the share of channels that each d sets to zero in training, whole maps at once; the others are scaled up.
+      order: layers of f, letters of "bacd" as above; "bacdbacd", "bacdbac" and "cabdcabd" are known to work.
+      gated: whether the gate follows f.
+      activation: activation of each a, and of the value in the gate.
+      normalise: whether there are batch norms; False skips each b.
+      dropout: probability with which each d sets a channel, a whole map, to 0 in training; the others are scaled up.
 
-    Raises ValueError for another letter, an order without a convolution, or a share outside [0, 1).
+    Raises ValueError for another letter, an order without a convolution, or a probability outside [0, 1).
     """
 
     order: str = "bacdbacd"
@@ -52,29 +53,29 @@ class BlockStyle:
                 'dropout, with one convolution at least, such as "bacdbacd".'
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"BlockStyle(dropout={self.dropout}): a share of the channels, from 0 to below 1.")
+            raise ValueError(f"BlockStyle(dropout={self.dropout}): a probability, from 0 to below 1.")
 
 
 def gate(
     h: Float[Array, "batch rows columns both"], activation: Callable[[Array], Array]
 ) -> Float[Array, "batch rows columns half"]:
-    """a(v) sigmoid(g), v and g the first and the second half of h's channels."""
+    """a(v) sigmoid(g), where v and g are the first and the second half of the channels of h."""
     value, opening = jnp.split(h, 2, axis=-1)
     return activation(value) * jax.nn.sigmoid(opening)
 
 
-def drop_channels(h: Maps, key: Key[Array, ""], share: float) -> Maps:
-    """h with that share of its maps set to zero, for each example anew, and the others divided by 1 - share."""
-    kept = jax.random.bernoulli(key, 1.0 - share, (h.shape[0], 1, 1, h.shape[-1]))
-    return h * (kept / (1.0 - share)).astype(h.dtype)
+def drop_channels(h: Maps, key: Key[Array, ""], probability: float) -> Maps:
+    """Sets each map of each example to 0 with this probability, and divides the others by 1 - probability."""
+    kept = jax.random.bernoulli(key, 1.0 - probability, (h.shape[0], 1, 1, h.shape[-1]))
+    return h * (kept / (1.0 - probability)).astype(h.dtype)
 
 
 class ResidualBlock(nn.Module):
     """x + gate(f(x)), `[B, H, W, C]` to the same shape.
 
     Attributes:
-      style: the settings.
-      dtype: what products and activations are computed in; None for what the parameters are.
+      style: layers and settings of the block.
+      dtype: dtype of products and activations; None is what the parameters have.
     """
 
     style: BlockStyle = BlockStyle()
@@ -101,14 +102,14 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualRun(nn.Module):
-    """Residual blocks one after the other, the first of which change the resolution before anything else.
+    """Residual blocks one after the other; a change of resolution comes before each of the first ones.
 
     Attributes:
-      blocks: how many.
-      resamplings: how many of them, the first ones, begin with a convolution of stride 2.
-      direction: "down" halves the resolution with it, "up" doubles it with a transposed one.
+      blocks: number of blocks.
+      resamplings: number of blocks, from the first, that a convolution of stride 2 precedes.
+      direction: "down" halves the resolution by it, "up" doubles it by a transposed one.
       style, dtype: as in `ResidualBlock`.
-      remat: whether each block is recomputed in the backward pass instead of remembered.
+      remat: whether the backward pass recomputes each block instead of keeping its activations.
     """
 
     blocks: int
@@ -134,10 +135,10 @@ class ResidualRun(nn.Module):
 
 
 class Merge(nn.Module):
-    """Two sets of maps into one: concatenated, a 1x1 convolution to as many channels as the second has, a block.
+    """Merges two sets of maps: concatenation, a 1x1 convolution to the number of channels of the second, a block.
 
     Attributes:
-      style: of the block, which is gated whatever it says; None leaves it out.
+      style: settings of the block, which is always gated; None leaves the block out.
       dtype: as in `ResidualBlock`.
     """
 

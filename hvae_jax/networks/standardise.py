@@ -11,12 +11,12 @@ from hvae_jax.networks.resample import TransposedConv
 
 
 def standardised(std: float = 0.1) -> Callable[..., Any]:
-    """What `nn.intercept_methods` takes, around the forward pass that initialises a model.
+    """An interceptor for `nn.intercept_methods` around the forward pass that initialises a model.
 
-    Convolution after convolution, with y its output and m, s the mean and standard deviation of a channel of it over
+    For each convolution in turn, with y its output and m, s the mean and standard deviation of a channel of y over
     examples and pixels: kernel <- kernel std/s, bias <- (bias - m) std/s, and the pass goes on with (y - m) std/s. The
-    pass should be one of training mode, so that batch norms in between do what they will do in training. How widely
-    the kernels were drawn drops out.
+    scale that the kernels were drawn with drops out. The pass should be in training mode, so that the batch norms in
+    between do what they will do in training.
     Source: Salimans & Kingma (2016), section 3, without weight norm; in addtt's Ladder VAE std is 0.1.
     """
 
