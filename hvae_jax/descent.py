@@ -6,7 +6,7 @@ the way down.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,17 @@ from jax.typing import ArrayLike
 from hvae_jax.distributions import Either, FromNoise, Latent, kl, sum_event
 from hvae_jax.trace import Level
 
-# A flow: forward(z0) -> (z, log |dz/dz0|), inverse(z) -> (z0, log |dz/dz0|), log-determinants elementwise [B, ...].
-Flow = tuple[Callable[[Array], tuple[Array, Array]], Callable[[Array], tuple[Array, Array]]]
+
+class Flow(NamedTuple):
+    """An invertible map of a latent, whose log-determinant is a sum over elements.
+
+    Attributes:
+      forward: z0 to (z, log |dz/dz0|), `[B, ...]` each, the second elementwise.
+      inverse: z to (z0, log |dz/dz0|), likewise.
+    """
+
+    forward: Callable[[Array], tuple[Array, Array]]
+    inverse: Callable[[Array], tuple[Array, Array]]
 
 
 @struct.dataclass
@@ -203,11 +212,10 @@ def propose(key: Array, q: Latent, pick: Pick, flow: Flow | None = None, *, name
     if flow is None:
         z = pick.place(z0)
         return Drawn(z, q, _density(q, z, name))
-    forward, inverse = flow
-    z, log_det = forward(z0)
+    z, log_det = flow.forward(z0)
     if pick.given is not None:
         z = pick.place(z)
-        z0, log_det = inverse(z)
+        z0, log_det = flow.inverse(z)
     return Drawn(z, q, _difference(_density(q, z0, name), log_det))
 
 

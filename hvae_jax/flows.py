@@ -1,15 +1,16 @@
-"""Inverse autoregressive flows: posteriors beyond a diagonal Gaussian, in one pass one way.
+"""Inverse autoregressive flows: posteriors richer than a diagonal Gaussian, in one network pass forwards.
 
-With m and s at each element of z from the elements before it, and from a context that the encoder gives, a step is
+An autoregressive network gives m and s for each element of z from the elements before it, and from a context that the
+encoder gives. A step is elementwise, since the Jacobian is triangular:
 
     "gate"        z' = g z + (1 - g) m,  g = sigmoid(s + 1.5)          log |dz'/dz| = log g
     "mean_only"   z' = z + m                                           0
     "published"   z' = (z - 0.1 m)/exp(0.1 s)                          -0.1 s
 
-elementwise, since the Jacobian is triangular. Forward is one pass of the network. The inverse has to know z_1 before
-z_2: it starts anywhere and repeats the step's own inverse, z <- T(z; z'), which makes one more element right each time,
-D passes at the most, and stops when a pass changes nothing. Its derivative is that of the solution, by the implicit
-function theorem, and not of the way there.
+Forwards it is one pass of the network. The inverse needs z_1 before z_2: it starts from any point and repeats the
+elementwise inverse of the step, z <- T^-1(z'; z), which makes one more element right each time. After D passes at most
+it is exact; it stops as soon as a pass changes nothing. Its derivative is that of the solution, by the implicit
+function theorem, not of the iterations.
 
 Source: Kingma et al. (2016), section 4 and algorithm 1; "published" is what their code for CIFAR-10 computes.
 """
@@ -25,23 +26,24 @@ from jaxtyping import Float
 
 from hvae_jax.descent import Flow
 from hvae_jax.networks.computing import widen
-from hvae_jax.networks.masked import MaskedLayers, check_order, evaluate
-from hvae_jax.records import check_choices
+from hvae_jax.networks.masked import MaskedLayers, apply_layers, check_order
+from hvae_jax.records import as_tuples, check_choices, check_sizes
 
 StepForm = Literal["gate", "mean_only", "published"]
 
-_OPEN = 1.5  # of the gate at s = 0: sigmoid(1.5) = 0.82 of z passes; the paper advises 1 to 2
+_OPEN = 1.5  # bias of the gate: at s = 0, sigmoid(1.5) = 0.82 of z passes; the paper advises 1 to 2
 
 
-def step(network: Callable[[Array], Array], form: StepForm) -> Flow:
-    """One step, from a network that gives each element's m and s, or m alone for "mean_only", from those before it.
+def autoregressive_step(network: Callable[[Array], Array], form: StepForm) -> Flow:
+    """One step of the flow.
 
     Args:
-      network: `[B, ..., C]` to `[B, ..., 2 C]`, m then s; to `[B, ..., C]` for "mean_only". Differentiable.
+      network: gives each element's m and s from the elements before it, `[B, ..., C]` to `[B, ..., 2 C]`, m then s; for
+        "mean_only" m alone, `[B, ..., C]`. Differentiable.
     """
 
     def terms(z: Array) -> tuple[Array, Array, Array]:
-        """z' = a z + b and log a, elementwise: (b, a, log a)."""
+        """b, a and log a of z' = a z + b, elementwise."""
         out = network(z)
         if form == "mean_only":
             return out, jnp.ones_like(z), jnp.zeros_like(z)
@@ -55,44 +57,45 @@ def step(network: Callable[[Array], Array], form: StepForm) -> Flow:
         return scale * z0 + shift, log_scale
 
     def inverse(z: Array) -> tuple[Array, Array]:
-        def back(z0: Array) -> Array:
+        def invert_at(z0: Array) -> Array:
+            """Inverts the affine map that the network gives at z0."""
             shift, _, log_scale = terms(z0)
             return (z - shift) * jnp.exp(-log_scale)
 
-        z0 = triangular_fixed_point(back, z)
+        z0 = triangular_fixed_point(invert_at, z)
         return z0, terms(z0)[2]
 
-    return forward, inverse
+    return Flow(forward, inverse)
 
 
 def chain(flows: Sequence[Flow]) -> Flow:
-    """One after the other: log-determinants add, elementwise."""
+    """The flows one after the other; log-determinants add, elementwise."""
 
     def forward(z0: Array) -> tuple[Array, Array]:
         z, total = z0, jnp.zeros_like(z0)
-        for one, _ in flows:
-            z, log_det = one(z)
+        for flow in flows:
+            z, log_det = flow.forward(z)
             total = total + log_det
         return z, total
 
     def inverse(z: Array) -> tuple[Array, Array]:
         z0, total = z, jnp.zeros_like(z)
-        for _, one in reversed(flows):
-            z0, log_det = one(z0)
+        for flow in reversed(flows):
+            z0, log_det = flow.inverse(z0)
             total = total + log_det
         return z0, total
 
-    return forward, inverse
+    return Flow(forward, inverse)
 
 
 def triangular_fixed_point(function: Callable[[Array], Array], start: Array) -> Array:
-    """The z of z = function(z), where each element of function(z) depends on elements before it alone, in some order.
+    """Solves z = function(z), where each element of function(z) depends only on elements before it, in some order.
 
-    Exact after as many passes as an example has elements, D, or before that once nothing changes any more. What
-    overflows on the way is set to 0. Derivatives, in whatever `function` closes over, solve the linear system of the
-    same shape in the same way.
+    Exact after as many passes as an example has elements, D, or earlier if a pass changes nothing. Values that overflow
+    on the way are set to 0. Derivatives, with respect to whatever `function` closes over, solve a linear system of the
+    same triangular form by the same iteration.
     """
-    passes = start[0].size
+    passes = start[0].size  # D
 
     def solve(_: Callable[[Array], Array], guess: Array) -> Array:
         def again(state: tuple[Array, Array, Array]) -> Array:
@@ -108,7 +111,7 @@ def triangular_fixed_point(function: Callable[[Array], Array], start: Array) -> 
         return jax.lax.while_loop(again, once, (jnp.int32(0), guess, jnp.bool_(True)))[1]
 
     def solve_linear(matvec: Callable[[Array], Array], b: Array) -> Array:
-        """Of matvec = 1 - J, J nilpotent: x <- x + (b - matvec(x))."""
+        """Solves (1 - J) x = b, where matvec is 1 - J and J is nilpotent: x <- x + (b - matvec(x))."""
         tolerance = jnp.finfo(b.dtype).eps
 
         def again(state: tuple[Array, Array, Array]) -> Array:
@@ -129,15 +132,15 @@ def triangular_fixed_point(function: Callable[[Array], Array], start: Array) -> 
 
 
 class InverseAutoregressive(nn.Module):
-    """Steps over a map, the order reversed between them: rows, columns and channels.
+    """Steps over maps of latents; every second step has rows, columns and channels in the opposite order.
 
     Attributes:
-      steps: how many.
-      hidden: widths of the hidden layers of each step's network, multiples or divisors of z's channels.
-      form: of the steps.
-      size: of the kernels.
+      steps: number of steps.
+      hidden: widths of the hidden layers of each step's network, multiples or divisors of the number of channels of z.
+      form: form of the steps.
+      size: size of the kernels.
 
-    Raises ValueError for no steps, another form, or widths that z's channels do not divide.
+    Raises ValueError for no steps, another form, or widths that cannot keep the order of the channels of z.
     """
 
     steps: int = 1
@@ -146,44 +149,42 @@ class InverseAutoregressive(nn.Module):
     size: int = 3
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        as_tuples(self, "hidden")
         super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"InverseAutoregressive(steps={self.steps}): 1 or more.")
+        check_sizes(self, "steps")
         check_choices(self)
         check_order("InverseAutoregressive", 1, self.hidden, self.size)
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w channels"], context: Float[Array, "b h w width"] | None) -> Flow:
-        """The flow at a context of as many channels as the first hidden layer has.
+        """The flow given a context, which has as many channels as the first hidden layer.
 
         Args:
-          z: a draw that the flow starts from: its channels, and at initialisation its values, decide the weights.
+          z: a draw of the base: its channels and, at initialisation, its values decide the weights.
         """
         if context is not None and context.shape[-1] != self.hidden[0]:
             raise ValueError(
-                f"InverseAutoregressive: the context has {context.shape[-1]} channels, but joins a hidden layer of "
-                f"{self.hidden[0]}."
+                f"InverseAutoregressive: the context has {context.shape[-1]} channels, but is added to a hidden layer "
+                f"of {self.hidden[0]}."
             )
         flows: list[Flow] = []
+        heads = 1 if self.form == "mean_only" else 2
         for i in range(self.steps):
             odd = i % 2 == 1
-            seen = None if context is None else widen(_turned(context, odd, channels=False))
-            heads = 1 if self.form == "mean_only" else 2
-            layers = MaskedLayers(self.hidden, heads, self.size, name=f"step_{i}")(_turned(z, odd), seen)
+            # Channels of the context are units of a hidden layer: they are not in the order of those of z.
+            seen = None if context is None else widen(_reversed(context, odd, channels=False))
+            layers = MaskedLayers(self.hidden, heads, self.size, name=f"step_{i}")(_reversed(z, odd), seen)
 
             def network(z: Array, layers: tuple = layers, seen: Array | None = seen, odd: bool = odd) -> Array:
-                heads = jnp.split(
-                    evaluate(layers, _turned(z, odd), seen), 1 if self.form == "mean_only" else 2, axis=-1
-                )
-                return jnp.concatenate([_turned(head, odd) for head in heads], axis=-1)
+                outputs = jnp.split(apply_layers(layers, _reversed(z, odd), seen), heads, axis=-1)  # m, or m and s
+                return jnp.concatenate([_reversed(output, odd) for output in outputs], axis=-1)
 
-            flows.append(step(network, self.form))
-            if self.is_initializing():
-                z = flows[-1][0](z)[0]
+            flows.append(autoregressive_step(network, self.form))
+            if self.is_initializing():  # the next step's first batch is what this one makes of z
+                z = flows[-1].forward(z)[0]
         return chain(flows)
 
 
-def _turned(x: Array, odd: bool, *, channels: bool = True) -> Array:
-    """x in the opposite order of rows, columns and channels, if the step is an odd one."""
+def _reversed(x: Array, odd: bool, *, channels: bool = True) -> Array:
+    """x with rows, columns and channels in the opposite order if the step is an odd one."""
     return jnp.flip(x, (1, 2, 3) if channels else (1, 2)) if odd else x

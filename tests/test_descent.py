@@ -12,7 +12,7 @@ from support.toys import Scanned, coupling
 
 from hvae_jax.descent import Drawn, Pick, draw, picks, propose, stack
 from hvae_jax.distributions import Normal, kl
-from hvae_jax.networks.mlp import Linear
+from hvae_jax.networks.mlp import Dense
 
 pytestmark = pytest.mark.leg
 
@@ -151,7 +151,7 @@ def in_a_loop(model: Scanned, params: dict, x: jax.Array, choices: tuple[Pick, .
 
     def linear(name: str, h: jax.Array, tree: dict) -> jax.Array:
         kernel = tree[name]["kernel"]
-        return Linear(kernel.shape[-1]).apply({"params": tree[name]}, h)
+        return Dense(kernel.shape[-1]).apply({"params": tree[name]}, h)
 
     def head(h: jax.Array) -> Normal:
         mean, log_std = jnp.split(h, 2, -1)

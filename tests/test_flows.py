@@ -13,7 +13,7 @@ from support.cases import jitter
 
 from hvae_jax.descent import Pick, propose
 from hvae_jax.distributions import Normal
-from hvae_jax.flows import InverseAutoregressive, StepForm, chain, step
+from hvae_jax.flows import InverseAutoregressive, StepForm, autoregressive_step, chain
 
 KEY = jax.random.key(0)
 FORMS: tuple[StepForm, ...] = ("gate", "mean_only", "published")
@@ -22,7 +22,7 @@ SHAPE = (2, 3, 2)
 
 @functools.cache
 def made(form: StepForm, steps: int = 2) -> tuple[InverseAutoregressive, Any, Array, Array]:
-    """A flow over 2x3 maps of two channels, variables far from their initial values, a z and a context."""
+    """A flow over 2x3 maps of two channels, its variables well away from where they start, a z and a context."""
     rng = np.random.default_rng(0)
     z = jnp.asarray(rng.normal(size=(3, *SHAPE)), jnp.float32)
     context = jnp.asarray(rng.normal(size=(3, 2, 3, 4)), jnp.float32)
@@ -39,15 +39,15 @@ def init(flow: InverseAutoregressive, z: Array, context: Array | None) -> Any:
 def maps(form: StepForm, steps: int = 2) -> tuple[Any, Any, Array]:
     """Forward and inverse, compiled, and z."""
     flow, variables, z, context = made(form, steps)
-    forward = jax.jit(lambda z: flow.apply(variables, z, context)[0](z))
-    return forward, jax.jit(lambda z: flow.apply(variables, z, context)[1](z)), z
+    forward = jax.jit(lambda z: flow.apply(variables, z, context).forward(z))
+    return forward, jax.jit(lambda z: flow.apply(variables, z, context).inverse(z)), z
 
 
 @pytest.mark.leg
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_log_determinant_is_the_jacobians(form: StepForm, steps: int) -> None:
-    """log |det dz/dz0| per example; examples do not depend on each other; one step has a triangular Jacobian."""
+    """log |det dz/dz0| of each example, and no example moves another; with one step the Jacobian is triangular."""
     forward, _, z = maps(form, steps)
     jacobian = jax.jit(jax.jacfwd(lambda z: forward(z)[0]))(z)
     log_det = forward(z)[1]
@@ -66,7 +66,7 @@ def test_the_log_determinant_is_the_jacobians(form: StepForm, steps: int) -> Non
 @pytest.mark.leg
 @pytest.mark.parametrize("form", FORMS)
 def test_there_and_back(form: StepForm) -> None:
-    """The inverse recovers z0 with the same log-determinant, and the forward pass recovers z."""
+    """The inverse gives z0 again, with the same log-determinant, and the other way round."""
     forward, inverse, z0 = maps(form)
     z, log_det = forward(z0)
     again, same = inverse(z)
@@ -79,9 +79,9 @@ def test_there_and_back(form: StepForm) -> None:
 def test_an_inverse_of_many_passes() -> None:
     """Each element is shifted by twice the one before it: the inverse needs D passes, no fewer."""
     d = 40
-    flow = step(lambda z: 2.0 * jnp.concatenate([jnp.zeros((1, 1)), z[:, :-1]], axis=1), "mean_only")
+    flow = autoregressive_step(lambda z: 2.0 * jnp.concatenate([jnp.zeros((1, 1)), z[:, :-1]], axis=1), "mean_only")
     start = jnp.zeros((1, d)).at[0, 0].set(1.0)
-    np.testing.assert_array_equal(jax.jit(flow[1])(start)[0][0], (-2.0) ** np.arange(d, dtype=np.float32))
+    np.testing.assert_array_equal(jax.jit(flow.inverse)(start)[0][0], (-2.0) ** np.arange(d, dtype=np.float32))
 
 
 def test_overflow_between_passes_does_no_harm() -> None:
@@ -91,18 +91,18 @@ def test_overflow_between_passes_does_no_harm() -> None:
         before = jnp.concatenate([jnp.zeros((1, 1)), z[:, :-1]], axis=1)
         return jnp.concatenate([before, 400.0 * before], axis=1)
 
-    forward, inverse = step(network, "published")
+    forward, inverse = autoregressive_step(network, "published")
     z0 = jnp.full((1, 12), 0.05)
     np.testing.assert_allclose(jax.jit(inverse)(jax.jit(forward)(z0)[0])[0], z0, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_derivatives_of_the_inverse(form: StepForm) -> None:
-    """Derivatives of z0 and the log-determinant with respect to z and the weights agree with finite differences."""
+    """Of z0 and the log-determinant, with respect to z and to the weights: those of finite differences."""
     flow, variables, z, context = made(form, 2)
 
     def answer(params: Any, z: Array, context: Array) -> Array:
-        z0, log_det = flow.apply({"params": params}, z, context)[1](z)
+        z0, log_det = flow.apply({"params": params}, z, context).inverse(z)
         return (jnp.sin(z0) + 0.3 * log_det * z0).sum()
 
     rng = np.random.default_rng(2)
@@ -122,12 +122,14 @@ def test_the_gate_is_stable() -> None:
     """z', its log-determinant and gradients are finite at outputs of -1e4 and 1e4; at s = 0 the gate is over 0.8."""
 
     def answer(s: float) -> Array:
-        z, log_det = step(lambda z: jnp.concatenate([z * 0.0 + 1e4, z * 0.0 + s], -1), "gate")[0](jnp.ones((1, 3)))
+        flow = autoregressive_step(lambda z: jnp.concatenate([z * 0.0 + 1e4, z * 0.0 + s], -1), "gate")
+        z, log_det = flow.forward(jnp.ones((1, 3)))
         return z.sum() + log_det.sum()
 
     for s in (-1e4, 0.0, 1e4):
         assert all(jnp.isfinite(number) for number in jax.jit(jax.value_and_grad(answer))(s))
-    gate = math.exp(float(step(lambda z: jnp.zeros((1, 6)), "gate")[0](jnp.ones((1, 3)))[1][0, 0]))
+    flow = autoregressive_step(lambda z: jnp.zeros((1, 6)), "gate")
+    gate = math.exp(float(flow.forward(jnp.ones((1, 3)))[1][0, 0]))
     assert 0.8 < gate < 0.85
 
 
@@ -158,8 +160,8 @@ def test_chains_add_up() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: InverseAutoregressive(0), r"steps=0\): 1 or more"),
-        (lambda: InverseAutoregressive(form="affine"), "'gate', 'mean_only' or 'published'"),
+        (lambda: InverseAutoregressive(0), r"steps=0\): every size has to be"),
+        (lambda: InverseAutoregressive(form="affine"), "it has to be 'gate', 'mean_only' or 'published'"),
         (lambda: init(InverseAutoregressive(1, (6,)), jnp.zeros((1, 2, 2, 4)), None), "cannot be put in order"),
         (lambda: init(InverseAutoregressive(1, (4,)), *(jnp.zeros((1, 2, 2, 2)),) * 2), "context has 2 channels"),
     ],

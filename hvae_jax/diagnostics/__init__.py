@@ -1,4 +1,4 @@
-"""What a trained model does with its latents, from its traces: nats, per level, top first, with standard errors."""
+"""How a trained model uses its latents, measured on its traces: nats per level, top first, with standard errors."""
 
 from hvae_jax.diagnostics.anomaly import auroc as auroc
 from hvae_jax.diagnostics.anomaly import bound_above as bound_above
@@ -18,7 +18,6 @@ from hvae_jax.diagnostics.usage import standard_error as standard_error
 from hvae_jax.diagnostics.usage import usage as usage
 from hvae_jax.diagnostics.usage import used_units as used_units
 from hvae_jax.diagnostics.walks import from_noise as from_noise
-from hvae_jax.diagnostics.walks import images as images
 from hvae_jax.diagnostics.walks import interpolate as interpolate
 from hvae_jax.diagnostics.walks import level_by_level as level_by_level
 from hvae_jax.diagnostics.walks import noise_of as noise_of

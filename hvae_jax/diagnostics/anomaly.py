@@ -1,4 +1,4 @@
-"""What the upper levels alone say of x, and the likelihood ratio that finds data the model was not made for."""
+"""Bounds by the upper levels alone, and the likelihood ratio that detects out-of-distribution data."""
 
 from typing import Any
 
@@ -23,16 +23,16 @@ def bound_above(
     weighted: bool = False,
     temperature: float | Array = 1.0,
 ) -> Array:
-    """L^{>k}, nats, `[B]`: the bound with the k lowest latents drawn from their prior, given those above inferred.
+    """L^{>k}, nats, `[B]`: the bound whose k lowest latents are drawn from their prior and the others inferred from x.
 
-    k = 0 is the ELBO itself. Where a model's latents come in stages, as BIVA's do, k counts these.
+    k = 0 is the ELBO itself. In a model whose levels come in stages, as BIVA's do, k counts stages.
 
     Args:
-      k: how many levels, from below, x has no say in; may be traced, so that one compilation serves all.
-      draws: how many are averaged.
-      weighted: log of the mean of the importance weights instead of the mean of their logarithms.
-      temperature: of the k lowest. At 0 they are at their prior's mode, as in that paper's code: a score with less
-        noise, but no bound, and often above log p(x).
+      k: number of lowest levels drawn from their prior; may be traced, so that one compilation serves all.
+      draws: number of draws to average over.
+      weighted: whether to take the log of the mean importance weight instead of the mean of the log weights.
+      temperature: temperature of the k lowest. At 0 they are at the mode of their prior, as in the paper's code: a
+        score with less noise, but no bound, and often above log p(x).
     Source: Havtorn et al. (2021), equations 8 and 9.
     Raises ValueError for a k outside 0 to L, or no draws.
     """
@@ -43,6 +43,7 @@ def bound_above(
         raise ValueError(f"bound_above(k={k}): the model has {stages} {what}, so 0 to {stages}.")
     if draws < 1:
         raise ValueError(f"bound_above(draws={draws}): 1 or more are needed.")
+    # Stages to levels, `[L]`: temperature 1 for those that are inferred, where it has no part.
     inferred = np.repeat(np.arange(stages), sizes) < stages - jnp.asarray(k)
     temperatures = jnp.where(inferred, 1.0, temperature)
 
@@ -66,9 +67,9 @@ def likelihood_ratio(
     weighted: bool = False,
     temperature: float | Array = 1.0,
 ) -> Array:
-    """LLR^{>k} = L - L^{>k}, nats, `[B]`: how much more of x the k lowest levels explain. High is unusual.
+    """LLR^{>k} = L - L^{>k}, nats, `[B]`: what inferring the k lowest levels adds to the bound. High is unusual.
 
-    Args and errors as `bound_above`.
+    Args and errors as in `bound_above`.
     Source: Havtorn et al. (2021), equation 10.
     """
     whole = bound_above(model, variables, x, key, 0, draws, y, weighted)
@@ -76,10 +77,10 @@ def likelihood_ratio(
 
 
 def auroc(inside: ArrayLike, outside: ArrayLike) -> tuple[float, float]:
-    """Area under the ROC curve of a score that is higher outside, and its standard error.
+    """Area under the ROC curve of a score that is higher for `outside`, and its standard error.
 
     Source: Hanley & McNeil (1982), equation 1.
-    Raises ValueError where either side has fewer than two examples.
+    Raises ValueError for fewer than two scores on either side.
     """
     a, b = np.asarray(inside), np.asarray(outside)
     if min(len(a), len(b)) < 2:

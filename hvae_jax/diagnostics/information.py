@@ -1,4 +1,4 @@
-"""Mutual information of x and the latents under the posterior, I_q(x; z), by the aggregated posterior. Nats."""
+"""Mutual information of x and the latents under the posterior, I_q(x; z), from the aggregated posterior. Nats."""
 
 import dataclasses
 import math
@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.usage import standard_error
+from hvae_jax.distributions import Known
 from hvae_jax.trace import Model, Trace
 
 
@@ -19,14 +20,15 @@ from hvae_jax.trace import Model, Trace
 class Information:
     """I_q(x; z_l and all above it), one entry a level, top first: bounds from both sides, with standard errors.
 
-    The last entry is of all latents together. An entry is NaN where it cannot be had: the posterior of a level that
-    reads those below it (bottom-up inference) has no density of its own that can be computed.
+    The last entry is that of all latents together. Entries are NaN where q(z_l and all above | x) has no density that
+    can be computed: where one of these levels is `Known`, with all its mass on one value, or where the posterior of one
+    depends on levels below l (bottom-up inference) or on random numbers that a network draws.
 
     Attributes:
-      names: of the levels.
-      lower: E[log q(z | x) - log 1/N sum_j q(z | x_j)], N examples of which x is one; never above log N.
-      upper: the same with the sum over the N - 1 others.
-      rates: of each level and all above it, on the same draws: I <= R.
+      names: names of the levels.
+      lower: E[log q(z | x) - log 1/N sum_j q(z | x_j)], x among the N examples; at most log N.
+      upper: the same with the mean over the N - 1 others.
+      rates: rates of each level and all above it, on the same draws: I <= R.
       lower_error, upper_error, rates_error: standard errors over the examples whose latents were drawn.
       ceiling: log N.
     """
@@ -42,7 +44,7 @@ class Information:
 
     @property
     def to_prior(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of KL(q(z) || p(z)), the aggregated posterior against the prior, since R = I + KL: nats, top first."""
+        """Lower and upper bound of KL(q(z) || p(z)) of the aggregated posterior, as R = I + KL: nats, top first."""
         return self.rates - self.upper, self.rates - self.lower
 
 
@@ -57,17 +59,19 @@ def information(
 ) -> Information:
     """Estimates I_q(x; z) on N examples, cumulatively from the top.
 
-    log q(z | x_j) is the sum of the levels' log densities at one z, over all N examples for each of `draws` latents:
-    draws * N descents. With examples of a larger population both bounds hold in expectation, lower <= I <= upper; where
-    the N examples are all there is, `lower` is I itself.
+    log q(z | x_j) is a sum over levels, at each of `draws` latents for each of the N examples: draws * N descents. For
+    examples of a larger population both bounds hold in expectation, lower <= I <= upper; if the N examples are the
+    whole population, `lower` is I itself.
 
     Args:
-      x: `[N, *event]`; y: labels for a model with classes, that belong to x.
-      draws: how many of the examples have a latent drawn, the first ones; no more than N.
-      size: examples held in memory at once.
+      x: `[N, *event]`.
+      draws: number of examples, the first ones, for which latents are drawn; at most N.
+      y: labels `[N]`, for a model with classes.
+      size: number of examples held in memory at once.
     Source: Hoffman & Johnson (2016), "ELBO surgery", for R = I + KL; Poole et al. (2019), equations 12 and 13, for the
-      bounds with a known conditional density.
-    Raises ValueError for fewer than two examples, one draw, which has no standard error, or more draws than examples.
+      bounds.
+    Raises ValueError for fewer than two examples, for one draw, which has no standard error, and for more draws than
+    examples.
     """
     n = len(np.asarray(x))
     if n < 2:
@@ -96,11 +100,13 @@ def information(
     own = chain[:, rows, rows]
     lower = own - (_logsumexp(chain) - math.log(n))
     others = chain.copy()
-    others[:, rows, rows] = -np.inf
+    others[:, rows, rows] = -np.inf  # leaves x itself out of the sum
     upper = own - (_logsumexp(others) - math.log(n - 1))
     rates = np.cumsum(np.asarray(trace.rates, np.float64), axis=0)
 
-    hidden = ~_tractable(model, variables, first, trace.latents, key, few)
+    # The density of a Known level is 0 or 1, which log q = 0 at every given value does not say.
+    known = np.cumsum([isinstance(level.q, Known) for level in trace.unstack()]) > 0
+    hidden = known | ~_tractable(model, variables, first, trace.latents, key, few)
     for values in (lower, upper):
         values[hidden] = np.nan
     return Information(
@@ -117,7 +123,7 @@ def information(
 
 @partial(jax.jit, static_argnames="model")
 def _draw(model: Model, variables: Any, x: Array, key: Array, y: Array | None) -> Trace:
-    """One draw of all latents of each x."""
+    """One trace of each x; without its likelihood, which is not needed."""
     return model.apply(variables, x, key, y=y).replace(x_dist=None)
 
 
@@ -137,24 +143,29 @@ def _densities_jitted(model: Model, variables: Any, x: Array, latents: Any, key:
 
 
 def _tractable(model: Model, variables: Any, x: Any, latents: Any, key: Array, y: Any) -> np.ndarray:
-    """Whether log q of each level and of all above it depends on nothing below: `[L]`, by looking."""
+    """Whether log q of each level and all above it depends only on these levels and x: `[L]`, by trying.
+
+    The levels below are replaced, and so is the key, of which log q of given latents depends only where a network draws
+    random numbers.
+    """
+    other_key = jax.random.fold_in(key, 1)
     real = np.asarray(_log_q(model, variables, x, latents, key, y))
     free = []
     for level in range(len(latents)):
-        other = tuple(z if i <= level else jnp.roll(z, 1, axis=0) + 1.0 for i, z in enumerate(latents))
-        moved = np.asarray(_log_q(model, variables, x, other, key, y))
+        other = tuple(z if i <= level else jnp.roll(z, 1, axis=0) + jnp.ones_like(z) for i, z in enumerate(latents))
+        moved = np.asarray(_log_q(model, variables, x, other, other_key, y))
         free.append(np.array_equal(moved[: level + 1], real[: level + 1]))
     return np.array(free)
 
 
 @partial(jax.jit, static_argnames="model")
 def _log_q(model: Model, variables: Any, x: Array, latents: Any, key: Array, y: Array | None) -> Array:
-    """log q of each level at these latents: `[L, B]`."""
+    """log q of each level at the latents: `[L, B]`."""
     levels = model.apply(variables, x, key, y=y, latents=latents).unstack()
     return jnp.stack([level.log_q for level in levels])
 
 
 def _logsumexp(values: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """log sum exp over the last axis."""
     peak = values.max(-1, keepdims=True)
     return (peak + np.log(np.exp(values - peak).sum(-1, keepdims=True)))[..., 0]

@@ -1,4 +1,4 @@
-"""What a simple classifier finds in latents: labels, or whether they came from the posterior or the prior."""
+"""Accuracy of simple classifiers on latents: which label they have, or whether posterior or prior made them."""
 
 import dataclasses
 import math
@@ -9,12 +9,12 @@ from jax.typing import ArrayLike
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """A share of right answers.
+    """An accuracy with its standard error.
 
     Attributes:
-      value: between 0 and 1.
-      error: its standard error, sqrt(p (1 - p) / n).
-      chance: what always saying the most frequent answer gets.
+      value: fraction of right answers, 0 to 1.
+      error: standard error, sqrt(p (1 - p)/n).
+      chance: accuracy of always giving the most frequent answer.
     """
 
     value: float
@@ -28,13 +28,13 @@ def _accuracy(right: np.ndarray, chance: float) -> Accuracy:
 
 
 def linear_probe(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, test_y: ArrayLike | None) -> Accuracy:
-    """Accuracy on the test features of a logistic regression on the train features, both standardised.
+    """Test accuracy of a logistic regression from standardised features to labels.
 
     Args:
       train, test: `[N, *features]`, such as the posterior means of one level.
       train_y, test_y: `[N]` labels.
     Source: Alain & Bengio (2016).
-    Raises ValueError where labels or examples are missing, or labels all alike.
+    Raises ValueError if labels or examples are missing, or all labels are equal.
     """
     if train_y is None or test_y is None:
         raise ValueError("A probe needs labels, and this data has none in one of its splits.")
@@ -55,9 +55,9 @@ def linear_probe(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, t
 
 
 def two_samples(one: ArrayLike, other: ArrayLike) -> Accuracy:
-    """How well the nearest neighbour tells two sets apart: 1/2 where they have the same distribution, 1 where not.
+    """Accuracy of the nearest neighbour at telling two sets apart: 1/2 for the same distribution, up to 1.
 
-    Each of the 2n points asks the nearest of the others from which set it is.
+    Each of the 2n points is assigned to the set of the nearest other point.
     Source: Lopez-Paz & Oquab (2017), the 1-NN test.
     Raises ValueError unless both sets have the same number of points, 2 or more.
     """
@@ -68,5 +68,6 @@ def two_samples(one: ArrayLike, other: ArrayLike) -> Accuracy:
 
     points, label = np.concatenate([a, b]), np.repeat([0, 1], len(a))
     _, nearest = NearestNeighbors(n_neighbors=2).fit(points).kneighbors(points)
+    # Of two equal points the neighbour may come first, before the point itself.
     second = np.where(nearest[:, 0] == np.arange(len(points)), nearest[:, 1], nearest[:, 0])
     return _accuracy(np.equal(label[second], label), 0.5)

@@ -1,4 +1,4 @@
-"""How much of what a model has it uses: rates, distortion, and the units of each level. Nats, per level, top first."""
+"""How much of its latents a model uses: rates, distortion, and the units of each level. Nats per level, top first."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,16 +16,16 @@ from hvae_jax.trace import Level, Model
 
 @struct.dataclass
 class Usage:
-    """What each level says about each example of a set, means over the draws; tuples have one entry a level.
+    """Rates and posterior statistics of each example, averaged over draws; tuples have one entry a level.
 
     Attributes:
-      rates: `[L, B]`, KL per level and example, nats.
-      log_px: `[B]`, log p(x | z); minus it is the distortion.
-      posterior_means: `[B, units]` each: the mean of q.
-      unit_rates: `[B, units]` each: KL of each unit, nats; they add up to the rate. Of a level whose KL is of a joint
-        density, one unit, the level.
-      offsets: `[B, units]` each: (mean of q - mean of p) / standard deviation of p; `[B, 0]` where p has no standard
-        deviation, so that no unit of such a level counts as moving.
+      rates: `[L, B]`, KL of each level, nats.
+      log_px: `[B]`, log p(x | z), nats; the distortion is its negative.
+      posterior_means: `[B, units]` each: mean of q.
+      unit_rates: `[B, units]` each: KL of each unit, nats, which sum to the rate. A level whose KL is that of a joint
+        density has one unit, `[B, 1]`.
+      offsets: `[B, units]` each: (mean of q - mean of p)/standard deviation of p. `[B, 0]` for a p that is not made of
+        standard noise and has no such scale: no unit of that level counts as moving.
     """
 
     rates: Array
@@ -36,7 +36,7 @@ class Usage:
 
 
 def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 16, y: ArrayLike | None = None) -> Usage:
-    """Averages `draws` traces of x; memory does not grow with the draws.
+    """Averages over `draws` traces of x; memory does not grow with the number of draws.
 
     Raises ValueError for fewer than one draw, or no example.
     """
@@ -51,7 +51,7 @@ def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 1
         return Usage(
             trace.rates,
             trace.log_px,
-            tuple(_flat(level.q.mean) for level in levels),
+            tuple(_as_float(_flat(level.q.mean)) for level in levels),
             tuple(_flat(level.kl) for level in levels),
             tuple(_offset(level) for level in levels),
         )
@@ -59,27 +59,35 @@ def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 1
     def add(total: Usage, index: Array) -> tuple[Usage, None]:
         return jax.tree.map(jnp.add, total, one(index)), None
 
+    # A scan and not a vmap over the draws, so that one trace is in memory at a time.
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: one(jnp.int32(0))))
     total, _ = jax.lax.scan(add, zero, jnp.arange(draws))
     return jax.tree.map(lambda leaf: leaf / draws, total)
 
 
 def _flat(values: Array) -> Array:
+    """`[B, ...]` as `[B, units]`."""
     return values.reshape(values.shape[0], -1)
 
 
+def _as_float(values: Array) -> Array:
+    """Values in float32 at least: the mean of a `Known` level has the dtype of x, in which a sum may overflow."""
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
 def _offset(level: Level) -> Array:
+    """(mean of q - mean of p)/standard deviation of p, `[B, units]` or `[B, 0]`."""
     if not isinstance(level.p, FromNoise):
         return jnp.zeros((level.z.shape[0], 0), level.kl.dtype)
     return _flat((level.q.mean - level.p.mean) / level.p.std)
 
 
 def active_units(posterior_means: Sequence[ArrayLike], threshold: float = 0.01) -> list[int]:
-    """Units of each level, top first, whose posterior mean varies over the examples by more than `threshold`.
+    """Number of active units of each level: the variance of the posterior mean over examples exceeds `threshold`.
 
-    A_u = Var_x(E_q[u | x]) > 0.01. In a top-down model a lower level's posterior mean also moves with the levels
-    above it, so there the count says that something above is used, not that the unit itself is: `used_units` and
-    `moving_units` stand beside it.
+    A_u = Var_x(E_q[u | x]) > 0.01. In a top-down model the posterior mean of a lower level also moves with the levels
+    above it: there the count shows that something above is used, not that the unit itself is. `used_units` and
+    `moving_units` tell.
     Source: Burda et al. (2015), section 4.3.
     Raises ValueError for fewer than two examples, which cannot vary.
     """
@@ -88,18 +96,18 @@ def active_units(posterior_means: Sequence[ArrayLike], threshold: float = 0.01) 
 
 
 def used_units(unit_rates: Sequence[ArrayLike], threshold: float = 0.01) -> list[int]:
-    """Units of each level whose own KL, a mean over the examples, is above `threshold` nats.
+    """Number of units of each level whose own KL, averaged over the examples, exceeds `threshold` nats.
 
-    Raises ValueError without an example.
+    Raises ValueError for no example.
     """
     _check_examples("used_units", unit_rates, 1)
     return [int((np.asarray(rates).mean(axis=0) > threshold).sum()) for rates in unit_rates]
 
 
 def moving_units(offsets: Sequence[ArrayLike], threshold: float = 0.01) -> list[int]:
-    """Units of each level whose posterior moves against its prior: Var_x of the offset, in prior scales, > threshold.
+    """Number of units of each level whose posterior moves relative to its prior: Var_x(offset) > threshold.
 
-    The active units of Burda et al. for a model whose priors move by themselves.
+    The active units of Burda et al. for a model whose priors move too; an offset is in standard deviations of p.
     Raises ValueError for fewer than two examples, which cannot vary.
     """
     _check_examples("moving_units", offsets, 2)
@@ -107,16 +115,16 @@ def moving_units(offsets: Sequence[ArrayLike], threshold: float = 0.01) -> list[
 
 
 def _check_examples(owner: str, parts: Sequence[ArrayLike], least: int) -> None:
-    """Raises ValueError for fewer than `least` examples, of which there are as many in every part."""
+    """Raises ValueError for fewer than `least` examples in some part."""
     few = min((np.shape(part)[0] for part in parts), default=least)
     if few < least:
         raise ValueError(f"{owner} needs {least} examples or more, but there are {few}.")
 
 
 class UnitCounts:
-    """Active, used and moving units of a set that comes in parts: it keeps means and variances, not the examples.
+    """Counts active, used and moving units of a set that comes in parts, from running means and variances.
 
-    A very deep model has hundreds of thousands of units, so that a split's posteriors would not fit in memory.
+    A very deep model has hundreds of thousands of units: the posteriors of a whole split would not fit in memory.
     """
 
     def __init__(self, threshold: float = 0.01) -> None:
@@ -126,7 +134,7 @@ class UnitCounts:
         self._offsets: list[_Moments] = []
 
     def add(self, part: Usage, count: int | None = None) -> None:
-        """Takes the first `count` examples of a part; None takes all."""
+        """Adds the first `count` examples of a part; None adds all."""
         taken = ((self._means, part.posterior_means), (self._rates, part.unit_rates), (self._offsets, part.offsets))
         for moments, values in taken:
             while len(moments) < len(values):
@@ -135,27 +143,27 @@ class UnitCounts:
                 moment.add(np.asarray(value)[:count])
 
     def active(self) -> list[int]:
-        """What `active_units` says of all examples so far."""
+        """`active_units` of all examples so far."""
         return [int((moment.variance > self._threshold).sum()) for moment in self._means]
 
     def used(self) -> list[int]:
-        """What `used_units` says."""
+        """`used_units` of all examples so far."""
         return [int((moment.mean > self._threshold).sum()) for moment in self._rates]
 
     def moving(self) -> list[int]:
-        """What `moving_units` says."""
+        """`moving_units` of all examples so far."""
         return [int((moment.variance > self._threshold).sum()) for moment in self._offsets]
 
 
 class _Moments:
-    """Mean and variance over rows `[B, units]` that come in parts (Chan et al., 1983), in float64."""
+    """Running mean and variance over rows `[B, units]`, in float64, by the update of Chan et al. (1983)."""
 
     def __init__(self) -> None:
         self.count, self.mean, self._squares = 0, np.zeros(()), np.zeros(())
 
     def add(self, rows: np.ndarray) -> None:
         n, rows = len(rows), rows.astype(np.float64)
-        if n:
+        if n:  # a part may be padding alone
             total, mean = self.count + n, rows.mean(axis=0)
             apart = mean - self.mean
             self._squares = self._squares + ((rows - mean) ** 2).sum(axis=0) + apart**2 * self.count * n / total
@@ -168,12 +176,12 @@ class _Moments:
 
 
 def cumulative(rates: ArrayLike) -> np.ndarray:
-    """Rates of each level and all above it, `[L, B]` of `[L, B]`: what the top l levels say together."""
+    """Cumulative rates from the top, `[L, B]`: entry l is the rate of level l and all levels above it."""
     return np.cumsum(np.asarray(rates), axis=0)
 
 
 def standard_error(values: ArrayLike) -> np.ndarray:
-    """Of a mean over the last axis, `[...]` of `[..., n]`: sd / sqrt(n); NaN for one value."""
+    """Standard error of the mean over the last axis, `[..., n]` to `[...]`: sd/sqrt(n); NaN for n = 1."""
     values = np.asarray(values)
     n = values.shape[-1]
     if n < 2:
@@ -182,11 +190,11 @@ def standard_error(values: ArrayLike) -> np.ndarray:
 
 
 def bootstrap(count: Any, parts: Sequence[ArrayLike], resamples: int = 200, seed: int = 0) -> np.ndarray:
-    """Standard errors of what `count(parts)` says, over examples drawn anew with replacement.
+    """Standard errors of `count(parts)`, by resampling the examples with replacement.
 
     Args:
-      count: such as `active_units`: one number a level.
-      parts: one `[B, units]` a level.
+      count: gives one number a level, such as `active_units`.
+      parts: `[B, units]`, one a level.
     Raises ValueError for fewer than two examples.
     """
     _check_examples("bootstrap", parts, 2)

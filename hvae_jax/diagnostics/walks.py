@@ -1,4 +1,4 @@
-"""Ways through latent space, in the noise of each level: interpolation, traversals, levels one by one."""
+"""Walks through latent space, in the noise of each level: interpolation, traversal, reconstruction level by level."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,44 +10,32 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.distributions import FromNoise
-from hvae_jax.trace import Model
+from hvae_jax.trace import Model, Trace
 
 
 def noise_of(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> tuple[Array, ...]:
-    """eps_l = (z_l - mean) / std under the prior given the levels above, of latents drawn for x: one a level.
+    """Standard noise of latents drawn for x, one array a level: eps_l = (z_l - mean)/std under p(z_l | above).
 
-    For latents of the prior itself they are N(0, I), whatever the model.
-    Raises ValueError, naming the level, for a prior whose samples are no function of standard noise.
+    For latents of the prior itself it is N(0, I), whatever the model.
+    Raises ValueError, naming the level, for a prior whose samples are no function of standard normal noise.
     """
     noise = []
     for level in model.apply(variables, x, key, y=y).unstack():
         if not isinstance(level.p, FromNoise):
             raise ValueError(
                 f"Walks go through the noise of each level, but the prior of level {level.name!r}, a "
-                f"{type(level.p).__name__}, is not made of standard normal noise."
+                f"{type(level.p).__name__}, is no function of standard normal noise."
             )
         noise.append(level.p.to_noise(level.z))
     return tuple(noise)
 
 
-def from_noise(
-    model: Model, variables: Any, noise: Sequence[Array], key: Array, y: ArrayLike | None = None
-) -> tuple[Array, ...]:
-    """The latents that have this noise, in one descent: the inverse of `noise_of`."""
-    return model.apply(variables, key, len(noise[0]), y=y, noise=tuple(noise), method="decode").latents
+def from_noise(model: Model, variables: Any, noise: Sequence[Array], key: Array, y: ArrayLike | None = None) -> Trace:
+    """The trace, without x, of the latents with this noise: the inverse of `noise_of`, in one descent.
 
-
-def mean_of_noise(
-    model: Model, variables: Any, noise: Sequence[Array], key: Array, y: ArrayLike | None = None
-) -> Array:
-    """E[x | z] of the latents that have this noise, `[B, *event]`, in one descent."""
-    return model.apply(variables, key, len(noise[0]), y=y, noise=tuple(noise), method="decode").x_dist.mean
-
-
-def images(model: Model, variables: Any, latents: Sequence[Array], key: Array, y: ArrayLike | None = None) -> Array:
-    """E[x | z], `[B, *event]`."""
-    n = len(latents[0])
-    return model.apply(variables, key, n, y=y, latents=tuple(latents), method="decode").x_dist.mean
+    `.latents` are the latents, `.x_dist.mean` is E[x | z].
+    """
+    return model.apply(variables, key, len(noise[0]), y=y, noise=tuple(noise), method="decode")
 
 
 def interpolate(
@@ -60,16 +48,17 @@ def interpolate(
     levels: Sequence[bool] | None = None,
     y: ArrayLike | None = None,
 ) -> Array:
-    """From each x to another, `[B, steps, *event]`, along great circles in the noise of each level.
+    """Interpolates from each x to another, `[B, steps, *event]`, along great circles in the noise of each level.
 
-    A straight line would pass through noise that is too short; on a great circle it keeps its length.
+    On a great circle noise keeps its length; a straight line would pass through noise that is improbably short.
 
     Args:
-      steps: images of each way, its ends included.
+      steps: number of images from end to end, both included.
       levels: which levels move, top first; the others keep the noise of x. None moves all.
-      y: labels, the same along the way.
+      y: labels, the same for both ends.
     Source: White (2016), "Sampling Generative Networks", for the circles.
-    Raises ValueError for fewer than two steps, or as many entries of `levels` as the model has no levels.
+    Raises ValueError for fewer than two steps, if the number of entries of `levels` differs from the number of levels,
+    and as `noise_of` does.
     """
     if steps < 2:
         raise ValueError(f"interpolate(steps={steps}): 2 or more, the two ends.")
@@ -81,14 +70,15 @@ def interpolate(
     ways = []
     for t in jnp.linspace(0.0, 1.0, steps):
         eps = [_circle(a, b, t) if moves else a for a, b, moves in zip(*ends, moving, strict=True)]
-        ways.append(mean_of_noise(model, variables, eps, key_draw, y))
+        ways.append(from_noise(model, variables, eps, key_draw, y).x_dist.mean)
     return jnp.stack(ways, axis=1)
 
 
 def _circle(a: Array, b: Array, t: Array) -> Array:
-    """Spherical interpolation of each example's noise."""
-    flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    """Spherical interpolation of the noise of each example, t from 0 at a to 1 at b."""
+    flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)  # [B, units]
     cosine = (flat_a * flat_b).sum(1) / (jnp.linalg.norm(flat_a, axis=1) * jnp.linalg.norm(flat_b, axis=1))
+    # Clipped, because at an angle of 0 or pi the circle is not determined, and sin(angle) divides.
     angle = jnp.arccos(jnp.clip(cosine, -0.9999, 0.9999))[:, None]
     mixed = (jnp.sin((1 - t) * angle) * flat_a + jnp.sin(t * angle) * flat_b) / jnp.sin(angle)
     return mixed.reshape(a.shape)
@@ -104,12 +94,13 @@ def traverse(
     values: ArrayLike | Sequence[float],
     y: ArrayLike | None = None,
 ) -> Array:
-    """Images as the noise of one unit takes each value, all other noise as inferred: `[B, len(values), *event]`.
+    """E[x | z] as the noise of one unit takes each value and all other noise stays: `[B, len(values), *event]`.
 
     Args:
-      level: from the top, 0 first; unit: counted through the level's latent, flattened.
-      values: in standard deviations of the prior.
-    Raises ValueError for a level or unit that is not there.
+      level: index of the level from the top, the top is 0.
+      unit: index of the unit in the flattened latent of the level.
+      values: noise of the unit, in standard deviations of the prior.
+    Raises ValueError for a level or unit that does not exist, and as `noise_of` does.
     """
     noise = noise_of(model, variables, x, key, y)
     if not 0 <= level < len(noise):
@@ -121,7 +112,7 @@ def traverse(
     for value in jnp.asarray(np.asarray(values, float)):
         moved = flat.at[:, unit].set(value).reshape(noise[level].shape)
         eps = (*noise[:level], moved, *noise[level + 1 :])
-        ways.append(mean_of_noise(model, variables, eps, key, y))
+        ways.append(from_noise(model, variables, eps, key, y).x_dist.mean)
     return jnp.stack(ways, axis=1)
 
 
@@ -133,12 +124,12 @@ def level_by_level(
     y: ArrayLike | None = None,
     counts: ArrayLike | None = None,
 ) -> Array:
-    """Reconstructions from the top k levels, k = 0 to L, the rest at their prior's mode: `[B, L + 1, *event]`.
+    """Reconstructions from the top k levels, k = 0 to L, the rest at the mode of their prior: `[B, L + 1, *event]`.
 
-    Where a model's latents come in stages, these are what k counts, up to how many there are.
+    In a model whose levels come in stages, as BIVA's do, k counts stages.
 
     Args:
-      counts: `[K]`, these k alone: `[B, K, *event]`.
+      counts: `[K]`, the values of k: `[B, K, *event]`. None is all of them.
     """
     levels = model.num_levels
 

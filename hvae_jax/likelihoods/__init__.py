@@ -1,4 +1,4 @@
-"""Likelihoods p(x | z), a family a file; `base` says what they answer to."""
+"""Likelihoods p(x | z), one family in a file; `base`: what they have in common, `published`: scores of public codes."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from hvae_jax.likelihoods.quantised import QuantisedRecord as QuantisedRecord
 
 
 def for_data(dataset: Any) -> Likelihood:
-    """Suggests a likelihood for a `data.Dataset`: Bernoulli, Categorical(K) or Gaussian by its kind of value."""
+    """Suggests a likelihood for a `data.Dataset` by its kind of value: Bernoulli, Categorical(K) or Gaussian."""
     match dataset.kind.name:
         case "binary":
             return Bernoulli()

@@ -1,7 +1,6 @@
 """Binary data, or values in [0, 1] taken as probabilities."""
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,40 +10,42 @@ from jax import Array
 from jaxtyping import Float, Key, Num
 
 from hvae_jax.distributions import sum_event
-from hvae_jax.likelihoods.base import Likelihood, clip_log, describe
+from hvae_jax.likelihoods import published
+from hvae_jax.likelihoods.base import Likelihood, describe, softplus
 from hvae_jax.records import check_choices
-
-Form = Literal["exact", "of_p"]
 
 
 @struct.dataclass
 class BernoulliRecord:
-    """Independent Bernoulli variables. `logits`: `[B, *event]`, log p/(1 - p)."""
+    """Independent Bernoulli variables.
+
+    Attributes:
+      logits: `[B, *event]`, log p/(1 - p).
+      min_probability, form: as in `Bernoulli`; the defaults are exact.
+    """
 
     logits: Array
     min_probability: float = struct.field(pytree_node=False, default=0.0)
-    form: Form = struct.field(pytree_node=False, default="exact")
+    form: published.BernoulliForm = struct.field(pytree_node=False, default="exact")
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
-        """sum x log p + (1 - x) log(1 - p) with log p = -softplus(-logit); defined for x in [0, 1], nats.
+        """sum x log p + (1 - x) log(1 - p) = sum x logit - log(1 + e^logit), nats; defined for x in [0, 1].
 
         For 0 < x < 1 this is the cross-entropy that the field calls a Bernoulli bound, not a normalised density.
         """
         # One axis for the event: XLA's CPU backend fuses all of this with the matrix product that the logits come from,
         # and takes twenty times as long over an event of several axes.
         n = self.logits.shape[0]
-        x, logits = jnp.broadcast_to(x, self.logits.shape).reshape(n, -1), self.logits.reshape(n, -1)
+        x, logits = jnp.broadcast_to(x, self.logits.shape).reshape(n, -1), self.logits.reshape(n, -1)  # [B, D]
         if self.form == "of_p":
-            p = jax.nn.sigmoid(logits)
-            return sum_event(x * jnp.maximum(jnp.log(p), -100.0) + (1 - x) * jnp.maximum(jnp.log1p(-p), -100.0))
-        log_p = clip_log(-_softplus(-logits), self.min_probability)
-        log_not_p = clip_log(-_softplus(logits), self.min_probability)
-        if self.min_probability == 0.0:
-            return sum_event(x * logits + log_not_p)
-        return sum_event(x * log_p + (1 - x) * log_not_p)
+            return sum_event(published.bernoulli_of_p(x, logits))
+        if self.min_probability:
+            return sum_event(published.bernoulli_clipped(x, logits, self.min_probability))
+        log_not_p = -softplus(logits)
+        return sum_event(x * logits + log_not_p)  # x (log p - log(1 - p)) + log(1 - p)
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
-        """Zeros and ones, uint8, of the logits divided by the temperature; 0 gives the mode."""
+        """Zeros and ones, uint8, by the logits divided by the temperature; 0 gives the mode."""
         uniform = jax.random.uniform(key, self.logits.shape, self.logits.dtype)
         if isinstance(temperature, float) and temperature == 1.0:
             return (uniform < self.mean).astype(jnp.uint8)
@@ -62,26 +63,20 @@ class BernoulliRecord:
         return (self.logits > 0).astype(jnp.uint8)
 
 
-def _softplus(a: Array) -> Array:
-    """log(1 + e^a). Twice as fast as `jax.nn.softplus` on a CPU, which takes care of cases that do not arise here."""
-    return jnp.maximum(a, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(a)))
-
-
 @dataclasses.dataclass(frozen=True)
 class Bernoulli(Likelihood):
     """Binary data, or values in [0, 1] taken as probabilities.
 
     Attributes:
-      min_probability: clips probabilities to [min, 1 - min] inside log_prob. 0, the default, is exact; the article's
-        code has 1e-7.
-      form: "exact": log p and log (1 - p) of the logit. To score as public codes did, "of_p": of p as it is rounded,
-        and cut off at -100, which is what PyTorch's binary cross-entropy of a probability is.
+      min_probability: bound that probabilities are clipped to, [min, 1 - min], inside log_prob; 0 is exact.
+      form: "exact" scores by the logits. "of_p" scores the rounded probability, as PyTorch's binary cross-entropy does.
 
+    Both settings score as public codes do: `published.py`.
     Raises ValueError for another form, or "of_p" with clipped probabilities.
     """
 
     min_probability: float = 0.0
-    form: Form = "exact"
+    form: published.BernoulliForm = "exact"
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -103,7 +98,7 @@ class Bernoulli(Likelihood):
         return BernoulliRecord(h[..., 0], self.min_probability, self.form)
 
     def marginals(self, x: Array) -> Array:
-        """The logits of the means, which are cut to [0.001, 0.999], as in the code of Burda et al. (2015)."""
+        """Logits of the means over the examples, clipped to [0.001, 0.999] as in the code of Burda et al. (2015)."""
         p = jnp.clip(jnp.asarray(x, float).mean(0), 0.001, 0.999)
         return (jnp.log(p) - jnp.log1p(-p))[..., None]
 

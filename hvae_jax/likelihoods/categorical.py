@@ -1,4 +1,4 @@
-"""Whole numbers, one softmax an element."""
+"""Whole numbers, one softmax for each element."""
 
 import dataclasses
 from typing import Any
@@ -11,15 +11,16 @@ from jax import Array
 from jaxtyping import Float, Key, Num
 
 from hvae_jax.distributions import sum_event
-from hvae_jax.likelihoods.base import Likelihood, check_whole, clip_log
+from hvae_jax.likelihoods import published
+from hvae_jax.likelihoods.base import Likelihood, check_whole
 
 
 @jax.custom_jvp
 def _pick(logits: Array, index: Array) -> Array:
-    """logits[..., index], the index clipped to what there is.
+    """logits[..., index], the index clipped to the range there is.
 
-    A gather going forward; its derivative is written with a comparison, because a gather's own transpose is a scatter,
-    which is slow on a CPU and a TPU.
+    A gather forwards. The derivative is written as a comparison, because the transpose of a gather is a scatter, which
+    is slow on CPUs and TPUs.
     """
     return jnp.take_along_axis(logits, index[..., None], axis=-1, mode="clip")[..., 0]
 
@@ -33,25 +34,29 @@ def _pick_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tupl
 
 @struct.dataclass
 class CategoricalRecord:
-    """Independent categorical variables over 0..K-1. `logits`: `[B, *event, K]`, unnormalised."""
+    """Independent categorical variables over 0..K-1.
+
+    Attributes:
+      logits: `[B, *event, K]`, unnormalised.
+      min_probability: as in `Categorical`; the default is exact.
+    """
 
     logits: Array
     min_probability: float = struct.field(pytree_node=False, default=0.0)
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """sum_d log softmax(logits_d)[x_d], nats; -inf where a value is not one of 0..K-1."""
-        index = x.astype(jnp.int32)  # first of all: uint8 would compare with 256 as with 0
+        index = x.astype(jnp.int32)  # before any comparison: in uint8, 256 would be 0
         log_p = _pick(self.logits, index) - jax.nn.logsumexp(self.logits, axis=-1)
+        if self.min_probability:
+            log_p = published.clip_log(log_p, self.min_probability)
         allowed = (index >= 0) & (index < self.logits.shape[-1]) & (x == index)
-        return sum_event(jnp.where(allowed, clip_log(log_p, self.min_probability), -jnp.inf))
+        return sum_event(jnp.where(allowed, log_p, -jnp.inf))
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
-        """Integers 0..K-1, int32, by inversion: one uniform number an element instead of one for each of K classes.
+        """Integers 0..K-1, int32, by inversion: one uniform number for each element instead of K.
 
         The logits are divided by the temperature; 0 gives the mode.
-
-        The cumulative sums are a product with a triangle of ones, which every backend does fast (on a CPU
-        `jnp.cumsum` takes twice as long at 64 images and three times at 1,024, Gumbel noise five and ten times).
         """
         if not (isinstance(temperature, float) and temperature == 1.0):
             temperature = jnp.asarray(temperature, self.logits.dtype)
@@ -59,6 +64,8 @@ class CategoricalRecord:
             return jnp.where(temperature > 0.0, CategoricalRecord(self.logits / warm).sample(key), self.mode)
         k = self.logits.shape[-1]
         weights = jnp.exp(self.logits - self.logits.max(-1, keepdims=True))
+        # Cumulative sums as a product with a triangle of ones, which every backend does fast: on a CPU `jnp.cumsum`
+        # takes two to three times as long, Gumbel noise five to ten times.
         cumulative = jnp.matmul(weights, jnp.triu(jnp.ones((k, k), weights.dtype)), precision="highest")
         uniform = jax.random.uniform(key, (*weights.shape[:-1], 1), weights.dtype)
         return (cumulative[..., :-1] <= uniform * cumulative[..., -1:]).sum(-1, dtype=jnp.int32)
@@ -77,12 +84,14 @@ class CategoricalRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Categorical(Likelihood):
-    """Integer data 0..num_values-1, one softmax an element.
+    """Whole numbers 0..num_values-1, one softmax for each element.
 
     Attributes:
-      num_values: K, how many values an element can take.
-      min_probability: clips probabilities to [min, 1 - min] inside log_prob. 0, the default, is exact; the article's
-        code has 1e-7.
+      num_values: K, number of values that an element can take.
+      min_probability: bound that probabilities are clipped to, [min, 1 - min], inside log_prob; 0 is exact, the
+        article's code has 1e-7 (`published.py`).
+
+    Raises ValueError for fewer than two values.
     """
 
     num_values: int = 256

@@ -1,4 +1,4 @@
-"""Real data: a mean and a scale for each element."""
+"""Real data: a Gaussian for each element."""
 
 import dataclasses
 
@@ -13,12 +13,16 @@ from hvae_jax.likelihoods.base import Likelihood, describe
 
 @struct.dataclass
 class GaussianRecord:
-    """Independent Gaussians. `normal`: mean and log_std, `[B, *event]` each."""
+    """Independent Gaussians.
+
+    Attributes:
+      normal: mean and log_std, `[B, *event]` each.
+    """
 
     normal: Normal
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
-        """Log density, nats."""
+        """sum log N(x; mean, std^2), nats."""
         return sum_event(self.normal.log_prob(x))
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Float[Array, "batch ..."]:
@@ -38,9 +42,11 @@ class GaussianRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian(Likelihood):
-    """Real data: a mean and a scale for each element, log_std soft-clamped to (-bound, bound).
+    """Real data: a mean and a log standard deviation for each element.
 
-    The bound keeps the density of a constant element from growing without limit; None for none.
+    Attributes:
+      bound: log_std is soft-clamped to (-bound, bound), so that the density of a constant element cannot grow without
+        limit; None leaves it as it is.
     """
 
     bound: float | None = 5.0

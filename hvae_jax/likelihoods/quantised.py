@@ -1,4 +1,4 @@
-"""The leading bits of whole numbers: x 0..V n - 1, of which only floor(x/n), 0..V-1, is modelled."""
+"""The leading bits of whole numbers: x is 0..V n - 1, but only floor(x/n), 0..V-1, is modelled."""
 
 import dataclasses
 
@@ -9,16 +9,16 @@ from jax import Array
 from jaxtyping import Float, Key, Num
 
 from hvae_jax.likelihoods.base import Likelihood, LikelihoodRecord, check_whole
-from hvae_jax.likelihoods.discretised_logistic import centre
+from hvae_jax.likelihoods.bins import Bins
 from hvae_jax.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureRecord
 
 
 @struct.dataclass
 class QuantisedRecord:
-    """p(floor(x/n) | z); what it answers in terms of x is n floor(x/n), the lowest of the values that are one here.
+    """p(floor(x/n) | z). Draws, mean and mode are in units of x: n floor(x/n), the lowest x with these leading bits.
 
     Attributes:
-      of: the record of floor(x/n).
+      of: the record of p(floor(x/n) | z).
       step: n.
     """
 
@@ -30,7 +30,7 @@ class QuantisedRecord:
         return self.of.log_prob(jnp.floor_divide(x, self.step))
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
-        """n times a draw, int32."""
+        """n times a draw of floor(x/n), int32."""
         return self.step * self.of.sample(key, temperature)
 
     @property
@@ -40,19 +40,19 @@ class QuantisedRecord:
 
     @property
     def mode(self) -> Array:
-        """n times the mode, int32."""
+        """n times the mode of floor(x/n), int32."""
         return self.step * self.of.mode
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantised(Likelihood):
-    """Whole numbers of which only the leading bits are modelled, while the way up sees all.
+    """Whole numbers of which only the leading bits are modelled, while the bottom-up network sees all of them.
 
-    log p(floor(x/n) | z) - KL is still a bound: of log p(floor(x/n)), with a posterior that knows more than it has to.
-    So VDVAE's 5 bits of FFHQ-256 were scored: `Quantised(LogisticMixture(values=32, form="vdvae_5_bits"), 8)`.
+    log p(floor(x/n) | z) - KL is still a bound: on log p(floor(x/n)), with a posterior that knows more than it needs.
+    VDVAE's 5 bits of FFHQ-256 were scored this way: `Quantised(LogisticMixture(values=32, form="vdvae_5_bits"), 8)`.
 
     Attributes:
-      of: the mixture for floor(x/n).
+      of: the likelihood of floor(x/n).
       step: n, 8 for the leading 5 bits of 8.
 
     Source: Child (2021), its code's `data.py`.
@@ -64,11 +64,11 @@ class Quantised(Likelihood):
 
     def __post_init__(self) -> None:
         if self.step < 1:
-            raise ValueError(f"Quantised(step={self.step}): 1 or more.")
+            raise ValueError(f"Quantised(step={self.step}): it has to be 1 or more.")
 
     @property
     def channels(self) -> int:
-        """Those of the mixture."""
+        """Channels of the mixture."""
         return self.of.channels
 
     @property
@@ -78,7 +78,7 @@ class Quantised(Likelihood):
 
     @property
     def parameters(self) -> int:
-        """Those of the mixture."""
+        """Parameters of the mixture."""
         return self.of.parameters
 
     def __call__(self, h: Array) -> LikelihoodRecord:
@@ -86,10 +86,10 @@ class Quantised(Likelihood):
         return QuantisedRecord(self.of(h), self.step)
 
     def check(self, x: np.ndarray, name: str = "x") -> None:
-        """Raises ValueError for a value that is not one of 0..V n - 1, or other channels than the mixture's."""
+        """Raises ValueError for a value that is not one of 0..V n - 1, or for channels other than the mixture's."""
         check_whole(x, self.of.values * self.step, "Quantised with {} values", name)
         self.of.check(x // self.step, name)
 
     def as_input(self, x: Array) -> Array:
-        """All of x, from -1 to 1."""
-        return centre(x, self.of.values * self.step)
+        """All bits of x, from -1 to 1."""
+        return Bins(self.of.values * self.step).centre(x)

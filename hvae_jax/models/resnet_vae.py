@@ -40,9 +40,9 @@ from hvae_jax.flows import InverseAutoregressive, StepForm
 from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, Likelihood
 from hvae_jax.models.base import HVAE
 from hvae_jax.networks.computing import widen
-from hvae_jax.networks.conv import double
 from hvae_jax.networks.masked import check_order
 from hvae_jax.networks.mlp import check_event, one_hot
+from hvae_jax.networks.resample import enlarge
 from hvae_jax.networks.scan import scanned
 from hvae_jax.networks.weight_norm import WeightNormConv
 from hvae_jax.records import as_tuples, check_sizes
@@ -120,7 +120,7 @@ class Down(nn.Module):
         v = nn.elu(jnp.concatenate([level.z.astype(v.dtype), v], axis=-1))
         stride = 2 if self.enlarge else 1
         v = WeightNormConv(width, stride=stride, transposed=self.enlarge, name="second")(v)
-        return (double(h) if self.enlarge else h) + 0.1 * v, level
+        return (enlarge(h, 2) if self.enlarge else h) + 0.1 * v, level
 
     def _normal(self, mean: Array, log_std: Array) -> Normal:
         """The Gaussian, its log variance clamped."""

@@ -1,4 +1,4 @@
-"""What a network computes in, and what it remembers of it for the backward pass: settings that change no parameter."""
+"""Settings of computation that change no parameter, dtype, precision and recomputation, and what layers share."""
 
 from typing import Any, Literal
 
@@ -7,17 +7,17 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Num
 
-# In Linen's sense, as a name that JSON and a command line can say: what products and activations are computed in,
-# while parameters stay as they are. None is whatever parameters and inputs promote to.
+# Dtype of products and activations, as a name that JSON and a command line can say; parameters keep theirs. None is
+# what parameters and inputs promote to.
 ComputeDtype = Literal["bfloat16"] | None
 
-# How exact products of float32 are on accelerators: "default", what the hardware does fastest (passes of bfloat16 on a
-# TPU, TF32 on a GPU) unless `jax_default_matmul_precision` says otherwise, or "highest", float32. CPUs know one.
+# Precision of float32 products on accelerators: "default" is what the hardware does fastest (passes of bfloat16 on a
+# TPU, TF32 on a GPU) unless `jax_default_matmul_precision` says otherwise, "highest" is float32. CPUs have only that.
 Precision = Literal["default", "highest"]
 
 
 def widen(h: Num[Array, "..."]) -> Float[Array, "..."]:
-    """h in float32 at least: what every output of a network goes through before a distribution sees it.
+    """h in float32 at least; every output of a network passes through it before it parametrises a distribution.
 
     bfloat16 has eight bits of precision: enough for a network, not for an exponential, a difference of logarithms or
     a sum over pixels. float64 stays.
@@ -25,24 +25,33 @@ def widen(h: Num[Array, "..."]) -> Float[Array, "..."]:
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
-class Drawing(nn.Module):
-    """A network that draws: called as `net(*inputs, key, train=train)`, with a key of its own.
+def prepend_axes(v: Num[Array, "..."], ndim: int) -> Num[Array, "..."]:
+    """v with axes of size 1 in front, `ndim` axes in all: `[C]` becomes `[1, ..., 1, C]`.
 
-    What it draws has the same distribution under q and p, so that any number of draws leaves a bound a bound.
+    Broadcasting would add them silently, and would as silently do so where an axis is missing by mistake; the tests
+    forbid that (`jax_numpy_rank_promotion="raise"`).
+    """
+    return v.reshape((1,) * (ndim - v.ndim) + v.shape)
+
+
+class Drawing(nn.Module):
+    """A network that draws random numbers: called as `net(*inputs, key, train=train)`, with a key of its own.
+
+    Its draws have the same distribution under q and p, so that a bound stays a bound whatever it draws.
     """
 
 
 def call(net: nn.Module, *inputs: Any, train: bool, remat: bool = False, key: Array | None = None) -> Any:
-    """`net(*inputs, train=train)`; with `remat` the backward pass recomputes what is inside instead of keeping it.
+    """Calls `net(*inputs, train=train)`; with `remat` the backward pass recomputes activations instead of keeping them.
 
-    Only the inputs are kept, for one more forward pass of the network. Parameters, their paths, the statistics and
-    the answer are the same. It fits any bound module whose `__call__` takes `train`; blocks under a scan are wrapped as
-    classes instead, by `networks.scan.scanned`.
-    It holds on accelerators, and on CPUs with JAX 0.12; XLA's CPU backend of JAX 0.7 and 0.10 recomputes too, but at
-    once, and so keeps as much as before.
+    With `remat` only the inputs are kept, at the price of one more forward pass. Parameters, their paths, the
+    statistics and the outputs are the same. Any bound module whose `__call__` takes `train` will do; blocks under a
+    scan are wrapped as classes, by `networks.scan.scanned`.
+    Memory is saved on accelerators, and on CPUs with JAX 0.12. XLA's CPU backend of JAX 0.7 and 0.10 recomputes as soon
+    as it can, and so keeps as much as without.
 
     Args:
-      key: of a network that draws; None for one that does not.
+      key: key for a network that draws; None for one that does not.
     Source: Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
     """
     if key is not None:
@@ -51,6 +60,6 @@ def call(net: nn.Module, *inputs: Any, train: bool, remat: bool = False, key: Ar
         return net(*inputs, train=train)
 
     def run(net: nn.Module, *inputs: Any) -> Any:
-        return net(*inputs, train=train)  # closed over, and so static
+        return net(*inputs, train=train)  # train is closed over, and so static
 
     return nn.remat(run)(net, *inputs)

@@ -1,7 +1,7 @@
 """Small convolutional networks for images: from `[B, H, W, C]` down to features, and from features up to p(x | z).
 
-Two halvings of the resolution one way, two doublings the other, so that height and width are multiples of 4: 8x8
-digits, 28x28 MNIST, 32x32 CIFAR-10. Every kernel is 3x3 and, like every bias, initialised as PyTorch does,
+The encoder halves the resolution twice, the decoder doubles it twice, so that height and width are multiples of 4: 8x8
+digits, 28x28 MNIST, 32x32 CIFAR-10. Every kernel is 3x3 and, like every bias, initialised as PyTorch does it,
 U(-1/sqrt(fan_in), 1/sqrt(fan_in)) with fan_in = 9 * inputs.
 """
 
@@ -14,11 +14,11 @@ from jax import Array
 from jaxtyping import Float, Num
 
 from hvae_jax.networks.activations import sigmoid_gelu
-from hvae_jax.networks.computing import ComputeDtype, widen
+from hvae_jax.networks.computing import ComputeDtype, prepend_axes, widen
 from hvae_jax.networks.mlp import BatchNorm, sets, uniform_fan_in
-from hvae_jax.networks.resample import convolve
+from hvae_jax.networks.resample import convolve, enlarge
 
-# What stands next to x in a model: linear layers, or the networks of this file.
+# The networks of a model that read x and parametrise p(x | z): linear layers, or those of this file.
 NetworkKind = Literal["dense", "conv"]
 
 
@@ -31,30 +31,13 @@ def check_image(event: tuple[int, ...]) -> None:
         )
 
 
-def _per_channel(v: Float[Array, " channels"]) -> Float[Array, "1 1 1 channels"]:
-    """v with leading axes of size 1, so that no operation promotes ranks silently."""
-    return v[None, None, None]
-
-
-def double(x: Float[Array, "batch rows columns channels"]) -> Float[Array, "batch rows2 columns2 channels"]:
-    """Twice the height and width, each pixel four times.
-
-    Followed by a convolution it leaves no checkerboard, as strided transposed convolutions do.
-    Source: Odena et al. (2016), "Deconvolution and Checkerboard Artifacts", nearest-neighbour resizing.
-    """
-    b, rows, columns, channels = x.shape
-    tiled = jnp.broadcast_to(x[:, :, None, :, None, :], (b, rows, 2, columns, 2, channels))
-    return tiled.reshape(b, 2 * rows, 2 * columns, channels)
-
-
 class Conv(nn.Module):
     """A convolution with bias, zero-padded by size // 2: `[B, H, W, C]` to `[B, H/stride, W/stride, features]`.
 
     Attributes:
       features: channels of the output.
       stride: 1 keeps the resolution, 2 halves it (rounded up).
-      dtype: what the product is computed in, and the output's; None for what x and the kernel promote to. The bias is
-        added in float32 all the same, as in `Linear`.
+      dtype: dtype of the product and the output, as in `Dense`.
       size: height and width of the kernel, an odd number.
     """
 
@@ -71,20 +54,20 @@ class Conv(nn.Module):
         kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
         product = convolve(x, kernel, self.stride, dtype=self.dtype)
-        return (widen(product) + _per_channel(bias)).astype(product.dtype)
+        return (widen(product) + prepend_axes(bias, 4)).astype(product.dtype)
 
 
 class ConvEncoder(nn.Module):
     """Images to features: two convolutions of stride 2, each with activation and normalisation, then flattened.
 
-    `[B, H, W, C]`, integers too, as they are, to `[B, (H/4) * (W/4) * 2 * width]`; in the order of the article's
-    layers, linear, activation, batch norm.
+    `[B, H, W, C]`, integers as they are, to `[B, (H/4) * (W/4) * 2 * width]`. The order of the layers is the article's:
+    linear, activation, batch norm.
 
     Attributes:
       width: channels at half the resolution; twice as many at a quarter.
-      activation: after each convolution.
+      activation: activation after each convolution.
       normalise: whether a `BatchNorm` over examples and pixels follows each activation.
-      dtype: what products and activations are computed in, and the output's; None for what the parameters are.
+      dtype: dtype of products, activations and the output; None is what the parameters have.
 
     Raises ValueError for an x that is no image, or whose height or width is no multiple of 4.
     """
@@ -108,20 +91,20 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """Features to the parameters of p(x | z), for images: `[B, F]` to `[B, H, W, C, parameters]`.
 
-    A linear layer to `[H/4, W/4, 2 * width]` with activation and normalisation; `double` and a convolution to `width`
-    channels with the same; `double` and a convolution to C * parameters channels, fewer where channels share a set.
-    Like `Readout`, whose place it takes, it remembers the shape of the data in its variables, by the shapes of
-    `canvas_bias` and `pixel_bias`. The fan_in of the linear layer is F.
+    A linear layer to `[H/4, W/4, 2 * width]` with activation and normalisation; nearest-neighbour upsampling and a
+    convolution to `width` channels, with activation and normalisation again; upsampling and a convolution to
+    C * parameters channels, fewer where channels share a set. It takes the place of `Readout` and, like it, records the
+    shape of the data in the variables: in the shapes of `canvas_bias` and `pixel_bias`. The fan_in of the linear layer
+    is F.
 
     Attributes:
-      parameters: how many numbers the likelihood wants for each element of x.
+      parameters: `Likelihood.parameters`, numbers in a set.
       image: `(H, W, C)`; may be None once there are variables.
       width, activation, normalise: as in `ConvEncoder`.
-      dtype: what products and activations are computed in; None for what the parameters are. The output is float32 at
-        least.
-      channels: how many of the image's channels share one set of parameters.
+      dtype: dtype of products and activations; None is what the parameters have. The output is float32 at least.
+      channels: number of the image's channels that share one set of parameters.
 
-    Raises ValueError for a shape that is no image, of channels that `channels` does not divide, or not known yet.
+    Raises ValueError for a shape that is no image, channels that `channels` does not divide, or a shape not known yet.
     """
 
     parameters: int
@@ -149,21 +132,22 @@ class ConvDecoder(nn.Module):
             h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
         product = jnp.tensordot(h, kernel, 1)
         h = self._finish((widen(product) + bias[None]).astype(product.dtype), 0, train)
-        h = self._finish(Conv(self.width, dtype=self.dtype, name="conv")(double(h)), 1, train)
+        h = self._finish(Conv(self.width, dtype=self.dtype, name="conv")(enlarge(h, 2)), 1, train)
 
         init = uniform_fan_in(9 * self.width)
         kernel = self.param("pixel_kernel", init, (3, 3, self.width, channels, self.parameters), jnp.float32)
         bias = self.param("pixel_bias", init, (channels, self.parameters), jnp.float32)
-        pixels = convolve(double(h), kernel.reshape(*kernel.shape[:3], -1), dtype=self.dtype)
-        return widen(pixels).reshape(-1, *image, self.parameters) + bias[None, None, None]
+        pixels = convolve(enlarge(h, 2), kernel.reshape(*kernel.shape[:3], -1), dtype=self.dtype)
+        # [B, H, W, C * parameters] to [B, H, W, C, parameters]
+        return widen(pixels).reshape(-1, *image, self.parameters) + prepend_axes(bias, 5)
 
     def _finish(self, h: Array, i: int, train: bool) -> Array:
-        """Activation and normalisation of one layer."""
+        """Applies activation and normalisation of layer i."""
         h = self.activation(h)
         return BatchNorm(name=f"norm_{i}")(h, train=train) if self.normalise else h
 
     def event(self) -> tuple[int, ...] | None:
-        """The shape of one x, as the variables remember it; None before there are variables."""
+        """The shape of one x according to the variables; None before there are variables."""
         if not self.has_variable("params", "pixel_bias"):
             return None
         rows, columns, _ = self.get_variable("params", "canvas_bias").shape

@@ -1,16 +1,16 @@
-"""Masked convolutions: networks in which each element of a map depends on those before it alone.
+"""Masked convolutions: autoregressive networks, in which each element of a map depends only on those before it.
 
-The order is that of rows, columns, channels. A kernel has the rows above and its own row, in which what lies to the
-right is masked away and, at the place itself, what the order of channels forbids. The channels of a layer of F units
-over a map of C channels come in C blocks of F/C, or F blocks of C/F channels share a unit: unit u knows of the
-channels up to its degree,
+Elements are ordered by rows, then columns, then channels. A kernel covers the rows above and its own row, where what
+lies to the right is masked and, at the centre, what the order of channels forbids. Over a map of C channels, the F
+units of a layer form C blocks of F/C, or each unit stands for a block of C/F channels. Unit u depends on the channels
+up to its degree,
 
-    floor(u C/F) where F >= C,        (u + 1) C/F - 1 where F < C,
+    floor(u C/F) where F >= C,        (u + 1) C/F - 1 where F < C.
 
-reads units of no higher degree than its own and, as an output, of a lower one only.
+It reads units whose degree is at most its own; an output reads units of lower degree only.
 
-Source: Kingma et al. (2016), section 4, and their code for the blocks at the centre (there the order of rows and
-columns is the opposite one); Germain et al. (2015), "MADE", for degrees.
+Source: Kingma et al. (2016), section 4, and their code for the blocks at the centre (where rows and columns are in the
+opposite order); Germain et al. (2015), "MADE", for degrees.
 """
 
 from collections.abc import Sequence
@@ -22,19 +22,20 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
+from hvae_jax.networks.computing import prepend_axes
 from hvae_jax.networks.weight_norm import directions, first_gain_and_bias
 
-# Of each layer the kernel `[(size + 1)/2, size, inputs, outputs]`, masked and normalised, and the bias.
+# For each layer the kernel `[(size + 1)/2, size, inputs, outputs]`, masked and normalised, and the bias `[outputs]`.
 Layers = tuple[tuple[Array, Array], ...]
 
 
 def check_order(owner: str, channels: int, hidden: Sequence[int], size: int = 3) -> None:
-    """Raises ValueError unless the channels can be put in order through hidden layers of these widths.
-
-    `owner` is named in the error.
-    """
+    """Raises ValueError, naming `owner`, unless hidden layers of these widths can keep the order of the channels."""
     if not hidden or min(hidden) < 1 or channels < 1:
-        raise ValueError(f"{owner}: a map of {channels} channels and hidden layers of {tuple(hidden)}: 1 or more each.")
+        raise ValueError(
+            f"{owner}: {channels} channels and hidden layers of {tuple(hidden)}, but at least one layer is needed, and "
+            "every number has to be 1 or more."
+        )
     if size < 3 or size % 2 == 0:
         raise ValueError(f"{owner}: kernels of size {size}, but they have to be odd and 3 or more.")
     for width in hidden:
@@ -46,7 +47,7 @@ def check_order(owner: str, channels: int, hidden: Sequence[int], size: int = 3)
 
 
 def degrees(width: int, channels: int) -> np.ndarray:
-    """The last of the C channels that each unit of a layer may know of, `[width]`."""
+    """Degrees of the units of a layer, `[width]`: the last of the C channels that each may depend on."""
     return np.arange(width) * channels // width if width >= channels else (np.arange(width) + 1) * channels // width - 1
 
 
@@ -55,7 +56,7 @@ def kernel_mask(size: int, inputs: np.ndarray, outputs: np.ndarray, *, strict: b
 
     Args:
       inputs, outputs: degrees of the units.
-      strict: whether an output reads lower degrees only, at its own place, or its own degree too.
+      strict: whether an output reads only lower degrees at its own place, or its own degree too.
     """
     reach = size // 2
     mask = np.ones((reach + 1, size, len(inputs), len(outputs)), np.float32)
@@ -66,7 +67,7 @@ def kernel_mask(size: int, inputs: np.ndarray, outputs: np.ndarray, *, strict: b
 
 
 def convolve(x: Float[Array, "b h w inputs"], kernel: Float[Array, "rows columns inputs outputs"]) -> Array:
-    """A cross-correlation with the rows above and the row itself, zeros beyond the map: `[b, h, w, outputs]`."""
+    """A cross-correlation with the rows above and the row itself, zeros outside the map: `[b, h, w, outputs]`."""
     up, aside = kernel.shape[0] - 1, kernel.shape[1] // 2
     padding = ((0, 0, 0), (up, 0, 0), (aside, aside, 0), (0, 0, 0))
     dtype = jnp.promote_types(x.dtype, kernel.dtype)
@@ -75,37 +76,37 @@ def convolve(x: Float[Array, "b h w inputs"], kernel: Float[Array, "rows columns
     return jax.lax.conv_general_dilated(padded, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def evaluate(
+def apply_layers(
     layers: Sequence[tuple[Array, Array]],
     z: Float[Array, "b h w channels"],
     context: Float[Array, "b h w width"] | None,
 ) -> Array:
-    """What the heads say of each element of z from those before it, `[b, h, w, heads * channels]`.
+    """Outputs of the heads for each element of z, from the elements before it: `[b, h, w, heads * channels]`.
 
-    The context joins after the first layer; ELU between layers.
+    ELU between layers; the context is added after the first.
     """
     h = z
     for i, (kernel, bias) in enumerate(layers):
-        h = convolve(jax.nn.elu(h) if i else h, kernel) + bias[None, None, None]
+        h = convolve(jax.nn.elu(h) if i else h, kernel) + prepend_axes(bias, 4)
         if i == 0 and context is not None:
             h = h + context
     return h
 
 
 class MaskedLayers(nn.Module):
-    """The layers of an autoregressive network with weight norm, as `evaluate` takes them.
+    """The layers of an autoregressive network with weight norm, as `apply_layers` takes them.
 
-    Directions are N(0, 0.05^2); gains and biases are such that each output has mean 0 and standard deviation `scale`
-    over the first batch.
+    Directions are initialised as N(0, 0.05^2); gains and biases so that each output has mean 0 and standard deviation
+    `scale` over the first batch.
 
     Attributes:
-      hidden: widths of the hidden layers, each a multiple or a divisor of z's channels.
-      heads: outputs for each element of z.
-      size: of the kernels, odd.
-      scale: standard deviation of every layer's outputs on the first batch.
+      hidden: widths of the hidden layers, each a multiple or a divisor of the number of channels of z.
+      heads: number of outputs for each element of z.
+      size: size of the kernels, odd.
+      scale: standard deviation of the outputs of every layer on the first batch.
 
     Source: Salimans & Kingma (2016) for weight norm; Kingma et al. (2016), their code, for the scale of 0.1.
-    Raises ValueError for widths that z's channels do not divide.
+    Raises ValueError for widths that cannot keep the order of the channels of z.
     """
 
     hidden: tuple[int, ...]
@@ -115,7 +116,7 @@ class MaskedLayers(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w channels"], context: Float[Array, "b h w width"] | None) -> Layers:
-        """z and context, as they are evaluated at, decide gains and biases at initialisation; later, sizes alone."""
+        """The values of z and context decide gains and biases at initialisation; afterwards only sizes matter."""
         channels = z.shape[-1]
         check_order("MaskedLayers", channels, self.hidden, self.size)
         widths = [degrees(width, channels) for width in self.hidden]
@@ -131,8 +132,8 @@ class MaskedLayers(nn.Module):
                 gain, bias = first_gain_and_bias(convolve(h, unit), self.scale)
             gain = self.param(f"gain_{i}", lambda _, gain=gain: gain.astype(jnp.float32))
             bias = self.param(f"bias_{i}", lambda _, bias=bias: bias.astype(jnp.float32))
-            layers.append((unit * gain[None, None, None], bias))
+            layers.append((unit * prepend_axes(gain, 4), bias))
             if self.is_initializing():
-                h = jax.nn.elu(evaluate(layers[-1:], h, None if i else context))
+                h = jax.nn.elu(apply_layers(layers[-1:], h, None if i else context))
             below = above
         return tuple(layers)

@@ -1,4 +1,4 @@
-"""Dense networks: linear layers and how they begin, batch normalisation, the MLP, the readout to data."""
+"""Dense networks: linear layers and their initialisers, batch normalisation, the MLP, the readout to data."""
 
 import math
 from collections.abc import Callable
@@ -12,23 +12,23 @@ from jax import Array
 from jaxtyping import Float, Num
 
 from hvae_jax.networks.activations import identity, sigmoid_gelu
-from hvae_jax.networks.computing import ComputeDtype, widen
+from hvae_jax.networks.computing import ComputeDtype, prepend_axes, widen
 from hvae_jax.records import check_choices
 
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
-    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what PyTorch's Linear uses for weights and biases alike."""
+    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases of linear layers."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-# How kernels and biases of dense networks begin: "pytorch", U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for both, or "glorot",
-# U(-a, a) with a = sqrt(6/(fan_in + fan_out)) and biases of 0 (Glorot & Bengio, 2010, equation 16).
+# Initialiser of kernels and biases: "pytorch", U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for both, or "glorot", U(-a, a) with
+# a = sqrt(6/(fan_in + fan_out)) and biases of 0 (Glorot & Bengio, 2010, equation 16).
 Initialisation = Literal["pytorch", "glorot"]
 
 
 def kernel_init(initialisation: Initialisation, fan_in: int, shape: tuple[int, ...]) -> Callable[..., Array]:
-    """Of a kernel `[fan_in, *outputs]`."""
+    """Initialiser of a kernel `[fan_in, *outputs]`."""
     if initialisation == "pytorch":
         return uniform_fan_in(fan_in)
     bound = math.sqrt(6 / (fan_in + math.prod(shape[1:])))
@@ -36,23 +36,18 @@ def kernel_init(initialisation: Initialisation, fan_in: int, shape: tuple[int, .
 
 
 def bias_init(initialisation: Initialisation, fan_in: int) -> Callable[..., Array]:
-    """Of the biases beside it."""
+    """Initialiser of the biases of a kernel with this fan_in."""
     return uniform_fan_in(fan_in) if initialisation == "pytorch" else nn.initializers.zeros
 
 
-def _per_feature(v: Float[Array, " features"], ndim: int) -> Float[Array, "... features"]:
-    """v with leading axes of size 1, so that no operation promotes ranks silently."""
-    return v.reshape((1,) * (ndim - 1) + v.shape)
-
-
-class Linear(nn.Module):
-    """x @ kernel + bias; integer inputs are promoted to the kernel's dtype.
+class Dense(nn.Module):
+    """A linear layer, x @ kernel + bias; integer inputs are promoted to the kernel's dtype.
 
     Attributes:
       features: width of the output.
-      dtype: what the product is computed in, and the output's; None for what x and the kernel promote to. The bias is
-        added in float32 all the same, so that its gradient, a sum over the batch, is one of float32.
-      initialisation: of kernel and bias.
+      dtype: dtype of the product and the output; None is what x and the kernel promote to. The bias is added in float32
+        either way, so that its gradient, a sum over the batch, is summed in float32.
+      initialisation: initialiser of kernel and bias.
     """
 
     features: int
@@ -66,23 +61,23 @@ class Linear(nn.Module):
         bias = self.param("bias", bias_init(self.initialisation, x.shape[-1]), (self.features,), jnp.float32)
         if self.dtype is not None:
             product = x.astype(self.dtype) @ kernel.astype(self.dtype)
-            return (widen(product) + _per_feature(bias, x.ndim)).astype(self.dtype)
-        return x @ kernel + _per_feature(bias, x.ndim)
+            return (widen(product) + prepend_axes(bias, x.ndim)).astype(self.dtype)
+        return x @ kernel + prepend_axes(bias, x.ndim)
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with PyTorch's running statistics.
 
-    (x - mean)/sqrt(var + epsilon) * scale + bias; mean and biased variance of the batch when `train`, running ones
-    otherwise. The running variance takes the *unbiased* variance of each batch, as PyTorch's does and Flax's does
-    not: at 64 examples they differ by 1.6%, which would show in parity with weights trained there. The variance is
-    computed from centred values (Flax's default, E x^2 - (E x)^2, loses digits in float32). Statistics and
-    normalisation are computed in float32 at least, whatever x is; the output is what x is.
-    Source: Ioffe & Szegedy (2015), algorithms 1 and 2.
+    (x - mean)/sqrt(var + epsilon) * scale + bias, with mean and biased variance of the batch when `train`, and the
+    running ones otherwise. The running variance averages the *unbiased* variances of the batches, as PyTorch's does and
+    Flax's does not: at 64 examples they differ by 1.6%, which would show in parity with weights trained in PyTorch.
+    Statistics and normalisation are computed in float32 at least; the output has the dtype of x.
 
     Attributes:
-      momentum: share of the old running statistics that is kept at a step.
-      epsilon: added to the variance.
+      momentum: fraction of the old running statistics that is kept at each step.
+      epsilon: number added to the variance.
+
+    Source: Ioffe & Szegedy (2015), algorithms 1 and 2.
     """
 
     momentum: float = 0.9
@@ -98,35 +93,36 @@ class BatchNorm(nn.Module):
         dtype, x = x.dtype, widen(x)
         if not train:
             gain = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
-            y = x * _per_feature(gain, x.ndim) + _per_feature(bias - running_mean.value * gain, x.ndim)
+            y = x * prepend_axes(gain, x.ndim) + prepend_axes(bias - running_mean.value * gain, x.ndim)
             return y.astype(dtype)
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
         mean = x.mean(axes)
-        centred = x - _per_feature(mean, x.ndim)
+        # The variance of centred values: E x^2 - (E x)^2, Flax's default, loses digits in float32.
+        centred = x - prepend_axes(mean, x.ndim)
         var = jnp.square(centred).mean(axes)
-        if not self.is_initializing():
+        if not self.is_initializing():  # or init would return statistics of its batch
             unbiased = var * (count / max(count - 1, 1))
             keep = self.momentum
             running_mean.value = keep * running_mean.value + (1.0 - keep) * jax.lax.stop_gradient(mean)
             running_var.value = keep * running_var.value + (1.0 - keep) * jax.lax.stop_gradient(unbiased)
         gain = scale * jax.lax.rsqrt(var + self.epsilon)
-        return (centred * _per_feature(gain, x.ndim) + _per_feature(bias, x.ndim)).astype(dtype)
+        return (centred * prepend_axes(gain, x.ndim) + prepend_axes(bias, x.ndim)).astype(dtype)
 
 
 class MLP(nn.Module):
     """Hidden layers of linear, activation, normalisation (in that order), then one linear layer.
 
-    Every axis of the input but the first is flattened.
+    Every axis of the input except the first is flattened.
 
     Attributes:
       hidden: widths of the hidden layers.
-      features: width of the last linear layer, or None to leave it out and end with the last hidden layer.
-      activation: after each hidden linear layer.
-      last_activation: after the last linear layer.
+      features: width of the last linear layer; None ends with the last hidden layer.
+      activation: activation after each hidden linear layer.
+      last_activation: activation after the last linear layer.
       normalise: whether a `BatchNorm` follows each hidden activation.
-      dtype: what products and activations are computed in, and the output's; None for what the parameters are.
-      initialisation: of every kernel and bias.
+      dtype: dtype of products, activations and the output; None is what the parameters have.
+      initialisation: initialiser of every kernel and bias.
     """
 
     hidden: tuple[int, ...]
@@ -145,24 +141,24 @@ class MLP(nn.Module):
     def __call__(self, x: Num[Array, "batch ..."], *, train: bool = False) -> Float[Array, "batch features"]:
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.hidden):
-            x = self.activation(Linear(width, self.dtype, self.initialisation, name=f"linear_{i}")(x))
+            x = self.activation(Dense(width, self.dtype, self.initialisation, name=f"linear_{i}")(x))
             if self.normalise:
                 x = BatchNorm(name=f"norm_{i}")(x, train=train)
         if self.features is None:
             return x
-        return self.last_activation(Linear(self.features, self.dtype, self.initialisation, name="last")(x))
+        return self.last_activation(Dense(self.features, self.dtype, self.initialisation, name="last")(x))
 
 
 def join(v: Num[Array, "batch ..."], label: Float[Array, "batch classes"] | None) -> Num[Array, "batch ..."]:
-    """v with a one-hot label beside it (v flattened then), or v as it is where there is no label."""
+    """v, flattened, with a one-hot label appended; v as it is if there is no label."""
     return v if label is None else jnp.concatenate([v.reshape(v.shape[0], -1), label], axis=-1)
 
 
 def one_hot(y: Num[Array, "..."] | None, classes: int, n: int) -> Float[Array, "batch classes"] | None:
     """Labels `[n]` as one-hot rows, or None in a model without classes.
 
-    Raises ValueError if a label is missing, not wanted, not one number an example or, unless it is traced, no whole
-    number from 0 to classes - 1.
+    Raises ValueError for missing or unexpected labels, for another shape and, unless y is traced, for a label that is
+    no whole number from 0 to classes - 1.
     """
     if (y is None) != (classes == 0):
         was, wants = ("no y", f"y of shape [{n}]") if y is None else ("a y", "classes=K to use labels")
@@ -179,19 +175,19 @@ def one_hot(y: Num[Array, "..."] | None, classes: int, n: int) -> Float[Array, "
 
 
 class Readout(nn.Module):
-    """The linear layer from hidden features to the parameters of p(x | z), one set an element of x.
+    """The linear layer from hidden features to the parameters of p(x | z), one set for each element of x.
 
-    Its kernel has shape `[inputs, *event, parameters]`, so the variables themselves remember the shape of the data
-    and generation needs no other record of it. Where elements share a set, the last axis of the event is shorter.
+    The kernel has the shape `[inputs, *event, parameters]`, so that the variables themselves record the shape of the
+    data, which generation needs. Where neighbouring elements share a set, the last axis of the event is shorter.
 
     Attributes:
-      parameters: how many numbers the likelihood wants for each element of x.
-      dtype: what the product is computed in; the bias is added in float32 all the same, and the output is float32 at
-        least.
-      channels: how many neighbours on the last axis of x share one set.
-      initialisation: of kernel and bias.
+      parameters: `Likelihood.parameters`, numbers in a set.
+      dtype: dtype of the product; None is what the parameters have. The bias is added in float32 either way, and the
+        output is float32 at least.
+      channels: number of neighbours on the last axis of x that share one set.
+      initialisation: initialiser of kernel and bias.
 
-    Raises ValueError for an x whose last axis is no multiple of `channels`, or where its shape is not known yet.
+    Raises ValueError for an x whose last axis is no multiple of `channels`, or if its shape is not known yet.
     """
 
     parameters: int
@@ -208,7 +204,8 @@ class Readout(nn.Module):
     ) -> Float[Array, "batch ..."]:
         """Maps `h` to `[batch, *event, parameters]`; `event` may be None once there are variables.
 
-        `start()` is what the biases `[*event, parameters]` begin as, in place of those of the initialisation.
+        Args:
+          start: called at initialisation: what the biases `[*event, parameters]` begin as; None for the initialiser's.
         """
         event = self.event() or event
         if event is None:
@@ -227,15 +224,15 @@ class Readout(nn.Module):
         if self.dtype is not None:
             product = jnp.tensordot(h.astype(self.dtype), kernel.astype(self.dtype), 1)
             return widen(product) + bias[None]
-        # The bias is a row of the product: added afterwards, XLA's CPU backend fuses its broadcast into what the
-        # likelihood reads and takes twice as long for the two together.
+        # The bias is a row of the product: if it is added afterwards, XLA's CPU backend fuses its broadcast into the
+        # likelihood, and takes twice as long for the two together.
         ones = jnp.ones((h.shape[0], 1), h.dtype)
         weights = jnp.concatenate([kernel.reshape(h.shape[-1], -1), bias.reshape(1, -1)])
         flat = jnp.concatenate([h, ones], axis=1) @ weights
         return flat.reshape(h.shape[0], *event, self.parameters)
 
     def event(self) -> tuple[int, ...] | None:
-        """The shape of one x, as the variables remember it; None before there are variables."""
+        """The shape of one x according to the variables; None before there are variables."""
         if not self.has_variable("params", "bias"):
             return None
         event = self.get_variable("params", "bias").shape[:-1]
@@ -243,7 +240,7 @@ class Readout(nn.Module):
 
 
 def sets(event: tuple[int, ...], channels: int) -> tuple[int, ...]:
-    """How many sets of parameters one x has along each axis, where `channels` neighbours on the last one share a set.
+    """Number of sets of parameters along each axis of one x; `channels` neighbours on the last axis share a set.
 
     Raises ValueError if the last axis is no multiple of `channels`.
     """
@@ -258,7 +255,7 @@ def sets(event: tuple[int, ...], channels: int) -> tuple[int, ...]:
 
 
 def check_event(event: tuple[int, ...] | None, x: Array) -> None:
-    """Raises ValueError if the x at hand has not the shape the networks were made for."""
+    """Raises ValueError if x does not have the shape that the variables were initialised for."""
     if event is not None and x.shape[1:] != event:
         raise ValueError(
             f"x has shape {tuple(x.shape)}, that is examples of {tuple(x.shape[1:])}, but these variables were "

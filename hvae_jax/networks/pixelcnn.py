@@ -1,13 +1,14 @@
-"""A gated PixelCNN without blind spot: its weights, the pass over a whole image, and the walk from pixel to pixel.
+"""A gated PixelCNN without blind spot: its weights, one pass over a whole image, and generation pixel by pixel.
 
-Two stacks of layers. The one that goes down sees the rows above, in both directions; the one that goes across sees the
-pixels to the left and is told, at each layer, what the other one found at the same place. A layer of reach r sees r
-rows up, r columns to either side above, r columns to the left, so that the reaches of all layers add up to the
-receptive field: pixel (i, j) depends on all (i', j') with i - R <= i' < i, |j' - j| <= R or i' = i, j - R <= j' < j,
-and on nothing else. What is not to be seen is outside of the kernels, so that no multiplication is masked away.
+Two stacks of layers. The vertical stack ("down") sees the rows above, to both sides; the horizontal stack ("across")
+sees the pixels to the left and, at each layer, the output of the vertical stack at the same place. A layer of reach r
+sees r rows up with r columns to either side, and r columns to the left in its own row, so that the reaches of all
+layers add up to the receptive field R: pixel (i, j) depends on all (i', j') with i - R <= i' < i, |j' - j| <= R or
+i' = i, j - R <= j' < j, and on nothing else. Kernels cover only what may be seen, so that no multiplication is wasted
+on a mask.
 
 Source: van den Oord et al. (2016b), "Conditional Image Generation with PixelCNN Decoders", section 2; the order of
-colours within a pixel is van den Oord et al. (2016a)'s, here through a head of its own.
+colours within a pixel is that of van den Oord et al. (2016a), here by a head for each channel.
 """
 
 from collections.abc import Callable
@@ -20,25 +21,25 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-Weights = dict[str, Any]
+from hvae_jax.networks.computing import prepend_axes
 
 
 def reaches(total: int, layers: int) -> tuple[int, ...]:
-    """The reach of each layer: as equal as whole numbers can be, the larger ones first."""
+    """The reach of each layer: as equal as whole numbers allow, the larger ones first."""
     each, more = divmod(total, layers)
     return tuple(each + (layer < more) for layer in range(layers))
 
 
 class PixelCNNWeights(nn.Module):
-    """The parameters, as a dict for `evaluate` and `walk`.
+    """The parameters of a PixelCNN, as a dict for `one_pass` and `pixel_by_pixel`.
 
-    Kernels are N(0, 1/fan_in) cut at two standard deviations, biases 0.
+    Kernels are initialised as N(0, 1/fan_in) truncated at two standard deviations, biases as 0.
 
     Attributes:
-      reach: R, of all layers together; 0 for pixels that see no other.
-      layers: how many.
-      width: channels of each.
-      parameters: how many numbers come out for each channel of a pixel.
+      reach: R, the reach of all layers together; 0 lets a pixel see no other.
+      layers: number of layers.
+      width: channels of each layer.
+      parameters: number of outputs for each channel of a pixel.
       colours: whether a channel sees those before it in the same pixel.
     """
 
@@ -49,18 +50,19 @@ class PixelCNNWeights(nn.Module):
     colours: bool
 
     @nn.compact
-    def __call__(self, channels: int, context: int) -> Weights:
-        """`channels`: of the image; `context`: of what is known beforehand, at each pixel."""
+    def __call__(self, channels: int, context: int) -> dict[str, Array]:
+        """The weights by name, for images of `channels` channels and a context of `context` numbers at each pixel."""
         gates, kernel = 2 * self.width, nn.initializers.lecun_normal()
         by_colour = nn.initializers.lecun_normal(batch_axis=0)
-        weights: Weights = {}
+        weights: dict[str, Array] = {}
 
         def param(name: str, shape: tuple[int, ...], init: Callable[..., Array] = kernel) -> None:
             weights[name] = self.param(name, init, shape, jnp.float32)
 
         zeros = nn.initializers.zeros
         for layer, r in enumerate(reaches(self.reach, self.layers)):
-            inputs, own = (self.width, 1) if layer else (channels, 0)  # but for the image itself, the place itself
+            # Only the first layer reads the image, and may not see the place itself; features of it are safe.
+            inputs, own = (self.width, 1) if layer else (channels, 0)
             if self.reach:
                 param(f"down_{layer}", (r + own, 2 * r + 1, inputs, gates))
                 param(f"down_context_{layer}", (context, gates))
@@ -82,36 +84,35 @@ class PixelCNNWeights(nn.Module):
 
 
 def _gate(pre: Array) -> Array:
-    """tanh(a) sigmoid(b), a and b the halves of the last axis: equation 2."""
+    """tanh(a) sigmoid(b), where a and b are the halves of the last axis: equation 2 of van den Oord et al. (2016b)."""
     a, b = jnp.split(pre, 2, axis=-1)
     return jnp.tanh(a) * jax.nn.sigmoid(b)
 
 
 def _convolve(x: Array, kernel: Array, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
-    """A cross-correlation, with so many lines of zeros before and after; -1 leaves the last line out.
-
-    Padded apart: with a 1x1 kernel and negative padding of its own, what is left out comes back in the next row of a
-    vmapped convolution's derivative (jax 0.10.2, CPU).
-    """
+    """A cross-correlation with this many lines of zeros before and after; -1 drops the last line."""
+    # Padded separately: with a 1x1 kernel and negative padding in the convolution itself, the dropped line shows up in
+    # the next row of the derivative of a vmapped convolution (jax 0.10.2, CPU).
     padded = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
     return jax.lax.conv_general_dilated(padded, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _plus(x: Array, bias: Array) -> Array:
-    return x + bias.reshape((1,) * (x.ndim - bias.ndim) + bias.shape)
+    return x + prepend_axes(bias, x.ndim)
 
 
-def _layers(weights: Weights) -> int:
+def _layers(weights: dict[str, Array]) -> int:
+    """Number of layers."""
     return sum(name.startswith("out_bias_") for name in weights)
 
 
-def evaluate(
-    weights: Weights,
+def one_pass(
+    weights: dict[str, Array],
     x: Float[Array, "batch rows columns channels"],
     context: Float[Array, "batch rows columns context"],
 ) -> Float[Array, "batch rows columns channels parameters"]:
-    """What is known of each channel of each pixel from those before it, all at once."""
-    v = h = x
+    """Parameters of the conditional of each channel of each pixel given those before it in x, all at once."""
+    v = h = x  # features of the vertical and the horizontal stack, [batch, rows, columns, channels, then width]
     for layer in range(_layers(weights)):
         own = min(layer, 1)
         pre = _plus(context @ weights[f"across_context_{layer}"], weights[f"across_bias_{layer}"])
@@ -133,24 +134,22 @@ def evaluate(
     return _plus(jnp.einsum("bijcg,cgp->bijcp", jax.nn.relu(pre), weights["last"]), weights["last_bias"])
 
 
-Pick = Callable[[Array, Array], tuple[Array, Array]]
-
-
-def walk(
-    weights: Weights,
+def pixel_by_pixel(
+    weights: dict[str, Array],
     context: Float[Array, "batch rows columns context"],
     channels: int,
-    pick: Pick,
+    choose: Callable[[Array, Array], tuple[Array, Array]],
 ) -> Array:
-    """An image, chosen channel by channel from the first pixel on: `[batch, rows, columns, channels]`.
+    """An image whose values are chosen in turn, each given those before: `[batch, rows, columns, channels]`.
 
-    What each layer computed of the rows above and of the pixels to the left, as far as it reaches, is remembered, so
-    that a row costs the stack that goes down once, and a pixel the stack that goes across at that pixel alone: the
-    whole image costs about as much as `evaluate`, however many pixels it has.
+    Each layer keeps its features of the rows above and the pixels to the left, as far as it reaches. So a row costs one
+    pass of the vertical stack, and a pixel one of the horizontal stack at that pixel alone: the whole image costs about
+    as much as `one_pass`, however many pixels it has.
 
     Args:
-      pick: `(parameters [batch, parameters], index [])` to a channel's value, and the value as the layers take it;
-        both `[batch]`. The index counts channels from the first pixel's first on.
+      choose: takes the parameters of a conditional, `[batch, parameters]`, and its index `[]`, which counts channels
+        from the first channel of the first pixel; returns the value, and the value as the layers take it, `[batch]`
+        each.
     """
     batch, rows, columns, _ = context.shape
     count, dtype = _layers(weights), context.dtype
@@ -161,6 +160,7 @@ def walk(
     no_pixels = tuple(jnp.zeros((batch, r, f), dtype) for r, f in zip(above, widths, strict=True))
 
     def pixel(left: tuple[Array, ...], at: tuple[Array, Any, Array]) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
+        """One pixel from the features of those to its left, `[batch, r, width]` in each layer."""
         here, linked, index = at
         h, seen = jnp.zeros((batch, width), dtype), []
         for n in range(count):
@@ -179,14 +179,15 @@ def walk(
             if "colours" in weights and c:
                 pre += jnp.stack(taken, axis=-1) @ weights["colours"][c, :c]
             parameters = _plus(jax.nn.relu(pre) @ weights["last"][c], weights["last_bias"][c])
-            value, as_input = pick(parameters, index * channels + c)
+            value, as_input = choose(parameters, index * channels + c)
             values.append(value)
             taken.append(as_input.astype(dtype))
-        seen[0] = jnp.stack(taken, axis=-1)
+        seen[0] = jnp.stack(taken, axis=-1)  # the first layer reads the pixel itself, which is known only now
         left = tuple(jnp.concatenate([old, new[:, None]], axis=1)[:, 1:] for old, new in zip(left, seen, strict=True))
         return left, (jnp.stack(values, axis=-1), seen[0])
 
     def row(up: tuple[Array, ...], at: tuple[Array, Array]) -> tuple[tuple[Array, ...], Array]:
+        """One row from the features of those above it, `[batch, r, columns, width]` in each layer."""
         here, indices = at
         v, seen, linked = None, [], []
         for n in range(count if any(above) else 0):
@@ -205,4 +206,4 @@ def walk(
 
     indices = jnp.arange(rows * columns).reshape(rows, columns)
     _, image = jax.lax.scan(row, no_rows, (jnp.moveaxis(context, 1, 0), indices))
-    return jnp.moveaxis(image, 2, 0)
+    return jnp.moveaxis(image, 2, 0)  # [rows, columns, batch, channels] to [batch, rows, columns, channels]

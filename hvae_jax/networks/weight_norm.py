@@ -1,10 +1,10 @@
 """Weight normalisation with data-dependent initialisation: linear layers, convolutions, transposed convolutions.
 
-    kernel = gain v/|v|          the norm over all that goes into one output
+    kernel = gain v/|v|          the norm taken over all inputs of one output
 
-v begins as N(0, 0.05^2). On the batch that `init` is called with, gain and bias are such that each output has mean 0
-and the standard deviation `scale` over examples and places, layer after layer in the order of the forward pass: no
-layer begins too large or too small, however many there are. Give `init` a whole batch then.
+v is initialised as N(0, 0.05^2). Gain and bias are initialised so that, on the batch that `init` is called with, each
+output has mean 0 and standard deviation `scale` over examples and places, layer after layer in the order of the forward
+pass: no layer begins too large or too small, however many there are. So give `init` a whole batch.
 
 Source: Salimans & Kingma (2016), equations 2, 5 and 6.
 """
@@ -15,28 +15,28 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Num
 
-from hvae_jax.networks.computing import ComputeDtype, widen
+from hvae_jax.networks.computing import ComputeDtype, prepend_axes, widen
 from hvae_jax.networks.resample import convolve, convolve_transposed
 
 
 def inverse_norm(v: Float[Array, "... outputs"]) -> Float[Array, " outputs"]:
-    """1/|v| for each output, and 1 for one into which nothing goes, all of its v being 0."""
+    """1/|v| for each output; 1 for an output without inputs, whose v is 0."""
     square = jnp.square(v).sum(range(v.ndim - 1))
     return jax.lax.rsqrt(jnp.where(square > 0.0, square, 1.0))
 
 
 def directions(v: Float[Array, "*inputs outputs"]) -> Float[Array, "*inputs outputs"]:
-    """v/|v| for each output. An output into which nothing goes, all of its v being 0, keeps its zeros."""
-    return v * _last(inverse_norm(v), v.ndim)
+    """v/|v| for each output; 0 for an output without inputs, whose v is 0 (a mask leaves it none)."""
+    return v * prepend_axes(inverse_norm(v), v.ndim)
 
 
 def first_gain_and_bias(
     outputs: Float[Array, "... features"], scale: float
 ) -> tuple[Float[Array, " features"], Float[Array, " features"]]:
-    """Gain and bias that give each output, over every axis before it, mean 0 and standard deviation `scale`.
+    """Gain and bias that give each output mean 0 and standard deviation `scale` over all other axes.
 
-    Where an output varies by less than its mean's rounding, as it does over a batch of one vector, there is nothing to
-    go by: it gets mean 0 and a gain of `scale`, as for inputs of variance 1.
+    An output that varies by less than the rounding of its mean, as over a batch of one vector, has no standard
+    deviation to divide by: it gets mean 0 and a gain of `scale`, as for inputs of variance 1.
     """
     axes = tuple(range(outputs.ndim - 1))
     mean, var = outputs.mean(axes), outputs.var(axes)
@@ -51,9 +51,9 @@ class WeightNormDense(nn.Module):
     Attributes:
       features: width of the output.
       scale: standard deviation of the outputs on the first batch.
-      data_dependent: whether the first batch decides gain and bias; otherwise they are 1 and 0.
-      dtype: what the product is computed in, and the output's; None for what x and the kernel promote to. Norm, gain
-        and bias are float32 all the same.
+      data_dependent: whether the first batch decides gain and bias; otherwise they begin as 1 and 0.
+      dtype: dtype of the product and the output; None is what x and the kernel promote to. Norm, gain and bias are
+        float32 either way.
     """
 
     features: int
@@ -71,18 +71,17 @@ class WeightNormDense(nn.Module):
 
 
 class WeightNormConv(nn.Module):
-    """A convolution with weight norm: `[B, H, W, C]` to `[B, H/stride, W/stride, features]`, or times stride.
+    """A convolution with weight norm: `[B, H, W, C]` to `[B, H/stride, W/stride, features]`; transposed, times stride.
 
-    The zeros around x are as few as the output's size, H/stride rounded up, asks for, half of them (rounded down)
-    before. Transposed, size - stride lines are cropped of the whole, half of them (rounded down) before; a kernel
-    smaller than its stride leaves gaps, and what of those lies beyond the first and the last place of the kernel is 0
-    without bias.
+    x is padded with as few zeros as outputs of size H/stride, rounded up, need: half of them (rounded down) before.
+    Transposed, size - stride lines are cropped, half of them (rounded down) before. A kernel smaller than its stride
+    leaves gaps between the places where it is laid; those at the edges of the output are 0, without the bias.
 
     Attributes:
       features: channels of the output.
-      size: of the kernel, in rows and columns.
-      stride: between the places where it is laid.
-      transposed: whether the stride enlarges the map instead.
+      size: height and width of the kernel.
+      stride: stride of the kernel, in rows and columns.
+      transposed: whether the stride enlarges the map instead of reducing it.
       scale, data_dependent, dtype: as in `WeightNormDense`.
     """
 
@@ -103,14 +102,15 @@ class WeightNormConv(nn.Module):
         if self.is_initializing():
             product = self._convolve(x, directions(v))
             gain, bias = _gain_and_bias(self, widen(product), self.scale, self.data_dependent)
-            product = product * gain[None, None, None].astype(product.dtype)
+            product = product * prepend_axes(gain, 4).astype(product.dtype)
         else:
             gain, bias = _gain_and_bias(self, v, self.scale, self.data_dependent)
-            product = self._convolve(x, v * (gain * inverse_norm(v))[None, None, None])
-        return self._without_gaps((widen(product) + bias[None, None, None]).astype(product.dtype))
+            # Outside of initialisation gain/|v| scales the kernel, which is smaller than the maps.
+            product = self._convolve(x, v * prepend_axes(gain * inverse_norm(v), 4))
+        return self._without_gaps((widen(product) + prepend_axes(bias, 4)).astype(product.dtype))
 
     def _convolve(self, x: Array, kernel: Array) -> Array:
-        """The convolution alone."""
+        """The convolution without gain and bias."""
         if not self.transposed:
             rows, columns = (_same(side, self.size, self.stride) for side in x.shape[1:3])
             return convolve(x, kernel, self.stride, (rows, columns), self.dtype)
@@ -121,12 +121,12 @@ class WeightNormConv(nn.Module):
 
     @property
     def _gaps(self) -> tuple[int, int]:
-        """Lines that a transposed kernel lacks of its stride, before and after."""
+        """Number of lines by which a transposed kernel is smaller than its stride, before and after."""
         lacking = max(self.stride - self.size, 0) if self.transposed else 0
         return lacking - lacking // 2, lacking // 2
 
     def _without_gaps(self, y: Array) -> Array:
-        """y, and 0 where nothing was laid, at the edges."""
+        """y with 0 in the gaps at its edges."""
         before, after = self._gaps
         if not before:
             return y
@@ -135,13 +135,13 @@ class WeightNormConv(nn.Module):
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after `size` pixels for size/stride outputs, rounded up: TensorFlow's SAME."""
+    """Number of zeros before and after `size` pixels for size/stride outputs, rounded up: TensorFlow's SAME."""
     total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
     return total // 2, total - total // 2
 
 
 def _gain_and_bias(module: nn.Module, unit: Array, scale: float, data_dependent: bool) -> tuple[Array, Array]:
-    """The module's two vectors; `unit`, what it gives at gain 1 and bias 0, decides how they begin."""
+    """Gain and bias of the module, initialised by `unit`, its output at gain 1 and bias 0."""
     features = unit.shape[-1]
     gain, bias = jnp.ones(features, jnp.float32), jnp.zeros(features, jnp.float32)
     if data_dependent and module.is_initializing():
@@ -150,8 +150,3 @@ def _gain_and_bias(module: nn.Module, unit: Array, scale: float, data_dependent:
         module.param("gain", lambda _: gain.astype(jnp.float32)),
         module.param("bias", lambda _: bias.astype(jnp.float32)),
     )
-
-
-def _last(v: Float[Array, " outputs"], ndim: int) -> Float[Array, "*ones outputs"]:
-    """v with leading axes of size 1, so that no operation promotes ranks silently."""
-    return v.reshape((1,) * (ndim - 1) + v.shape)

@@ -1,9 +1,9 @@
-"""Warm-ups, learning rates and other schedules: frozen records `step -> []`, or `[L]` with one number a level.
+"""Warm-ups, learning rates and other schedules: frozen records that map a step to `[]`, or to `[L]`, one value a level.
 
-Every number of a schedule is one for all levels, or one for each, top first. Steps are steps of training; where a
-paper counts epochs, an epoch is ceil(examples / batch_size) steps. The first step is 0, so that a `Linear` warm-up
-from 0 begins without the term, as the ladder VAE's (Soenderby et al., 2016) first epoch does; with start=-1 and
-end=n - 1 the first of n steps has 1/n, as in hvae-oodd (Havtorn et al., 2021).
+Every setting is one number for all levels, or a tuple with one for each, top first. Steps are training steps; where a
+paper counts epochs, an epoch is ceil(examples/batch_size) steps. The first step is 0, so that a `Linear` warm-up from 0
+begins without the term, as the first epoch of the ladder VAE (Soenderby et al., 2016) does; with start=-1 and end=n - 1
+the value at the first of n steps is 1/n, as in hvae-oodd (Havtorn et al., 2021).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from hvae_jax.objectives.per_level import PerLevel, check_numbers
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A number that depends on the step: a frozen record."""
+    """A value that depends on the training step: a frozen record."""
 
     def __call__(self, step: Array) -> Array:
         """The value at a step `[]` (an integer): `[]`, or `[L]`, top first."""
@@ -32,7 +32,7 @@ class Constant:
     """v(t) = value.
 
     Attributes:
-      value: one number, or one a level, top first.
+      value: the value at every step.
 
     Raises ValueError for a negative value.
     """
@@ -49,12 +49,13 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """v(t) = max(floor, initial + (final - initial) f(t)), f(t) = (t - start)/(end - start) cut to [0, 1].
+    """v(t) = max(floor, initial + (final - initial) f(t)), f(t) = (t - start)/(end - start) clipped to [0, 1].
 
     Attributes:
-      start, end: steps; start = end is a jump there. They may be fractions, or negative.
-      initial, final: values up to the start and from the end on; it may rise or fall.
-      floor: what is below is raised to it.
+      start, end: first and last step of the change; fractions and negative numbers are allowed. If they are equal, the
+        value jumps there.
+      initial, final: values up to the start and from the end on, in either order.
+      floor: lower bound of the value.
 
     Source: Soenderby et al. (2016), warm-up. NVAE's warm-up over T steps is Linear(1e-4 * T, 0.3001 * T,
     floor=1e-4), Efficient-VDVAE's is Linear(21, 5042, floor=1e-4).
@@ -77,11 +78,10 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """v(t) = initial + (final - initial) (1 - cos(pi f(t)))/2, f(t) = (t - start)/(end - start) cut to [0, 1].
+    """v(t) = initial + (final - initial) (1 - cos(pi f(t)))/2, f(t) = (t - start)/(end - start) clipped to [0, 1].
 
     Attributes:
-      start, end: steps; start = end is a jump there.
-      initial, final: values up to the start and from the end on; it may rise or fall.
+      start, end, initial, final: as in `Linear`.
 
     Source: half a period of Loshchilov & Hutter (2017), equation 5, from `initial` to `final`.
     Raises ValueError as `Linear` does.
@@ -102,18 +102,18 @@ class Cosine:
 
 @dataclasses.dataclass(frozen=True)
 class Cyclical:
-    """`cycles` equal periods from start to end; each rises linearly in its first part `rise`, then stays at `final`.
+    """`cycles` equal periods from start to end, each a linear rise followed by a constant.
 
-    v(t) = initial + (final - initial) min(tau/rise, 1), tau = fraction of the running period; `initial` before the
-    start and `final` from the end on.
+    v(t) = initial + (final - initial) min(tau/rise, 1), where tau is the elapsed fraction of the period; `initial`
+    before the start and `final` from the end on.
 
     Attributes:
-      start, end: steps.
-      cycles: how many periods.
-      rise: the part of each that rises, above 0, at most 1.
-      initial, final: values at a period's beginning and after its rise.
+      start, end: first and last step of the periods.
+      cycles: number of periods.
+      rise: fraction of each period in which the value rises, above 0 and at most 1.
+      initial, final: values at the beginning of a period and after its rise.
 
-    Source: Fu et al. (2019), section 4, whose settings are these (4 cycles, a rise of one half).
+    Source: Fu et al. (2019), section 4; the defaults are theirs (4 cycles, a rise of one half).
     Raises ValueError as `Linear` does, and for start = end, less than one cycle or a rise outside (0, 1].
     """
 
@@ -141,13 +141,13 @@ class Cyclical:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """v(t) = the product of several schedules: a warm-up and what comes after it.
+    """v(t) = the product of several schedules, such as a warm-up and a decay.
 
     Attributes:
-      factors: one or more.
+      factors: one schedule or more.
 
-    A learning rate that rises over 100 steps and falls as a cosine from step 50,000 to 800,000, to a fifth, as
-    Efficient-VDVAE's does, is Product((Linear(-1, 99), Cosine(50_000, 800_000, initial=1.0, final=0.2))).
+    Efficient-VDVAE's learning rate rises over 100 steps and falls to a fifth, as a cosine, from step 50,000 to 800,000:
+    Product((Linear(-1, 99), Cosine(50_000, 800_000, initial=1.0, final=0.2))).
     Raises ValueError for no factors.
     """
 
@@ -155,7 +155,7 @@ class Product:
 
     def __post_init__(self) -> None:
         if not self.factors:
-            raise ValueError("A Product has one factor or more.")
+            raise ValueError("Product(factors=()): one factor or more is needed.")
 
     def __call__(self, step: Array) -> Array:
         """`[]`, or `[L]` where a factor has one number a level."""
@@ -164,11 +164,11 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class Tripling:
-    """v(t) = 10^(-i/(stages - 1)) in stage i = 0, 1, ..., which has 3^i parts of the steps; 1/10 after them.
+    """v(t) = 10^(-i/(stages - 1)) in stage i = 0, 1, ..., whose length is proportional to 3^i; 1/10 after the last.
 
     Attributes:
-      steps: of all stages together.
-      stages: how many; the value falls from 1 to 1/10.
+      steps: number of steps of all stages together.
+      stages: number of stages, over which the value falls from 1 to 1/10.
 
     Source: Burda et al. (2015), section 5: eight stages of 3^i epochs, 3,280 in all.
     Raises ValueError for less than one step, or fewer than two stages.
@@ -194,8 +194,8 @@ class Exponential:
     """v(t) = max(floor, rate^t).
 
     Attributes:
-      rate: what each step multiplies by.
-      floor: what is below is raised to it.
+      rate: factor of each step.
+      floor: lower bound of the value.
 
     Raises ValueError for a rate outside (0, 1] or a negative floor.
     """
@@ -209,13 +209,14 @@ class Exponential:
             raise ValueError(f"Exponential(rate={self.rate}): it has to be above 0 and at most 1, such as 0.999999.")
 
     def __call__(self, step: Array) -> Array:
-        """`[]`. By way of the logarithm, which float32 does not round to 0 where the rate is close to 1."""
+        """`[]`."""
+        # By the logarithm of the rate, taken in float64: float32 would round a rate this close to 1.
         decayed = jnp.exp(jnp.asarray(step, float) * math.log(self.rate))
         return jnp.maximum(decayed, jnp.asarray(self.floor, float))
 
 
 def _fraction(schedule: Linear | Cosine | Cyclical, step: Array) -> Array:
-    """(t - start)/(end - start), cut to [0, 1]; where they are the same, whether t has come there."""
+    """(t - start)/(end - start) clipped to [0, 1]; where start = end, 0 before that step and 1 from it on."""
     t, first, last = (jnp.asarray(v, float) for v in (step, schedule.start, schedule.end))
     length = last - first
     jump = length == 0.0
@@ -223,12 +224,13 @@ def _fraction(schedule: Linear | Cosine | Cyclical, step: Array) -> Array:
 
 
 def _between(schedule: Linear | Cosine | Cyclical, f: Array) -> Array:
+    """initial + (final - initial) f."""
     initial, final = jnp.asarray(schedule.initial, float), jnp.asarray(schedule.final, float)
     return initial + (final - initial) * f
 
 
 def _check(schedule: Any, *values: str, jump: bool = True) -> None:
-    """Refuses negative values, ends before their starts, and numbers of levels that differ."""
+    """Raises ValueError for negative values, an end before its start, and differing numbers of levels."""
     kind = type(schedule).__name__
     check_numbers(schedule, "start", "end")
     check_numbers(schedule, *values, low=0.0)

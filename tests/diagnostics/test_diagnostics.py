@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.cases import case, jitter
+from support.cases import Case, case, every, jitter
 from support.oracle import Gaussian, Oracle
-from support.toys import BottomUp, LinearGaussian
+from support.toys import BottomUp, CategoricalTop, LinearGaussian, pairs
 
 import hvae_jax as hv
 from hvae_jax import diagnostics
@@ -22,7 +22,6 @@ from hvae_jax.diagnostics import (
     bound_above,
     cumulative,
     from_noise,
-    images,
     information,
     interpolate,
     level_by_level,
@@ -78,6 +77,12 @@ def prior(oracle: Oracle, keep: int) -> Gaussian:
     """p of the top `keep` latents."""
     size = keep * SIZE
     return Gaussian(oracle.joint.mean[:size], oracle.joint.cov[:size, :size])
+
+
+def jittered(one: Case) -> Any:
+    """Variables of a row, away from where they begin."""
+    variables = jax.jit(one.model.init)(KEY, one.x, KEY, y=one.y)
+    return {**variables, "params": jitter(variables["params"])}
 
 
 @pytest.mark.leg
@@ -255,17 +260,16 @@ def test_two_samples() -> None:
 
 @pytest.mark.leg
 @pytest.mark.parametrize(
-    "name", ["top_down_2", "two_level", "classes", pytest.param("scanned", marks=pytest.mark.slow)]
+    "name", ["top_down_2", "bottom_up_vae", "classes", pytest.param("scanned", marks=pytest.mark.slow)]
 )
 def test_noise_and_latents_are_each_others_inverse(name: str) -> None:
     """Latents of x to noise and back; an interpolation begins and ends where it should."""
     one = case(name)
-    variables = jax.jit(one.model.init)(KEY, one.x, KEY, y=one.y)
-    variables = {**variables, "params": jitter(variables["params"])}
+    variables = jittered(one)
     latents = one.model.apply(variables, one.x, KEY, y=one.y).latents
     noise = noise_of(one.model, variables, one.x, KEY, one.y)
     back = from_noise(one.model, variables, noise, jax.random.key(9), one.y)
-    for z, again in zip(latents, back, strict=True):
+    for z, again in zip(latents, back.latents, strict=True):
         np.testing.assert_allclose(z, again, rtol=1e-4, atol=1e-5)
 
     other = one.x[::-1]
@@ -273,8 +277,110 @@ def test_noise_and_latents_are_each_others_inverse(name: str) -> None:
     assert ways.shape == (len(one.x), 3, *one.x.shape[1:])
     key_first, _, key_draw = jax.random.split(KEY, 3)
     ends = from_noise(one.model, variables, noise_of(one.model, variables, one.x, key_first, one.y), key_draw, one.y)
-    np.testing.assert_allclose(ways[:, 0], images(one.model, variables, ends, KEY, one.y), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ways[:, 0], ends.x_dist.mean, rtol=1e-4, atol=1e-5)
     assert not np.allclose(ways[:, 0], ways[:, 2])
+
+
+def test_one_descent_gives_the_latents_of_a_descent_for_each_level() -> None:
+    """An interpolation is what L descents make of the same noise, level after level, each given those above it."""
+    one = case("top_down_3")
+    variables = jittered(one)
+
+    @jax.jit
+    def decode(latents: Any) -> Any:
+        return one.model.apply(variables, KEY, len(one.x), latents=latents, method="decode")
+
+    ways = jax.jit(lambda v: interpolate(one.model, v, one.x, one.x[::-1], KEY, steps=3))(variables)
+    key_first, key_other, _ = jax.random.split(KEY, 3)
+    ends = noise_of(one.model, variables, one.x, key_first), noise_of(one.model, variables, one.x[::-1], key_other)
+    halfway = []
+    for a, b in zip(*ends, strict=True):
+        angle = np.arccos((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)))
+        halfway.append((a + b) * (np.sin(angle / 2) / np.sin(angle))[:, None])
+    for step, noise in enumerate((ends[0], halfway, ends[1])):
+        latents: list[Any] = [None] * one.model.num_levels
+        for level, eps in enumerate(noise):
+            p = decode(latents).levels[level].p
+            latents[level] = p.mean + p.std * eps
+        np.testing.assert_allclose(ways[:, step], decode(latents).x_dist.mean, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "offsets", "refused"),
+    [
+        ("categorical_top", (1, 2), (0, 2), r"'c', a OneHotCategorical"),
+        ("observed", (2, 1), (2, 0), r"'y', a BernoulliRecord"),
+        ("mixture_prior", (1, 2), (0, 2), r"'z2', a NormalMixture"),
+    ],
+)
+def test_levels_of_any_kind(name: str, units: tuple[int, ...], offsets: tuple[int, ...], refused: str) -> None:
+    """Usage counts a joint KL as one unit; walks refuse what is not made of noise; the rest takes any pair of q and p.
+
+    keep_top is traced, as it is under one compilation for all k.
+    """
+    one = case(name)
+    variables, x, key = jittered(one), one.x, jax.random.key(9)
+    found = jax.jit(lambda v: usage(one.model, v, x, KEY, draws=3))(variables)
+    assert tuple(rates.shape[1] for rates in found.unit_rates) == units
+    assert tuple(offset.shape[1] for offset in found.offsets) == offsets
+    for level, rates in enumerate(found.unit_rates):
+        np.testing.assert_allclose(rates.sum(1), found.rates[level], rtol=1e-5, atol=1e-6)
+    counts = UnitCounts()
+    counts.add(found)
+    assert moving_units(found.offsets) == counts.moving()
+    assert all(count == 0 for count, size in zip(counts.moving(), offsets, strict=True) if size == 0)
+
+    for walk in (
+        lambda: noise_of(one.model, variables, x, KEY),
+        lambda: interpolate(one.model, variables, x, x[::-1], KEY),
+        lambda: traverse(one.model, variables, x, KEY, 0, 0, [0.0]),
+    ):
+        with pytest.raises(ValueError, match=f"prior of level {refused}"):
+            jax.eval_shape(walk)
+
+    by_level = jax.jit(lambda v: level_by_level(one.model, v, x, key))(variables)
+    assert by_level.shape == (len(x), 3, *x.shape[1:]) and jnp.isfinite(by_level).all()
+    np.testing.assert_allclose(by_level[:, 0], by_level[:1, 0].repeat(len(x), 0), rtol=1e-5)
+    whole = jax.jit(lambda v: one.model.apply(v, x, key, method="reconstruct"))(variables)
+    np.testing.assert_allclose(by_level[:, 2], whole, rtol=1e-5, atol=1e-6)
+    above = jax.jit(lambda k: bound_above(one.model, variables, x, key, k, draws=2))
+    ratio = jax.jit(lambda k: likelihood_ratio(one.model, variables, x, key, k, draws=2))
+    for k in range(3):
+        assert jnp.isfinite(above(jnp.int32(k))).all()
+        np.testing.assert_allclose(ratio(jnp.int32(k)), above(jnp.int32(0)) - above(jnp.int32(k)), rtol=1e-4, atol=1e-4)
+
+
+def test_means_of_a_known_level_do_not_overflow() -> None:
+    """They are of the data's dtype, uint8, of which 300 draws add up to more than 255."""
+    one = case("observed")
+    found = jax.jit(lambda v: usage(one.model, v, one.x, KEY, draws=300))(jittered(one))
+    np.testing.assert_allclose(found.posterior_means[1], pairs(one.x), rtol=1e-6)
+
+
+def test_information_of_classes() -> None:
+    """I_q(x; c) of a categorical level by enumeration: the entropy of the mean posterior less the mean entropy."""
+    model, x = CategoricalTop(size=0), jnp.tile(every(2, 4), (40, 1))
+    variables = jax.jit(model.init)(KEY, x, KEY)
+    variables = {"params": jax.tree.map(lambda leaf: 3.0 * leaf, variables["params"])}
+    found = information(model, variables, x, KEY, draws=len(x))
+    q = np.asarray(jax.jit(lambda v: model.apply(v, x, KEY).levels[0].q.mean)(variables), np.float64)
+    exact = (q * np.log(q)).sum(1).mean() - (q.mean(0) * np.log(q.mean(0))).sum()
+    assert exact > 0.1
+    assert abs(found.lower[0] - exact) < 4 * found.lower_error[0]
+
+
+def test_information_where_it_can_be_had() -> None:
+    """Under a prior that is a mixture, like any; not of a known level, nor below a network that draws."""
+    for name, tractable in (
+        ("mixture_prior", (True, True)),
+        ("observed", (False, False)),
+        ("prior_that_draws", (True, False)),
+    ):
+        one = case(name)
+        found = information(one.model, jittered(one), one.x, KEY, draws=len(one.x))
+        assert tuple(np.isfinite(found.lower)) == tuple(np.isfinite(found.upper)) == tractable
+        assert np.isfinite(found.rates).all()
+        assert (found.lower <= math.log(len(one.x)) + 1e-6)[list(tractable)].all()
 
 
 def test_walks() -> None:

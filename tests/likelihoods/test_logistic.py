@@ -366,11 +366,11 @@ def test_a_pixelcnn_over_logistics() -> None:
     ("make", "message"),
     [
         (lambda: DiscretisedLogistic(1), r"values=1\): at least 2"),
-        (lambda: DiscretisedLogistic(scale="pixel"), "'element' or 'global'"),
+        (lambda: DiscretisedLogistic(scale="pixel"), r"scale='pixel'\): it has to be 'element' or 'global'"),
         (lambda: LogisticMixture(0), r"mixtures=0, values=256\)"),
         (lambda: LogisticMixture(values=1), "2 values"),
         (lambda: LogisticMixture(channels=2), r"channels=2\): 1, or 3"),
-        (lambda: LogisticMixture(form="nvae"), "exact, published, vdvae_5_bits"),
+        (lambda: LogisticMixture(form="nvae"), r"form='nvae'\): it has to be 'exact', 'published', 'vdvae_5_bits' or"),
         (lambda: LogisticMixture(form="vdvae_5_bits"), "5 bits have 32 values"),
         (lambda: LogisticMixture(values=32).check(np.full((2, 3), 40)), r"40 at index \(0, 0\).*0..31.*values=41"),
         (lambda: LogisticMixture().check(np.zeros((2, 4, 4, 1))), r"shape \(2, 4, 4, 1\).*Set channels=1"),

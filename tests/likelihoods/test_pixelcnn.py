@@ -1,4 +1,4 @@
-"""The PixelCNN head: what it sees and what not, that it is a density, and that walking is the pass over all at once."""
+"""The PixelCNN head: what an element sees, that it is a density, and that generation follows its conditionals."""
 
 import itertools
 from typing import Any
@@ -87,7 +87,7 @@ def test_an_element_sees_the_field_and_nothing_else(event: tuple[int, ...], fiel
         (Bernoulli(), (1, 1, 3), None, 2),
     ],
 )
-def test_the_walk_is_the_pass(base: Any, event: tuple[int, ...], field: int | None, layers: int) -> None:
+def test_pixel_by_pixel_is_the_pass(base: Any, event: tuple[int, ...], field: int | None, layers: int) -> None:
     """Each element of the mode is the mode given the elements before it, and draws follow the same conditionals."""
     one = record(PixelCNN(base, receptive_field=field, layers=layers, width=6), event)
     mode = jax.jit(lambda one: one.mode)(one)
@@ -196,8 +196,8 @@ def test_a_model_generates_and_reconstructs() -> None:
 def test_settings_that_are_refused() -> None:
     """Each says what is wrong."""
     for wrong, said in (
-        ({"receptive_field": -1}, r"receptive_field=-1\): 0 for none"),
-        ({"layers": 0}, r"layers=0, .*each has to be 1 or more"),
+        ({"receptive_field": -1}, r"receptive_field=-1\): it has to be 0 or more"),
+        ({"layers": 0}, r"layers=0, .*every size has to be"),
         ({"base": PixelCNN()}, "of one element alone"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -18,7 +18,7 @@ from support.contract import PROMISES, Row, jit_equals_eager, sharded_is_the_sam
 from hvae_jax.experiment import settings
 from hvae_jax.likelihoods import Categorical
 from hvae_jax.models import TopDownVAE
-from hvae_jax.networks import MLP, BatchNorm, Linear, Readout
+from hvae_jax.networks import MLP, BatchNorm, Dense, Readout
 from hvae_jax.objectives import elbo
 from hvae_jax.trace import Trace
 
@@ -188,7 +188,7 @@ def test_batch_norm_of_bfloat16() -> None:
 def test_layers_in_bfloat16() -> None:
     """A linear layer answers in bfloat16; the readout, whose bias is not rounded, in float32."""
     h = jax.random.normal(KEY, (4, 6))
-    y, _ = Linear(3, "bfloat16").init_with_output(KEY, h)
+    y, _ = Dense(3, "bfloat16").init_with_output(KEY, h)
     assert y.dtype == jnp.bfloat16
     layer = Readout(2, "bfloat16")
     made = layer.init(KEY, h, (5,))

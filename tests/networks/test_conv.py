@@ -7,7 +7,7 @@ import pytest
 from scipy import signal
 from support.cases import equations
 
-from hvae_jax.networks.conv import Conv, ConvDecoder, ConvEncoder, double
+from hvae_jax.networks.conv import Conv, ConvDecoder, ConvEncoder
 
 KEY = jax.random.key(0)
 IMAGES = [(8, 8, 1), (28, 28, 1), (32, 32, 3), (4, 12, 2)]
@@ -25,12 +25,6 @@ def test_a_convolution_is_scipys(stride: int) -> None:
             planes = [signal.correlate2d(x[b, ..., i], kernel[..., i, o], mode="same") for i in range(3)]
             expected = sum(planes)[::stride, ::stride] + bias[o]
             np.testing.assert_allclose(got[b, ..., o], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_doubling_repeats_pixels() -> None:
-    """Each pixel becomes a square of four."""
-    x = np.random.default_rng(0).normal(size=(2, 3, 5, 2)).astype(np.float32)
-    np.testing.assert_array_equal(double(jnp.asarray(x)), x.repeat(2, 1).repeat(2, 2))
 
 
 @pytest.mark.parametrize("image", IMAGES)

@@ -10,7 +10,7 @@ import pytest
 from jax import Array
 from support.cases import jitter
 
-from hvae_jax.networks.masked import MaskedLayers, degrees, evaluate, kernel_mask
+from hvae_jax.networks.masked import MaskedLayers, apply_layers, degrees, kernel_mask
 
 KEY = jax.random.key(0)
 
@@ -45,7 +45,7 @@ def test_strictly_causal(shape: tuple[int, ...], hidden: tuple[int, ...], heads:
     """
     net, variables, z, context = made(shape, hidden, heads, size)
     layers = net.apply(variables, z, context)
-    out = jax.jit(jax.jacobian(lambda one: evaluate(layers, one[None], context[:1])[0]))
+    out = jax.jit(jax.jacobian(lambda one: apply_layers(layers, one[None], context[:1])[0]))
     count = int(np.prod(shape))
     moved = np.zeros((heads, count, count), bool)
     for seed in range(4):
@@ -69,10 +69,10 @@ def test_the_context_reaches_everything_but_changes_no_order() -> None:
     """It joins after the first hidden layer: the heads move with it at every place."""
     net, variables, z, context = made((3, 3, 2), (4,), 2)
     layers = net.apply(variables, z, context)
-    jacobian = jax.jit(jax.jacobian(lambda c: evaluate(layers, z, c)[0].sum(-1)))(context)[:, :, 0]
+    jacobian = jax.jit(jax.jacobian(lambda c: apply_layers(layers, z, c)[0].sum(-1)))(context)[:, :, 0]
     assert all(np.abs(jacobian[i, j, i, j]).sum() > 0 for i, j in np.ndindex(3, 3))
-    without = evaluate(layers, z, None)
-    np.testing.assert_allclose(without, evaluate(layers, z, jnp.zeros_like(context)), rtol=1e-6)
+    without = apply_layers(layers, z, None)
+    np.testing.assert_allclose(without, apply_layers(layers, z, jnp.zeros_like(context)), rtol=1e-6)
 
 
 def test_blocks_of_channels() -> None:
@@ -93,7 +93,7 @@ def test_the_first_batch_decides_gains_and_biases() -> None:
     net = MaskedLayers((4, 8), 2)
     layers, _ = jax.jit(net.init_with_output)(KEY, z, None)
     for depth in range(1, 4):
-        out = evaluate(layers[:depth], z, None)
+        out = apply_layers(layers[:depth], z, None)
         np.testing.assert_allclose(out.mean((0, 1, 2)), 0.0, atol=1e-4)
         np.testing.assert_allclose(out.std((0, 1, 2)), 0.1, rtol=1e-3)
 
@@ -110,7 +110,7 @@ def test_a_first_batch_without_variance_is_finite() -> None:
     [
         (4, (6,), 3, "4 channels cannot be put in order through a hidden layer of 6.*Try 8"),
         (3, (6, 7), 3, "3 channels .* hidden layer of 7.*Try 6"),
-        (2, (), 3, "1 or more each"),
+        (2, (), 3, "has to be 1 or more"),
         (2, (4,), 1, "odd and 3 or more"),
         (2, (4,), 4, "odd and 3 or more"),
     ],

@@ -14,6 +14,7 @@ from hvae_jax.networks.resample import (
     convolve_transposed,
     crop_to,
     double_bilinear,
+    enlarge,
     pad_to_multiple,
     padded_size,
 )
@@ -90,7 +91,7 @@ def test_gradients_of_convolutions(
     image: tuple, size: int, stride: int, padding: tuple, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In blocks of one example, of some with a smaller last one, and at once; inside a loop as outside."""
-    monkeypatch.setattr("hvae_jax.networks.resample._BLOCK", block)
+    monkeypatch.setattr("hvae_jax.networks.cpu_conv.BLOCK", block)
     x, kernel = normal(5, *image, 3), normal(size, size, 3, 4)
     y, pull = jax.vjp(jax.jit(lambda x, kernel: convolve(x, kernel, stride, padding)), x, kernel)
     g = normal(*y.shape)
@@ -107,7 +108,7 @@ def test_gradients_of_convolutions(
 @pytest.mark.parametrize("block", [30, 4096])
 def test_derivatives_of_every_kind(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forwards, twice, and of a batch of kernels: a convolution is linear in either argument."""
-    monkeypatch.setattr("hvae_jax.networks.resample._BLOCK", block)
+    monkeypatch.setattr("hvae_jax.networks.cpu_conv.BLOCK", block)
     x, kernel, dx, dkernel = (jnp.asarray(normal(*shape)) for shape in [(5, 4, 6, 2), (3, 3, 2, 3)] * 2)
     _, dy = jax.jvp(convolve, (x, kernel), (dx, dkernel))
     np.testing.assert_allclose(dy, convolve(dx, kernel) + convolve(x, dkernel), rtol=1e-5, atol=1e-5)
@@ -137,6 +138,15 @@ def test_transposed_convolutions(size: int, stride: int, crop: tuple[int, int]) 
     expected = full[:, before : before + 3 * stride, before : before + 4 * stride]
     got = convolve_transposed(jnp.asarray(x), jnp.asarray(kernel), stride, crop)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_nearest_neighbours_repeat_pixels(factor: int) -> None:
+    """Each pixel becomes a square of factor^2; integers stay integers."""
+    for x in (normal(2, 3, 5, 2), np.arange(12, dtype=np.uint8).reshape(1, 3, 2, 2)):
+        got = enlarge(jnp.asarray(x), factor)
+        np.testing.assert_array_equal(got, x.repeat(factor, 1).repeat(factor, 2))
+        assert got.dtype == x.dtype
 
 
 def test_a_transposed_convolution_is_the_gradient_of_a_strided_one() -> None:

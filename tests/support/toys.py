@@ -12,7 +12,7 @@ from hvae_jax.distributions import Known, Normal, OneHotCategorical, precision_w
 from hvae_jax.likelihoods import Bernoulli, GaussianRecord, Likelihood
 from hvae_jax.models.base import HVAE
 from hvae_jax.networks.computing import Drawing
-from hvae_jax.networks.mlp import BatchNorm, Linear, Readout
+from hvae_jax.networks.mlp import BatchNorm, Dense, Readout
 from hvae_jax.networks.scan import scanned
 from hvae_jax.trace import Level, Trace
 
@@ -140,15 +140,15 @@ class BottomUp(HVAE):
         pick2, pick1 = picks
         z1 = q2 = None
         if x is not None:
-            r = jnp.tanh(Linear(self.hidden, name="r")(flat(x)))
-            z1 = propose(ascent_key, gaussian_head(Linear(2 * self.size, name="q1")(r)), pick1)
-            r = jnp.tanh(Linear(self.hidden, name="r2")(z1.z))
-            q2 = shifted(gaussian_head(Linear(2 * self.size, name="q2")(r)), z1.z)
+            r = jnp.tanh(Dense(self.hidden, name="r")(flat(x)))
+            z1 = propose(ascent_key, gaussian_head(Dense(2 * self.size, name="q1")(r)), pick1)
+            r = jnp.tanh(Dense(self.hidden, name="r2")(z1.z))
+            q2 = shifted(gaussian_head(Dense(2 * self.size, name="q2")(r)), z1.z)
         level2 = draw(key2, Normal.standard((n, self.size)), q2, pick2, name="z2")
-        h = jnp.tanh(Linear(self.hidden, name="h")(level2.z))
-        p1 = shifted(gaussian_head(Linear(2 * self.size, name="p1")(h)), level2.z)
+        h = jnp.tanh(Dense(self.hidden, name="h")(level2.z))
+        p1 = shifted(gaussian_head(Dense(2 * self.size, name="p1")(h)), level2.z)
         level1 = draw(key1, p1, z1, pick1, name="z1")
-        h = jnp.tanh(Linear(self.hidden, name="px")(level1.z))
+        h = jnp.tanh(Dense(self.hidden, name="px")(level1.z))
         readout = Readout(self.likelihood.parameters, name="readout")
         x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
         return Trace(None if x is None else x_dist.log_prob(x), (level2, level1), x_dist)
@@ -164,13 +164,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, key: Array, pick: Pick, evidence: Array | None) -> tuple[Array, Level]:
-        prior = gaussian_head(Linear(2 * self.size, name="prior")(jnp.tanh(h)))
+        prior = gaussian_head(Dense(2 * self.size, name="prior")(jnp.tanh(h)))
         posterior = None
         if evidence is not None:
-            delta = Linear(2 * self.size, name="delta")(jnp.tanh(jnp.concatenate([h, evidence], -1)))
+            delta = Dense(2 * self.size, name="delta")(jnp.tanh(jnp.concatenate([h, evidence], -1)))
             posterior = residual(prior, gaussian_head(delta))
         level = draw(key, prior, posterior, pick, name="run")
-        h = h + Linear(self.width, name="merge")(level.z)
+        h = h + Dense(self.width, name="merge")(level.z)
         return BatchNorm(name="norm")(h, train=self.train) if self.normalise else h, level
 
 
@@ -210,11 +210,11 @@ class Scanned(HVAE):
     ) -> Trace:
         evidence = q = None
         if x is not None:
-            evidence = jnp.tanh(Linear(self.width, name="r")(flat(x)))
-            q = gaussian_head(Linear(2 * self.size, name="q")(evidence))
+            evidence = jnp.tanh(Dense(self.width, name="r")(flat(x)))
+            q = gaussian_head(Dense(2 * self.size, name="q")(evidence))
         keys = jax.random.split(key, self.num_levels)
         top = draw(keys[0], Normal.standard((n, self.size)), q, picks[0], name="top")
-        h = Linear(self.width, name="h")(top.z)
+        h = Dense(self.width, name="h")(top.z)
 
         axes = (0, 0, nn.broadcast)
         run = scanned(self, Block, self.blocks, axes, unroll=self.unroll, remat=self.remat)
@@ -241,7 +241,7 @@ def coupling(scale: Array, shift: Array, context: Array) -> FlowMaps:
         z0 = jnp.stack([z[:, 0], (z[:, 1] - t) * jnp.exp(-s)], -1)
         return z0, jnp.stack([jnp.zeros_like(s), s], -1)
 
-    return forward, inverse
+    return FlowMaps(forward, inverse)
 
 
 class Flow(HVAE):
@@ -267,14 +267,14 @@ class Flow(HVAE):
         ascent_key, descent_key = jax.random.split(key)
         proposed = None
         if x is not None:
-            r = jnp.tanh(Linear(self.hidden, name="r")(flat(x)))
-            q = gaussian_head(Linear(4, name="q")(r))
+            r = jnp.tanh(Dense(self.hidden, name="r")(flat(x)))
+            q = gaussian_head(Dense(4, name="q")(r))
             scale = self.param("scale", nn.initializers.constant(0.4), (), jnp.float32)
             shift = self.param("shift", nn.initializers.constant(0.4), (), jnp.float32)
-            flow = coupling(scale, shift, Linear(3, name="context")(r))
+            flow = coupling(scale, shift, Dense(3, name="context")(r))
             proposed = propose(ascent_key, q, picks[0], flow)
         level = draw(descent_key, Normal.standard((n, 2)), proposed, picks[0], name="z1")
-        h = jnp.tanh(Linear(self.hidden, name="px")(level.z))
+        h = jnp.tanh(Dense(self.hidden, name="px")(level.z))
         readout = Readout(self.likelihood.parameters, name="readout")
         x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
         return Trace(None if x is None else x_dist.log_prob(x), (level,), x_dist)
@@ -310,18 +310,18 @@ class CategoricalTop(HVAE):
         prior = OneHotCategorical(jnp.broadcast_to(logits[None], (n, self.classes_of_c)), self.form)
         r = posterior = None
         if x is not None:
-            r = jnp.tanh(Linear(self.hidden, name="r")(flat(x)))
-            posterior = OneHotCategorical(Linear(self.classes_of_c, name="qc")(r), self.form)
+            r = jnp.tanh(Dense(self.hidden, name="r")(flat(x)))
+            posterior = OneHotCategorical(Dense(self.classes_of_c, name="qc")(r), self.form)
         levels = [draw(key_c, prior, posterior, picks[0], name="c")]
         h = levels[0].z
         if self.size:
-            p = gaussian_head(Linear(2 * self.size, name="p1")(h))
+            p = gaussian_head(Dense(2 * self.size, name="p1")(h))
             q = None
             if r is not None:
-                q = residual(p, gaussian_head(Linear(2 * self.size, name="q1")(jnp.concatenate([r, h], -1))))
+                q = residual(p, gaussian_head(Dense(2 * self.size, name="q1")(jnp.concatenate([r, h], -1))))
             levels.append(draw(key_z, p, q, picks[1], name="z1"))
             h = jnp.concatenate([h, levels[1].z], -1)
-        h = jnp.tanh(Linear(self.hidden, name="px")(h))
+        h = jnp.tanh(Dense(self.hidden, name="px")(h))
         readout = Readout(self.likelihood.parameters, name="readout")
         x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
@@ -358,13 +358,13 @@ class Observed(HVAE):
         if x is not None:
             known = Known(pairs(x))
             seen = known.z if picks[1].given is None else picks[1].given
-            r = jnp.tanh(Linear(self.hidden, name="r")(flat(seen)))
-            q = gaussian_head(Linear(2 * self.size, name="q2")(r))
+            r = jnp.tanh(Dense(self.hidden, name="r")(flat(seen)))
+            q = gaussian_head(Dense(2 * self.size, name="q2")(r))
         z2 = draw(key_z, Normal.standard((n, self.size)), q, picks[0], name="z2")
-        h = jnp.tanh(Linear(self.hidden, name="h")(z2.z))
-        p = Bernoulli()(Linear(self.pixels // 2, name="py")(h)[..., None])
+        h = jnp.tanh(Dense(self.hidden, name="h")(z2.z))
+        p = Bernoulli()(Dense(self.pixels // 2, name="py")(h)[..., None])
         level = draw(key_y, p, known, picks[1], name="y")
-        h = jnp.tanh(Linear(self.hidden, name="px")(jnp.concatenate([h, flat(level.z)], -1)))
+        h = jnp.tanh(Dense(self.hidden, name="px")(jnp.concatenate([h, flat(level.z)], -1)))
         readout = Readout(self.likelihood.parameters, name="readout")
         x_dist = self.likelihood(readout(h, None if x is None else x.shape[1:]))
         return Trace(None if x is None else x_dist.log_prob(x), (z2, level), x_dist)
@@ -376,5 +376,5 @@ class NoisyPrior(Drawing):
     @nn.compact
     def __call__(self, v: Array, key: Array, *, train: bool = False) -> Array:
         moved = 0.8 * v + 0.6 * jax.random.normal(key, v.shape, v.dtype)
-        more = Linear(2, name="scale")(jnp.tanh(Linear(5, name="hidden")(moved)))
-        return jnp.concatenate([0.5 * Linear(2, name="mean")(moved), 0.1 * jnp.tanh(more)], axis=-1)
+        more = Dense(2, name="scale")(jnp.tanh(Dense(5, name="hidden")(moved)))
+        return jnp.concatenate([0.5 * Dense(2, name="mean")(moved), 0.1 * jnp.tanh(more)], axis=-1)

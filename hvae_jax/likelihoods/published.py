@@ -1,0 +1,112 @@
+"""How public codes score x where the exact likelihood scores it otherwise: every form of theirs.
+
+    setting                                        whose score it is
+    Bernoulli(form="of_p")                         PyTorch's cross-entropy of a probability: addtt/ladder-vae-pytorch
+    Bernoulli(1e-7), Categorical(K, 1e-7)          the article's code
+    DiscretisedLogistic(added=1e-7)                addtt/ladder-vae-pytorch
+    LogisticMixture(form="published")              PixelCNN++'s code, VDVAE's, NVAE's, addtt's, vlievin/biva-pytorch
+    LogisticMixture(form="vdvae_5_bits")           VDVAE's code for 32 values
+    LogisticMixture(form="efficient_vdvae_5_bits") Efficient-VDVAE's code for 32 values
+
+Each is a setting of a likelihood, so that published weights score what they were published with; a model of one's own
+needs none of them. Draws, means and modes are computed as in the exact form, except that the values of the forms of 5
+bits lie elsewhere.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int, Num
+
+from hvae_jax.likelihoods.base import softplus
+from hvae_jax.likelihoods.bins import Bins
+
+BernoulliForm = Literal["exact", "of_p"]
+MixtureForm = Literal["exact", "published", "vdvae_5_bits", "efficient_vdvae_5_bits"]
+
+
+def bernoulli_of_p(x: Num[Array, "..."], logits: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x log p + (1 - x) log(1 - p) of the rounded p = sigmoid(logit), each logarithm at least -100: elementwise nats.
+
+    Source: `torch.nn.functional.binary_cross_entropy`.
+    """
+    p = jax.nn.sigmoid(logits)
+    return x * jnp.maximum(jnp.log(p), -100.0) + (1 - x) * jnp.maximum(jnp.log1p(-p), -100.0)
+
+
+def bernoulli_clipped(x: Num[Array, "..."], logits: Float[Array, "..."], least: float) -> Float[Array, "..."]:
+    """x log p + (1 - x) log(1 - p) with p clipped to [least, 1 - least]: elementwise nats."""
+    return x * clip_log(-softplus(-logits), least) + (1 - x) * clip_log(-softplus(logits), least)
+
+
+def clip_log(log_p: Float[Array, "..."], least: float) -> Float[Array, "..."]:
+    """log of the probability clipped to [least, 1 - least]."""
+    return jnp.clip(log_p, math.log(least), math.log1p(-least))
+
+
+def add_to_probability(log_p: Float[Array, "..."], added: float) -> Float[Array, "..."]:
+    """log(P + added). The probabilities of V values then sum to 1 + V added."""
+    return jnp.logaddexp(log_p, math.log(added))
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedBins:
+    """The bins of a logistic as public codes have them; asked the same as `Bins`, everything is elementwise.
+
+    P is the difference of two sigmoids, and where that is 1e-5 or less the density in the middle of the bin times its
+    width, so that the sum over all values is 1 except for that. A u below -0.999 has the first bin, which is open; one
+    above 0.999 has the last, which is open too. In the forms of 5 bits the values lie 8/127.5 apart, from -1 to 0.945,
+    in bins 2/31 wide: they overlap, and the sum over all values is 1.03 or, near white, far from 1, because no value of
+    "vdvae_5_bits" reaches the last, open bin. In "efficient_vdvae_5_bits" the last one is open.
+
+    Attributes:
+      values: V.
+      form: which of the above.
+      beta: divisor of log_scale in the density but not in the density's argument, an oversight of Efficient-VDVAE's.
+
+    Source: Salimans et al. (2017), their code, for "published"; the code of VDVAE (Child, 2021), where NVAE's for five
+    bits is "published"; the code of Efficient-VDVAE (Hazami et al., 2022).
+    """
+
+    values: int
+    form: MixtureForm
+    beta: float = 1.0
+
+    def centre(self, x: Num[Array, "..."]) -> Num[Array, "..."]:
+        """u: the whole numbers 0..V-1 as reals from -1 to 1, or from -1 to 0.945 with 5 bits."""
+        return x * (8.0 / 127.5) - 1.0 if self._five_bits else Bins(self.values).centre(x)
+
+    def nearest(self, u: Float[Array, "..."]) -> Int[Array, "..."]:
+        """The whole number that lies nearest to u, int32."""
+        return Bins(self.values).nearest((u + 1.0) * (127.5 / 124.0) - 1.0 if self._five_bits else u)
+
+    def contain(self, x: Num[Array, "..."]) -> Bool[Array, "..."]:
+        """Whether each x is one of 0..V-1."""
+        return Bins(self.values).contain(x)
+
+    def log_mass(
+        self, x: Num[Array, "..."], mean: Float[Array, "..."], log_scale: Float[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """log P(x), nats; arguments as in `Bins.log_mass`."""
+        half = 1.0 / (self.values - 1)  # of a bin's width
+        white = 120.5 / 127.5 if self.form == "efficient_vdvae_5_bits" else 1.0
+        u = self.centre(x).astype(mean.dtype)
+        inverse, offset = jnp.exp(-log_scale), u - mean
+        upper, middle, lower = (offset + half) * inverse, offset * inverse, (offset - half) * inverse
+        mass = jax.nn.sigmoid(upper) - jax.nn.sigmoid(lower)
+        density = middle - log_scale / self.beta - 2.0 * jax.nn.softplus(middle)
+        inside = jnp.where(mass > 1e-5, jnp.log(jnp.maximum(mass, 1e-12)), density + math.log(2.0 * half))
+        open_above = jnp.where(u > 0.999 * white, -jax.nn.softplus(lower), inside)
+        return jnp.where(u < -0.999, upper - jax.nn.softplus(upper), open_above)
+
+    def expectation(self, mean: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
+        """E[x] of the exact bins."""
+        return Bins(self.values).expectation(mean, log_scale)
+
+    @property
+    def _five_bits(self) -> bool:
+        return self.form != "published"
