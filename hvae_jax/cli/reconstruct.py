@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.cli.arguments import Import, Run, columns
 from hvae_jax.diagnostics import level_by_level
 from hvae_jax.experiment.reopen import open_run
 from hvae_jax.report import charts
@@ -82,5 +82,5 @@ class Reconstruct:
         )(run.variables, key)
         out = self.out or self.run / f"reconstructions_top{keep}.png"
         panels = {"real": few.x, f"top {keep} of {levels} {what}": np.asarray(mean)}
-        charts.save_grids(out, panels, _columns(len(few)), values)
+        charts.save_grids(out, panels, columns(len(few)), values)
         print(out)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.cli.arguments import Import, Run, columns
 from hvae_jax.descent import temperature_by_side
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
@@ -49,7 +49,7 @@ class Sample:
         experiment, variables, _ = open_variables(self.run, self.import_)
         model: Any = experiment.model
         values = _range(experiment)
-        temperature, name = _temperature(command, experiment, variables)
+        temperature, name = _temperature(self, experiment, variables)
         y = _labels(model, self.label, self.n)
         draw = jit_once(lambda v, key: model.apply(v, key, self.n, y=y, temperature=temperature, method="generate"))
         x = np.asarray(draw(variables, jax.random.key(self.seed)))
@@ -59,7 +59,7 @@ class Sample:
             arrays: dict[str, Any] = {"x": x} if y is None else {"x": x, "y": y}
             np.savez_compressed(out, **arrays)
         else:
-            charts.save_grids(out, {f"temperature {name}": x}, _columns(self.n), values)
+            charts.save_grids(out, {f"temperature {name}": x}, columns(self.n), values)
         print(out)
 
 
@@ -76,8 +76,7 @@ def _temperature(command: Sample, experiment: Experiment, variables: Any) -> tup
         if command.temperature != (1.0,):
             raise ValueError("--temperature and --temperature-by-side say the same thing: give one of them.")
         model: Any = experiment.model
-        few = an_example(experiment).for_classes(model.classes)
-        sides = level_sides(model, variables, few.x, few.y)
+        sides = level_sides(model, an_example(experiment).for_classes(model.classes))
         by_side = {f"{side}x{side}": t for side, t in command.temperature_by_side.items()}
         name = "_".join(f"{side}_{t:g}" for side, t in by_side.items())
         return temperature_by_side(sides, command.temperature_by_side), name
