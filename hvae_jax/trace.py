@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods import Likelihood, LikelihoodRecord
@@ -102,7 +101,9 @@ class Trace:
     @property
     def sides(self) -> tuple[int, ...]:
         """The height of each latent's maps, top first; 1 for a vector."""
-        return tuple(level.side for level in self.unstack())
+        return tuple(
+            side for level in self.levels for side in [level.side] * (level.z.shape[0] if level.stacked else 1)
+        )
 
     @property
     def rates_by_side(self) -> dict[int, Array]:
@@ -171,18 +172,29 @@ class Model(Protocol):
         ...
 
 
-def level_names(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None = None) -> tuple[str, ...]:
-    """Names of the model's levels, top first, without computing anything."""
-    trace = jax.eval_shape(lambda v, x, y: model.apply(v, x, jax.random.key(0), y=y), variables, x, y)
-    return trace.names
+def level_names(model: Model, data: Any) -> tuple[str, ...]:
+    """Names of the model's levels, top first, from shapes alone: nothing is computed.
+
+    Args:
+      data: `x` and `y`, arrays or anything else with a shape and a dtype, such as a split has them.
+    """
+    return _abstract_trace(model, data).names
 
 
-def level_sides(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None = None) -> tuple[int, ...]:
-    """The height of each level's maps, top first, 1 for vectors, without computing anything."""
-    sides: list[int] = []
-    key = jax.random.key(0)
-    jax.eval_shape(lambda v, x, y: sides.extend(model.apply(v, x, key, y=y).sides), variables, x, y)
-    return tuple(sides)
+def level_sides(model: Model, data: Any) -> tuple[int, ...]:
+    """Height of each level's maps, top first, 1 for vectors, from shapes alone; `data` as `level_names` takes it."""
+    return _abstract_trace(model, data).sides
+
+
+def _abstract_trace(model: Model, data: Any) -> Trace:
+    """A trace of one example of `data`, of shapes and dtypes instead of arrays."""
+    one = [None if a is None else jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for a in (data.x, data.y)]
+
+    def trace_of(x: Array, y: Array | None) -> Trace:
+        key = jax.random.key(0)
+        return model.apply(model.init(key, x, key, y=y), x, key, y=y)
+
+    return jax.eval_shape(trace_of, *one)
 
 
 def _refuse_extra_axes(level: Level) -> None:

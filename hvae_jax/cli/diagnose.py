@@ -13,6 +13,7 @@ from hvae_jax.report import charts
 from hvae_jax.report.diagnosis import Effort, diagnose
 from hvae_jax.report.page import page
 from hvae_jax.report.sketch import walk_pictures
+from hvae_jax.runtime.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,6 @@ class Diagnose:
         images = walk_pictures(model, variables, dataset, report, jax.random.fold_in(key, 1))
         title = f"{run.experiment.name}: what its levels do"
         out.write_text(page(title, report, figures, images))
-        settings.write_whole(out.with_suffix(".json"), settings.dumps(report))
+        write_whole(out.with_suffix(".json"), settings.dumps(report))
         print("\n".join(f"- {sentence}" for sentence in report["words"]))
         print(f"{out} and {out.with_suffix('.json')}")

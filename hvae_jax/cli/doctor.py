@@ -12,6 +12,6 @@ class Doctor:
 
     def __call__(self) -> None:
         """Carries it out."""
-        print(doctor.report())
+        print(doctor.table())
         if doctor.idle_accelerator():
             sys.exit(1)

@@ -9,6 +9,7 @@ from hvae_jax.cli.arguments import Import, Run
 from hvae_jax.experiment import settings, tables
 from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.experiment.reopen import open_run
+from hvae_jax.runtime.files import write_whole
 from hvae_jax.training.mesh import data_mesh
 
 
@@ -57,5 +58,5 @@ class Evaluate:
         numbers["examples"] = {name: len(some.splits[name]) for name in splits}
         numbers |= {"data": tables.data_record(run.dataset), "seed": self.seed, "best_step": run.progress.best_step}
         if self.out is not None:
-            settings.write_whole(self.out, settings.dumps(numbers))
+            write_whole(self.out, settings.dumps(numbers))
         print(tables.table(numbers))

@@ -76,8 +76,7 @@ def _temperature(command: Sample, experiment: Experiment, variables: Any) -> tup
         if command.temperature != (1.0,):
             raise ValueError("--temperature and --temperature-by-side say the same thing: give one of them.")
         model: Any = experiment.model
-        few = an_example(experiment).for_classes(model.classes)
-        sides = level_sides(model, variables, few.x, few.y)
+        sides = level_sides(model, an_example(experiment).for_classes(model.classes))
         by_side = {f"{side}x{side}": t for side, t in command.temperature_by_side.items()}
         name = "_".join(f"{side}_{t:g}" for side, t in by_side.items())
         return temperature_by_side(sides, command.temperature_by_side), name

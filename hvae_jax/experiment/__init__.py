@@ -1,4 +1,4 @@
-"""Experiments: the record, and what runs, measures, reopens and exchanges it."""
+"""Experiments: the record, and how it is run, measured, reopened and exchanged."""
 
 from hvae_jax.data.spec import Data as Data
 from hvae_jax.experiment.records import Devices as Devices

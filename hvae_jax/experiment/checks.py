@@ -1,4 +1,4 @@
-"""Do data and model fit?"""
+"""Checks that a model fits its data."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from hvae_jax.trace import Model
 
 
 def check_fits(model: Model, dataset: Dataset) -> None:
-    """Raises ValueError if the model's likelihood or its labels do not fit the data, with what would."""
+    """Raises ValueError, naming what would fit, if the model's image, likelihood or labels do not fit the data."""
     image, event = model.image, dataset.event
     if image is not None and tuple(image) != event:
         raise ValueError(
@@ -20,7 +20,8 @@ def check_fits(model: Model, dataset: Dataset) -> None:
     likelihood = model.likelihood
     if likelihood is not None:
         for name, split in dataset.splits.items():
-            some = split if isinstance(split.x, np.ndarray) else split.take(slice(256))  # the rest as it is read
+            # Of a split that is read where it lies, the first examples: reading all of it may take hours.
+            some = split if isinstance(split.x, np.ndarray) else split.take(slice(256))
             try:
                 likelihood.check(some.x, f"{dataset.name}, {name} split,")
             except ValueError as error:
@@ -42,5 +43,5 @@ def check_fits(model: Model, dataset: Dataset) -> None:
 
 
 def _by(shape: Sequence[int]) -> str:
-    """28x28x1."""
+    """A shape in words, "28x28x1"."""
     return "x".join(map(str, shape))

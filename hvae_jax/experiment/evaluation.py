@@ -1,7 +1,7 @@
 """The numbers of a run: bounds, bits per dimension, rates and active units over whole splits, as plain Python."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -29,89 +29,115 @@ def evaluate(
     usage_draws: int = 16,
     mesh: Mesh | None = None,
 ) -> dict[str, Any]:
-    """Everything `result.json` says about the model, over every example of the splits that `draws` names.
+    """Everything that `result.json` says about the model, over every example of the splits that `draws` names.
 
     Args:
-      draws: K of the importance-weighted bound for each split to evaluate; the ELBO is the mean over the same draws.
-      chunk: draws held in memory at once; size: examples likewise.
-      usage_draws: draws behind rates and active units, at most: of a split with fewer draws, so many as it has.
-      mesh: devices, of one process or of several, over which the examples are spread; None takes those that
-        the variables lie on, where a run left them, or the first one.
+      draws: K of the importance-weighted bound by split; the ELBO is the mean over the same draws.
+      chunk: draws held in memory at once.
+      size: examples held in memory at once.
+      usage_draws: largest number of draws behind rates and active units; a split with a smaller K uses K.
+      mesh: devices, of one process or of several, that the examples are spread over; None takes those the variables
+        lie on after a run, otherwise the first device.
     Returns: dicts by split: `elbo`, `iw_bound`, `k`, `bits_per_dim` (of both bounds), `standard_error` (of both
       bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level
-      with `rates_error`, `distortion`, `active_units`, `used_units`, `moving_units` by level, and
-      `rates_by_side`, the sums over the levels of each resolution, where latents are maps. Nats but for the
-      bits.
-    Raises ValueError for a split that is not there.
+      with `rates_error`, `distortion`, `active_units`, `used_units`, `moving_units` by level, and, where latents are
+      maps, `rates_by_side`, the sum over the levels of each resolution. Nats, but for the bits.
+    Raises ValueError for a split that does not exist.
     """
     unknown = [name for name in draws if name not in dataset.splits]
     if unknown:
         raise ValueError(f"{dataset.name} has no split {unknown[0]!r}; it has {list(dataset.splits)}.")
-    labelled = bool(model.classes)
     mesh = _mesh_of(variables) if mesh is None else mesh
     everywhere = replicated(mesh)
     bound = jit(partial(importance, model), static_argnames="chunk", out_shardings=everywhere)
     use = jit(partial(usage, model), static_argnames="draws", out_shardings=everywhere)
+    # One size for all splits, so that one compilation serves them, and one that divides over the devices.
     size = min(size, max(len(dataset.splits[name]) for name in draws))
     size = -(-size // mesh.size) * mesh.size
-    nats = math.log(2) * dataset.dimensions
+    few = dataset.splits[next(iter(draws))].for_classes(model.classes)
+    names, sides = level_names(model, few), level_sides(model, few)
+
+    def measure(x: Array, y: Array | None, key: Array, k: int) -> tuple[Importance, Usage]:
+        bound_key, usage_key = jax.random.split(key)
+        drawn = bound(variables, x, bound_key, k=k, chunk=chunk, y=y)
+        return drawn, use(variables, x, usage_key, y=y, draws=min(usage_draws, k))
+
     report: dict[str, Any] = {}
     for name, k in draws.items():
-        split, split_key = dataset.splits[name], jax.random.fold_in(key, list(dataset.splits).index(name))
-        bounds, each_rate, log_px, units = [], [], [], UnitCounts()
-        for i, (*arrays, count) in enumerate(chunks(split, size, labelled)):
-            x, y = (place_rows(array, mesh) for array in arrays)
-            bound_key, usage_key = jax.random.split(jax.random.fold_in(split_key, i))
-            drawn = bound(variables, x, bound_key, k=k, chunk=chunk, y=y)
-            used: Usage = jax.device_get(use(variables, x, usage_key, y=y, draws=min(usage_draws, k)))
-            bounds.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], drawn))
-            each_rate.append(np.asarray(used.rates)[:, :count])
-            log_px.append(np.asarray(used.log_px)[:count])
-            units.add(used, count)
-        few = split.take(slice(1))
-        example = (few.x, few.y if labelled else None)
-        levels, sides = level_names(model, variables, *example), level_sides(model, variables, *example)
-        each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
-        rates = np.concatenate(each_rate, axis=1)
-        values = {
-            "elbo": float(each.elbo.mean()),
-            "iw_bound": float(each.bound.mean()),
-            "k": k,
-            "bits_per_dim": {"elbo": float(-each.elbo.mean() / nats), "iw_bound": float(-each.bound.mean() / nats)},
-            "standard_error": {"elbo": float(standard_error(each.elbo)), "iw_bound": float(standard_error(each.bound))},
-            "effective_sample_size": float(each.effective_sample_size.mean()),
-            "rates": dict(zip(levels, rates.mean(1).tolist(), strict=True)),
-            "rates_error": dict(zip(levels, standard_error(rates).tolist(), strict=True)),
-            "distortion": float(-np.mean(np.concatenate(log_px))),
-            "active_units": dict(zip(levels, units.active(), strict=True)),
-            "used_units": dict(zip(levels, units.used(), strict=True)),
-            "moving_units": dict(zip(levels, units.moving(), strict=True)),
-        }
-        if max(sides) > 1:
-            by_side = {side: float(rates[np.array(sides) == side].mean(1).sum()) for side in dict.fromkeys(sides)}
-            values["rates_by_side"] = {f"{side}x{side}": rate for side, rate in by_side.items()}
-        for measure, value in values.items():
-            report.setdefault(measure, {})[name] = value
+        split = dataset.splits[name].for_classes(model.classes)
+        split_key = jax.random.fold_in(key, list(dataset.splits).index(name))
+        each, rates, log_px, units = _over(split, size, mesh, split_key, partial(measure, k=k))
+        numbers = {**_bounds(each, math.log(2) * dataset.dimensions), "k": k, **_levels(names, sides, rates, units)}
+        for what, value in {**numbers, "distortion": float(-np.mean(log_px))}.items():
+            report.setdefault(what, {})[name] = value
     return report
 
 
-def chunks(split: Split, size: int, labelled: bool) -> Iterator[tuple[np.ndarray, np.ndarray | None, int]]:
-    """Yields `size` examples at a time, always that many, and how many of them count.
+def _over(
+    split: Split,
+    size: int,
+    mesh: Mesh,
+    key: Array,
+    measure: Callable[[Array, Array | None, Array], tuple[Importance, Usage]],
+) -> tuple[Importance, np.ndarray, np.ndarray, UnitCounts]:
+    """Bounds of every example of a split, their rates `[L, N]` and log_px `[N]`, and the units: `size` at a time."""
+    bounds, rates, log_px, units = [], [], [], UnitCounts()
+    for i, (*arrays, count) in enumerate(chunks(split, size)):
+        x, y = (place_rows(array, mesh) for array in arrays)
+        assert x is not None
+        drawn, used = measure(x, y, jax.random.fold_in(key, i))
+        used = jax.device_get(used)
+        bounds.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], drawn))  # without what fills up the last chunk
+        rates.append(np.asarray(used.rates)[:, :count])
+        log_px.append(np.asarray(used.log_px)[:count])
+        units.add(used, count)
+    each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
+    return each, np.concatenate(rates, axis=1), np.concatenate(log_px), units
 
-    The last chunk is filled up with its first examples, so that one compilation serves all and none is left out.
+
+def _bounds(each: Importance, nats: float) -> dict[str, Any]:
+    """ELBO and importance-weighted bound of a split, from those of each example; `nats` make one bit per dimension."""
+    return {
+        "elbo": float(each.elbo.mean()),
+        "iw_bound": float(each.bound.mean()),
+        "bits_per_dim": {"elbo": float(-each.elbo.mean() / nats), "iw_bound": float(-each.bound.mean() / nats)},
+        "standard_error": {"elbo": float(standard_error(each.elbo)), "iw_bound": float(standard_error(each.bound))},
+        "effective_sample_size": float(each.effective_sample_size.mean()),
+    }
+
+
+def _levels(names: tuple[str, ...], sides: tuple[int, ...], rates: np.ndarray, units: UnitCounts) -> dict[str, Any]:
+    """Rates `[L, N]` and units of a split, by level."""
+    numbers = {
+        "rates": dict(zip(names, rates.mean(1).tolist(), strict=True)),
+        "rates_error": dict(zip(names, standard_error(rates).tolist(), strict=True)),
+        "active_units": dict(zip(names, units.active(), strict=True)),
+        "used_units": dict(zip(names, units.used(), strict=True)),
+        "moving_units": dict(zip(names, units.moving(), strict=True)),
+    }
+    if max(sides) > 1:
+        by_side = {side: float(rates[np.array(sides) == side].mean(1).sum()) for side in dict.fromkeys(sides)}
+        numbers["rates_by_side"] = {f"{side}x{side}": rate for side, rate in by_side.items()}
+    return numbers
+
+
+def chunks(split: Split, size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None, int]]:
+    """Yields x and y of `size` examples at a time, always that many, and how many of them count.
+
+    The last chunk is filled up with copies of its first example, so that one compilation serves all chunks and no
+    example is left out.
     """
-    labels = split.y if labelled else None
     for start in range(0, len(split), size):
         rows = np.arange(start, start + size)
         count = min(size, len(split) - start)
         rows[count:] = start
-        yield np.asarray(split.x[rows]), None if labels is None else labels[rows], count
+        yield np.asarray(split.x[rows]), None if split.y is None else split.y[rows], count
 
 
 def _mesh_of(variables: Any) -> Mesh:
     """The mesh that a run left the variables on, or one of the first device."""
     for leaf in jax.tree.leaves(variables):
-        sharding = getattr(leaf, "sharding", None)
+        sharding = getattr(leaf, "sharding", None)  # NumPy arrays have none
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
         if isinstance(mesh, Mesh) and mesh.axis_names == (AXIS,):
             return mesh

@@ -1,4 +1,4 @@
-"""How a program of ours ends: the exit codes, and one clear line where something went wrong."""
+"""How a program of ours ends: exit codes, and one clear line if something went wrong."""
 
 import os
 import sys
@@ -9,20 +9,27 @@ from typing import Any
 
 import jax
 
+from hvae_jax.runtime.errors import first_line
 from hvae_jax.training.checkpoint import NotSavedError
 from hvae_jax.training.loop import DivergedError
 
-PREEMPTED = 75  # the exit code after SIGTERM: saved, start again (EX_TEMPFAIL of sysexits.h)
-LOST = 134  # another process of the run is gone: what JAX's own runtime ends a process with
+PREEMPTED = 75
+"""Exit code after SIGTERM: saved, to be started again (EX_TEMPFAIL of sysexits.h)."""
+
+LOST = 134
+"""Exit code if another process of the run is gone, the one with which JAX's own runtime ends a process."""
 
 
 def _silence(*_: Any) -> None:
-    """Says nothing."""
+    """A hook that prints nothing."""
 
 
 @contextmanager
 def without_closed_loops() -> Iterator[None]:
-    """TensorStore's threads report to event loops that Orbax closed when one write failed: a traceback for each."""
+    """Suppresses the tracebacks of TensorStore's threads, which report to event loops that Orbax has closed.
+
+    Orbax closes them when a write fails, and each thread then prints a traceback.
+    """
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -39,16 +46,15 @@ def without_closed_loops() -> Iterator[None]:
 
 @contextmanager
 def errors_said() -> Iterator[None]:
-    """Ends the program with one clear message where a user's setting, file or data is at fault, or a peer is gone."""
+    """Ends the program with one clear message if a user's setting, file or data is at fault, or a peer is gone."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
-        first = str(error).strip().splitlines()[0]
         print(
-            f"error: another process of the run was lost, or the way to it ({first}). Start all of them again: they "
-            "go on from the last checkpoint.",
+            f"error: another process of the run was lost, or the way to it ({first_line(error)}). Start all of them "
+            "again: they go on from the last checkpoint.",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""The folder of a run: what may be in it, and what has to be true before anything is written there."""
+"""The folder of a run: its contents, and the checks before anything is written there."""
 
 import json
 import os
@@ -11,6 +11,9 @@ from typing import Any
 import jax
 
 from hvae_jax.experiment import settings
+from hvae_jax.experiment.layout import check_layout
+from hvae_jax.experiment.records import Experiment
+from hvae_jax.runtime.files import write_whole
 from hvae_jax.training.state import TrainState
 
 CONTENTS = (
@@ -28,9 +31,9 @@ CONTENTS = (
     "tracker.json",
     "wandb",
 )
+"""Everything that a run may leave, its settings first."""
 
-
-# Settings that change no number, or only its rounding: a run goes on under others without being asked.
+# Settings that change no number, or only its rounding: a run goes on when they differ.
 _NO_NUMBER = (
     "feed",
     "devices",
@@ -39,31 +42,28 @@ _NO_NUMBER = (
 )
 
 
-def check(folder: Path, experiment: Any, *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder if it is not there, and sees that what is in it may become, or is, this experiment's.
+def check(folder: Path, experiment: Experiment, *, resume: bool, overwrite: bool) -> None:
+    """Makes the folder if it does not exist, and checks that what it holds is this experiment's run or may become it.
 
-    Raises ValueError where it holds other settings, naming them, or checkpoints without settings; OSError where it
-    cannot be made or written. Nothing that lies there is touched.
+    Nothing that lies there is touched.
+
+    Raises ValueError, naming the settings that differ, if it holds a run with other settings; for a run of another
+    layout; for checkpoints without settings. Raises OSError if it cannot be made or written.
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: going on, or starting over?")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        settings.write_whole(folder / "write_test", "")
+        write_whole(folder / "write_test", "")
         (folder / "write_test").unlink()
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({error.strerror}). Give another with --folder.") from error
-    path = folder / "settings.json"
-    if resume or overwrite:
+    if overwrite:
         return
-    if not path.exists():
-        if any(saved.name.isdigit() for saved in (folder / "checkpoints").glob("*")):
-            raise ValueError(f"{folder} holds checkpoints but no settings.json. --overwrite starts over there.")
+    old = _settings_in(folder, resume)
+    check_layout(old, folder)
+    if resume or old is None:
         return
-    try:
-        old = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}). --overwrite starts over.") from error
     differing = settings.differences(old, settings.to_json(experiment))
     changed = [line for line in differing if not line.startswith(_NO_NUMBER)]
     if changed:
@@ -75,8 +75,26 @@ def check(folder: Path, experiment: Any, *, resume: bool, overwrite: bool) -> No
         )
 
 
+def _settings_in(folder: Path, resume: bool) -> Any:
+    """settings.json, parsed; None if there is none, or if it is unreadable and the run is resumed under new ones.
+
+    Raises ValueError, unless the run is resumed, for checkpoints without settings and for a file that is no JSON.
+    """
+    path = folder / "settings.json"
+    if not path.exists():
+        if not resume and any(saved.name.isdigit() for saved in (folder / "checkpoints").glob("*")):
+            raise ValueError(f"{folder} holds checkpoints but no settings.json. --overwrite starts over there.")
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        if resume:
+            return None
+        raise ValueError(f"{path} is no JSON ({error}). --overwrite starts over.") from error
+
+
 def clear(folder: Path) -> None:
-    """Deletes what an earlier run left, its settings last, so that a crash in between leaves nothing to mistake."""
+    """Deletes what an earlier run left, its settings last, so that no crash leaves checkpoints of unknown settings."""
     for name in reversed(CONTENTS):
         target = folder / name
         if target.is_dir():
@@ -86,7 +104,8 @@ def clear(folder: Path) -> None:
 
 
 def check_space(folder: Path, state: TrainState, keep: int = 2) -> None:
-    """Raises OSError if the disk cannot hold `keep` checkpoints of a run with this (abstract) state and two more."""
+    """Raises OSError if the disk cannot hold `keep` + 2 checkpoints of a run with this (abstract) state."""
+    # A new checkpoint is written before the oldest is deleted; the other one is a margin.
     needed = (keep + 2) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.variables)))
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -99,15 +118,15 @@ def check_space(folder: Path, state: TrainState, keep: int = 2) -> None:
 def outlives_machine(
     folder: Path, environment: Mapping[str, str] | None = None, mounts: str | None = None
 ) -> str | None:
-    """What to say of a folder that is lost with the machine or its memory; None where nothing suggests that.
+    """A warning if a folder will be lost with the machine or its memory; None if nothing suggests that.
 
     Colab's own disk is lost with the session, mounted Google Drive is not. On Kaggle only /kaggle/working is kept: by
     a saved version, or in a session whose settings have persistence of files turned on. Memory file systems
     (tmpfs, ramfs) are lost at the next start. A container's own layer is not recognised.
 
     Args:
-      environment: variables; None takes the process's.
-      mounts: in the form of /proc/mounts; None reads that, where there is one.
+      environment: environment variables; None takes the process's.
+      mounts: text in the format of /proc/mounts; None reads that file, if there is one.
     """
     if environment is None:
         colab = {"COLAB_RELEASE_TAG": ""} if "google.colab" in sys.modules else {}
@@ -143,7 +162,10 @@ def outlives_machine(
 
 
 def _file_system(folder: Path, mounts: str) -> str:
-    """The type of the file system a folder lies on, "" if unknown: the deepest mount above it, the last one there."""
+    """The type of the file system that a folder lies on, "" if unknown: that of the deepest mount above it.
+
+    Of several mounts on one point the last one counts.
+    """
     found, depth = "", -1
     for line in mounts.splitlines():
         fields = line.split()

@@ -1,4 +1,4 @@
-"""What decides a run's numbers: one frozen record of real objects."""
+"""The experiment: one frozen record of real objects that determines a run's numbers."""
 
 import dataclasses
 from typing import Annotated
@@ -15,11 +15,12 @@ from hvae_jax.training.settings import Training
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """What the run is spread over.
+    """The devices of a run.
 
     Attributes:
-      count: of devices, over all processes; None takes all there are.
-      fsdp: split parameters, averages and the optimiser's state over the devices, for a model that does not fit on one.
+      count: number of devices, over all processes; None takes all.
+      fsdp: whether parameters, averages and the optimiser's state are split over the devices, for a model that does
+        not fit on one.
     """
 
     count: int | None = None
@@ -28,14 +29,14 @@ class Devices:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How the finished model is measured.
+    """How the trained model is measured.
 
     Attributes:
-      draws: K of the importance-weighted bound on the test split (validation, where there is none).
+      draws: K of the importance-weighted bound on the test split, or on validation if there is no test split.
       other_draws: K on the other splits.
       chunk: draws held in memory at once.
       size: examples held in memory at once.
-      train_examples: how many of the train split are measured, its first ones; None takes all.
+      train_examples: number of examples of the train split that are measured, its first ones; None takes all.
     """
 
     draws: int = 500
@@ -53,19 +54,19 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that decides a run's numbers.
+    """Everything that determines a run's numbers.
 
     Attributes:
-      name: of the run folder, runs/NAME, unless a folder is given.
-      model: a model; its fields are its settings.
-      data: which data set.
+      name: name of the run, whose folder is runs/NAME unless another is given.
+      model: the model; its fields are its settings.
+      data: the data set, and how its values are prepared.
       objective: what is minimised.
-      optimiser: how.
-      training: how long, in what portions.
-      evaluation: how the finished model is measured.
-      feed: how the data comes to the devices.
-      devices: what the run is spread over.
-      seed: of everything random.
+      optimiser: the optimiser and its learning rate.
+      training: how long to train, and what happens how often.
+      evaluation: how the trained model is measured.
+      feed: how the data gets to the devices.
+      devices: devices of the run.
+      seed: seed of everything random.
     """
 
     name: str

@@ -17,8 +17,15 @@ from hvae_jax.training.mesh import data_mesh
 
 
 @dataclasses.dataclass(frozen=True)
-class Finished:
-    """A run, in the middle of training or at its end."""
+class OpenedRun:
+    """A run read from its folder, whether it is finished or still training.
+
+    Attributes:
+      experiment: its settings.
+      dataset: its data, or the data set that was asked for in its place.
+      variables: those of the best validation so far.
+      progress: what it has reached.
+    """
 
     experiment: Experiment
     dataset: Dataset
@@ -27,7 +34,13 @@ class Finished:
 
 
 def read_experiment(folder: Path, modules: Sequence[str] = ()) -> Experiment:
-    """The settings of a run folder. Raises FileNotFoundError for a folder without a run, ValueError for other ones."""
+    """The settings of a run folder.
+
+    Args:
+      modules: modules beside hvae_jax that the settings may name.
+    Raises FileNotFoundError for a folder without a run, ValueError for settings that are no experiment's or of another
+    layout.
+    """
     path = folder / "settings.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run: there is no settings.json in it.")
@@ -39,13 +52,14 @@ def read_experiment(folder: Path, modules: Sequence[str] = ()) -> Experiment:
 
 def open_run(
     folder: Path, modules: Sequence[str] = (), data: str | None = None, directory: str | None = None
-) -> Finished:
+) -> OpenedRun:
     """Settings, data and best variables of a run folder.
 
     Args:
-      data, directory: another data set than the run's, prepared as the run's was.
-
-    Raises FileNotFoundError for a folder without a run, ValueError where its settings or its checkpoints do not do.
+      modules: modules beside hvae_jax that the settings may name.
+      data, directory: another data set in place of the run's, prepared as the run's was.
+    Raises FileNotFoundError for a folder without a run or without a checkpoint, ValueError for settings, data or
+    checkpoints that do not fit.
     """
     experiment = read_experiment(folder, modules)
     dataset = experiment.data.load() if data is None else experiment.data.of_other(data, directory)
@@ -57,11 +71,11 @@ def open_run(
         if data is None:
             raise
         raise ValueError(f"{dataset.name} has examples of shape {dataset.event}, which do not fit: {error}") from error
-    return Finished(experiment, dataset, variables, progress)
+    return OpenedRun(experiment, dataset, variables, progress)
 
 
 def open_variables(folder: Path, modules: Sequence[str] = ()) -> tuple[Experiment, Any, Progress]:
-    """Settings and best variables; the data is read where the model does not say which shape an example has.
+    """Settings and best variables; the data is read only if the model does not say which shape an example has.
 
     Raises as `open_run` does.
     """
@@ -70,13 +84,14 @@ def open_variables(folder: Path, modules: Sequence[str] = ()) -> tuple[Experimen
 
 
 def best_variables(folder: Path, experiment: Experiment, examples: Split) -> tuple[Any, Progress]:
-    """The variables of a run's best validation, and how far it has come.
+    """The variables of a run's best validation, and what the run has reached.
 
     Args:
-      examples: of which shapes count.
-    Raises FileNotFoundError where nothing was saved yet, ValueError as `Checkpoints.restore` does.
+      examples: of the run's shape; nothing else of them counts.
+    Raises FileNotFoundError if nothing was saved yet, ValueError as `Checkpoints.restore` does.
     """
     nothing = FileNotFoundError(f"{folder} has no checkpoints: the run has not come to its first save.")
+    # Checkpoints would make the folder, and reading makes nothing.
     if not (folder / "checkpoints").is_dir():
         raise nothing
     state = abstract_state(experiment, examples.for_classes(experiment.model.classes))
@@ -91,10 +106,9 @@ def best_variables(folder: Path, experiment: Experiment, examples: Split) -> tup
 
 
 def an_example(experiment: Experiment) -> Split:
-    """One example as the model takes it: zeros where the model says of which shape, otherwise the data's first."""
-    model: Any = experiment.model
-    image = model.image
-    if image is None:
+    """One example as the model takes it: zeros if the model says of which shape, otherwise the first of the data."""
+    model = experiment.model
+    if model.image is None:
         return experiment.data.load().splits["train"].take(slice(1))
     labels = np.zeros(1, np.int32) if model.classes else None
-    return Split(np.zeros((1, *image), np.float32), labels)
+    return Split(np.zeros((1, *model.image), np.float32), labels)

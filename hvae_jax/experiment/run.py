@@ -1,6 +1,7 @@
-"""A run: an experiment trained, measured and drawn into a folder."""
+"""A run: prepare, train, conclude, all of it in one folder."""
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -11,19 +12,23 @@ from pathlib import Path
 import jax
 
 from hvae_jax.data.augment import Augment
+from hvae_jax.data.dataset import Dataset
 from hvae_jax.experiment import checks, settings, tables
 from hvae_jax.experiment import folder as run_folder
 from hvae_jax.experiment.records import Experiment
-from hvae_jax.report import sketch as pictures_of
+from hvae_jax.report.sketch import Sketch, save_final_pictures
 from hvae_jax.runtime import meters
 from hvae_jax.runtime.cluster import is_first
+from hvae_jax.runtime.files import write_whole
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.feeds import Examples
-from hvae_jax.training.loop import Machine, Outcome, Watching, train
+from hvae_jax.training.loop import Outcome, Watching, train
+from hvae_jax.training.machine import Machine
 from hvae_jax.training.mesh import agree, check_divides, data_mesh, host_copy
 from hvae_jax.training.signals import interrupting
 from hvae_jax.training.sinks import JsonLines, Reporter, Sink, TensorBoard, Tracker, read_metrics
 from hvae_jax.training.state import TrainState, initial_state
+from hvae_jax.training.task import Provenance, Task
 
 
 def run(
@@ -35,12 +40,72 @@ def run(
     profile: bool = False,
     tracker: str | None = None,
 ) -> Outcome:
-    """Trains, measures and draws; leaves everything in `folder`, and goes on where an earlier run of it ended.
+    """Trains, measures and draws; leaves everything in `folder`, and goes on where an earlier run ended there.
 
-    In a run of several processes all of them call this alike, with the same folder on a disk that all of them see.
+    In a run of several processes every one calls this with the same arguments, with a folder on a disk that all share.
 
-    Raises ValueError for settings that do not fit the data or a folder that holds other ones, OSError where the
-    folder cannot be written, DivergedError as `train` does.
+    Args:
+      resume: go on in a folder that holds other settings, or on other data.
+      overwrite: delete what an earlier run left in the folder.
+      profile: trace some dispatches into profile/ in the folder.
+      tracker: "wandb" or "trackio", which get numbers and pictures too.
+    Raises ValueError for settings that do not fit the data or a folder that holds other ones, OSError if the folder
+    cannot be written, DivergedError as `train` does.
+    """
+    prepared = prepare(experiment, folder, resume=resume, overwrite=overwrite, tracker=tracker)
+    outcome = _train(prepared, profile)
+    if not outcome.interrupted:
+        conclude(prepared, outcome)
+    return outcome
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run whose settings, data, devices and folder fit each other.
+
+    Attributes:
+      experiment: its settings.
+      folder: the run folder.
+      dataset: the data, read.
+      task: what is trained.
+      machine: what it is trained on.
+      provenance: hashes of data and experiment.
+      sketch: draws samples and reconstructions.
+      tracker: "wandb", "trackio" or None.
+    """
+
+    experiment: Experiment
+    folder: Path
+    dataset: Dataset
+    task: Task
+    machine: Machine
+    provenance: Provenance
+    sketch: Sketch
+    tracker: str | None
+
+    def reporter_at(self, step: int, last_step: int) -> Reporter:
+        """The progress line and the sinks of a run that starts at `step`."""
+        sinks: list[Sink] = []
+        if is_first():
+            # Not written before the checkpoint has turned out to fit: until here a folder is as it was.
+            settings.save(self.folder / "settings.json", self.experiment)
+            if step < last_step:
+                (self.folder / "result.json").unlink(missing_ok=True)
+            sinks = [JsonLines(self.folder / "metrics.jsonl", step), TensorBoard(self.folder / "tensorboard", step)]
+            if self.tracker is not None:
+                config = settings.to_json(self.experiment)
+                sinks.append(Tracker(self.tracker, "hvae_jax", self.experiment.name, config, self.folder))
+        say(f"{f'at step {step}, ' if step else ''}training to step {last_step:,} at most; {self.folder}/")
+        batch_size = self.experiment.training.batch_size
+        return Reporter(sinks, last_step, step, batch_size=batch_size, silent=not is_first())
+
+
+def prepare(
+    experiment: Experiment, folder: Path, *, resume: bool = False, overwrite: bool = False, tracker: str | None = None
+) -> Prepared:
+    """Reads the data, and checks that model, data, devices and folder fit before anything is computed or written.
+
+    Args and errors are those of `run`.
     """
     dataset = experiment.data.load()
     say(dataset.describe())
@@ -50,13 +115,18 @@ def run(
     content = dataset.content_hash
     _check_alike(content)
     mebibytes = -agree(-(meters.total_device_memory() // 2**20))[0]  # the least of all processes
-    machine = Machine(mesh, experiment.feed, mebibytes * 2**20, experiment.devices.fsdp)
-    train_data, validation = (
-        split.for_classes(experiment.model.classes) for split in (dataset.train, dataset.splits["validation"])
+    classes = experiment.model.classes
+    task = Task(
+        experiment.model,
+        experiment.objective,
+        experiment.optimiser.build(),
+        dataset.train.for_classes(classes),
+        dataset.splits["validation"].for_classes(classes),
+        None if dataset.augment == Augment() else dataset.augment,
     )
-    state = abstract_state(experiment, train_data)
+    state = abstract_state(experiment, task.train)
 
-    def prepare() -> None:
+    def prepare_folder() -> None:
         run_folder.check(folder, experiment, resume=resume, overwrite=overwrite)
         run_folder.check_space(folder, state, experiment.training.keep)
         if tracker is not None and importlib.util.find_spec(tracker) is None:
@@ -66,39 +136,29 @@ def run(
         if warning := run_folder.outlives_machine(folder):
             say(f"warning: {warning}")
 
-    _first_alone(prepare)
-    sketch = pictures_of.Sketch(experiment.model, dataset, experiment.seed, folder)
+    _first_alone(prepare_folder)
+    return Prepared(
+        experiment,
+        folder,
+        dataset,
+        task,
+        Machine(mesh, experiment.feed, mebibytes * 2**20, experiment.devices.fsdp),
+        Provenance(content, _identity(experiment, content), any_data=resume),
+        Sketch(experiment.model, dataset, experiment.seed, folder),
+        tracker,
+    )
+
+
+def _train(prepared: Prepared, profile: bool) -> Outcome:
+    """Trains a prepared run; checkpoints and profiler are closed whatever happens."""
+    experiment, folder = prepared.experiment, prepared.folder
     profiler = meters.Profiler(folder / "profile") if profile and is_first() else None
-
-    def reporter_at(step: int, last_step: int) -> Reporter:
-        sinks: list[Sink] = []
-        if is_first():
-            settings.save(folder / "settings.json", experiment)  # not before the checkpoint has turned out to fit
-            if step < last_step:
-                (folder / "result.json").unlink(missing_ok=True)
-            sinks = [JsonLines(folder / "metrics.jsonl", step), TensorBoard(folder / "tensorboard", step)]
-            if tracker is not None:
-                sinks.append(Tracker(tracker, "hvae_jax", experiment.name, settings.to_json(experiment), folder))
-        say(f"{f'at step {step}, ' if step else ''}training to step {last_step:,} at most; {folder}/")
-        return Reporter(sinks, last_step, step, batch_size=experiment.training.batch_size, silent=not is_first())
-
+    watching = Watching(prepared.reporter_at, folder / "metrics.jsonl", prepared.sketch, profiler)
     checkpoints = Checkpoints(folder / "checkpoints", experiment.training.keep)
+    key = jax.random.key(experiment.seed)
     try:
         outcome = train(
-            experiment.model,
-            experiment.objective,
-            experiment.optimiser.build(),
-            train_data,
-            validation,
-            experiment.training,
-            jax.random.key(experiment.seed),
-            machine,
-            checkpoints,
-            Watching(reporter_at, folder / "metrics.jsonl", sketch, profiler),
-            None if dataset.augment == Augment() else dataset.augment,
-            content,
-            resume,
-            _identity(experiment, content),
+            prepared.task, experiment.training, key, prepared.machine, checkpoints, watching, prepared.provenance
         )
     except BaseException:
         if profiler is not None:
@@ -112,26 +172,30 @@ def run(
         profiler.close()
         traced = f"a trace of {profiler.traced} dispatches is in {folder}/profile"
         say(traced if profiler.traced else "too short to trace")
-    if not outcome.interrupted:
-        best = host_copy(outcome.best)  # by all processes, in the order of their other programs
-        # Side by side, since the pictures wait for Python and the numbers for the device.
-        with interrupting(), ThreadPoolExecutor(1) as beside:
-            drawing = (sketch, best, outcome.progress.best_step, folder)
-            pictures = beside.submit(pictures_of.draw, *drawing) if is_first() else None
-            result = tables.measure(experiment, dataset, outcome, mesh)
-            if is_first():
-                result["remarks"] = experiment.objective.conclude(read_metrics(folder / "metrics.jsonl"))
-                settings.write_whole(folder / "result.json", settings.dumps(result))
-            if pictures is not None:
-                pictures.result()
-        say(tables.summary(result, folder))
-        for sentence in result.get("remarks", ()):
-            say(f"warning: {sentence}")
     return outcome
 
 
+def conclude(prepared: Prepared, outcome: Outcome) -> None:
+    """Measures and draws what was trained: result.json, the final pictures, a summary and the objective's remarks."""
+    experiment, folder = prepared.experiment, prepared.folder
+    best = host_copy(outcome.best)  # by all processes, in the order of their other programs
+    # Side by side, since the pictures wait for Python and the numbers for the device.
+    with interrupting(), ThreadPoolExecutor(1) as beside:
+        drawing = (prepared.sketch, best, outcome.progress.best_step, folder)
+        pictures = beside.submit(save_final_pictures, *drawing) if is_first() else None
+        result = tables.measure(experiment, prepared.dataset, outcome, prepared.machine.mesh)
+        if is_first():
+            result["remarks"] = experiment.objective.conclude(read_metrics(folder / "metrics.jsonl"))
+            write_whole(folder / "result.json", settings.dumps(result))
+        if pictures is not None:
+            pictures.result()
+    say(tables.summary(result, folder))
+    for sentence in result.get("remarks", ()):
+        say(f"warning: {sentence}")
+
+
 def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
-    """Shapes and dtypes of the training state, nothing computed."""
+    """Shapes and dtypes of an experiment's training state; nothing is computed."""
     one = examples.take(slice(1))
     optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
     model, objective, key = experiment.model, experiment.objective, jax.random.key(0)
@@ -139,19 +203,19 @@ def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
 
 
 def say(line: str) -> None:
-    """Prints, on the first process of a run."""
+    """Prints a line on the first process of a run."""
     if is_first():
         print(line, flush=True)
 
 
 def _identity(experiment: Experiment, content: str) -> str:
-    """Of what a validation's number refers to: model, objective and data."""
+    """A hash of what a validation score refers to: model, objective and data."""
     named = [settings.to_json(getattr(experiment, name)) for name in ("model", "objective")]
     return hashlib.sha256(json.dumps([*named, content]).encode()).hexdigest()[:16]
 
 
 def _check_alike(content: str) -> None:
-    """Raises ValueError, on every process, where the processes of a run have different data."""
+    """Raises ValueError, on every process, if the processes of a run have different data."""
     number = int(content[:7], 16)
     high, low = agree(number, -number)
     if high != -low:
@@ -162,7 +226,7 @@ def _check_alike(content: str) -> None:
 
 
 def _first_alone(action: Callable[[], None]) -> None:
-    """Does something on the first process alone; what that raises, the others hear of."""
+    """Runs `action` on the first process. If it raises there, the other processes raise ValueError."""
     error: Exception | None = None
     if is_first():
         try:

@@ -1,8 +1,8 @@
 """Frozen records to JSON and back, without executing what a file says.
 
-A record (a frozen dataclass or a Linen module) is written as {"type": "module:Name", "fields": {...}} with `parent`
-and `name` left out; a function as {"function": "module:name"}; a tuple as a list. Reading imports only hvae_jax,
-jax.nn and the modules that the caller names, and makes nothing but dataclasses that are defined there.
+A record (a frozen dataclass or a Linen module) is written as {"type": "module:Name", "fields": {...}} without a
+module's `parent` and `name`; a function as {"function": "module:name"}; a tuple as a list. Reading imports only
+hvae_jax, jax.nn and the modules that the caller names, and builds only dataclasses that are defined there.
 """
 
 import dataclasses
@@ -19,15 +19,18 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from hvae_jax.experiment.layout import LAYOUT, check_layout
+from hvae_jax.runtime.files import write_whole
+
 _OURS = "hvae_jax."
-_FUNCTIONS = ("hvae_jax.networks.", "jax.nn.")  # activations and the like: nothing there touches a file
+_FUNCTIONS = ("hvae_jax.networks.", "jax.nn.")  # activations and the like; no function there touches a file
 _LEFT_OUT = ("parent", "name")
 
 
 def to_json(value: Any) -> Any:
-    """A record, and all records in it, as what `json.dumps` takes.
+    """A record, with all records in it, in the form that `json.dumps` takes.
 
-    Raises ValueError for a value that would not come back: an array, a lambda, an object that is no dataclass.
+    Raises ValueError for a value that could not be read back: an array, a lambda, an object that is no dataclass.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -50,10 +53,10 @@ def from_json(data: Any, modules: Iterable[str] = ()) -> Any:
 
     Args:
       data: parsed JSON.
-      modules: modules beside hvae_jax that may be imported, such as the user's own; a record that was written by a
-        script (`__main__`) is looked for in them too.
-    Raises ValueError for a module that is not allowed, a name that is not there or no dataclass, and fields that do
-    not fit, with the nearest.
+      modules: modules beside hvae_jax that may be imported, such as the user's own. A record that a script
+        (`__main__`) defined is looked for in them too.
+    Raises ValueError for a module that is not allowed, a name that does not exist or is no dataclass, and an unknown
+    field, with the nearest known one.
     """
     allowed = tuple(modules)
     if isinstance(data, list):
@@ -75,7 +78,7 @@ def from_json(data: Any, modules: Iterable[str] = ()) -> Any:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """What differs between two JSON forms, one line a setting: "model.hidden: 256 -> 64"."""
+    """The differences between two records' JSON forms, a line for each setting: "model.hidden: 256 -> 64"."""
     if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
         old, new = old.get("fields", old), new.get("fields", new)
         lines = []
@@ -93,20 +96,30 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def save(path: Path, record: Any) -> None:
-    """Writes a record as JSON, whole or not at all."""
-    write_whole(path, json.dumps(to_json(record), indent=2) + "\n")
+    """Writes a record as JSON with the number of the layout, whole or not at all."""
+    write_whole(path, json.dumps({"layout": LAYOUT} | to_json(record), indent=2) + "\n")
 
 
 def load(path: Path, modules: Iterable[str] = ()) -> Any:
-    """Reads a record. Raises ValueError, naming the file, where it is no JSON or not allowed; FileNotFoundError."""
+    """Reads a record that `save` wrote.
+
+    Args:
+      modules: as `from_json` takes them.
+    Raises ValueError, naming the file, for what is no JSON, of another layout or not allowed; FileNotFoundError.
+    """
     try:
-        return from_json(json.loads(path.read_text()), modules)
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}).") from error
+    check_layout(data, path.parent)  # before any name in it is looked up, since some may still resolve
+    try:
+        return from_json({name: value for name, value in data.items() if name != "layout"}, modules)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def dumps(numbers: Any) -> str:
-    """Numbers as strict JSON: what is not finite becomes null."""
+    """Numbers as strict JSON, in which nan and infinities become null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, dict):
@@ -118,15 +131,8 @@ def dumps(numbers: Any) -> str:
     return json.dumps(finite(numbers), indent=2, allow_nan=False) + "\n"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that a reader, or a crash, never sees half of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 def _address(thing: Any) -> str:
-    """Where a record or function is to be found: the highest package that shows it, so that files may move below."""
+    """The address "module:Name" of a record or function, in the highest package that exports it: files may move."""
     parts = thing.__module__.split(".")
     for length in range(1, len(parts)):
         package = ".".join(parts[:length])
@@ -136,7 +142,10 @@ def _address(thing: Any) -> str:
 
 
 def _function_address(value: Any) -> str | None:
-    """Where a function lies, if it has a name there. What `jax.jit` or `jax.custom_jvp` return is a function too."""
+    """The address of a function, or None if its module has none of that name.
+
+    What `jax.jit` or `jax.custom_jvp` return counts as a function.
+    """
     name = getattr(value, "__name__", None)
     if isinstance(value, type) or not callable(value) or not isinstance(name, str):
         return None
@@ -151,7 +160,7 @@ def _short(value: Any) -> str:
 
 
 def _find(address: str, allowed: tuple[str, ...], *, function: bool) -> Any:
-    """The dataclass or function at "module:Name", if it may be had."""
+    """The dataclass or function at "module:Name". Raises ValueError if it may not be imported or does not exist."""
     module_name, _, name = str(address).partition(":")
     wanted = "function" if function else "dataclass"
     if module_name == "__main__":
@@ -170,6 +179,7 @@ def _find(address: str, allowed: tuple[str, ...], *, function: bool) -> Any:
             fits = _function_address(thing) == f"{candidate}:{name}"
         else:
             fits = isinstance(thing, type) and dataclasses.is_dataclass(thing)
+            # Defined there or below: not a dataclass of another library that the module happens to import.
             fits = fits and f"{thing.__module__}.".startswith(f"{candidate}.")
         if fits:
             return thing

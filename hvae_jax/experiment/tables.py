@@ -1,4 +1,4 @@
-"""The numbers of a run: result.json, and the tables that a person reads."""
+"""A run's numbers for people: result.json, and the tables that are printed."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from hvae_jax.training.loop import Outcome
 
 
 def measure(experiment: Experiment, dataset: Dataset, outcome: Outcome, mesh: Mesh) -> dict[str, Any]:
-    """What goes into result.json: the best variables' numbers on every split, and how they came about."""
+    """The contents of result.json: the best variables' numbers on every split, and how they came about."""
     wanted = experiment.evaluation
     last = list(dataset.splits)[-1]
     draws = {name: wanted.draws if name == last else wanted.other_draws for name in dataset.splits}
@@ -52,7 +52,7 @@ def measure(experiment: Experiment, dataset: Dataset, outcome: Outcome, mesh: Me
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:
-    """The last lines of a run: its numbers, and where its files are."""
+    """The last lines that a run prints: its numbers, and where its files are."""
     head = (
         f"{result['steps']:,} steps ({result['epochs']:.0f} epochs) in {result['seconds']:.1f} s, "
         f"{result['steps_per_second']:.0f} steps/s; {result['select']} at epoch {result['best_epoch']:.0f}, "
@@ -64,13 +64,13 @@ def summary(result: dict[str, Any], folder: Path) -> str:
 
 
 MANY_LEVELS = 8
-"""More than these do not fit on a line."""
+"""Largest number of levels whose rates fit on a line."""
 
 
 def table(numbers: dict[str, Any]) -> str:
-    """Bounds, bits and rates by split, nats per example with the standard error over the split.
+    """Bounds, bits and rates by split: nats per example with the standard error over the split.
 
-    Of many levels of maps it gives the rates by resolution; `level_table` has them all.
+    The rates of more than `MANY_LEVELS` levels of maps are summed by resolution; `level_table` has every level.
     """
     few = len(next(iter(numbers["rates"].values()))) <= MANY_LEVELS or "rates_by_side" not in numbers
     what = "level (active units)" if few else "resolution"
@@ -90,7 +90,7 @@ def table(numbers: dict[str, Any]) -> str:
 
 
 def level_table(result: dict[str, Any]) -> str:
-    """One line a level, top first: rate by split, share of the total rate, active units."""
+    """A line for each level, top first: rate by split, share of the total rate, active units."""
     splits = list(result["rates"])
     header = f"{'level':8s}" + "".join(f"{'KL ' + split:>16s}" for split in splits) + f"{'share':>8s}{'active':>8s}"
     last = splits[-1]
@@ -104,7 +104,7 @@ def level_table(result: dict[str, Any]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result.json; what was not finite, and stands there as null, becomes nan."""
+    """The contents of a result.json, with nan for null, which stands for what was not finite."""
 
     def numbers(value: Any) -> Any:
         if isinstance(value, dict):
@@ -115,7 +115,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:
-    """What a result says of its data."""
+    """A result's record of its data."""
     return {
         "name": dataset.name,
         "hash": dataset.content_hash,

@@ -10,9 +10,8 @@ from hvae_jax.data.dataset import Dataset
 from hvae_jax.diagnostics import interpolate, level_by_level, traverse
 from hvae_jax.report import charts
 from hvae_jax.runtime.compilation import jit_once
-from hvae_jax.trace import Model
+from hvae_jax.trace import Model, level_names
 from hvae_jax.training.mesh import host_copy
-from hvae_jax.training.metrics import level_names
 from hvae_jax.training.sinks import Reporter, read_metrics
 
 
@@ -58,7 +57,7 @@ class Sketch:
         return np.asarray(self._reconstruct(variables, key, self.levels if keep_top is None else keep_top))
 
 
-def draw(sketch: Sketch, variables: Any, best_step: int, folder: Path) -> None:
+def save_final_pictures(sketch: Sketch, variables: Any, best_step: int, folder: Path) -> None:
     """The four pictures, from a copy of the variables on this process: another thread may use the devices of all."""
     every = sketch.levels
     charts.save_grids(folder / "real.png", {"real": sketch.x}, 8, sketch.value_range)

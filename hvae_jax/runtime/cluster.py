@@ -1,4 +1,4 @@
-"""Several processes as one: `jax.distributed`, started from the environment or from what the user says."""
+"""Several processes as one run: `jax.distributed`, started from the environment or from the user's settings."""
 
 import dataclasses
 import inspect
@@ -12,22 +12,24 @@ from typing import Any
 
 import jax
 
+from hvae_jax.runtime.errors import first_line
+
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Which processes make up the run. A single one needs none of this.
+    """The processes of a run; a single process needs none of these settings.
 
-    Under Slurm's srun nothing has to be given, and on a Cloud TPU pod `auto`: JAX reads the environment. Elsewhere
-    start the same command once a process, with `coordinator`, `processes` and `process`.
+    Slurm's srun needs none either, and a Cloud TPU pod only `auto`: JAX reads the environment. Elsewhere, start the
+    same command once for each process, with `coordinator`, `processes` and `process`.
 
     Attributes:
-      coordinator: HOST:PORT of process 0, which the others can reach.
-      processes: how many there are.
-      process: the number of this one, from 0.
-      start_timeout: seconds in which all processes have to have come together.
-      lost_timeout: seconds after which a process that gives no sign of life counts as lost. JAX then ends the others
-        with an error that names it (exit code 134); started again, all go on from the last checkpoint.
-      auto: let JAX find the other processes by itself, on any cluster that it knows.
+      coordinator: HOST:PORT of process 0, which the others must be able to reach.
+      processes: number of processes.
+      process: number of this process, from 0.
+      start_timeout: seconds within which all processes have to be connected.
+      lost_timeout: seconds without a sign of life after which a process counts as lost. JAX then ends the others with
+        an error that names it (exit code 134); started again, all go on from the last checkpoint.
+      auto: whether JAX finds the other processes by itself, on any cluster that it knows.
     """
 
     coordinator: str | None = None
@@ -38,11 +40,14 @@ class Cluster:
     auto: bool = False
 
     def start(self, environment: Mapping[str, str] = os.environ) -> bool:
-        """Joins the other processes, before JAX is used for the first time; whether there are any.
+        """Joins the other processes, if there are any; to be called before JAX is used for the first time.
 
-        Raises ValueError for fields that do not go together, ConnectionError where the coordinator does not answer in
-        time, with its address and what to check. Where the other processes do not come, that is said and the process
-        ends: JAX would end it too, without a word of what to check.
+        If the other processes do not connect in time, the process ends with a message that says what to check; JAX
+        would end it without one.
+
+        Returns: whether there are other processes.
+        Raises ValueError for fields that do not go together, ConnectionError, with its address and what to check, if
+        the coordinator does not answer in time.
         """
         given = {name: getattr(self, name) for name in ("coordinator", "processes", "process")}
         missing = [name for name, value in given.items() if value is None]
@@ -79,7 +84,7 @@ class Cluster:
         try:
             jax.distributed.initialize(**options)
         except Exception as error:  # what JAX raises here differs between its versions
-            raise ConnectionError(f"{message} ({_first(error)})") from error
+            raise ConnectionError(f"{message} ({first_line(error)})") from error
         finally:
             late.cancel()
         return True
@@ -101,7 +106,7 @@ class Cluster:
 
 
 def detected(environment: Mapping[str, str]) -> str | None:
-    """What the environment says it is, if it describes several processes: variables that JAX reads itself."""
+    """The cluster that the environment describes by variables that JAX reads itself, or None for a single process."""
     step_of_slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")  # srun sets them
     if int(environment.get("SLURM_NTASKS", 1)) > 1 and all(name in environment for name in step_of_slurm):
         return "Slurm"
@@ -111,12 +116,15 @@ def detected(environment: Mapping[str, str]) -> str | None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes logs, pictures and results."""
+    """Whether this process is the first, which writes logs, pictures and results."""
     return jax.process_index() == 0
 
 
 def _wait_for(address: str, timeout: int) -> None:
-    """Until something listens there: JAX itself ends the whole process where nothing does."""
+    """Waits until something listens at the address, since JAX ends the whole process if nothing does.
+
+    Raises ConnectionError, with what to check, after `timeout` seconds.
+    """
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + timeout
     while True:
@@ -136,10 +144,6 @@ def _wait_for(address: str, timeout: int) -> None:
 
 
 def _give_up(message: str) -> None:
-    """Ends the process from another thread, since the main one waits inside JAX."""
+    """Ends the process with a message, from another thread, since the main one waits inside JAX."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(1)
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""How programs are compiled: those that run once, the cache from run to run; and the memory of those on a CPU."""
+"""Compilation: levels of optimisation, the cache on disk; and the memory that compiled programs free on a CPU."""
 
 import ctypes
 import os
@@ -13,9 +13,9 @@ import jax
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit` for a whole program of ours, compiled quickly on a CPU.
 
-    There, LLVM's second level of optimisation makes training steps as fast as its third, and compiles them in 3.6 s
-    instead of 4.7 s (the article's model, two cores). Elsewhere, and where jax_disable_most_optimizations is set, it is
-    plain `jax.jit`.
+    On a CPU, LLVM's second level of optimisation makes training steps as fast as its third and compiles them in 3.6 s
+    instead of 4.7 s (the article's model, two cores). On other backends, and under jax_disable_most_optimizations, it
+    is plain `jax.jit`.
     """
     return jax.jit(function, compiler_options=_cpu_level(2), **options)
 
@@ -36,7 +36,7 @@ def _cpu_level(level: int) -> dict[str, int] | None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs from run to run, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+    """Caches compiled programs on disk, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hvae_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -44,16 +44,16 @@ def use_compilation_cache() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Has the process keep the memory that its programs free, which makes training on a CPU faster.
+    """Keeps the memory that programs free in the process, which makes training on a CPU faster.
 
-    XLA asks for the memory of a program's intermediate values when it starts and frees it at its end. glibc gives large
-    blocks back to the system, which has to clear them, page by page, for the next run of the same program: of a step of
-    the very deep VAE in `experiments/benchmarks/public_codes.py`, with 260 MiB of them, that was a quarter. They can be
-    kept by the thread that called the program alone, so JAX's programs on a CPU run in that one from here on
-    (`jax_cpu_enable_async_dispatch`). The process holds on to the most that it needed at a time.
+    XLA allocates a program's intermediate values when it starts and frees them when it ends. glibc returns large blocks
+    to the system, which has to clear them, page by page, for the next run of the same program: a quarter of the time of
+    a step of the very deep VAE in `experiments/benchmarks/public_codes.py`, with 260 MiB of them. Only the thread that
+    called a program can keep them, so from here on JAX runs its CPU programs in that thread
+    (`jax_cpu_enable_async_dispatch`). The process holds on to the most memory that it ever needed.
 
-    To be called before the first computation: later ones are in threads of their own already. Without glibc it changes
-    nothing, and JAX_CPU_ENABLE_ASYNC_DISPATCH in the environment is a wish to be left alone.
+    To be called before the first computation; later, programs have threads of their own. It changes nothing without
+    glibc, or if JAX_CPU_ENABLE_ASYNC_DISPATCH is set in the environment.
     """
     if platform.libc_ver()[0] != "glibc" or "JAX_CPU_ENABLE_ASYNC_DISPATCH" in os.environ:
         return

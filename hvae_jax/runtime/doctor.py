@@ -1,4 +1,4 @@
-"""What this machine computes with: versions, backend, devices, and whether an accelerator lies idle."""
+"""Diagnosis of the machine: versions, backend, devices, and whether an accelerator is idle."""
 
 import importlib.metadata
 import importlib.util
@@ -12,7 +12,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on; "missing" where a package is not there."""
+    """Versions of Python and of the packages that numbers depend on; "missing" if a package is not installed."""
     found = {"python": platform.python_version(), "hvae-jax": _version("hvae-jax")}
     return found | {name: _version(name) for name in (*_PACKAGES, "libtpu")}
 
@@ -29,7 +29,7 @@ def devices() -> dict[str, Any]:
 
 
 def idle_accelerator() -> str | None:
-    """What to do if this machine has a TPU or a GPU and JAX computes on the CPU all the same; None if all is well."""
+    """What to do if this machine has a TPU or a GPU that JAX does not use; None if all is well."""
     if jax.default_backend() != "cpu":
         return None
     if (
@@ -47,7 +47,7 @@ def idle_accelerator() -> str | None:
 
 
 def line() -> str:
-    """One line: what the training script prints first."""
+    """Versions and devices on one line, which a training script prints first, with a warning if one is due."""
     here, found = devices(), versions()
     text = (
         f"hvae_jax {found['hvae-jax']}, jax {found['jax']}, flax {found['flax']}, python {found['python']}: "
@@ -57,8 +57,8 @@ def line() -> str:
     return text if warning is None else f"{text}\nwarning: {warning}"
 
 
-def report() -> str:
-    """All of it, a line each: `hvae doctor`."""
+def table() -> str:
+    """Versions, devices and the state of the accelerator, a line each: the output of `hvae doctor`."""
     here = devices()
     rows = [f"{name:20s} {version}" for name, version in versions().items()]
     rows += [f"{name:20s} {value}" for name, value in here.items()]

@@ -1,4 +1,4 @@
-"""What a run takes from the machine: seconds of compilation, memory, and a profiler's trace of some dispatches."""
+"""Meters of what a run costs: seconds of compilation, memory, and a profiler's trace of some dispatches."""
 
 import dataclasses
 import os
@@ -17,12 +17,12 @@ _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """Programs that JAX compiled, in this process.
+    """Programs that JAX compiled in this process.
 
     Attributes:
-      seconds: in XLA, or reading programs from the cache, summed over threads; tracing and lowering do not count.
-      programs: how many.
-      cache_hits: how many of these came from the compilation cache on disk.
+      seconds: seconds in XLA or reading programs from the cache, summed over threads, without tracing and lowering.
+      programs: number of programs.
+      cache_hits: number of them that came from the compilation cache on disk.
     """
 
     seconds: float = 0.0
@@ -39,14 +39,14 @@ class Compiled:
 
 
 class _Count:
-    """The process's counter: jax.monitoring has listeners that stay until the process ends, so there is one."""
+    """The counter of a process; there is one, since listeners of jax.monitoring stay until the process ends."""
 
     def __init__(self) -> None:
         self._lock, self._listening = threading.Lock(), False
         self.total = Compiled()
 
     def listen(self) -> None:
-        """Starts to count, once."""
+        """Starts counting; later calls do nothing."""
         with self._lock:
             if not self._listening:
                 jax.monitoring.register_event_duration_secs_listener(self._duration)
@@ -70,23 +70,23 @@ _COUNT = _Count()
 
 
 def compiled() -> Compiled:
-    """What was compiled since the first call, which starts to count: take one early, and the difference later."""
+    """What was compiled since the first call, which starts the count: call it early, and take differences later."""
     _COUNT.listen()
     return _COUNT.total
 
 
 def peak_memory() -> dict[str, int | None]:
-    """The most memory in use so far, bytes, and None where the system does not tell.
+    """Peak memory so far, bytes; None where the system does not say.
 
-    Returns: `peak_device_bytes`, the largest over this process's devices, None on a CPU, whose arrays are the
-    process's own; `peak_process_bytes`, the process's resident size.
+    Returns: `peak_device_bytes`, the largest over this process's devices, None on a CPU, whose arrays are in the
+    process's memory; `peak_process_bytes`, the process's resident size.
     """
     peaks = _of_devices("peak_bytes_in_use")
     return {"peak_device_bytes": max(peaks, default=None), "peak_process_bytes": _peak_resident()}
 
 
 def _peak_resident() -> int | None:
-    # Not getrusage where there is better: on Linux a process inherits that of the one that started it.
+    # On Linux a process inherits getrusage's peak from the one that started it; VmHWM is its own.
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -101,10 +101,10 @@ def _peak_resident() -> int | None:
 
 
 def host_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory this machine has, or its container is given, if that is less; 2 GiB where neither is told.
+    """Memory of this machine, or the limit of its container if that is lower, bytes; 2 GiB if neither is known.
 
     Args:
-      root: of the file system in which the container's limits are read.
+      root: root of the file system in which the container's limits are read.
     """
     try:
         found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -121,12 +121,12 @@ def host_memory(root: Path = Path("/")) -> int:
 
 
 def total_device_memory() -> int:
-    """Bytes that JAX may use on each of this process's devices: the least among them; CPU devices share the host's."""
+    """Memory that JAX may use on each of this process's devices, bytes: the minimum; CPU devices share the host's."""
     return min(_of_devices("bytes_limit"), default=host_memory() // jax.local_device_count())
 
 
 def _of_devices(statistic: str) -> list[int]:
-    """A memory statistic of this process's devices that have it: accelerators, not CPUs."""
+    """A memory statistic of each of this process's devices that has one; CPUs have none."""
     found = [(device.memory_stats() or {}).get(statistic) for device in jax.local_devices()]
     return [value for value in found if value is not None]
 
@@ -134,13 +134,12 @@ def _of_devices(statistic: str) -> list[int]:
 class Profiler:
     """A JAX trace of `count` dispatches, for xprof, TensorBoard or ui.perfetto.dev.
 
-    With `first=1` the first dispatch, most of which is compilation, is left out. Python's own calls are not traced,
-    which would fill the file.
+    Python calls are not traced: they would fill the file.
 
     Args:
-      folder: where the trace goes, in plugins/profile/TIME/.
-      first: dispatch with which it begins, from 0.
-      count: how many dispatches.
+      folder: folder of the trace, which goes to plugins/profile/TIME/ in it.
+      first: first dispatch that is traced, from 0; 1 leaves out the one that compiles.
+      count: number of dispatches.
     Raises ValueError for a negative `first` or a `count` below 1, and RuntimeError, from JAX, if another trace runs.
     """
 
@@ -152,7 +151,7 @@ class Profiler:
 
     @contextmanager
     def dispatch(self) -> Iterator[None]:
-        """Around one dispatch, with the wait for its results, since what still runs afterwards is cut off."""
+        """A context for one dispatch and the wait for its results, since what still runs afterwards is cut off."""
         if self._seen == self._first:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0
@@ -166,12 +165,12 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Writes what there is, if the run ended within the trace; a second time nothing."""
+        """Writes the trace if it is still running; a second call does nothing."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
 
     @property
     def traced(self) -> int:
-        """Dispatches in the trace so far: 0 says that the run was too short for one."""
+        """Number of dispatches traced so far; 0 after a run that was too short."""
         return max(0, min(self._seen, self._last) - self._first)

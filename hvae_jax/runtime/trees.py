@@ -11,5 +11,5 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def leaves_by_path(tree: Any) -> dict[str, Any]:
-    """Every leaf by its path, in the tree's own order."""
+    """The leaves of a tree by path, in the tree's order."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -1,21 +1,24 @@
 """Checkpoints through Orbax: the last state and the best variables, saved together or not at all."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from hvae_jax.runtime.errors import first_line
+from hvae_jax.runtime.trees import leaves_by_path
 from hvae_jax.training.mesh import agree, state_sharding
 
 FORMAT = 2
@@ -24,16 +27,16 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What the loop knows beside the arrays; saved with them as JSON.
+    """What a run has reached, beside its arrays; saved with them as JSON.
 
     Attributes:
-      best_elbo: of validation, nats; -inf before the first.
-      best_step: the step it was reached at.
-      stale: validations since then, what patience counts.
-      seconds: spent training up to here, over all runs of the folder.
+      best_elbo: best validation ELBO, nats; -inf before the first validation.
+      best_step: step of the best validation.
+      stale: validations since the best one.
+      seconds: training time so far, over all sittings of the run.
       steps_per_second: of the last sitting's dispatches that did not compile; 0 before there were any.
-      finished: whether training came to its end.
-      identity: what the best was measured with, see `train`.
+      finished: whether training has come to its end.
+      identity: hash of what the best was measured with, see `Provenance`.
     """
 
     best_elbo: float = float("-inf")
@@ -44,29 +47,39 @@ class Progress:
     finished: bool = False
     identity: str | None = None
 
+    def validated(self, elbo: float, step: int, select: Literal["best", "last"]) -> "Progress":
+        """The progress after a validation, which is the best so far or adds to `stale`; "last" takes every one."""
+        if elbo > self.best_elbo or select == "last":
+            return dataclasses.replace(self, best_elbo=elbo, best_step=step, stale=0)
+        return dataclasses.replace(self, stale=self.stale + 1)
+
+    def at(self, step: int, last_step: int, patience: int) -> "Progress":
+        """The progress at a step: finished at the last one, or once patience is exceeded."""
+        return dataclasses.replace(self, finished=step >= last_step or self.stale > patience)
+
 
 class NotSavedError(OSError):
-    """A checkpoint could not be written; those that were committed before are whole."""
+    """A checkpoint could not be written; those committed before are whole."""
 
 
 class OtherOptimiserError(ValueError):
-    """A checkpoint has the variables of this model, but the state of another optimiser or objective, or averages."""
+    """A checkpoint has this model's variables, but the state of another optimiser or objective, or other averages."""
 
 
 class Checkpoints:
-    """The checkpoints of one run folder: asynchronous saves, the latest two kept.
+    """The checkpoints of one run folder: saved asynchronously, the latest ones kept.
 
     A checkpoint holds "state", the whole state at its step, and "best", the variables of the best validation up to
-    that step: they are committed as one, so whatever is restored is consistent with itself.
+    that step. Both are committed as one, so that whatever is restored is consistent with itself.
     """
 
     def __init__(self, folder: Path, keep: int = 2, read_only: bool = False) -> None:
-        """Opens `folder`, made if it is not there.
+        """Opens `folder`, which is made if it does not exist.
 
         Args:
-          keep: how many checkpoints stay.
-          read_only: touch nothing, since the run may be training: neither half-written saves nor unreadable ones.
-        Raises ValueError where a checkpoint is too damaged for Orbax to list it, and may not be moved aside.
+          keep: number of latest checkpoints kept.
+          read_only: leave half-written and unreadable checkpoints alone, since the run may be training.
+        Raises ValueError if `read_only` and a checkpoint is too damaged for Orbax to list it.
         """
         from orbax.checkpoint import v1 as ocp
 
@@ -81,18 +94,19 @@ class Checkpoints:
         self._checkpointer = self._open()
 
     def _open(self) -> Any:
-        """Orbax's checkpointer, which reads all checkpoints' metadata and fails with the first that cannot be."""
+        """Orbax's checkpointer; checkpoints that keep it from opening are moved aside."""
         from orbax.checkpoint import v1 as ocp
 
         try:
             return self._new()
         except Exception as error:
+            # Orbax reads the metadata of all checkpoints and fails with the first damaged one, without naming it.
             damaged = {}
             for step in _step_folders(self.folder):
                 try:
                     ocp.checkpointables_metadata(str(self.folder / str(step)))
                 except Exception as found:
-                    damaged[step] = _first_line(found)
+                    damaged[step] = _reason(found)
             if not damaged:
                 raise
             agree(0)  # every process has looked before one of them renames
@@ -106,11 +120,11 @@ class Checkpoints:
             return self._new()
 
     def save(self, step: int, state: Any, best: Any, progress: Progress, place: Mapping[str, Any] = EMPTY) -> None:
-        """Starts a save and returns while it is written; waits for the one before. A step that is there stays.
+        """Starts a save and returns while it is written; a save in progress is waited for. A step already saved stays.
 
         Args:
-          place: where in which data the run stands, as `Plan.place` has it, with the data's "hash".
-        Raises NotSavedError where this save or the one before cannot be written; what was committed before stays.
+          place: where in which data the run stands: `Plan.place` and the data's "hash".
+        Raises NotSavedError if this save or the one before cannot be written; what was committed before stays.
         """
         self.wait()
         if step in self.steps():
@@ -135,19 +149,20 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Until what was started is on disk. Raises NotSavedError where it cannot be written."""
+        """Waits until every save is on disk. Raises NotSavedError if one cannot be written."""
         with self._writing():
             self._checkpointer.wait()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says what Orbax's many layers raise where a disk is full or gone as one kind of error."""
+        """Turns whatever Orbax's many layers raise when a disk is full or gone into NotSavedError."""
         try:
             yield
         except Exception as error:
+            # A peer that was lost is no fault of the disk.
             if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
                 raise
-            raise self._not_saved(_first_line(error)) from error
+            raise self._not_saved(_reason(error)) from error
 
     def _not_saved(self, reason: str) -> NotSavedError:
         kept, free = self.steps(), shutil.disk_usage(self.folder).free
@@ -158,70 +173,38 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Waits, and lets go."""
+        """Waits for saves in progress and closes."""
         self._checkpointer.close()
 
     def steps(self) -> list[int]:
-        """Steps that were committed, oldest first."""
+        """Steps of the committed checkpoints, oldest first."""
         return [int(found.step) for found in self._checkpointer.checkpoints]
 
     def restore(
         self, state: Any, best: Any, mesh: Mesh, fsdp: bool = False, data_hash: str | None = None
     ) -> tuple[Any, Any, Progress] | None:
-        """The newest checkpoint that can be read, laid out over `mesh`; None where there is none.
+        """The newest checkpoint that can be read, laid out over `mesh`; None if there is no checkpoint.
 
-        The mesh need not be the one it was saved from. A checkpoint that cannot be read is said so and the one before
-        is tried.
+        The mesh need not be the one it was saved from. If a checkpoint cannot be read, a warning says so and the one
+        before is tried.
 
         Args:
-          state, best: abstract trees (`jax.eval_shape`): the shapes that are wanted.
-          fsdp: whether they are split over the devices, see `state_sharding`.
-          data_hash: of the data that is at hand; None does not compare it with the checkpoint's.
-        Raises ValueError, naming the first leaf, where a readable checkpoint is of another model; where it was made
-        on other data or by a newer version of the format; and where no checkpoint can be read at all.
+          state, best: abstract trees (`jax.eval_shape`), the shapes that are wanted.
+          fsdp: whether state and best are split over the devices, see `state_sharding`.
+          data_hash: hash of the data at hand; None is not compared with the checkpoint's.
+        Raises ValueError if a readable checkpoint is of another model, naming the first leaf that differs; if it was
+        made on other data or in another version of the format; and if no checkpoint can be read at all.
         """
-        steps = self.steps()
-        failures = []
-        for step in reversed(steps):
-            found, saved, record, why = {}, {}, None, "another process could not read it"
-            try:
-                metadata = self._checkpointer.checkpointables_metadata(step)
-                found, saved = metadata.metadata, dict(metadata.custom_metadata or {})
-                record = _record(saved) if saved["format"] == FORMAT else {}
-            except Exception as error:  # Orbax raises what its many layers raise: any of it means unreadable
-                why = _first_line(error)
-            if any(agree(int(record is None))):
+        wanted, failures = {"state": state, "best": best}, []
+        for step in reversed(self.steps()):
+            described, why = _attempt(functools.partial(self._describe, step))
+            if described is None:
                 failures.append(f"{step} ({why})")
                 continue
-            written = saved["format"]
-            if written != FORMAT:
-                newer = written > FORMAT
-                raise ValueError(
-                    f"{self.folder}/{step} was written in format {written}, {'newer' if newer else 'older'} than the "
-                    f"format {FORMAT} that this hvae_jax reads. "
-                    f"{'Upgrade hvae_jax' if newer else 'Install the version that wrote it'}, or start over with "
-                    "--overwrite."
-                )
-            assert record is not None
-            made_on = record["place"].get("hash")
-            if data_hash is not None and made_on not in (None, data_hash):
-                raise ValueError(
-                    f"{self.folder}/{step} was made on other data: its hash was {made_on} and is {data_hash} "
-                    "now. --resume goes on with the new data, --overwrite starts over, --folder takes another folder."
-                )
-            wanted = {"state": state, "best": best}
-            if record["shapes"] != _shapes(wanted):
-                _refuse_other(wanted, {name: found.get(name) for name in wanted}, f"{self.folder}/{step}")
+            self._refuse_unfit(step, described, wanted, data_hash)
             target = jax.tree.map(_placed, wanted, state_sharding(wanted, mesh, fsdp))
-            loaded: Any = None
-            why = "another process could not read it"
-            try:
-                loaded = self._checkpointer.load_checkpointables(step, target)
-                if checksum(loaded) != saved["checksum"]:
-                    raise OSError("its arrays are not those that were saved: the checksum differs")
-            except Exception as error:
-                loaded, why = None, _first_line(error)
-            if any(agree(int(loaded is None))):
+            loaded, why = _attempt(functools.partial(self._load, step, target, described.checksum))
+            if loaded is None:
                 failures.append(f"{step} ({why})")
                 continue
             if failures:
@@ -230,18 +213,55 @@ class Checkpoints:
                     stacklevel=2,
                 )
                 self._discard_after(step)
-            return loaded["state"], loaded["best"], Progress(**record["progress"])
+            return loaded["state"], loaded["best"], Progress(**described.record["progress"])
         if failures:
             raise ValueError(
                 f"No checkpoint in {self.folder} can be read: {'; '.join(failures)}. Start over with --overwrite."
             )
         return None
 
+    def _describe(self, step: int) -> "_Described":
+        """What a checkpoint says of itself. Raises whatever Orbax's many layers raise: any of it means unreadable."""
+        metadata = self._checkpointer.checkpointables_metadata(step)
+        saved = dict(metadata.custom_metadata or {})
+        # Of another format nothing but its number is understood; the arrays are not looked at either.
+        if saved["format"] != FORMAT:
+            return _Described(saved["format"], {}, 0, metadata.metadata)
+        return _Described(FORMAT, _record(saved), saved["checksum"], metadata.metadata)
+
+    def _refuse_unfit(self, step: int, described: "_Described", wanted: Any, data_hash: str | None) -> None:
+        """Raises ValueError if a checkpoint is of another format, other data or another model."""
+        where = f"{self.folder}/{step}"
+        if described.format != FORMAT:
+            newer = described.format > FORMAT
+            raise ValueError(
+                f"{where} was written in format {described.format}, {'newer' if newer else 'older'} than the "
+                f"format {FORMAT} that this hvae_jax reads. "
+                f"{'Upgrade hvae_jax' if newer else 'Install the version that wrote it'}, or start over with "
+                "--overwrite."
+            )
+        made_on = described.record["place"].get("hash")
+        if data_hash is not None and made_on not in (None, data_hash):
+            raise ValueError(
+                f"{where} was made on other data: its hash was {made_on} and is {data_hash} now. --resume goes on with "
+                "the new data, --overwrite starts over, --folder takes another folder."
+            )
+        if described.record["shapes"] != _shapes(wanted):
+            _refuse_other(wanted, {name: described.arrays.get(name) for name in wanted}, where)
+
+    def _load(self, step: int, target: Any, saved_checksum: int) -> Any:
+        """The arrays of a checkpoint. Raises OSError for arrays that are not those that were saved."""
+        loaded = self._checkpointer.load_checkpointables(step, target)
+        if checksum(loaded) != saved_checksum:
+            raise OSError("its arrays are not those that were saved: the checksum differs")
+        return loaded
+
     def untrained(self, best: Any, mesh: Mesh, fsdp: bool = False) -> Any | None:
-        """The variables of a checkpoint of step 0, such as an import leaves; None where something was trained.
+        """The variables of a checkpoint of step 0, such as an import leaves; None if something was trained.
 
         Args:
-          best: the abstract tree of variables; fsdp: as `restore` takes them.
+          best: abstract tree of the variables.
+          fsdp: as `restore` takes it.
         """
         if self.steps() != [0]:
             return None
@@ -257,7 +277,7 @@ class Checkpoints:
         self._checkpointer = self._open()
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Renames checkpoints to what Orbax takes for none; one process of a run does."""
+        """Gives checkpoints names that Orbax does not take for checkpoints; the first process of a run does it."""
         if jax.process_index() == 0:
             for step in steps:
                 count = sum(1 for _ in self.folder.glob(f"unreadable_{step}*"))
@@ -266,34 +286,50 @@ class Checkpoints:
         agree(0)
 
 
+class _Described(NamedTuple):
+    """What a checkpoint says of itself: format, record, checksum of its arrays, and Orbax's metadata of them."""
+
+    format: int
+    record: dict[str, Any]
+    checksum: int
+    arrays: Any
+
+
+def _attempt(read: Callable[[], Any]) -> tuple[Any, str]:
+    """What `read` returns, or None and the reason; None on every process if it fails on one of them."""
+    try:
+        found, why = read(), "another process could not read it"
+    except Exception as error:
+        found, why = None, _reason(error)
+    return (None if any(agree(int(found is None))) else found), why
+
+
+def _reason(error: Exception) -> str:
+    """An error's type and the first line of its message."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def _step_folders(folder: Path) -> list[int]:
-    """Steps of the checkpoints that lie there, readable or not, oldest first."""
+    """Steps of all checkpoints in a folder, readable or not, oldest first."""
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
 def _record(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """What was saved beside the arrays: "progress", "place", "shapes". Raises OSError for a flipped bit."""
+    """The record saved beside the arrays: "progress", "place", "shapes". Raises OSError for a flipped bit."""
     if zlib.crc32(saved["record"].encode()) != saved["record_checksum"]:
         raise OSError("its record is not what was saved: the checksum differs")
     return json.loads(saved["record"])
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by name."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
-    }
-
-
 def _shapes(tree: Any) -> int:
-    """A hash of the names, shapes and dtypes of all leaves: which model it is, however damaged Orbax's own record."""
-    described = sorted((name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in _leaves(tree).items())
+    """A hash of the names, shapes and dtypes of all leaves: tells models apart even if Orbax's metadata is damaged."""
+    described = sorted((name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in leaves_by_path(tree).items())
     return zlib.crc32(repr(described).encode())
 
 
 def _refuse_other(wanted: Any, found: Any, where: str) -> None:
-    """Raises ValueError at the first leaf that is missing, too many, of another shape or dtype."""
-    want, have = _leaves(wanted), _leaves(found)
+    """Raises ValueError naming the first leaf that is missing, unexpected, or of another shape or dtype."""
+    want, have = leaves_by_path(wanted), leaves_by_path(found)
     variables = ("best/", "state/params/", "state/statistics/")
     here, there = (
         {name: (leaf.shape, leaf.dtype) for name, leaf in tree.items() if name.startswith(variables)}
@@ -323,22 +359,24 @@ def _placed(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
 
 
 def checksum(tree: Any) -> int:
-    """A hash of the bits of every leaf, since Orbax does not notice a flipped bit in an array.
+    """A hash of the bits of every leaf; Orbax does not notice a flipped bit in an array.
 
     sum_i (2 i + 1) w_i mod 2^32 over a leaf's 32-bit words w_i; leaves are combined likewise. Every weight is odd, so
-    one changed word always changes the sum; and a sum can be computed where the words lie, on any mesh.
+    that one changed word always changes the sum; and a sum can be computed where the words lie, on any mesh.
     """
     total = 0
     for leaf in jax.tree.leaves(tree):
         whole = not isinstance(leaf, jax.Array) or leaf.is_fully_replicated or leaf.is_fully_addressable
         words = _sum_of_words(np.asarray(leaf)) if whole else int(_sum_on_devices(leaf))
+        # Multiplied by an odd number first, so that leaves cannot change places.
         total = (total * 0x9E3779B1 + words) % 2**32
     return total
 
 
 def _sum_of_words(array: np.ndarray) -> int:
-    """On the host, a block at a time."""
+    """The sum of one leaf on the host, a block of 2^20 words at a time."""
     raw = np.ascontiguousarray(array).reshape(-1)
+    # Items of 8 bytes are two words each; smaller ones are a word each, so that no padding is needed.
     words = raw.view(np.dtype(f"u{min(raw.itemsize, 4)}")) if raw.dtype != bool else raw.view(np.uint8)
     total, block = 0, 2**20
     for start in range(0, len(words), block):
@@ -350,12 +388,8 @@ def _sum_of_words(array: np.ndarray) -> int:
 
 @jax.jit
 def _sum_on_devices(array: jax.Array) -> jax.Array:
-    """Where parts of it lie on devices of other processes."""
+    """The sum of one leaf, parts of which lie on devices of other processes."""
     array = array.astype(jnp.uint8) if array.dtype == bool else array
     unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
     words = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32).reshape(-1)
     return (words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"

@@ -1,4 +1,4 @@
-"""Many steps per dispatch: a portion of batches goes to the device, steps are scanned over it."""
+"""Many steps per dispatch: steps are scanned over a portion of batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from hvae_jax.training.mesh import replicated, split_rows
 from hvae_jax.training.state import TrainState
 from hvae_jax.training.step import Step
 
-Portion = tuple[Any, Any]  # full batches [full, batch_size, ...] and the partial one [rest, ...], either may be None
+Portion = tuple[Any, Any]  # full batches [full, batch_size, ...], the partial one [rest, ...]; None for none
 Dispatch = Callable[[TrainState, Batch | None, Portion, Array], tuple[TrainState, dict[str, Array]]]
 
 
@@ -27,20 +27,21 @@ def make_dispatch(
 ) -> Dispatch:
     """A jitted `(state, data, portion, key) -> (state, metrics)` that takes the steps of one portion.
 
-    `data` is the whole train split on every device, and the portion holds row numbers into it; or `data` is None, and
-    the portion holds the batches themselves. Step s draws with the key folded with s. The state is donated. Metrics
-    are stacked, `[steps, ...]`.
+    Either `data` is the whole train split on every device and the portion holds row numbers, or `data` is None and the
+    portion holds the batches themselves. Step s draws with the key folded with s. The state is donated. Metrics are
+    stacked, `[steps, ...]`.
 
     Args:
-      augment: `(x, key) -> x`, what is done to every batch anew.
-      shardings: of the state that comes out; whole on every device if it is None.
-      unroll: steps written out in one turn of the loop. Compilation grows with it; on CPUs, where XLA's convolutions
-        are slow inside loops, a convolutional model takes a step ten times as fast once no loop is left.
+      augment: `(x, key) -> x`, applied to every batch; None leaves batches as they are.
+      shardings: layout of the state that comes out; None puts the whole state on every device.
+      unroll: number of steps written out per iteration of the scan. Compile time grows with it; on CPUs, where XLA's
+        convolutions are slow inside loops, a convolutional model steps ten times as fast once no loop is left.
     """
 
     def one(state: TrainState, data: Batch | None, item: Any, key: Array) -> tuple[TrainState, dict[str, Array]]:
         batch = item if data is None else jax.tree.map(lambda a: a[item], data)
         batch = jax.tree.map(lambda a: split_rows(a, mesh), batch)
+        # Only with an augmentation: a split would change the key, and every number, of a run without one.
         if augment is not None:
             augment_key, key = jax.random.split(key)
             batch = batch.replace(x=augment(batch.x, augment_key))
@@ -49,6 +50,7 @@ def make_dispatch(
     def run(state: TrainState, data: Batch | None, portion: Portion, key: Array) -> tuple[TrainState, dict[str, Array]]:
         full, tail = portion
         steps = 0 if full is None else jax.tree.leaves(full)[0].shape[0]
+        # Keys by the number of the step, not by its place in the dispatch: dispatches may have other lengths elsewhere.
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, state.step + jnp.arange(steps + (tail is not None)))
         pieces = []
         if full is not None and steps <= unroll:

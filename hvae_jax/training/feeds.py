@@ -1,8 +1,8 @@
-"""Where batches come from, behind one iterator: data that lies on the devices, or data that streams to them.
+"""Batches, behind one iterator: from data that lies on the devices, or from data that streams to them.
 
-Both give the same batches at the same step, since both ask the same `Plan` for rows. What differs is rounding alone:
-their dispatches may have different lengths. Grain does the reading (threads, worker processes, the order in which
-results come back); the place in the data is the step, so it is restored exactly, on any number of processes.
+Both give the same batches at the same step, since both ask the same `Plan` for rows. They differ by rounding alone,
+because their dispatches may differ in length. Grain reads (threads, worker processes, the order of their results); the
+position in the data is the step, so that it is restored exactly, on any number of processes.
 """
 
 import dataclasses
@@ -14,24 +14,28 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hvae_jax.objectives import Batch
+from hvae_jax.records import check_choices
 from hvae_jax.training.dispatch import Portion
 from hvae_jax.training.mesh import local_rows, replicated, rows_sharding
 from hvae_jax.training.plan import Plan
 
-PORTION_BYTES = 2**24  # of a streamed portion at most, if it has more than one batch: small enough to be sent quickly
+PORTION_BYTES = 2**24
+"""Largest size of a streamed portion of more than one batch: small enough to be sent quickly."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Feeding:
-    """How the data comes to the devices.
+    """How the data gets to the devices.
 
     Attributes:
       kind: "resident" keeps the whole train split on every device, "streamed" reads batches as they are needed, "auto"
-        streams what takes more than `share` of a device's memory. Both give the same batches.
-      share: of one device's memory (on a CPU: of the machine's) that a resident split may take.
-      threads: that read and decode, in each worker process or, without any, in the training process.
-      workers: processes that read and decode; for data that is decoded in Python, where threads wait for each other.
-      ahead: portions of up to 16 MiB (or one batch) that are read in advance, at least one a thread.
+        streams a split that takes more than `share` of a device's memory. The batches are the same.
+      share: largest fraction of one device's memory (on a CPU: of the machine's) that a resident split may take.
+      threads: number of reading and decoding threads in each worker process, or in the training process if there is
+        none.
+      workers: number of reading and decoding processes, for data that is decoded in Python, where threads wait for each
+        other; 0 reads in the training process.
+      ahead: number of portions, of up to 16 MiB or one batch, read in advance; at least one a thread.
     """
 
     kind: Literal["auto", "resident", "streamed"] = "auto"
@@ -41,8 +45,9 @@ class Feeding:
     ahead: int = 8
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0.0 < self.share <= 1.0:
-            raise ValueError(f"feed.share is {self.share}, but a share lies above 0 and goes up to 1.")
+            raise ValueError(f"feed.share is {self.share}, but it has to be above 0 and at most 1.")
         for name, least in (("threads", 1), ("workers", 0), ("ahead", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"feed.{name} is {getattr(self, name)}, but it has to be {least} or more.")
@@ -54,34 +59,39 @@ class Feeding:
 
 @runtime_checkable
 class Examples(Protocol):
-    """A split: `x`, an array or what a slice or an array of row numbers reads; `y`, labels or None."""
+    """A split: examples `x`, an array or `data.Rows`, and labels `y` or None."""
 
     @property
     def x(self) -> Any:
-        """`[N, *event]`."""
+        """Examples, `[N, *event]`."""
         ...
 
     @property
     def y(self) -> np.ndarray | None:
-        """`[N]`."""
+        """Labels, `[N]`, or None."""
         ...
 
     @property
     def nbytes(self) -> int:
-        """Of x."""
+        """Bytes of x as an array."""
         ...
 
     def take(self, rows: Any) -> "Examples":
-        """Some of them, in memory."""
+        """The examples at a slice or an array of row numbers, in memory."""
         ...
 
 
 @runtime_checkable
 class Feed(Protocol):
-    """One iterator of batches, in portions of as many steps as a dispatch takes."""
+    """An iterator of batches, in portions of as many steps as a dispatch takes.
+
+    Attributes:
+      plan: which examples each step sees.
+      data: the train split on the devices, as `make_dispatch` takes it; None where portions hold the batches.
+    """
 
     plan: Plan
-    data: Batch | None  # what lies on the devices, for `make_dispatch`
+    data: Batch | None
 
     def portions(self, step: int) -> Generator[Portion, None, None]:
         """The portions from `step` on to the last one, each `plan.length(step)` steps long."""
@@ -89,10 +99,10 @@ class Feed(Protocol):
 
 
 class Resident:
-    """The train split lies on every device; a portion holds row numbers, and batches are gathered inside the step."""
+    """A feed whose train split lies on every device: portions hold row numbers, and steps gather their batches."""
 
     def __init__(self, x: Any, y: np.ndarray | None, plan: Plan, mesh: Mesh) -> None:
-        """Sends the data to the devices; x may be anything that a slice reads into memory."""
+        """Sends the data to the devices; x is an array or `Rows`."""
         self.plan = plan
         self.data: Batch | None = to_devices(x, y, mesh)
 
@@ -105,11 +115,12 @@ class Resident:
 
 
 class Streamed:
-    """Portions are read by Grain while the devices compute; every process reads its own rows alone."""
+    """A feed that Grain reads while the devices compute; every process reads its own rows alone."""
 
     def __init__(self, x: Any, y: np.ndarray | None, plan: Plan, mesh: Mesh, settings: Feeding) -> None:
         """Keeps `x`, an array or `Rows`, where it is; dispatches are shortened to portions of `PORTION_BYTES`."""
         batch_bytes = plan.batch_size * int(np.prod(x.shape[1:])) * x.dtype.itemsize
+        # At least one batch, however large it is.
         most = max(1, PORTION_BYTES // batch_bytes)
         self.plan = dataclasses.replace(plan, per_dispatch=min(plan.per_dispatch, most))
         self.data: Batch | None = None
@@ -135,16 +146,16 @@ class Streamed:
         return self.plan.examples % self.plan.batch_size
 
     def _place(self, arrays: tuple[Any, ...] | None, rows: int, axis: int) -> Batch | None:
-        """This process's share of a batch as part of the global one."""
+        """This process's rows of a batch as part of the global one; `axis` is the axis of the rows."""
         if not arrays:
             return None
         sharding = rows_sharding(rows, self._mesh, axis)
 
-        def of(local: np.ndarray) -> jax.Array:
+        def globally(local: np.ndarray) -> jax.Array:
             shape = (*local.shape[:axis], rows, *local.shape[axis + 1 :])
             return jax.make_array_from_process_local_data(sharding, local, shape)
 
-        return Batch(*(of(local) for local in arrays))
+        return Batch(*(globally(local) for local in arrays))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,9 +164,9 @@ class Portions:
 
     Attributes:
       x, y: the train split.
-      plan: of the run.
-      first_step: where reading starts.
-      full_rows, rest_rows: which rows of a full and of the partial batch this process reads.
+      plan: which examples each step sees.
+      first_step: step that reading starts at.
+      full_rows, rest_rows: this process's rows of a full and of the partial batch.
     """
 
     x: Any
@@ -170,6 +181,7 @@ class Portions:
 
     def __getitem__(self, i: Any) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         """((x, y) of full batches `[steps, rows, ...]`, (x, y) of the partial one); () where there is none."""
+        # A run may resume in the middle of a dispatch: its first portion is then the rest of one.
         step = max(self.first_step, self.plan.start(self.plan.dispatch(self.first_step) + int(i)))
         full, rest = self.plan.rows(step, self.plan.length(step))
         return (
@@ -184,7 +196,10 @@ class Portions:
 
 
 def read(source: Any, settings: Feeding) -> Iterator[Any]:
-    """The elements of a source in order, read ahead by Grain's threads and, if wanted, worker processes."""
+    """Yields the elements of a Grain source in order, read ahead by threads and, if wanted, worker processes.
+
+    Raises ImportError if Grain is not installed, ValueError if a worker process ended.
+    """
     try:
         import grain
     except ImportError as error:
@@ -225,7 +240,7 @@ def to_devices(x: Any, y: np.ndarray | None, mesh: Mesh) -> Batch:
 
 
 def _grain_flags() -> None:
-    """Grain's worker processes read absl's flags, which nobody has parsed in a program without absl.app."""
+    """Marks absl's flags as parsed: Grain's worker processes read them, and without absl.app nobody parses them."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

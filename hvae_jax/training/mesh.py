@@ -1,4 +1,4 @@
-"""Devices as a sharding: a mesh with one axis, the batch split over it, parameters on every device or split too."""
+"""Devices as a sharding: a mesh with one axis that batches are split over; parameters on every device, or split too."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
-SMALLEST = 2**14  # numbers: an array below that is kept whole on each device, since gathering it would cost more
+SMALLEST = 2**14
+"""Elements from which an array of the state is split: gathering a smaller one would cost more than keeping it whole."""
 
 
 def data_mesh(devices: int | None = None) -> Mesh:
-    """A mesh of the first `devices` devices of all processes, all if it is None, with the one axis "data".
+    """A mesh of the first `devices` devices of all processes, or of all if None, with the one axis "data".
 
-    Raises ValueError for more devices than there are, and for a mesh that leaves one of the processes without a device
-    or gives them different numbers of them.
+    Raises ValueError for more devices than there are, and if the processes would have different numbers of them.
     """
     found = jax.devices()
     if devices is not None and not 1 <= devices <= len(found):
@@ -27,17 +27,18 @@ def data_mesh(devices: int | None = None) -> Mesh:
             f"A mesh of {len(some)} devices gives the {len(counts)} processes {counts} of them. Each needs the same "
             f"number: leave the number of devices out for all {len(found)}, or start every process with as many."
         )
-    some = sorted(some, key=lambda device: (device.process_index, device.id))  # each process reads one run of rows
+    # By process, so that each process reads consecutive rows of a batch.
+    some = sorted(some, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(some), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """The sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def rows_sharding(rows: int, mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """How a batch of `rows` examples lies: axis `axis` over the devices where that divides, whole on each otherwise.
+    """The sharding of a batch of `rows` examples: split along `axis` if the devices divide it, else whole on each.
 
     A batch that does not divide, such as the last one of an epoch, is computed by all devices alike rather than
     padded, so that no padding reaches a mean or a batch statistic.
@@ -47,39 +48,40 @@ def rows_sharding(rows: int, mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def local_rows(rows: int, mesh: Mesh) -> slice:
-    """Which of a batch's rows this process holds, and so has to read."""
+    """The rows of a batch that this process holds, and so has to read."""
     places = rows_sharding(rows, mesh).addressable_devices_indices_map((rows,)).values()
     bounds = [place[0].indices(rows)[:2] for place in places if place is not None]
     return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
 
 
 def split_rows(x: Array, mesh: Mesh) -> Array:
-    """Inside jit: x laid out as `rows_sharding` says."""
+    """Lays x out as `rows_sharding` says, inside jit."""
     return jax.lax.with_sharding_constraint(x, rows_sharding(x.shape[0], mesh))
 
 
 def state_sharding(tree: Any, mesh: Mesh, fsdp: bool = False) -> Any:
-    """A sharding for each leaf of a state: whole on every device or, with `fsdp`, split over them.
+    """The sharding of each leaf of a state: whole on every device or, with `fsdp`, split over them.
 
     Fully sharded data parallelism (Rajbhandari et al. 2020, ZeRO stage 3): parameters, averages and the optimiser's
-    moments of `SMALLEST` numbers and more are split along their longest axis that the devices divide. XLA gathers a
+    moments of `SMALLEST` elements or more are split along their longest axis that the devices divide. XLA gathers a
     parameter where it is used and scatters its gradient; the numbers are those of the replicated state to rounding.
 
     Args:
       tree: arrays or their shapes.
     """
 
-    def of(leaf: Any) -> NamedSharding:
+    def sharding_of(leaf: Any) -> NamedSharding:
         fits = [(size, -axis) for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
         if not fsdp or leaf.size < SMALLEST or not fits:
             return replicated(mesh)
-        return NamedSharding(mesh, PartitionSpec(*(None,) * -max(fits)[1], AXIS))
+        longest = -max(fits)[1]  # of equal axes the first, hence the minus
+        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, AXIS))
 
-    return jax.tree.map(of, tree)
+    return jax.tree.map(sharding_of, tree)
 
 
 def place_rows(array: np.ndarray | None, mesh: Mesh) -> Array | None:
-    """A batch that every process has whole, as `rows_sharding` lays it out; None stays None."""
+    """A batch that every process holds whole, laid out as `rows_sharding` says; None stays None."""
     if array is None:
         return None
     local = array[local_rows(len(array), mesh)]
@@ -87,7 +89,7 @@ def place_rows(array: np.ndarray | None, mesh: Mesh) -> Array | None:
 
 
 def agree(*numbers: int) -> list[int]:
-    """The largest of each number over all processes, so that all of them decide alike. Waits for every process."""
+    """The maximum of each number over all processes, so that all of them decide alike. Waits for every process."""
     if jax.process_count() == 1:
         return list(numbers)
     from jax.experimental import multihost_utils
@@ -98,18 +100,18 @@ def agree(*numbers: int) -> list[int]:
 def host_copy(tree: Any) -> Any:
     """A tree of global arrays as NumPy arrays on every process; all processes have to call it."""
 
-    def of(leaf: Array) -> np.ndarray:
+    def gathered(leaf: Array) -> np.ndarray:
         if leaf.is_fully_addressable or leaf.is_fully_replicated:
             return np.asarray(leaf)
         from jax.experimental import multihost_utils
 
         return multihost_utils.process_allgather(leaf, tiled=True)
 
-    return jax.tree.map(of, tree)
+    return jax.tree.map(gathered, tree)
 
 
 def check_divides(batch_size: int, mesh: Mesh, microbatch: int | None = None) -> None:
-    """Raises ValueError if a full batch, or what is computed of it at once, cannot be split evenly over the devices."""
+    """Raises ValueError if a full batch, or a microbatch of it, cannot be split evenly over the devices."""
     processes = jax.process_count()
     devices = f"{mesh.size} devices" + (f" of {processes} processes" if processes > 1 else "")
     for what, size in (("batch", batch_size), ("microbatch", microbatch)):
@@ -125,6 +127,6 @@ def check_divides(batch_size: int, mesh: Mesh, microbatch: int | None = None) ->
 
 
 def _multiples(size: int, unit: int) -> str:
-    """The nearest multiples of `unit` around `size`, in words."""
+    """The multiples of `unit` next to `size`, in words."""
     lower = size // unit * unit
     return " or ".join(str(fits) for fits in (lower, lower + unit) if fits)

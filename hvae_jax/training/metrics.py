@@ -1,45 +1,86 @@
-"""What the loop writes and says: one row a dispatch, the progress line, and why a step was skipped."""
+"""What is written and said of each dispatch: a row of metrics, the progress line, warnings, why steps were skipped."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-import jax
 import numpy as np
-from jax import Array
 
-from hvae_jax.trace import Model
 from hvae_jax.training.checkpoint import Progress
 from hvae_jax.training.plan import Plan
+from hvae_jax.training.sinks import Reporter
+from hvae_jax.training.watch import Watch
 
 
-def level_names(model: Model, data: Any) -> tuple[str, ...]:
-    """Names of the model's levels, top first, from shapes alone; `data` has x and y."""
-    one = [None if a is None else jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for a in (data.x, data.y)]
+class Commentary:
+    """Passes each dispatch's row to the reporter, and adds what the numbers say in words.
 
-    def trace_of(x: Array, y: Array | None) -> Any:
-        key = jax.random.key(0)
-        return model.apply(model.init(key, x, key, y=y), x, key, y=y)
+    Args:
+      reporter: the progress line and all sinks.
+      names: names of the levels, top first.
+      patience: validations without a better ELBO after which training ends.
+      rows: rows written earlier, by steps: a resumed run is warned as one that was never interrupted.
+    """
 
-    return jax.eval_shape(trace_of, *one).names
+    def __init__(
+        self, reporter: Reporter, names: tuple[str, ...], patience: int, rows: Iterable[Mapping[str, float | int]]
+    ) -> None:
+        self._reporter, self._names, self._patience = reporter, names, patience
+        self._watch = Watch(rows)
+        self._latest: dict[str, float | int] = {}
+        self.cause = "It began before this sitting."  # of the streak of skipped steps that lasts
+
+    def tell(
+        self, row: dict[str, float | int], metrics: Mapping[str, np.ndarray], progress: Progress, streak: int
+    ) -> None:
+        """Writes the row of one dispatch, and says what is wrong with it.
+
+        Args:
+          metrics: of each step of the dispatch, `[steps, ...]`.
+          streak: steps in a row, up to the dispatch's last, that were skipped.
+        """
+        step, length = int(row["step"]), len(metrics["skipped"])
+        self._reporter.write(row | {"seconds": progress.seconds, "steps_per_second": progress.steps_per_second})
+        self._latest |= row
+        self._reporter.advance(step, **shown(self._latest, self._names, progress, self._patience))
+        for sentence in self._watch(row):
+            self._reporter.warn(sentence, step)
+        # Steps skipped for the size of a finite gradient are the watch's business: here, those that were not finite.
+        not_finite = metrics["skipped"] > metrics.get("large", 0)
+        if not_finite.any():
+            first = step - length
+            self._reporter.say(why_skipped(metrics, self._names, first, int(np.flatnonzero(not_finite)[0])))
+            if 0 < streak <= length:
+                self.cause = why_skipped(metrics, self._names, first, length - streak)
 
 
 def per_level(prefix: str, names: tuple[str, ...], rates: np.ndarray) -> dict[str, float | int]:
-    """One entry a level."""
+    """Rates `[L]` as one entry for each level, "PREFIX/NAME"."""
     return {f"{prefix}/{name}": float(rate) for name, rate in zip(names, rates, strict=True)}
 
 
-def summarise(metrics: dict[str, np.ndarray], names: tuple[str, ...], step: int, plan: Plan) -> dict[str, float | int]:
-    """The metrics of one dispatch as one row: means over its steps that were not skipped, nats."""
+def summarise(
+    metrics: Mapping[str, np.ndarray], names: tuple[str, ...], step: int, plan: Plan
+) -> dict[str, float | int]:
+    """The metrics of one dispatch as one row: nats, means over the steps that were not skipped.
+
+    Args:
+      metrics: `[steps]`, with "rates" `[steps, L]`.
+      names: names of the levels, top first.
+      step: steps taken once the dispatch is over.
+    """
     taken = metrics["skipped"] == 0
     means = {
         name: float(v[taken].mean()) if taken.any() else float("nan") for name, v in metrics.items() if v.ndim == 1
     }
     rates = metrics["rates"][taken].mean(0) if taken.any() else np.full(len(names), np.nan)
+    # Skipped steps are counted, and their mean over steps that were not skipped would be 0.
     means |= {name: float(metrics[name].sum()) for name in ("skipped", "large") if name in metrics}
     return {"step": step, "epoch": step / plan.epoch_steps, **means, **per_level("rate", names, rates)}
 
 
-def shown(latest: dict[str, float | int], names: tuple[str, ...], progress: Progress, patience: int) -> dict[str, str]:
-    """What stands on the progress line: the latest of everything; rates by level while there is room for them."""
+def shown(
+    latest: Mapping[str, float | int], names: tuple[str, ...], progress: Progress, patience: int
+) -> dict[str, str]:
+    """The entries of the progress line: the latest value of each, and rates by level while there is room for them."""
     rates = [latest[f"rate/{name}"] for name in names]
     few = {f"KL {name}": f"{rate:.2f}" for name, rate in zip(names, rates, strict=True)}
     validated = {"validation ELBO": f"{latest['validation/elbo']:.2f}"} if "validation/elbo" in latest else {}
@@ -53,8 +94,13 @@ def shown(latest: dict[str, float | int], names: tuple[str, ...], progress: Prog
     }
 
 
-def why_skipped(metrics: dict[str, np.ndarray], names: tuple[str, ...], first: int, at: int) -> str:
-    """Why step `at` of a dispatch was skipped: which level's rate went first, from the top."""
+def why_skipped(metrics: Mapping[str, np.ndarray], names: tuple[str, ...], first: int, at: int) -> str:
+    """Why step `at` of a dispatch was skipped: the topmost level whose rate is not finite, else the loss or a gradient.
+
+    Args:
+      metrics: `[steps]`, with "rates" `[steps, L]`.
+      first: number of the dispatch's first step.
+    """
     broken = [name for name, rate in zip(names, metrics["rates"][at], strict=True) if not np.isfinite(rate)]
     if broken:
         cause = f"the rate of {broken[0]} went first"

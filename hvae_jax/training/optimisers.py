@@ -15,7 +15,7 @@ class Optimiser(Protocol):
     """A frozen record that builds an Optax transformation."""
 
     def build(self) -> optax.GradientTransformation:
-        """The transformation."""
+        """Builds the transformation."""
         ...
 
 
@@ -25,9 +25,9 @@ class Adamax:
 
     Attributes:
       learning_rate: step size.
-      schedule: what it is multiplied by at each update; steps that are skipped do not count.
       b1, b2: decay of the first moment and of the infinity norm.
       eps: added to the gradient's magnitude.
+      schedule: factor of the learning rate at each update; skipped steps do not count.
     """
 
     learning_rate: float = 1e-3
@@ -37,7 +37,7 @@ class Adamax:
     schedule: Schedule = Constant()
 
     def build(self) -> optax.GradientTransformation:
-        """The transformation. Raises ValueError for a schedule of more than one number."""
+        """Builds the transformation. Raises ValueError for a schedule with more than one value."""
         return optax.adamax(_scheduled(self.learning_rate, self.schedule), self.b1, self.b2, self.eps)
 
 
@@ -47,10 +47,10 @@ class AdamW:
 
     Attributes:
       learning_rate: step size.
-      schedule: what it is multiplied by at each update; steps that are skipped do not count.
       b1, b2: decay of the moments.
       eps: added to the root of the second moment.
-      weight_decay: decoupled, times the learning rate.
+      weight_decay: decoupled weight decay, multiplied by the learning rate.
+      schedule: factor of the learning rate at each update; skipped steps do not count.
     """
 
     learning_rate: float = 1e-3
@@ -61,13 +61,14 @@ class AdamW:
     schedule: Schedule = Constant()
 
     def build(self) -> optax.GradientTransformation:
-        """The transformation. Raises ValueError for a schedule of more than one number."""
+        """Builds the transformation. Raises ValueError for a schedule with more than one value."""
         rate = _scheduled(self.learning_rate, self.schedule)
         return optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay)
 
 
 def _scheduled(learning_rate: float, schedule: Schedule) -> optax.ScalarOrSchedule:
-    """The rate at each update; the number itself where the schedule changes nothing, which keeps no count."""
+    """The learning rate as a function of the update, or the number itself if the schedule is constant."""
+    # A constant rate keeps no count of updates in the optimiser's state.
     if schedule == Constant():
         return learning_rate
     shape = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).shape

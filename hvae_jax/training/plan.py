@@ -1,4 +1,4 @@
-"""Which examples each step sees: a function of the settings and the step alone, on one machine or on many."""
+"""The examples of each step: a function of settings and step alone, on one machine or on many."""
 
 import dataclasses
 import functools
@@ -13,11 +13,11 @@ class Plan:
     Every epoch takes each example once, in an order of its own. Its last batch has what is left; nothing is padded.
 
     Attributes:
-      examples: N, in the train split.
-      batch_size: of a full batch, over all devices of all processes.
-      per_dispatch: steps sent to the device at once, at most. Dispatches start over with each epoch.
-      last_step: where training ends at the latest.
-      seed: whole numbers that, with the epoch's number, decide its order.
+      examples: N, size of the train split.
+      batch_size: examples in a full batch, over all devices of all processes.
+      per_dispatch: largest number of steps sent to the device at once. Dispatches start over with each epoch.
+      last_step: step at which training ends at the latest.
+      seed: whole numbers that, with the number of the epoch, determine its order.
     """
 
     examples: int
@@ -37,16 +37,21 @@ class Plan:
         return -(-self.epoch_steps // self.per_dispatch)
 
     def length(self, step: int) -> int:
-        """How many steps the dispatch that starts at `step` takes: a function of the step alone.
+        """Number of steps of the dispatch that starts at `step`.
 
-        So a resumed run repeats the dispatches of an uninterrupted one, and with them its rounding.
+        It depends on the step alone, so that a resumed run repeats the dispatches of an uninterrupted one, and with
+        them its rounding.
         """
         within = step % self.epoch_steps
         boundary = min((within // self.per_dispatch + 1) * self.per_dispatch, self.epoch_steps)
         return min(boundary - within, self.last_step - step)
 
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch is over once `step` steps are taken."""
+        return step % self.epoch_steps == 0
+
     def dispatch(self, step: int) -> int:
-        """Number of the dispatch that takes `step`, counted from the beginning of the run."""
+        """Index of the dispatch that takes `step`, counted from the beginning of the run."""
         epoch, within = divmod(step, self.epoch_steps)
         return epoch * self.epoch_dispatches + within // self.per_dispatch
 
@@ -56,15 +61,15 @@ class Plan:
         return epoch * self.epoch_steps + within * self.per_dispatch
 
     def place(self, step: int) -> dict[str, int]:
-        """Where in the data the run stands once it has taken `step` steps: what a checkpoint keeps."""
+        """The position in the data after `step` steps, which a checkpoint keeps."""
         epoch, within = divmod(step, self.epoch_steps)
         return {"epoch": epoch, "batch": within, "batch_size": self.batch_size, "examples": self.examples}
 
     def rows(self, step: int, length: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The rows of `length` steps from `step` on, within one epoch.
 
-        Returns: those of the full batches, int32 `[full, batch_size]`, and of the partial one, `[rest]`; None where
-          there are none.
+        Returns: rows of the full batches, int32 `[full, batch_size]`, and of the partial one, `[rest]`; None where
+          there is none.
         """
         epoch, within = divmod(step, self.epoch_steps)
         order = _order(self.examples, self.seed, epoch)

@@ -1,39 +1,42 @@
-"""How long to train, in what portions: the settings of the loop."""
+"""The settings of the training loop."""
 
 import dataclasses
 from typing import Literal
 
+from hvae_jax.records import check_choices
 from hvae_jax.training.gradients import Gradients
 from hvae_jax.training.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How long to train, in what portions.
+    """How long to train, and what happens how often.
 
     Attributes:
-      batch_size: examples a step, over all devices; the last batch of an epoch has what is left.
-      epochs: passes over the train split at most.
-      steps: steps at most; None leaves it to `epochs`.
-      patience: validations in a row without a better ELBO that are borne; one more ends training.
-      select: whose variables are kept and measured: those of the best validation ELBO, or the last ones, for objectives
-        that the ELBO does not rank (importance weights, constraints); then patience has no say.
-      init_examples: how many examples the model is initialised on, which matters where its initialisation looks at
-        them; None takes a batch.
-      ema: decay of averaged parameters, used in evaluation; None keeps none.
-      gradients: limits on their norm: what is clipped, and which steps are skipped.
-      microbatch: examples whose gradients are computed at once; a batch is cut into that many at a time and their
-        gradients are averaged. None takes the whole batch.
-      per_dispatch: steps sent to the device at once, at most.
-      unroll: of these, so many are written out in one turn of the loop: for convolutions on CPUs, see `make_dispatch`.
-      validate_every: steps from one validation to the next, rounded up to the end of a dispatch; None: every epoch.
+      batch_size: examples per step, over all devices; the last batch of an epoch has what is left.
+      epochs: largest number of passes over the train split.
+      steps: largest number of steps; None leaves the limit to `epochs`.
+      patience: largest number of validations in a row without a better ELBO; one more ends training.
+      select: variables that are kept and measured: "best" takes those of the best validation ELBO, "last" the last
+        ones, for objectives that the ELBO does not rank (importance weights, constraints), and ignores patience.
+      init_examples: number of examples the model is initialised on, which matters if its initialisation looks at them;
+        None takes a batch.
+      ema: decay of the averaged parameters, which evaluation uses; None keeps no average.
+      gradients: limits on the norm of the gradient, beyond which it is clipped or its step is skipped.
+      microbatch: largest number of examples whose gradients are computed at once; those of a batch's parts are
+        averaged. None takes the whole batch.
+      per_dispatch: largest number of steps sent to the device at once.
+      unroll: number of steps written out per iteration of the scan over a dispatch; for convolutions on CPUs, see
+        `make_dispatch`.
+      validate_every: steps between validations, rounded up to the end of a dispatch; None validates once an epoch.
       validation_size: examples validated at once.
-      save_seconds: from one checkpoint to the next, rounded up to the end of a dispatch.
-      save_every: steps likewise, if that is sooner; None leaves it to `save_seconds`.
-      keep: the latest checkpoints, so many, stay.
-      pictures_every: steps from one grid of samples and reconstructions to the next, likewise; None draws them at the
-        end alone.
-      max_streak: skipped steps in a row that end the run: all but the first few had no finite loss or gradient.
+      save_seconds: seconds between checkpoints, rounded up to the end of a dispatch.
+      save_every: steps between checkpoints, if that is sooner; None leaves them to `save_seconds`.
+      keep: number of latest checkpoints kept.
+      pictures_every: steps between grids of samples and reconstructions, rounded up to the end of a dispatch; None
+        draws them at the end alone.
+      max_streak: number of skipped steps in a row that ends the run; all but the first few of them had no finite loss
+        or gradient.
     """
 
     batch_size: int = 64
@@ -56,14 +59,13 @@ class Training:
     max_streak: int = 100
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("batch_size", "epochs", "per_dispatch", "unroll", "keep", "max_streak", "validation_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 1 or more.")
         for name in ("steps", "init_examples", "microbatch", "validate_every", "save_every", "pictures_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 1 or more, or None.")
-        if self.select not in ("best", "last"):
-            raise ValueError(f"select is {self.select!r}, but it has to be 'best' or 'last'.")
         if self.patience < 0:
             raise ValueError(f"patience is {self.patience}, but it has to be 0 or more.")
         if not self.save_seconds >= 0:
@@ -77,12 +79,12 @@ class Training:
             raise ValueError(f"ema is {self.ema}, but a decay lies between 0 and 1, such as 0.999 (or None).")
 
     def plan(self, examples: int, seed: tuple[int, ...] = (0,)) -> Plan:
-        """Which batches each dispatch takes."""
+        """The plan for a train split of that many examples."""
         last = self.epochs * -(-examples // self.batch_size)
         last = last if self.steps is None else min(self.steps, last)
         return Plan(examples, self.batch_size, self.per_dispatch, last, seed)
 
 
 def crossed(first: int, step: int, every: int | None) -> bool:
-    """Whether a multiple of `every` lies above `first` and not above `step`."""
+    """Whether the steps from `first` + 1 to `step` include a multiple of `every`; never if it is None."""
     return every is not None and step // every > first // every

@@ -1,4 +1,4 @@
-"""Signals that end a run in good order: the dispatch is finished, the state saved."""
+"""Signals that end a run in good order: its dispatch is finished and its state saved."""
 
 import dataclasses
 import signal
@@ -10,13 +10,17 @@ from typing import Any
 
 @dataclasses.dataclass
 class Stop:
-    """Which signal asked the loop to stop, or None."""
+    """Whether the loop is to stop.
+
+    Attributes:
+      signal: number of the signal that asked for it; None while none did.
+    """
 
     signal: int | None = None
 
 
 class Interrupted(BaseException):
-    """A signal came where nothing has to be finished first."""
+    """A signal came while nothing had to be finished first."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -25,7 +29,8 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Raises `Interrupted` where SIGINT or SIGTERM comes."""
+    """Raises `Interrupted` in the block when SIGINT or SIGTERM comes."""
+    # Python lets no other thread set handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -43,7 +48,7 @@ def interrupting() -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Lets the first SIGINT or SIGTERM end the loop after the dispatch it is in; a second one acts as ever."""
+    """Lets the first SIGINT or SIGTERM end the loop after the current dispatch; a second one acts as it did before."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,4 +1,4 @@
-"""Where a run's numbers go while it runs: a progress line, metrics.jsonl, TensorBoard, Weights & Biases or trackio."""
+"""Sinks of a run's numbers and pictures: metrics.jsonl, TensorBoard, Weights & Biases, trackio; the progress line."""
 
 import contextlib
 import importlib
@@ -11,44 +11,50 @@ from typing import Any, Protocol, TextIO
 
 import numpy as np
 
+from hvae_jax.runtime.files import write_whole
+
 FLUSH_SECONDS = 20.0
-"""From one write of TensorBoard's file to the disk to the next."""
+"""Seconds between flushes of TensorBoard's file."""
 
 LOG_SECONDS = 30.0
-"""From one progress line to the next where it cannot be redrawn, because it goes into a file."""
+"""Seconds between progress lines that cannot be redrawn, because they go into a file."""
 
 
 class Sink(Protocol):
     """Anything that takes rows of numbers, pictures and lines of text.
 
     Attributes:
-      required: whether training ends where the sink fails; any other is dropped, and training goes on.
+      required: whether training ends if the sink fails; a sink that is not required is dropped.
     """
 
     required: bool
 
     def write(self, row: dict[str, float | int]) -> None:
-        """One row; `row["step"]` is where it belongs."""
+        """Takes one row, of step `row["step"]`."""
         ...
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """A picture `[H, W, 3]` uint8."""
+        """Takes a picture `[H, W, 3]` uint8."""
         ...
 
     def text(self, name: str, text: str, step: int) -> None:
-        """A line of text, such as a warning."""
+        """Takes a line of text, such as a warning."""
         ...
 
     def close(self) -> None:
-        """Lets go."""
+        """Releases files and connections."""
         ...
 
 
 class JsonLines:
-    """metrics.jsonl: one JSON object a row, nan and infinities as null. A resumed run drops the rows it will repeat.
+    """metrics.jsonl: one JSON object a row, with nan and infinities as null.
 
-    It is the run's record, from which its curves and warnings are made again, and lies beside the checkpoints: where
-    it cannot be written they cannot either. So it is required.
+    It is the run's record, from which curves and warnings are made again, and lies beside the checkpoints: if it cannot
+    be written, neither can they, so it is required.
+
+    Args:
+      path: the file.
+      resume_step: step the run starts at; later rows are dropped, since the run will repeat them.
     """
 
     required = True
@@ -56,13 +62,11 @@ class JsonLines:
     def __init__(self, path: Path, resume_step: int) -> None:
         rows = read_metrics(path) if path.exists() else []
         kept = [row for row in rows if row["step"] <= resume_step]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.replace(path)
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._path, self._file = path, path.open("a")
 
     def write(self, row: dict[str, float | int]) -> None:
-        """One line, handed to the system at once. Raises OSError where the disk is full or gone."""
+        """Writes one line and flushes it. Raises OSError if the disk is full or gone."""
         finite = {name: value if np.isfinite(value) else None for name, value in row.items()}
         try:
             self._file.write(json.dumps(finite) + "\n")
@@ -74,22 +78,25 @@ class JsonLines:
             ) from error
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Not here."""
+        """Ignores it."""
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Not here."""
+        """Ignores it."""
 
     def close(self) -> None:
         """Closes the file."""
-        with contextlib.suppress(OSError):  # what could not be written has been said
+        with contextlib.suppress(OSError):  # closing flushes; `write` has already raised for a full disk
             self._file.close()
 
 
 class TensorBoard:
-    """Event files; what an interrupted run wrote past the resumed step is purged.
+    """TensorBoard's event files, written in this thread.
 
-    Written in this thread. The thread of tensorboardX's own SummaryWriter dies on a full disk, and the queue before
-    it then blocks training for ever.
+    The thread of tensorboardX's own SummaryWriter dies on a full disk, and its queue then blocks training for ever.
+
+    Args:
+      folder: where the event files go.
+      resume_step: step the run starts at; TensorBoard purges what an interrupted run wrote after it.
     """
 
     required = False
@@ -109,19 +116,19 @@ class TensorBoard:
             self._write(resume_step + 1, session_log=start)
 
     def write(self, row: dict[str, float | int]) -> None:
-        """One scalar a number."""
+        """Writes a scalar for each number."""
         value = self._summary.Value
         scalars = [value(tag=name, simple_value=float(number)) for name, number in row.items() if name != "step"]
         self._write(int(row["step"]), summary=self._summary(value=scalars))
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """A picture `[H, W, 3]` uint8."""
+        """Writes a picture `[H, W, 3]` uint8."""
         from tensorboardX import summary
 
         self._write(step, summary=summary.image(name, picture, dataformats="HWC"))
 
     def text(self, name: str, text: str, step: int) -> None:
-        """A line under the tab for texts."""
+        """Writes a line to the tab for texts."""
         from tensorboardX import summary
 
         self._write(step, summary=summary.text(name, text))
@@ -138,21 +145,21 @@ class TensorBoard:
 
 
 class Tracker:
-    """A run at Weights & Biases or trackio, which share one API; wanted by name, and never otherwise.
+    """A run at Weights & Biases or trackio, which share one API; used only when asked for by name.
 
-    A resumed run goes on in the same one: its id is kept in tracker.json in the run folder. Both want steps that
-    rise, so rows they have are not sent again (wandb offline does not know what it has). Account, server and offline
-    mode are the service's own settings, by its environment (WANDB_MODE=offline, WANDB_ENTITY, TRACKIO_DIR,
+    A resumed run goes on in the same one, whose id tracker.json in the run folder keeps. Both services want rising
+    steps, so rows that they already have are not sent again (wandb offline does not know which those are). Account,
+    server and offline mode are the service's own environment variables (WANDB_MODE=offline, WANDB_ENTITY, TRACKIO_DIR,
     TRACKIO_SPACE_ID, ...).
 
     Args:
       service: "wandb" or "trackio".
-      project: what the service groups runs by.
-      name: the run's, as shown.
+      project: name by which the service groups runs.
+      name: name of the run, as shown.
       config: settings as JSON.
       folder: the run folder.
-    Raises ValueError for another service, ImportError where it is not installed and ConnectionError where it does
-    not start (no account, no network).
+    Raises ValueError for another service, ImportError if it is not installed, and ConnectionError if it does not start
+    (no account, no network).
     """
 
     required = False
@@ -183,18 +190,18 @@ class Tracker:
             raise ConnectionError(f"{service} did not start: {str(error).rstrip('. ')}.{way_out}") from error
 
     def write(self, row: dict[str, float | int]) -> None:
-        """One entry."""
+        """Sends one row."""
         step = int(row["step"])
         if step >= self._next:
             self._run.log({name: value for name, value in row.items() if name != "step"}, step=step)
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """A picture `[H, W, 3]` uint8."""
+        """Sends a picture `[H, W, 3]` uint8."""
         if step >= self._next:
             self._run.log({name: self._service.Image(picture)}, step=step)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """An alert, which the service can send on."""
+        """Sends an alert, which the service can forward."""
         if step >= self._next:
             self._run.alert(title=name, text=f"step {step}: {text}")
 
@@ -204,17 +211,17 @@ class Tracker:
 
 
 class Reporter:
-    """The progress line, and every sink behind one `write`.
+    """The progress line, and all sinks behind one `write`.
 
-    The line has steps per second, images per second and the time left. Where it goes into a file or a pipe rather
-    than a terminal or a notebook it is printed anew every LOG_SECONDS instead of redrawn.
+    The line shows steps per second, images per second and the time left. In a terminal or a notebook it is redrawn; in
+    a file or a pipe it is printed every LOG_SECONDS.
 
     Args:
-      sinks: where rows, pictures and texts go. One that fails is said once and dropped, unless it is required.
-      total_steps: of the whole run.
-      start_step: of this sitting.
-      batch_size: examples a step; None leaves out images per second.
-      silent: says and writes nothing: for the processes of a run other than the first.
+      sinks: take rows, pictures and texts. One that fails is dropped with a warning, unless it is required.
+      total_steps: steps of the whole run.
+      start_step: step that this sitting starts at.
+      batch_size: examples per step; None leaves out images per second.
+      silent: write nothing, for all processes of a run but the first.
     """
 
     def __init__(
@@ -239,7 +246,7 @@ class Reporter:
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", disable=silent, **look)
 
     def advance(self, step: int, **shown: Any) -> None:
-        """Moves the progress line to `step`, with what is worth seeing beside it."""
+        """Moves the progress line to `step`; `shown` is what it shows beside the rates."""
         if self._silent:
             return
         parts = [f"{name} {value}" for name, value in shown.items()]
@@ -251,25 +258,25 @@ class Reporter:
         self._bar.update(step - self._bar.n)
 
     def write(self, row: dict[str, float | int]) -> None:
-        """One row of numbers to every sink. Raises OSError where metrics.jsonl cannot be written."""
+        """Writes one row of numbers to every sink. Raises OSError if metrics.jsonl cannot be written."""
         self._each("write", row)
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """A picture `[H, W, 3]` uint8 to every sink that takes pictures."""
+        """Hands a picture `[H, W, 3]` uint8 to every sink."""
         self._each("image", name, picture, step)
 
     def warn(self, sentence: str, step: int) -> None:
-        """A warning above the progress line, and to every sink that takes texts."""
+        """Prints a warning above the progress line, and hands it to every sink."""
         self.say(f"warning at step {step:,}: {sentence}")
         self._each("text", "warning", sentence, step)
 
     def say(self, line: str) -> None:
-        """A line of text above the progress line."""
+        """Prints a line of text above the progress line."""
         if not self._silent:
             self._bar.write(line)
 
     def close(self) -> None:
-        """Ends the line and closes the sinks; a second time nothing."""
+        """Ends the progress line and closes the sinks; a second call does nothing."""
         self._bar.close()
         self._each("close")
         self._sinks = []
@@ -288,23 +295,23 @@ class Reporter:
 
 
 class _Lines:
-    """A file on which the line that tqdm redraws becomes a line each time."""
+    """A file in which every state of the line that tqdm redraws is a line of its own."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def write(self, text: str) -> None:
-        """Drops what moves the cursor."""
+        """Writes the text without what moves the cursor."""
         if line := text.strip():
             self._file.write(line + "\n")
 
     def flush(self) -> None:
-        """Passes it on."""
+        """Flushes the file."""
         self._file.flush()
 
 
 def read_metrics(path: Path) -> list[dict[str, float | int]]:
-    """The rows of a metrics.jsonl; a last line that a crash cut short is left out."""
+    """The rows of a metrics.jsonl, without a last line that a crash cut short."""
     rows = []
     for line in path.read_text().splitlines():
         try:

@@ -21,16 +21,16 @@ class TrainState:
     """The state of a run.
 
     Attributes:
-      step: int32 `[]`, steps taken, skipped ones included: it also names the step's random key and batch.
-      params: what is trained.
+      step: int32 `[]`, steps taken, skipped ones included; also the number of the next step's random key and batch.
+      params: trainable parameters.
       statistics: the model's other collections, such as {"batch_stats": ...}; {} where there are none.
-      opt_state: the optimiser's.
-      objective_state: the objective's, () where it has none.
-      ema: exponential moving average of `params`, or None.
-      skipped: int32 `[]`, steps whose update was left out because the loss or a gradient was not finite or, where
-        `Gradients` has such a limit, too large.
-      streak: int32 `[]`, how many of the last steps in a row were skipped.
-      usual_norm: float32 `[3]`, what `Gradients.remember` has of the norms so far.
+      opt_state: the optimiser's state.
+      objective_state: the objective's state; () where it has none.
+      ema: exponential moving average of `params`; None where none is kept.
+      skipped: int32 `[]`, steps whose update was skipped because the loss or a gradient was not finite or, where
+        `Gradients` sets such a limit, too large.
+      streak: int32 `[]`, number of the latest steps in a row that were skipped.
+      usual_norm: float32 `[3]`, what `Gradients.remember` keeps of the gradient norms so far.
     """
 
     step: Array
@@ -49,6 +49,12 @@ class TrainState:
         return {"params": self.params if self.ema is None else self.ema, **self.statistics}
 
 
+@jax.jit
+def copied(tree: Any) -> Any:
+    """A copy of every leaf in a buffer of its own: a dispatch donates the state's, and would free them."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def initial_state(
     model: Model,
     objective: Objective,
@@ -58,12 +64,12 @@ def initial_state(
     y: ArrayLike | None = None,
     ema: bool = False,
 ) -> TrainState:
-    """A fresh state, as a pure function: what `init_state` jits, and `jax.eval_shape` takes.
+    """A fresh state, as a pure function: `init_state` jits it, `jax.eval_shape` takes its shapes.
 
     Args:
       key: of the initialisation.
-      x, y: examples; only shapes and dtypes count, unless the model's initialisation looks at them.
-      ema: whether to keep an average of the parameters.
+      x, y: examples; shapes and dtypes alone count, unless the model's initialisation looks at them.
+      ema: whether an average of the parameters is kept.
     """
     init_key, sample_key = jax.random.split(key)
     return state_from(model.init(init_key, x, sample_key, y=y), objective, optimiser, ema)
@@ -72,7 +78,7 @@ def initial_state(
 def state_from(
     variables: Mapping[str, Any], objective: Objective, optimiser: optax.GradientTransformation, ema: bool = False
 ) -> TrainState:
-    """A state at step 0 with these variables, a model's fresh ones or others."""
+    """A state at step 0 with the given variables, freshly initialised or imported."""
     statistics = dict(variables)
     params = statistics.pop("params")
     return TrainState(
@@ -101,8 +107,8 @@ def init_state(
     """`initial_state`, jitted: eager initialisation is several times slower.
 
     Args:
-      shardings: how the state is to lie on the devices, such as `state_sharding` gives; it never lies whole on one
-        where it is split.
+      shardings: layout of the state on the devices, as `state_sharding` gives it; None leaves it to JAX. A state that
+        is split is never whole on one device, not even while it is made.
     """
     make = jit_once(
         lambda key, x, y: initial_state(model, objective, optimiser, key, x, y, ema), out_shardings=shardings

@@ -24,14 +24,14 @@ def make_validate(
 ) -> Validate:
     """A `(variables, key) -> (elbo [], rates [L])`: means over all examples, nats.
 
-    Examples go `size` at a time over the devices; the last batch is padded, and the padding is masked out of the
-    means (in evaluation no example depends on its batch mates). A batch draws with the key folded with the number of
-    its first example, however the split comes to the devices.
+    Examples are spread over the devices `size` at a time; the last batch is padded and the padding masked out of the
+    means (in evaluation no example depends on its batch mates). A batch draws with the key folded with the row of its
+    first example, however the split gets to the devices.
 
     Args:
       x, y: the split, arrays or `Rows`.
-      size: examples at a time; rounded up to divide over the devices.
-      streamed: how batches are read; None sends the whole split to the devices, and measures it in one dispatch.
+      size: examples at a time; rounded up to a multiple of the number of devices.
+      streamed: how batches are read; None sends the whole split to the devices and measures it in one dispatch.
     """
     examples = len(x)
     size = -(-min(size, examples) // mesh.size) * mesh.size
@@ -58,7 +58,7 @@ def make_validate(
 
     def run(variables: Any, data: Batch, key: Array) -> tuple[Array, Array]:
         def at(start: Array) -> tuple[Array, Array]:
-            rows = jnp.minimum(start + jnp.arange(size), examples - 1)
+            rows = jnp.minimum(start + jnp.arange(size), examples - 1)  # padded with the last example
             return one(variables, jax.tree.map(lambda a: split_rows(a[rows], mesh), data), key, start)
 
         return jax.tree.map(lambda a: a.sum(0), jax.lax.map(at, jnp.asarray(starts)))
@@ -68,7 +68,7 @@ def make_validate(
 
 
 class Chunks:
-    """A split in batches of `size`, the last one filled up with its last example, as a Grain source."""
+    """A split in batches of `size`, the last one padded with the last example, as a Grain source."""
 
     def __init__(self, x: Any, y: np.ndarray | None, starts: np.ndarray, size: int, rows: slice) -> None:
         self._x, self._y, self._starts, self._size, self._rows = x, y, starts, size, rows
@@ -77,7 +77,7 @@ class Chunks:
         return len(self._starts)
 
     def __getitem__(self, i: Any) -> tuple[np.ndarray, ...]:
-        """(x, y) of this process's rows of batch i."""
+        """x and y of this process's rows of batch i; x alone without labels."""
         rows = np.minimum(self._starts[int(i)] + np.arange(self._size), len(self._x) - 1)[self._rows]
         x = np.asarray(self._x[rows])
         return (x,) if self._y is None else (x, self._y[rows])

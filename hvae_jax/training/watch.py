@@ -1,4 +1,4 @@
-"""What a run's numbers say when something is wrong, in words: a level that died, steps that are skipped, and so on."""
+"""Warnings in words when a run's numbers go wrong: collapsed levels, skipped steps, divergence, over-fitting."""
 
 import statistics
 from collections import deque
@@ -6,52 +6,55 @@ from collections.abc import Iterable, Mapping
 from math import inf, isfinite, nan
 
 COLLAPSED = 0.01
-"""Nats below which a level's validation rate says nothing of x; what is in use has tenths or more."""
+"""Validation rate, nats, below which a level carries no information on x; a level in use has tenths or more."""
 
 COLLAPSED_VALIDATIONS = 5
-"""In a row. A level that comes alive may lie that low at first: the article's z2 has 0.013 nats after one epoch."""
+"""Validations in a row below COLLAPSED before a level is reported. A level that comes alive may start that low: the
+article's z2 has 0.013 nats after one epoch."""
 
 SKIPPED_SHARE = 0.1
-"""Of the recent steps. A sound run skips none, or single ones; a tenth is lost work, or the start of losing it all."""
+"""Fraction of the recent steps that may be skipped. A healthy run skips none, or single ones; a tenth is lost work, or
+the start of losing it all."""
 
 SKIPPED_STEPS = 100
-"""What "recent" is at least, so that a few bad steps in a short dispatch are no share of anything."""
+"""Smallest number of steps called recent, so that a few bad steps in a short dispatch are no large fraction."""
 
 FAR_SHARE = 0.5
-"""Of the scale below, that validation may lie under training. The article's run over-fits to a fifth of it, its
-untrained model, which is what wrong batch statistics in evaluation come to, would lie a whole one under."""
+"""Fraction of the scale (see `Watch`) that validation may lie below training. The article's run over-fits by a fifth;
+an untrained model, which wrong batch statistics in evaluation amount to, would lie a whole scale below."""
 
 FAR_VALIDATIONS = 3
-"""In a row. Running batch statistics and averaged parameters are behind in the first ones."""
+"""Validations in a row that far below. Running batch statistics and averaged parameters lag in the first ones."""
 
 WORSE_SHARE = 0.25
-"""Of the scale below, that may be lost again. The article's run gives back 0.005 of it, a diverging one far more."""
+"""Fraction of the scale (see `Watch`) that the ELBO may fall. The article's run falls by 0.005, a diverging one by far
+more."""
 
 WORSE_ROWS = 5
-"""Rows whose median is "now", so that neither one bad dispatch nor the luckiest one decides."""
+"""Rows whose median is the current value, so that neither one bad dispatch nor one lucky one decides."""
 
 CLEARED = 0.5
-"""Of a limit. What was said may be said again once it has fallen below that; between the two it would flicker."""
+"""Fraction of a limit below which a warning may be repeated; without the gap, warnings would flicker."""
 
 
 class Watch:
-    """Looks at each row of metrics as it is written: `watch(row)` gives the sentences to say.
+    """Looks at each row of metrics as it is written: `watch(row)` returns the warnings it calls for.
 
-    A sentence is said once, and again only if what it says went away and came back. The scale of an ELBO, which may
-    be near 0 or positive, is the largest of |ELBO|, |log p(x | z)|, the rate and what training has gained so far, the
-    latter up to twice the others, so that a wild start does not hide what follows; all in nats. A number that is
-    missing, None (JSON's nan) or not finite takes no part.
+    A warning is given once, and again only if its condition was cleared and came back. Falls of the ELBO, which may be
+    near 0 or positive, are measured on a scale in nats: the largest of |ELBO|, |log p(x | z)|, the rate and what
+    training has gained so far, the gain counted up to twice the others so that a wild start does not hide what
+    follows. A number that is missing, None (JSON's nan) or not finite is left out.
 
-    Its state comes from the rows alone. A resumed run hands over the rows of metrics.jsonl, and is told again, once,
-    of what still holds.
+    The state comes from the rows alone. A resumed run passes the rows of metrics.jsonl, and is warned again, once, of
+    what still holds.
 
     Args:
-      rows: written earlier, by steps.
+      rows: rows written earlier, in order of steps.
     """
 
     def __init__(self, rows: Iterable[Mapping[str, float | int | None]] = ()) -> None:
         self._step = 0
-        self._skips: deque[tuple[float, float, float]] = deque()  # (steps, skipped, of these for their norm), recent
+        self._skips: deque[tuple[float, float, float]] = deque()  # recent (steps, skipped, skipped for their norm)
         self._elbo, self._loss = _Course(), _Course()
         self._since: list[float] = []  # training ELBO of the rows since the last validation
         self._low: dict[str, int] = {}  # validations in a row below COLLAPSED, by level
@@ -62,7 +65,7 @@ class Watch:
         self._said.clear()
 
     def __call__(self, row: Mapping[str, float | int | None]) -> list[str]:
-        """Takes the next row and returns what is new to say, most urgent first."""
+        """The new warnings that the next row calls for, most urgent first."""
         found = [self._skipped(row), self._large(row), self._worse(row)]
         if "validation/elbo" in row:
             found += [self._not_finite(row), self._far_off(row), self._collapsed(row)]
@@ -166,7 +169,7 @@ class Watch:
         )
 
     def _new(self, key: str, holds: bool, cleared: bool) -> bool:
-        """Whether a condition holds that was not said, or has been cleared since."""
+        """Whether a condition holds that was not reported yet, or was cleared since it was."""
         if holds and key not in self._said:
             self._said.add(key)
             return True
@@ -176,7 +179,7 @@ class Watch:
 
 
 class _Course:
-    """A number that should rise, nats: its median over the last rows, and the best of these medians."""
+    """The course of a number that should rise, nats: its median over the last rows, and the best of these medians."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=WORSE_ROWS)
@@ -184,7 +187,7 @@ class _Course:
         self.first, self.now, self.best, self._own = nan, nan, -inf, 0.0
 
     def add(self, value: float, scale: float) -> None:
-        """Takes the next value, if it is finite, with the scale of its row."""
+        """Adds the next value, if it is finite, with the scale of its row."""
         if not isfinite(value):
             return
         if not self._recent:
@@ -199,7 +202,7 @@ class _Course:
 
     @property
     def scale(self) -> float:
-        """See `Watch`; 0 before there are rows enough."""
+        """The scale of a fall, see `Watch`; 0 before there are enough rows."""
         return max(self._own, min(self.best - self.first, 2.0 * self._own))
 
     def fell(self, part: float = 1.0) -> bool:

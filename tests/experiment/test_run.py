@@ -1,6 +1,7 @@
 """A run from its command line: what it leaves, what it refuses, and how it goes on after an interruption."""
 
 import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -20,16 +21,16 @@ from support.places import CACHE, RECIPES
 import hvae_jax as hv
 from hvae_jax.cli import main as cli
 from hvae_jax.cli.script import main
-from hvae_jax.experiment import Data, Evaluation, Experiment, abstract_state, run
-from hvae_jax.experiment import run as experiment
-from hvae_jax.experiment import tables as results
+from hvae_jax.experiment import Data, Evaluation, Experiment, abstract_state, run, tables
 from hvae_jax.experiment.settings import load
-from hvae_jax.objectives import Forward
+from hvae_jax.objectives import Forward, NegativeELBO, Objective, PrintedELBO
 from hvae_jax.training import DivergedError, Feeding, Training, TrainState
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.mesh import data_mesh
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
+
+run_module = importlib.import_module("hvae_jax.experiment.run")  # as an attribute of its package it is the function
 
 SCRIPT = RECIPES / "top_down.py"
 SMALL = ["--model.hidden", "16", "--evaluation.draws", "3", "--evaluation.other-draws", "2", "--save-every", "16"]
@@ -41,7 +42,7 @@ CPU |= {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
 def few_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process take one device: eight of them on two cores only wait for each other."""
     if "all_devices" not in request.keywords:
-        monkeypatch.setattr(experiment, "data_mesh", lambda count=None: data_mesh(count or 1))
+        monkeypatch.setattr(run_module, "data_mesh", lambda count=None: data_mesh(count or 1))
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +266,7 @@ def test_all_devices_train_as_one_does(small: Callable[..., Experiment], tmp_pat
     """The last batch of an epoch, 8 examples, divides over 8 devices here; an uneven one is computed by all alike."""
     outcomes = [run(small(), tmp_path / "eight")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "data_mesh", lambda count=None: data_mesh(count or 1))
+        patch.setattr(run_module, "data_mesh", lambda count=None: data_mesh(count or 1))
         outcomes.append(run(small(), tmp_path / "one"))
     eight, one = (outcome.progress.best_elbo for outcome in outcomes)
     assert eight == pytest.approx(one, rel=1e-3)
@@ -291,15 +292,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(small: Callable[..., 
 
 
 @dataclasses.dataclass(frozen=True)
-class Explodes:
+class Explodes(Objective):
     """An objective whose loss is not a number from a step on, through a level or by itself."""
 
     at: int
     level: int | None = None
-
-    def init(self) -> tuple[()]:
-        """No state."""
-        return ()
 
     def __call__(
         self, forward: Forward, variables: Any, batch: hv.Batch, key: jax.Array, step: jax.Array, state: Any
@@ -463,7 +460,7 @@ def test_interrupted_while_it_measures(
 ) -> None:
     """SIGTERM after training: exit code 75, and the same command measures."""
     with monkeypatch.context() as patched:
-        patched.setattr(experiment.results, "measure", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patched.setattr(tables, "measure", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit) as left:
             main(small(), ["--folder", str(tmp_path / "run")])
     assert left.value.code == 75
@@ -480,27 +477,35 @@ def test_show_says_nan_where_json_has_null(finished: Path, tmp_path: Path, capsy
     assert "validation -ELBO nan" in capsys.readouterr().out
 
 
-def test_a_run_on_the_printed_formula_is_measured_by_the_right_one(
-    tmp_path: Path, arrays: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its result, `hvae evaluate` and `hvae diagnose` have the ELBO's numbers and say by what it was trained."""
-    model = hv.models.BottomUpVAE(latents=(2, 3), hidden=4, estimator="printed_not_the_elbo")
+def test_a_run_on_the_printed_formula_is_measured_by_the_elbo(tmp_path: Path, arrays: str) -> None:
+    """Its rows have both; validation, the choice of the best and the result know the ELBO alone."""
+    model = hv.models.BottomUpVAE(latents=(2, 3), hidden=4)
     few = Evaluation(draws=2, other_draws=2)
-    once = Training(batch_size=16, steps=1)
-    trial = Experiment(name="printed", data=Data(arrays), model=model, training=once, evaluation=few)
+    once = Training(batch_size=16, epochs=1)
+    right = Experiment(name="printed", data=Data(arrays), model=model, training=once, evaluation=few)
+    trial = dataclasses.replace(right, objective=PrintedELBO())
     outcome = run(trial, tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert "printed formula" in result["notes"][0] and result["notes"][0] in capsys.readouterr().out
+    (row,) = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert row["printed_elbo"] == pytest.approx(-row["loss"]) != pytest.approx(row["elbo"])
+    assert result["best_validation_elbo"] == pytest.approx(row["validation/elbo"])
+    measured = tables.measure(right, trial.data.load(), outcome, data_mesh(1))
+    assert measured["rates"] == result["rates"] and measured["elbo"] == result["elbo"]
 
-    numbers = {}
-    for by in (model, model.measured):
-        alone = dataclasses.replace(trial, model=by)
-        found = results.measure(alone, trial.data.load(), outcome, data_mesh(1))
-        numbers[by.estimator] = found["rates"]["validation"]["z1"]
-    assert numbers["log_ratio"] == numbers["printed_not_the_elbo"] == result["rates"]["validation"]["z1"]
 
-    cli.main(["evaluate", str(tmp_path / "run"), "--draws", "2"])
-    assert "printed formula" in capsys.readouterr().out
-    effort = ["--effort.draws", "2", "--effort.k", "2", "--effort.latents", "4", "--effort.examples", "8"]
-    cli.main(["diagnose", str(tmp_path / "run"), *effort])
-    assert "printed formula" in json.loads((tmp_path / "run" / "report.json").read_text())["words"][0]
+@dataclasses.dataclass(frozen=True)
+class Remarks(NegativeELBO):
+    """The negative ELBO, with something to say at the end."""
+
+    def conclude(self, rows: Sequence[dict[str, float | int]]) -> tuple[str, ...]:
+        """How many rows there were."""
+        return (f"{len(rows)} rows were written.",)
+
+
+def test_what_an_objective_has_to_say_at_the_end(
+    small: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stands in result.json and is printed last."""
+    run(small(objective=Remarks()), tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["remarks"] == ["2 rows were written."]
+    assert capsys.readouterr().out.strip().splitlines()[-1] == "warning: 2 rows were written."

@@ -10,6 +10,7 @@ import pytest
 
 import hvae_jax as hv
 from hvae_jax.experiment import Data, Experiment, settings
+from hvae_jax.experiment.layout import LAYOUT
 from hvae_jax.networks import MLP
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.training import Adamax, AdamW, Training
@@ -50,7 +51,7 @@ def test_round_trip(experiment: Experiment, tmp_path: Path) -> None:
     text = path.read_text()
     assert '"parent"' not in text
     assert settings.load(path) == experiment
-    assert settings.to_json(settings.load(path)) == json.loads(text)
+    assert {"layout": LAYOUT} | settings.to_json(settings.load(path)) == json.loads(text)
 
 
 def test_values_that_would_not_come_back_are_refused() -> None:
@@ -78,7 +79,7 @@ def test_values_that_would_not_come_back_are_refused() -> None:
 )
 def test_nothing_else_is_executed(data: dict, message: str, tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps({"layout": LAYOUT} | data))
     with pytest.raises(ValueError, match=message) as raised:
         settings.load(path)
     assert str(path) in str(raised.value)

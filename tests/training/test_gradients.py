@@ -12,7 +12,7 @@ import pytest
 from jax import Array
 from support.toys import Flow
 
-from hvae_jax.objectives import Batch, Forward
+from hvae_jax.objectives import Batch, Forward, Objective
 from hvae_jax.training import Gradients, Training, TrainState, make_step
 from hvae_jax.training.gradients import NOTHING_USUAL, WARM
 from hvae_jax.training.watch import Watch
@@ -23,7 +23,7 @@ KEY = jax.random.key(0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class Given(Objective):
     """A loss whose gradient is the batch's first row."""
 
     def init(self) -> tuple[()]:

@@ -1,6 +1,7 @@
 """The loop: when it validates, saves, draws and warns, and that a run of every setting at once resumes bit for bit."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -19,20 +20,36 @@ from support.toys import LinearGaussian
 
 import hvae_jax as hv
 from hvae_jax.data import Split
-from hvae_jax.experiment import Data, Devices, Evaluation, Experiment, run
-from hvae_jax.experiment import run as experiment
-from hvae_jax.experiment import tables as results
+from hvae_jax.experiment import Data, Devices, Evaluation, Experiment, run, tables
 from hvae_jax.objectives import NegativeELBO
-from hvae_jax.training import Feeding, Machine, Training, Watching, data_mesh, init_state, loop, mesh, train
+from hvae_jax.training import (
+    Feeding,
+    Machine,
+    Provenance,
+    Task,
+    Training,
+    Watching,
+    begin,
+    data_mesh,
+    init_state,
+    machine,
+    mesh,
+    metrics,
+    train,
+)
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.loop import Outcome
-from hvae_jax.training.sinks import JsonLines
+from hvae_jax.training.sinks import JsonLines, Reporter
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
+
+run_module = importlib.import_module("hvae_jax.experiment.run")  # as an attribute of its package it is the function
 
 # ---- when things happen
 
 X = np.random.default_rng(0).normal(size=(21, 3)).astype(np.float32)  # three steps an epoch: 8, 8, 5
+
+RESIDENT, ANY = Feeding("resident"), Provenance()
 
 
 class Noting(Checkpoints):
@@ -45,7 +62,7 @@ class Noting(Checkpoints):
 
 
 @dataclasses.dataclass
-class Said:
+class Said(Reporter):
     """A reporter that remembers; it may send this process a signal at a step."""
 
     kill_at: int | None = None
@@ -77,31 +94,22 @@ class Said:
 
 
 def trained(
-    folder: Path, said: Said | None = None, data: np.ndarray = X, machine: Machine | None = None, **options: Any
+    folder: Path,
+    said: Said | None = None,
+    feeding: Feeding = RESIDENT,
+    augment: Any = None,
+    provenance: Provenance = ANY,
+    **options: Any,
 ) -> tuple[Outcome, Said, list[int], list[int]]:
-    """A run of the smallest model: outcome, what it said, steps at which it saved and drew."""
-    names = {field.name for field in dataclasses.fields(Training)}
-    training = {"batch_size": 8, "epochs": 2, "per_dispatch": 1, "pictures_every": None}
-    settings = Training(**training | {name: options.pop(name) for name in list(options) if name in names})
+    """A run of the smallest model: outcome, what it said, steps at which it saved and drew; options are settings'."""
+    settings = Training(**{"batch_size": 8, "epochs": 2, "per_dispatch": 1, "pictures_every": None} | options)
     said, drawn = said or Said(), []
-    machine = machine or Machine(data_mesh(1), Feeding("resident"))
+    task = Task(LinearGaussian(), NegativeELBO(), optax.sgd(0.01), Split(X), Split(X[:5]), augment)
     watching = Watching(lambda *_: said, pictures=lambda step, *_: drawn.append(step))
-    checkpoints = Noting(folder / "checkpoints", settings.keep)
-    splits = Split(data), Split(data[:5])
-    key = jax.random.key(0)
+    checkpoints, key = Noting(folder / "checkpoints", settings.keep), jax.random.key(0)
     try:
-        outcome = train(
-            LinearGaussian(),
-            NegativeELBO(),
-            optax.sgd(0.01),
-            *splits,
-            settings,
-            key,
-            machine,
-            checkpoints,
-            watching,
-            **options,
-        )
+        where = Machine(data_mesh(1), feeding)
+        outcome = train(task, settings, key, where, checkpoints, watching, provenance)
     finally:
         checkpoints.close()
     return outcome, said, getattr(checkpoints, "saved", []), drawn
@@ -182,7 +190,7 @@ def test_what_the_model_is_initialised_on(tmp_path: Path, monkeypatch: pytest.Mo
         seen.append(np.asarray(x))
         return init_state(model, objective, optimiser, key, x, *rest, **options)
 
-    monkeypatch.setattr("hvae_jax.training.loop.init_state", noted)
+    monkeypatch.setattr(begin, "init_state", noted)
     trained(tmp_path / "batch", steps=1)
     trained(tmp_path / "more", steps=1, init_examples=11)
     trained(tmp_path / "augmented", steps=1, augment=lambda x, key: -x)
@@ -221,7 +229,7 @@ def test_what_is_wrong_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             seen.append(row)
             return ["it is odd", "it is late"] if row["step"] == 3 else []
 
-    monkeypatch.setattr(loop, "Watch", Nervous)
+    monkeypatch.setattr(metrics, "Watch", Nervous)
     _, said, _, _ = trained(tmp_path)
     assert said.lines == ["3: it is odd", "3: it is late"]
     assert seen[0] == [] and [row["step"] for row in seen[1:]] == [1, 2, 3, 4, 5, 6]
@@ -237,7 +245,7 @@ def test_an_error_while_training_leaves_no_reader_behind(tmp_path: Path) -> None
 
     closed = []
 
-    class Feed(loop.Streamed):
+    class Feed(machine.Streamed):
         def portions(self, step: int) -> Iterator[Any]:
             try:
                 yield from super().portions(step)
@@ -246,16 +254,16 @@ def test_an_error_while_training_leaves_no_reader_behind(tmp_path: Path) -> None
 
     full = Full()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Streamed", Feed)
+        patch.setattr(machine, "Streamed", Feed)
         with pytest.raises(OSError, match="the disk is full") as caught:
-            trained(tmp_path, full, machine=Machine(data_mesh(1), Feeding("streamed")))
+            trained(tmp_path, full, feeding=Feeding("streamed"))
     assert closed == [0] and full.closed == 1 and caught.traceback
 
 
 def test_streamed_and_resident_train_alike(tmp_path: Path) -> None:
     """To rounding; either says which it was."""
     resident, rows, _, _ = trained(tmp_path / "resident")
-    streamed, others, _, _ = trained(tmp_path / "streamed", machine=Machine(data_mesh(1), Feeding("streamed")))
+    streamed, others, _, _ = trained(tmp_path / "streamed", feeding=Feeding("streamed"))
     assert (resident.feed, streamed.feed) == ("resident", "streamed")
     chex.assert_trees_all_close(jax.device_get(streamed.state), jax.device_get(resident.state), rtol=1e-6, atol=1e-7)
     for a, b in zip(rows.rows, others.rows, strict=True):
@@ -264,13 +272,24 @@ def test_streamed_and_resident_train_alike(tmp_path: Path) -> None:
 
 def test_data_that_changed_is_refused(tmp_path: Path) -> None:
     """Unless any will do; its hash is then the one that counts."""
-    trained(tmp_path, steps=2, data_hash="one")
+    one, two = Provenance("one"), Provenance("two")
+    trained(tmp_path, steps=2, provenance=one)
     with pytest.raises(ValueError, match="its hash was one and is two"):
-        trained(tmp_path, steps=3, data_hash="two")
-    trained(tmp_path, steps=3, data_hash="two", any_data=True)
-    trained(tmp_path, steps=4, data_hash="two")
+        trained(tmp_path, steps=3, provenance=two)
+    trained(tmp_path, steps=3, provenance=dataclasses.replace(two, any_data=True))
+    trained(tmp_path, steps=4, provenance=two)
     with pytest.raises(ValueError, match="its hash was two and is one"):
-        trained(tmp_path, steps=5, data_hash="one")
+        trained(tmp_path, steps=5, provenance=one)
+
+
+def test_a_score_of_something_else_is_no_score_to_beat(tmp_path: Path) -> None:
+    """Of another identity the state goes on, and the best begins anew; the time that was spent stays."""
+    first, *_ = trained(tmp_path, steps=3, provenance=Provenance(identity="one"))
+    same, *_ = trained(tmp_path, steps=3, provenance=Provenance(identity="one"))
+    other, said, *_ = trained(tmp_path, steps=6, provenance=Provenance(identity="two"))
+    assert same.progress == first.progress and first.progress.best_step == 3
+    assert steps_with(said, "loss") == [4, 5, 6] and other.progress.best_step == 6
+    assert other.progress.identity == "two" and other.progress.seconds > first.progress.seconds
 
 
 # ---- everything at once
@@ -318,11 +337,11 @@ def small_arrays_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
 def on_devices(count: int, wanted: Experiment, folder: Path, measured: bool = True, **options: Any) -> Outcome:
     """A run on so many devices, whatever its settings say; its result and last pictures may be left out."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "data_mesh", lambda _=None: data_mesh(count))
+        patch.setattr(run_module, "data_mesh", lambda _=None: data_mesh(count))
         if not measured:
-            patch.setattr(results, "measure", lambda *_: {})
-            patch.setattr(results, "draw", lambda *_: None)
-            patch.setattr(results, "summary", lambda *_: "")
+            patch.setattr(tables, "measure", lambda *_: {})
+            patch.setattr(run_module, "save_final_pictures", lambda *_: None)
+            patch.setattr(tables, "summary", lambda *_: "")
         return run(wanted, folder, **options)
 
 

@@ -16,7 +16,7 @@ from support.toys import BottomUp, Flow
 
 from hvae_jax.likelihoods import Categorical, Gaussian
 from hvae_jax.models import TopDownVAE
-from hvae_jax.objectives import Batch, Forward, NegativeELBO, bare_metrics
+from hvae_jax.objectives import Batch, Forward, NegativeELBO, Objective, bare_metrics
 from hvae_jax.training import TrainState, data_mesh, init_state, make_step
 from hvae_jax.training.mesh import check_divides, replicated, split_rows
 from hvae_jax.training.state import initial_state
@@ -36,10 +36,10 @@ def assert_trees_equal(got: Any, expected: Any, **tolerance: float) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Poisoned:
+class Poisoned(Objective):
     """The negative ELBO with a state that counts its calls, gone wrong at steps 1, 3 and 5, each in its way."""
 
-    def init(self) -> Array:
+    def init(self, variables: Any) -> Array:
         """No calls yet."""
         return jnp.int32(0)
 
@@ -263,10 +263,10 @@ def test_one_bad_device_makes_all_skip() -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Still:
+class Still(Objective):
     """The negative ELBO with every latent given, so without noise; its state counts calls and follows the ELBO."""
 
-    def init(self) -> dict[str, Array]:
+    def init(self, variables: Any) -> dict[str, Array]:
         """No calls, no ELBO yet."""
         return {"calls": jnp.int32(0), "elbo": jnp.float32(0.0)}
 
