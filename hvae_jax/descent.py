@@ -5,6 +5,7 @@ is known before their prior (bottom-up inference, flows) are first `propose`d on
 the way down.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -275,9 +276,9 @@ def _choose(infer: Array, inferred: Level, sampled: Level) -> Level:
     q = inferred.q
     if jax.tree.structure(q) != jax.tree.structure(sampled.q) or _shapes(q) != _shapes(sampled.q):
         q = Either(infer, q, sampled.q)
-        inferred, sampled = inferred.replace(q=q), sampled.replace(q=q)
+        inferred, sampled = (dataclasses.replace(level, q=q) for level in (inferred, sampled))
     if inferred.kl.shape != sampled.kl.shape:  # elementwise in closed form, and of a joint density
-        inferred, sampled = (level.replace(kl=sum_event(level.kl)) for level in (inferred, sampled))
+        inferred, sampled = (dataclasses.replace(one, kl=sum_event(one.kl)) for one in (inferred, sampled))
     return jax.tree.map(lambda a, b: jnp.where(infer, a, b), inferred, sampled)
 
 

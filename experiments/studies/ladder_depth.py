@@ -24,11 +24,12 @@ from sweep import save, tidy
 
 from hvae_jax.experiment import Data, Evaluation, Experiment, Training, run
 from hvae_jax.experiment.exits import errors_said
-from hvae_jax.experiment.settings import dumps, write_whole
+from hvae_jax.experiment.settings import dumps
 from hvae_jax.likelihoods import Likelihood, for_data
 from hvae_jax.models import HVAE, BottomUpVAE, LadderVAE
 from hvae_jax.objectives import Linear, Regularised
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
+from hvae_jax.runtime.files import write_whole
 from hvae_jax.training import AdamW
 
 LATENTS = (4, 8, 16, 32, 64)

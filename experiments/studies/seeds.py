@@ -95,7 +95,7 @@ def by_the_printed_formula(folder: Path) -> dict[str, float]:
     keys = jax.random.split(jax.random.key(1), found.experiment.evaluation.other_draws)
     drawn: dict[str, jax.Array] = jax.jit(lambda keys: jax.lax.map(metrics, keys))(keys)
     means = {name: float(values.mean()) for name, values in drawn.items()}
-    levels = level_names(model, found.variables, batch.x, batch.y)
+    levels = level_names(model, batch)
     kls = {f"printed KL {level}": means[f"printed_rate/{level}"] for level in levels}
     return {"printed test -ELBO": -means["printed_elbo"], **kls}
 

@@ -20,6 +20,7 @@ from hvae_jax.models import HVAE
 from hvae_jax.objectives import Objective
 from hvae_jax.runtime import doctor
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
+from hvae_jax.runtime.files import write_whole
 from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch, make_step
 from hvae_jax.training.feeds import Resident
 
@@ -164,7 +165,7 @@ def run(
             row["seconds"] = time.perf_counter() - begun
             with alone:
                 rows.append(row)
-                settings.write_whole(path, settings.dumps({"settings": wanted, "rows": rows}))
+                write_whole(path, settings.dumps({"settings": wanted, "rows": rows}))
                 numbers = ", ".join(f"{name} {row[name]['value']:.2f}" for name in ("rate", "top_rate", "distortion"))
                 known = ", ".join(str(value) for value in trial.name.values())
                 fit = -row["iw_bound"]["value"]
