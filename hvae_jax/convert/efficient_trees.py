@@ -7,7 +7,7 @@ from typing import Any
 
 from hvae_jax.convert.state_dict import CONV, Entry, enumerated, size
 from hvae_jax.models import Down, EfficientVDVAE, Up
-from hvae_jax.models.very_deep.stages import names
+from hvae_jax.models.very_deep.stages import stage_names
 
 Entries = Iterator[tuple[str, Entry]]
 
@@ -248,7 +248,7 @@ def entries(model: EfficientVDVAE, tree: TorchTree) -> Entries:
     """(public name, entry) of every array of a model."""
     yield from _conv(tree, "bottom_up.input_conv", "params/stem")
     blocks = _blocks_up(model.ups)
-    for stage, ours in zip(model.ups, names("up", model.ups), strict=True):
+    for stage, ours in zip(model.ups, stage_names("up", model.ups), strict=True):
         theirs = ""
         for at in range(stage.blocks):
             theirs = tree.up(*next(blocks))
@@ -263,7 +263,7 @@ def entries(model: EfficientVDVAE, tree: TorchTree) -> Entries:
     start = first.side if first.mixes_in is None else first.mixes_in
     yield tree.start, tree.maps(f"params/bias{start}", start, first.width)
     blocks = _blocks_down(model.downs)
-    for stage, ours in zip(model.downs, names("down", model.downs), strict=True):
+    for stage, ours in zip(model.downs, stage_names("down", model.downs), strict=True):
         for at in range(stage.blocks):
             theirs = tree.down(*next(blocks))
             if at == 0 and stage.mixes_in is not None:

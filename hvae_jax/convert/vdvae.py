@@ -27,7 +27,7 @@ from hvae_jax.convert.state_dict import (
 from hvae_jax.likelihoods import Likelihood, LogisticMixture, Quantised
 from hvae_jax.models import VDVAE, Down, Up, down_stages, up_stages
 from hvae_jax.models.very_deep.block_strings import down_string, up_string
-from hvae_jax.models.very_deep.stages import names
+from hvae_jax.models.very_deep.stages import stage_names
 
 Entries = Iterator[tuple[str, Entry]]
 
@@ -281,12 +281,12 @@ def entries(model: VDVAE) -> Entries:
     """(public name, entry) of every array of a model."""
     yield from _conv("encoder.in_conv", "params/stem")
     at = 0
-    for stage, name in zip(model.ups, names("up", model.ups), strict=True):
+    for stage, name in zip(model.ups, stage_names("up", model.ups), strict=True):
         for i in range(stage.blocks):
             yield from _chain(f"encoder.enc_blocks.{at}", f"params/{name}/bottleneck_0", i)
             at += 1
     at = 0
-    for stage, name in zip(model.downs, names("down", model.downs), strict=True):
+    for stage, name in zip(model.downs, stage_names("down", model.downs), strict=True):
         for i in range(stage.blocks):
             theirs = f"decoder.dec_blocks.{at}"
             yield from _chain(f"{theirs}.enc", f"params/{name}/posterior", i)

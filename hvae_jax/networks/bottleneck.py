@@ -1,8 +1,8 @@
-"""Bottleneck blocks of very deep VAEs: chains of pre-activated convolutions, and what changes the resolution.
+"""Bottlenecks of very deep VAEs, chains of pre-activated convolutions, and learned changes of resolution.
 
-    f(h) = conv_{n+1}(a(... conv_1(a(conv_0(a(h))))))       conv_0: C to M channels, M to M between, M to C' at the end
+    f(h) = conv_{n+1}(a(... conv_1(a(conv_0(a(h))))))       channels: C to M, n times M to M, M to C'
 
-The first and the last are 1x1 as a rule. No normalisation; every bias starts at 0.
+The first and the last convolution are 1x1 by default. There is no normalisation; every bias begins at 0.
 
 Source: Child (2021), "Very Deep VAEs", section 3 and figure 3, and its code; Hazami et al. (2022), "Efficient-VDVAE",
 section 4, and its code.
@@ -27,14 +27,15 @@ from hvae_jax.networks.resample import convolve, enlarge
 
 @dataclasses.dataclass(frozen=True)
 class BottleneckStyle:
-    """What all convolutions of a model have in common.
+    """Settings that all convolutions of a model share.
 
     Attributes:
-      activation: before each of a chain's.
-      initialisation: of kernels: "pytorch", U(-1/sqrt(fan_in), 1/sqrt(fan_in)), or "glorot".
-      edge: size of a chain's first and last kernel; None for that of its others.
-      dtype: what products and activations are computed in; None for what the parameters are.
-      precision: of the products on accelerators.
+      activation: activation before each convolution of a bottleneck.
+      initialisation: initialiser of kernels, U(-b, b): "pytorch" with b = 1/sqrt(fan_in), or "glorot" with
+        b = sqrt(6/(fan_in + fan_out)).
+      edge: kernel size of a bottleneck's first and last convolution; None is that of the others.
+      dtype: dtype of products and activations; None is the parameters'.
+      precision: precision of products on accelerators.
     """
 
     activation: Callable[[Array], Array] = exact_gelu
@@ -45,19 +46,20 @@ class BottleneckStyle:
 
 
 def _bound(initialisation: Initialisation, shape: tuple[int, ...]) -> float:
-    """b: kernels `[height, width, inputs, outputs]` begin as U(-b, b)."""
+    """b, for a kernel `[height, width, inputs, outputs]` that begins as U(-b, b)."""
     fan_in, fan_out = math.prod(shape[:3]), shape[0] * shape[1] * shape[3]
     return math.sqrt(6 / (fan_in + fan_out)) if initialisation == "glorot" else fan_in**-0.5
 
 
 class BottleneckConv(nn.Module):
-    """A convolution with a bias that starts at 0: `[B, H, W, C]` to `[B, H/stride, W/stride, features]`.
+    """A convolution with a bias that begins at 0: `[B, H, W, C]` to `[B, H/stride, W/stride, features]`.
 
     Attributes:
       features: channels of the output.
-      size: height and width of the kernel. At stride 1 zeros keep the resolution.
-      stride: more than 1 goes without zeros around x.
-      scale: of the kernel at the start, beside that of the style.
+      size: height and width of the kernel.
+      stride: stride; x is padded with zeros at stride 1 only, which keeps the resolution.
+      scale: factor of the kernel at initialisation, beside the style's.
+      style: settings of all convolutions.
     """
 
     features: int
@@ -73,9 +75,10 @@ class BottleneckConv(nn.Module):
         more: Num[Array, "batch rows columns inputs2"] | None = None,
         begin: Float[Array, " numbers"] | None = None,
     ) -> Float[Array, "batch rows2 columns2 features"]:
-        """The convolution of x, or of the channels of x and then those of `more`, which are not put together for it.
+        """The convolution of x, or of x and `more` concatenated along the channels.
 
-        begin: numbers from U(-1, 1) for the kernel to begin with, instead of its own.
+        Args:
+          begin: draws from U(-1, 1) that the kernel is initialised with; None draws its own.
         """
         inputs = x.shape[-1] + (0 if more is None else more.shape[-1])
         style, shape = self.style, (self.size, self.size, inputs, self.features)
@@ -92,20 +95,23 @@ class BottleneckConv(nn.Module):
         if more is None:
             product = convolve(x, kernel, *settings)
         else:
+            # Two products of half the kernel each: the concatenated feature maps are never stored.
             first, second = jnp.split(kernel, [x.shape[-1]], axis=2)
             product = convolve(x, first, *settings) + convolve(more, second, *settings)
+        # Added in float32, so that the bias's gradient, a sum over the batch and all positions, is float32.
         return (widen(product) + bias[None, None, None]).astype(product.dtype)
 
 
 class Bottleneck(nn.Module):
-    """The chain f: `[B, H, W, C]` to `[B, H, W, outputs]`.
+    """A bottleneck f: `[B, H, W, C]` to `[B, H, W, outputs]`.
 
     Attributes:
-      outputs: channels at the end.
-      middle: M, channels in between.
-      layers: n, convolutions from M to M.
-      size: of their kernels.
-      scale: of the last kernel at the start.
+      outputs: C', channels of the output.
+      middle: M, channels inside.
+      layers: n, convolutions from M to M channels.
+      size: their kernel size.
+      scale: factor of the last kernel at initialisation.
+      style: settings of all convolutions.
     """
 
     outputs: int
@@ -121,23 +127,21 @@ class Bottleneck(nn.Module):
         h: Float[Array, "batch rows columns inputs"],
         more: Float[Array, "batch rows columns inputs2"] | None = None,
     ) -> Float[Array, "batch rows columns outputs"]:
-        """f(h), or f of the channels of h and then those of `more`.
-
-        The activation of h is then one that another chain on h has, and is computed once for both.
-        """
+        """f(h), or f of h and `more` concatenated along the channels."""
         inputs = h.shape[-1] + (0 if more is None else more.shape[-1])
         edge = self.size if self.style.edge is None else self.style.edge
         sizes = (edge, *(self.size,) * self.layers, edge)
         channels = (inputs, *(self.middle,) * (self.layers + 1), self.outputs)
         begin: list[Array | None] = [None] * len(sizes)
         if self.is_initializing():
-            # one draw for all kernels: it compiles as fast as one kernel's would
+            # One draw for all kernels of the bottleneck: it compiles as fast as the draw of a single kernel.
             ends = np.cumsum([size**2 * a * b for size, a, b in zip(sizes, channels, channels[1:], strict=False)])
             numbers = jax.random.uniform(self.make_rng("params"), (int(ends[-1]),), jnp.float32, -1.0, 1.0)
             begin = list(jnp.split(numbers, ends[:-1]))
         for i, size in enumerate(sizes):
             scale = self.scale if i == len(sizes) - 1 else 1.0
             conv = BottleneckConv(channels[i + 1], size, scale=scale, style=self.style, name=f"conv_{i}")
+            # h and `more` are activated apart: XLA merges a(h) with the same of another bottleneck that reads h.
             second = None if more is None or i else self.style.activation(more)
             h = conv(self.style.activation(h), second, begin[i])
         return h
@@ -149,7 +153,12 @@ def small_leak(h: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 class LearnedPool(nn.Module):
-    """Squares of factor x factor pixels to one, by a convolution: small_leak(conv(h)).
+    """Downsampling by a strided convolution, small_leak(conv(h)).
+
+    Attributes:
+      features: channels of the output.
+      factor: kernel size and stride.
+      style: settings of all convolutions.
 
     Source: Hazami et al. (2022), their code.
     """
@@ -164,9 +173,14 @@ class LearnedPool(nn.Module):
 
 
 class LearnedUnpool(nn.Module):
-    """One pixel to factor x factor: a 1x1 convolution, small_leak, each pixel factor^2 times.
+    """Upsampling by the nearest neighbour after a 1x1 convolution, enlarge(small_leak(conv(h))).
 
-    Source: as `LearnedPool`.
+    Attributes:
+      features: channels of the output.
+      factor: upsampling factor.
+      style: settings of all convolutions.
+
+    Source: Hazami et al. (2022), their code.
     """
 
     features: int

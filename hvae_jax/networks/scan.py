@@ -38,3 +38,8 @@ def scanned(
         length=length,
         unroll=1 if parent.is_initializing() else min(unroll, length),
     )
+
+
+def once(block: type[nn.Module], remat: bool) -> Any:
+    """The module class of a single block outside a run; with `remat` its backward pass recomputes what is inside."""
+    return nn.remat(block) if remat else block

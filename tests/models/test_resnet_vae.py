@@ -1,4 +1,4 @@
-"""The ResNet VAE: what each level sees, its flow within the descent, free bits a channel, the first batch, errors."""
+"""The ResNet VAE: dependencies between levels, its flow, free bits per channel, initialisation on a batch, errors."""
 
 from typing import Any
 
@@ -21,20 +21,20 @@ TINY = ResNetVAE(image=(8, 8, 1), blocks=(2, 3), latents=(2, 3), width=6, flow_h
 
 @pytest.fixture(scope="module")
 def tiny() -> tuple[jax.Array, Any]:
-    """Images, and variables of TINY near where they start."""
+    """Images, and variables of TINY near their initialisation."""
     x = integers(2, 8, 8, 1)
     return x, {"params": jitter(jax.jit(TINY.init)(KEY, x, KEY)["params"], scale=0.01)}
 
 
 @pytest.fixture(scope="module")
 def trace(tiny: tuple[jax.Array, Any]) -> Trace:
-    """A plain pass."""
+    """The trace of one forward pass."""
     x, variables = tiny
     return jax.jit(lambda v: TINY.apply(v, x, KEY))(variables)
 
 
 def test_levels(trace: Trace) -> None:
-    """From the coarsest map down: two of 2x2x2, three of 4x4x3, of which each resolution's last but one are scanned."""
+    """Two levels of 2x2x2, then three of 4x4x3; all but the one that doubles the resolution are scanned."""
     assert trace.names == ("z2.0", "z2.1", "z4.0", "z4.1", "z4.2")
     assert [z.shape[1:] for z in trace.latents] == [(2, 2, 2)] * 2 + [(4, 4, 3)] * 3
     assert [level.side for level in trace.unstack()] == [2, 2, 4, 4, 4]
@@ -42,7 +42,7 @@ def test_levels(trace: Trace) -> None:
 
 
 def test_who_reads_whom(tiny: tuple[jax.Array, Any]) -> None:
-    """Each prior depends on every level above it and on no other; so does each posterior, and on x."""
+    """Each prior depends on exactly the levels above it; each posterior on those and on x."""
     x, variables = tiny
     noise = tuple(jnp.zeros((8, 2, 2, 2)) for _ in range(2)) + tuple(jnp.zeros((8, 4, 4, 3)) for _ in range(3))
 
@@ -61,7 +61,7 @@ def test_who_reads_whom(tiny: tuple[jax.Array, Any]) -> None:
 
 
 def test_given_latents_go_through_the_inverse(tiny: tuple[jax.Array, Any], trace: Trace) -> None:
-    """Some of a run and an edge given, under the same key: the same densities, and the bases' own samples again."""
+    """Giving some latents of a run and an edge, under the same key, reproduces all samples and densities."""
     x, variables = tiny
     given = tuple(z if i in (1, 3) else None for i, z in enumerate(trace.latents))
     again = jax.jit(lambda z: TINY.apply(variables, x, KEY, latents=z))(given)
@@ -73,7 +73,7 @@ def test_given_latents_go_through_the_inverse(tiny: tuple[jax.Array, Any], trace
 
 @pytest.mark.slow
 def test_gradients_go_through_the_inverse() -> None:
-    """The slope of log_weight in given latents and parameters is that of finite differences."""
+    """The gradient of log_weight in given latents and parameters agrees with finite differences."""
     x, model = integers(2, 2, 4, 1), TINY.clone(image=(2, 4, 1), blocks=(2,), latents=(2,))
     params = jitter(jax.jit(model.init)(KEY, x, KEY)["params"], scale=0.01)
     rng = np.random.default_rng(0)
@@ -93,14 +93,14 @@ def test_gradients_go_through_the_inverse() -> None:
 
 
 def test_weights_sum_to_one_under_a_flow() -> None:
-    """Over all sixteen x of four pixels, with each of the two levels inferred through its flow or not."""
+    """The mean weights of all sixteen x of four pixels sum to 1 for every keep_top."""
     model = ResNetVAE(image=(2, 2, 1), blocks=(2,), latents=(2,), width=4, flow_hidden=(4,))
     contract.weights_sum_to_one(Row(Case("four", model, integers(2, 2, 2, 1), every_x=every(2, 2, 2, 1), jitter=0.01)))
 
 
 @pytest.mark.parametrize("flow", ["mean_only", "published"])
 def test_the_other_flows(flow: Any) -> None:
-    """E_q[p/q] = 1 for each level, and given latents make the same trace."""
+    """E_q[p/q] = 1 for each level, and given latents reproduce the trace."""
     model = ResNetVAE(image=(2, 4, 1), blocks=(1,), latents=(2,), width=4, flow=flow, flow_hidden=(4,), flow_steps=2)
     row = Row(Case(flow, model, integers(2, 2, 4, 1), jitter=0.01))
     contract.mean_weight_is_one(row)
@@ -108,7 +108,7 @@ def test_the_other_flows(flow: Any) -> None:
 
 
 def test_without_a_flow_the_kl_is_analytic() -> None:
-    """Not the log-ratio: they differ at a sample, and their means agree (as the contract has it)."""
+    """It differs from the log-ratio at a sample; that their means agree is part of the contract."""
     model = ResNetVAE(image=(4, 4, 1), blocks=(1,), latents=(2,), width=4, flow=None)
     x = integers(2, 4, 4, 1)
     one = jax.jit(lambda: model.init_with_output(KEY, x, KEY)[0])()
@@ -117,7 +117,7 @@ def test_without_a_flow_the_kl_is_analytic() -> None:
 
 
 def test_free_bits_of_the_paper(tiny: tuple[jax.Array, Any], trace: Trace) -> None:
-    """sum_j max(lambda, mean_B sum over space of KL_j), j a level and channel; what is reported is the true KL."""
+    """The loss has sum_j max(lambda, mean_B sum_positions KL_j), j a level and channel; metrics have the true KL."""
     x, variables = tiny
     objective = Regularised(free_bits=FreeBits(1.0, "channel", "batch"))
 
@@ -126,7 +126,7 @@ def test_free_bits_of_the_paper(tiny: tuple[jax.Array, Any], trace: Trace) -> No
 
     def compare(variables: Any) -> Any:
         step, trace = jnp.int32(0), forward(variables, x, KEY)[0]
-        loss, metrics, *_ = objective(forward, variables, Batch(x), KEY, step, objective.init())
+        loss, metrics, *_ = objective(forward, variables, Batch(x), KEY, step, objective.init(variables))
         _, plain, *_ = NegativeELBO()(forward, variables, Batch(x), KEY, step, ())
         return loss, metrics, plain, trace.log_px.mean(), [level.kl for level in trace.unstack()]
 
@@ -140,7 +140,7 @@ def test_free_bits_of_the_paper(tiny: tuple[jax.Array, Any], trace: Trace) -> No
 
 
 def test_the_first_batch_decides_every_block() -> None:
-    """In runs too, each block by what those before it give: every first convolution's outputs have mean 0, sd 0.1."""
+    """Outputs of every first convolution have mean 0 and standard deviation 0.1, in scanned runs too."""
     x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3)), jnp.uint8)
     model = TINY.clone(image=(8, 8, 3), likelihood=DiscretisedLogistic(scale="global"))
     trace, variables = jax.jit(lambda: model.init_with_output(KEY, x, KEY))()
@@ -160,7 +160,7 @@ def test_the_first_batch_decides_every_block() -> None:
 
 @pytest.mark.slow
 def test_unrolled_and_recomputed_are_the_same() -> None:
-    """`unroll` and `remat` change neither parameters nor what is computed, gradients included."""
+    """`unroll` and `remat` change neither parameters nor the bound nor its gradient."""
     x, model = integers(2, 4, 4, 1), TINY.clone(image=(4, 4, 1), blocks=(3,), latents=(2,))
     variables = jax.jit(model.init)(KEY, x, KEY)
     other = model.clone(unroll=3, remat=True)
@@ -175,7 +175,7 @@ def test_unrolled_and_recomputed_are_the_same() -> None:
 
 @pytest.mark.parametrize("likelihood", [LogisticMixture(2, 16), LogisticMixture(2, 16, 1), Bernoulli()])
 def test_likelihoods_of_colour_images(likelihood: Any) -> None:
-    """What shares numbers between colours and what does not."""
+    """Likelihoods with joint and with separate channels fit."""
     model = TINY.clone(image=(4, 8, 3), blocks=(1,), latents=(2,), likelihood=likelihood, flow=None)
     x = integers(2, 4, 8, 3)
     variables = jax.eval_shape(model.init, KEY, x, KEY)
@@ -195,7 +195,7 @@ def test_likelihoods_of_colour_images(likelihood: Any) -> None:
     ],
 )
 def test_presets(preset: Any, levels: int, count: int) -> None:
-    """Levels and parameters as their docstrings say, for images of the shape they are for."""
+    """Presets have the levels and parameters of their docstrings, and images of their shape alone."""
     model = preset()
     variables = jax.eval_shape(model.init, KEY, jnp.zeros((2, *model.image), jnp.uint8), KEY)
     assert model.num_levels == levels
@@ -213,7 +213,7 @@ def test_presets(preset: Any, levels: int, count: int) -> None:
         ({"image": (28, 27, 1)}, r"image=\(28, 27, 1\).*multiples of 2"),
         ({"image": (28, 28)}, r"has to be \[H, W, C\]"),
         ({"latents": (6,)}, r"latents=\(6,\).*6 channels cannot be put in order through a hidden layer of 32"),
-        ({"flow": "iaf"}, r"flow='iaf'\): one of 'gate'"),
+        ({"flow": "iaf"}, r"flow='iaf'\): it has to be 'gate'"),
         ({"flow_steps": 0}, "flow_steps=0"),
         ({"flow_hidden": ()}, r"flow_hidden=\(\)"),
         ({"blocks": (0,)}, "blocks=.0,"),
@@ -221,14 +221,14 @@ def test_presets(preset: Any, levels: int, count: int) -> None:
         ({"likelihood": LogisticMixture()}, "takes 3 channels together, but x has 1"),
     ],
 )
-def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:
-    """At construction, with the sizes."""
+def test_errors(settings: dict[str, Any], message: str) -> None:
+    """Errors come at construction and name the sizes."""
     with pytest.raises(ValueError, match=message):
         ResNetVAE(**settings)
 
 
-def test_labels_and_values_that_are_refused() -> None:
-    """The model has no use for a y, and its likelihood knows what values x may have."""
+def test_errors_of_labels_and_values() -> None:
+    """Labels, and values of x that the likelihood does not have, are errors."""
     x = jnp.zeros((2, 8, 8, 1))
     with pytest.raises(ValueError, match="classes=0 and was given a y"):
         jax.eval_shape(lambda: TINY.init(KEY, x, KEY, y=jnp.zeros(2, int)))

@@ -14,6 +14,7 @@ from support.golden_weights import recorded
 
 from hvae_jax.convert.efficient_trees import TorchTree, entries
 from hvae_jax.convert.efficient_vdvae import BETA, efficient_vdvae
+from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.objectives import elbo
 from hvae_jax.trace import Trace
@@ -64,7 +65,7 @@ def test_terms() -> None:
 
 def test_five_bits() -> None:
     """The same outputs under its likelihood of 5 bits, whose last bin is open and whose bins overlap."""
-    family = LogisticMixture(3, 32, 3, -250.0, "efficient_vdvae_5_bits", "softplus", BETA)
+    family = LogisticMixture(3, 32, 3, -250.0, "efficient_vdvae_5_bits", ScaleHead("softplus_std", BETA))
     d = given().x_dist
     record = d.replace(family=family)
     close(-record.log_prob(X // 8) / DIMENSIONS, ARRAYS["bits5/distortion_per_example"])

@@ -1,1 +1,1 @@
-"""The very deep VAEs: one graph, and the models that are its parts."""
+"""Very deep VAEs: one graph, and the models that fill it with their parts."""

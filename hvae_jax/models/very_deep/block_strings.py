@@ -1,9 +1,9 @@
-"""VDVAE's block strings: "32x11,32d2,16x6" is 11 blocks at 32x32, one more whose output is halved, 6 at 16x16.
+"""VDVAE's block strings: "32x11,32d2,16x6" is 11 blocks at 32x32, one more whose output is pooled by 2, 6 at 16x16.
 
     RxN     N blocks at side R
-    R       one
-    RdK     on the way up: one, and what leaves it is pooled K x K to one
-    RmS     on the way down: one, before which the state of side S is enlarged and added
+    R       one block
+    RdK     bottom-up: one block, whose output is pooled by a factor of K
+    RmS     top-down: one block, before which the state of side S is upsampled and added
 
 Source: Child (2021), its code's `hps.py`.
 """
@@ -19,11 +19,11 @@ def up_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[Up,
     """The stages of an `enc_blocks` string.
 
     Args:
-      width: channels of all stages.
-      widths: "side:width,..." of those that have others.
+      width: channels of each stage.
+      widths: other channels by side, "side:width,...".
       more: settings of every `Up`.
 
-    Raises ValueError that names the character where a string does not parse.
+    Raises ValueError naming the character at which a string does not parse.
     """
     of_side, stages = parse_widths(widths), []
     for side, mark, number in _tokens(text, "xd"):
@@ -35,7 +35,7 @@ def up_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[Up,
 
 
 def down_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[Down, ...]:
-    """The stages of a `dec_blocks` string; arguments and errors as `up_stages`."""
+    """The stages of a `dec_blocks` string; arguments and errors as in `up_stages`."""
     of_side, stages = parse_widths(widths), []
     for side, mark, number in _tokens(text, "xm"):
         blocks, mixes_in = (number, None) if mark == "x" else (1, number)
@@ -46,7 +46,7 @@ def down_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[D
 
 
 def up_string(stages: Sequence[Up]) -> str:
-    """The `enc_blocks` string of stages: what `up_stages` reads, but for widths."""
+    """The `enc_blocks` string that `up_stages` parses to these stages; it has no widths."""
     tokens = []
     for stage in stages:
         plain = stage.blocks - (stage.pool > 1)
@@ -56,7 +56,7 @@ def up_string(stages: Sequence[Up]) -> str:
 
 
 def down_string(stages: Sequence[Down]) -> str:
-    """The `dec_blocks` string of stages: what `down_stages` reads, but for widths."""
+    """The `dec_blocks` string that `down_stages` parses to these stages; it has no widths."""
     tokens = []
     for stage in stages:
         plain = stage.blocks - (stage.mixes_in is not None)
@@ -66,12 +66,19 @@ def down_string(stages: Sequence[Down]) -> str:
 
 
 def parse_widths(text: str) -> dict[int, int]:
-    """{side: width} of a `custom_width_str`, "16:32,8:64"; "" is {}."""
+    """Widths by side from a `custom_width_str` such as "16:32,8:64"; {} for ""."""
     return {side: width for side, _, width in _tokens(text, ":", bare=False)} if text else {}
 
 
 def _tokens(text: str, marks: str, bare: bool = True) -> Iterator[tuple[int, str, int]]:
-    """(side, mark, number) of each token; "R" is (R, "x", 1)."""
+    """Yield (side, mark, number) of each token; "R" is (R, "x", 1).
+
+    Args:
+      marks: letters allowed between the two numbers.
+      bare: whether a token may be a side alone.
+
+    Raises ValueError naming the character at which the text does not parse.
+    """
     at = 0
     for token in text.split(","):
         at += len(token) - len(token.lstrip())
@@ -80,12 +87,12 @@ def _tokens(text: str, marks: str, bare: bool = True) -> Iterator[tuple[int, str
         end = found.end() if found else 0
         if found is None or end < len(token) or not (bare or found[2]):
             if found and found[2] is None and end < len(token) and token[end] in marks:
-                end += 1  # the mark is right, what follows is not
+                end += 1  # The mark is right: the character after it is at fault.
             what = f"{text[at + end]!r}" if at + end < len(text) else "the end"
             form = " or ".join(f"R{mark}N" for mark in marks) + (", or R" if bare else "")
             raise ValueError(
-                f"The block string {text!r} does not parse: {what} at character {at + end + 1} is not what may stand "
-                f"there. Tokens are {form}, whole numbers for R and N, with commas in between."
+                f"The block string {text!r} does not parse: {what} at character {at + end + 1} is not expected there. "
+                f"Tokens are {form}, R and N whole numbers, separated by commas."
             )
         side, mark, number = int(found[1]), found[2] or "x", int(found[3] or 1)
         if min(side, number) < 1:

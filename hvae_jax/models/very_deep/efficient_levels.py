@@ -1,8 +1,8 @@
-"""Efficient-VDVAE's levels, as its settings list them, as stages of equal blocks.
+"""Efficient-VDVAE's levels, as its settings list them, regrouped into stages of equal blocks.
 
-A level of the way up is some blocks, one more with a tap, and then perhaps a pool; one of the way down begins by
-enlarging, perhaps, and all its blocks read the tap of the level opposite. Its models have up to 70 levels of one block
-each, which are one stage where they are alike.
+A bottom-up level has any number of blocks, of which the last has a tap, and may end with a pool. A top-down level may
+begin with an unpool, and all its blocks read the tap of the level opposite. Published models have up to 70 levels of
+one block each; levels that are alike become one stage, which is scanned.
 
 Source: Hazami et al. (2022), their code's settings `up_*` and `down_*`.
 """
@@ -14,11 +14,16 @@ from hvae_jax.models.very_deep.stages import Down, Up
 
 
 def up_stages_of_levels(levels: Sequence[Up]) -> tuple[Up, ...]:
-    """The stages of levels; `blocks` of each is how many it has in all, of which the last has the tap."""
+    """Regroup bottom-up levels into stages.
+
+    Args:
+      levels: one `Up` per level; only its last block has the tap and the pool.
+    """
     stages: list[Up] = []
 
     def add(stage: Up) -> None:
         last = stages[-1] if stages else None
+        # Only the last block of a stage may pool: what follows a pool begins a stage.
         if last is not None and dataclasses.replace(last, blocks=1) == dataclasses.replace(stage, blocks=1, pool=1):
             stage = dataclasses.replace(stage, blocks=stage.blocks + stages.pop().blocks)
         stages.append(stage)
@@ -31,10 +36,11 @@ def up_stages_of_levels(levels: Sequence[Up]) -> tuple[Up, ...]:
 
 
 def down_stages_of_levels(levels: Sequence[Down], taps: Sequence[int] = ()) -> tuple[Down, ...]:
-    """The stages of levels, each of which reads one tap.
+    """Regroup top-down levels into stages.
 
     Args:
-      taps: how many channels each level's tap has, where they are not alike: those of a stage have to be.
+      levels: one `Down` per level; its blocks share one tap.
+      taps: channels of each level's tap, which have to be equal within a stage; () if all are equal.
     """
     stages: list[Down] = []
     for i, level in enumerate(levels):
@@ -43,6 +49,7 @@ def down_stages_of_levels(levels: Sequence[Down], taps: Sequence[int] = ()) -> t
             last, blocks=1, shared=True
         )
         alike = alike and len(set(taps[max(i - 1, 0) : i + 1])) <= 1
+        # A stage is either one level whose blocks share a tap, or levels of one block with a tap each.
         if last is not None and alike and level.mixes_in is None and (last.blocks == 1 or not last.shared):
             stages[-1] = dataclasses.replace(last, blocks=last.blocks + 1, shared=False)
         else:

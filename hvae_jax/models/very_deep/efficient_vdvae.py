@@ -1,18 +1,20 @@
-"""Efficient-VDVAE: the graph of `VDVAE` with learned pooling and enlarging, taps of their own, and smooth scales.
+"""Efficient-VDVAE: the graph of `VDVAE` with learned pooling and upsampling, learned taps, and smooth scales.
 
-    std = log(1 + e^(beta a))/beta, beta = log 2        of a layer's output a: 1 at a = 0, and no faster than linear
+    std = log(1 + e^(beta a))/beta, beta = log 2        a is a layer's output: 1 at a = 0, at most linear in a
 
-Widths may taper with the resolution. What differs otherwise: swish, kernels as Glorot has them, a tap for each block
-of the way up or one for several, a 1x1 convolution from features to each Gaussian, and a shift of h beside z that
-begins like any other output.
+Widths may taper with the resolution. The other differences are swish, Glorot's initialiser, a tap for each bottom-up
+block or one for several, a 1x1 convolution from features to each Gaussian, and a prior and a shift of h that begin
+like any other output.
 
-Source: Hazami et al. (2022), "Efficient-VDVAE: Less is more", and its code. It departs from that so:
+Source: Hazami et al. (2022), "Efficient-VDVAE: Less is more", and its code. It departs from that in these points:
 - beta is log 2, of which the code has seven digits.
-- All kernels begin as Glorot has them; the PyTorch tree leaves the first of each bottleneck as PyTorch does.
+- All kernels have Glorot's initialiser; the PyTorch tree leaves the first of each bottleneck at PyTorch's default.
 - The KL of "log_std" has beta in all its terms; the JAX tree leaves it out of one.
 """
 
+import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,45 +22,138 @@ from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Pick
-from hvae_jax.distributions import ScaleHead
+from hvae_jax.distributions import Normal, ScaleHead, residual
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE
-from hvae_jax.models.very_deep.graph import Parts, ascend, descend
-from hvae_jax.models.very_deep.stages import (
-    Down,
-    Up,
-    check_downs,
-    check_square,
-    check_taps,
-    check_ups,
-    level_sides,
-    names,
-)
-from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
+from hvae_jax.models.pieces import gaussian
+from hvae_jax.models.very_deep.blocks import BottleneckOf, ConvProjection, DownBlock, LearnedStart, UpBlock
+from hvae_jax.models.very_deep.graph import ascend, descend
+from hvae_jax.models.very_deep.parts import Ascent, Parts, Reading
+from hvae_jax.models.very_deep.stage_checks import check_parsed, check_stages, name_down, name_up
+from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_levels, stacked_paths
+from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle, LearnedPool, LearnedUnpool
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import check_event, one_hot
 from hvae_jax.records import as_tuples, check_sizes
 from hvae_jax.trace import Trace
 
 
+@dataclasses.dataclass(frozen=True)
+class HeadPrior:
+    """A bottleneck to the shift of h and to as many features, from which a 1x1 convolution makes the prior.
+
+    Attributes:
+      style: settings of the convolutions.
+      head: how a layer's output becomes a standard deviation.
+    """
+
+    style: BottleneckStyle
+    head: ScaleHead
+
+    def __call__(self, stage: Down, h: Array) -> tuple[Normal, Array]:
+        """p(z_l | z_>l), and the shift `[B, side, side, width]`."""
+        both = BottleneckOf(self.style).layer(stage, 2 * stage.width, stage.between, "prior")(h)
+        shift, features = jnp.split(both, 2, axis=-1)  # [B, side, side, width] each
+        head = BottleneckConv(2 * stage.latents, style=self.style, name="prior_head")
+        return gaussian(head(features), self.head), shift
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadPosterior:
+    """A bottleneck from the channels of h and of the tap to half as many, and a 1x1 convolution to the posterior.
+
+    Attributes:
+      style, head: as in `HeadPrior`.
+      offset: whether the convolution's Gaussian is an offset from the prior.
+    """
+
+    style: BottleneckStyle
+    head: ScaleHead
+    offset: bool
+
+    def __call__(self, stage: Down, h: Array, tap: Array, prior: Normal) -> Normal:
+        """q(z_l | z_>l, x)."""
+        outputs = (stage.width + tap.shape[-1]) // 2
+        features = BottleneckOf(self.style).layer(stage, outputs, stage.posterior_between, "posterior")(h, tap)
+        head = BottleneckConv(2 * stage.latents, style=self.style, name="posterior_head")
+        found = gaussian(head(features), self.head)  # outputs channels to 2 latents
+        return residual(prior, found) if self.offset else found
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvTaps:
+    """Each bottom-up block of a stage with `skip` has a tap, a 1x1 convolution; they are read in reverse.
+
+    Attributes:
+      style: settings of the convolutions.
+    """
+
+    style: BottleneckStyle
+
+    def tap(self, stage: Up, h: Array) -> Array | None:
+        """The tap of a block, `[B, side, side, skip]`."""
+        return BottleneckConv(stage.skip, style=self.style, name="skip")(h) if stage.skip else None
+
+    def read(self, found: Ascent, downs: Sequence[Down]) -> list[Reading]:
+        """The latest tap for each stage that shares one, `blocks` of them for a stage that does not."""
+        taps, readings = list(found.taps), []  # the last tap made, at the coarsest side, is the first read
+        for stage in downs:
+            if stage.shared:
+                readings.append(Reading(taps.pop(), nn.broadcast))
+            else:  # [blocks, B, side, side, skip]
+                readings.append(Reading(jnp.stack([taps.pop() for _ in range(stage.blocks)]), 0))
+        return readings
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvPool:
+    """`LearnedPool` between bottom-up stages.
+
+    Attributes:
+      style: settings of the convolution.
+    """
+
+    style: BottleneckStyle
+
+    def __call__(self, h: Array, width: int, factor: int, name: str) -> Array:
+        """Squares of factor x factor pixels to one of `width` channels."""
+        return LearnedPool(width, factor, self.style, name=name)(h)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvUnpool:
+    """`LearnedUnpool` between top-down stages.
+
+    Attributes:
+      style: settings of the convolution.
+    """
+
+    style: BottleneckStyle
+
+    def __call__(self, above: Array, width: int, factor: int, name: str) -> Array:
+        """One pixel to factor x factor of `width` channels."""
+        return LearnedUnpool(width, factor, self.style, name=name)(above)
+
+
 class EfficientVDVAE(HVAE):
     """Efficient-VDVAE, for square images.
 
-    Levels are named as in `VDVAE`. A stage of the way up whose `skip` is above 0 has a tap for each of its blocks; a
-    stage of the way down reads one, or with `shared=False` one for each of its blocks, the latest first.
+    Levels are named as in `VDVAE`. Each block of a bottom-up stage with `skip` above 0 has a tap. A top-down stage
+    reads one tap, or with `shared=False` one for each of its blocks, the latest first.
 
     Attributes:
       image, likelihood, classes, dtype, precision, unroll, remat: as in `VDVAE`.
-      ups: stages of the way up, from x; what is pooled has the width of the next stage.
-      downs: stages of the way down, from the top. Each goes on at its side, or enlarges the state of the stage before:
-        `mixes_in` is that side, and of the first stage the side of the learned maps that all begins with.
-      pad: zeros around x on each side, cropped again from the last maps.
-      head: how a layer's output becomes a standard deviation: "softplus_std", as above, or "log_std", std = e^(beta a).
-      residual_posterior: whether the posterior's Gaussian is an offset from the prior's.
-      stem_size, readout_size: of the first and the last kernel.
-      edge: size of the first and last kernel of each bottleneck; None for the stage's own.
+      ups: stages of the bottom-up path, from x; pooled feature maps have the width of the next stage.
+      downs: stages of the top-down path, from the top. Each stays at its side or upsamples the state of the stage
+        before, whose side is then `mixes_in`; the first stage's `mixes_in` is the side of the learned feature maps that
+        the path begins with.
+      pad: width of the frame of zeros around x, which is cropped again from the last feature maps.
+      head: how a layer's output becomes a standard deviation: "softplus_std" as above, or "log_std", std = e^(beta a).
+      residual_posterior: whether the posterior is an offset from the prior.
+      stem_size, readout_size: kernel sizes of the first and of the last convolution.
+      edge: kernel size of the first and last convolution of each bottleneck; None is the stage's own.
 
-    Raises ValueError as `VDVAE` does, and for taps that nothing reads or that are not there.
+    Raises ValueError as `VDVAE` does, and if taps and the stages that read them do not match.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -88,70 +183,115 @@ class EfficientVDVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image", "ups", "downs"):
-            if isinstance(getattr(self, name), str):
-                raise ValueError(
-                    f"EfficientVDVAE({name}={getattr(self, name)!r}) is text: up_stages and down_stages parse it."
-                )
+        check_parsed(self)  # before as_tuples, which would advise a tuple of text
         as_tuples(self, "image", "ups", "downs")
         super().__post_init__()
         check_sizes(self, "unroll", "stem_size", "readout_size", *(() if self.edge is None else ("edge",)))
-        check_square("EfficientVDVAE", self.image)
         if self.pad < 0:
             raise ValueError(f"EfficientVDVAE(pad={self.pad}): 0 or more.")
-        side = self.image[0] + 2 * self.pad
-        check_ups("EfficientVDVAE", side, self.ups, learned=True)
-        check_downs("EfficientVDVAE", side, self.ups, self.downs, learned=True)
-        check_taps("EfficientVDVAE", self.ups, self.downs)
-        self.likelihood.outputs(self.image[2])
+        check_stages(self, self.image[0] + 2 * self.pad)
+        _check_chain(self)
+        _check_taps(self)
+        self.likelihood.outputs(self.image[2])  # raises for a number of channels that does not fit
 
     @property
     def num_levels(self) -> int:
-        """L: one for each block of the way down."""
-        return sum(stage.blocks for stage in self.downs)
+        """L, one level per block of the top-down path."""
+        return count_levels(self.downs)
 
     @property
     def stacked(self) -> tuple[str, ...]:
-        """Every stage of either way is a run."""
-        return tuple(f"{name}/" for name in (*names("up", self.ups), *names("down", self.downs)))
+        """Every stage is a scanned run."""
+        return stacked_paths(self.ups, self.downs)
 
     @property
     def level_sides(self) -> tuple[int, ...]:
-        """The side of each level's maps, top first."""
-        return level_sides(self.downs)
+        """Height and width of each level's feature maps, top first."""
+        return sides_of_levels(self.downs)
 
     @nn.compact
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        label, parts = one_hot(y, self.classes, n), self._parts()
-        found = None
+        side, channels, label = self.image[0], self.image[2], one_hot(y, self.classes, n)
+        style = BottleneckStyle(jax.nn.swish, "glorot", self.edge, self.dtype, self.precision)
+        parts = self._parts(style)
+
+        readings = None
         if x is not None:
             check_event(self.image, x)
             frame = (self.pad, self.pad)
-            seen = jnp.pad(widen(self.likelihood.as_input(x)), ((0, 0), frame, frame, (0, 0)))
-            stem = BottleneckConv(self.ups[0].width, self.stem_size, style=parts.style, name="stem")
-            found = ascend(self, parts, self.ups, stem(seen))
-        levels, states = descend(self, parts, self.downs, found, n, key, picks, label)
+            padded = jnp.pad(widen(self.likelihood.as_input(x)), ((0, 0), frame, frame, (0, 0)))
+            stem = BottleneckConv(self.ups[0].width, self.stem_size, style=style, name="stem")
+            h = stem(padded)  # [B, S + 2 pad, S + 2 pad, width]
+            readings = ascend(self, parts, self.ups, self.downs, h)
+        levels, states = descend(self, parts, self.downs, readings, n, key, picks, label)
 
-        rows, _, channels = self.image
-        outputs = self.likelihood.outputs(channels)
-        h = BottleneckConv(outputs, self.readout_size, style=parts.style, name="readout")(states[rows + 2 * self.pad])
-        h = widen(h)[:, self.pad : self.pad + rows, self.pad : self.pad + rows]
-        x_dist = self.likelihood.from_map(h)
+        readout = BottleneckConv(self.likelihood.outputs(channels), self.readout_size, style=style, name="readout")
+        h = widen(readout(states[side + 2 * self.pad]))
+        inner = slice(self.pad, self.pad + side)
+        x_dist = self.likelihood.from_map(h[:, inner, inner])  # from S + 2 pad rows and columns to S
         return Trace(None if x is None else x_dist.log_prob(x), levels, x_dist)
 
-    def _parts(self) -> Parts:
+    def _parts(self, style: BottleneckStyle) -> Parts:
+        """Efficient-VDVAE's parts."""
+        # The published code scales both paths by the number of top-down blocks.
         scale = self.num_levels**-0.5
         return Parts(
-            style=BottleneckStyle(jax.nn.swish, "glorot", self.edge, self.dtype, self.precision),
-            learned=True,
-            head=self.head,
-            residual=self.residual_posterior,
-            clamp=None,
-            up_scale=scale,
-            down_scale=scale,
-            bias_up_to=None,
+            up_block=UpBlock,
+            down_block=DownBlock,
+            up_cell=BottleneckOf(style, scale),
+            down_cell=BottleneckOf(style, scale),
+            taps=ConvTaps(style),
+            pool=ConvPool(style),
+            unpool=ConvUnpool(style),
+            start=LearnedStart(dtype=self.dtype),
+            prior=HeadPrior(style, self.head),
+            posterior=HeadPosterior(style, self.head, self.residual_posterior),
+            projection=ConvProjection(style, scale),
             unroll=self.unroll,
             remat=self.remat,
         )
+
+
+def _check_chain(model: EfficientVDVAE) -> None:
+    """Check that each top-down stage continues the one before and that no last pool is left unread.
+
+    Raises ValueError naming the stage.
+    """
+    last = len(model.ups) - 1
+    if model.ups[last].pool > 1:
+        raise ValueError(
+            f"{name_up(model, last)}, pools by {model.ups[last].pool}, but no stage reads that: set pool=1."
+        )
+    for i, stage in enumerate(model.downs):
+        previous = model.downs[i - 1].side if i else stage.mixes_in
+        if stage.mixes_in != (None if stage.side == previous else previous):
+            raise ValueError(
+                f"{name_down(model, i)}, comes after side {previous}: mixes_in has to be that side, or None to stay "
+                "there."
+            )
+
+
+def _check_taps(model: EfficientVDVAE) -> None:
+    """Check that the top-down path reads exactly the taps there are, the latest first.
+
+    Raises ValueError naming the sides of the taps, or the stage whose taps differ in their channels.
+    """
+    taps = [(stage.side, stage.skip) for stage in model.ups if stage.skip for _ in range(stage.blocks)]
+    counts = [1 if stage.shared else stage.blocks for stage in model.downs]
+    made = [side for side, _ in reversed(taps)]
+    read = [stage.side for stage, count in zip(model.downs, counts, strict=True) for _ in range(count)]
+    if made != read:
+        raise ValueError(
+            f"EfficientVDVAE: the taps of the bottom-up path, the latest first, are at sides {made}, but the top-down "
+            f"path reads them at {read}. Every block of a stage with skip has one, and each stage reads one (shared) "
+            "or one per block."
+        )
+    for i, count in enumerate(counts):
+        taken = [taps.pop()[1] for _ in range(count)]
+        if len(set(taken)) > 1:
+            raise ValueError(
+                f"{name_down(model, i)}, reads taps of {taken} channels, but those of a stage have to be alike: split "
+                "the stage."
+            )

@@ -1,8 +1,8 @@
-"""`EfficientVDVAE` as published (the settings in `egs/`), and for two cores.
+"""Presets of `EfficientVDVAE`: the published settings (`egs/` of its code), and a small model for two CPU cores.
 
-Trained there with KL warm-up over 5,000 steps, gamma balancing for 10,000 (`objectives.balance`), Adamax with a rate
-that falls as a cosine, steps skipped by their gradients' norm, and averages at 0.9999. The numbers of the README are of
-larger models than these settings say, and of other versions of ImageNet and other splits than VDVAE's.
+The code trains with KL warm-up over 5,000 steps, gamma balancing for 10,000 (`objectives.balance`), Adamax with cosine
+decay of the learning rate, steps skipped by gradient norm, and an EMA of the parameters at 0.9999. The numbers of its
+README belong to larger models than these settings, and to other versions of ImageNet and other splits than VDVAE's.
 """
 
 import itertools
@@ -15,23 +15,23 @@ from hvae_jax.models.very_deep.stages import Down, Up
 
 Size = Literal["baseline", "C1", "compact"]
 Widths = dict[int, tuple[int, int]]
-# (side, plain, tapped): blocks of the way up at a side, first those without a tap.
+# (side, plain, tapped): numbers of bottom-up blocks at a side, first without a tap, then with one each.
 Ups = tuple[tuple[int, int, int], ...]
-# (side, run, ...): runs of blocks of the way down, with a tap each, or as (blocks,) with one for all.
+# (side, run, ...): runs of top-down blocks, an int for blocks with a tap each, (blocks,) for blocks that share one.
 Downs = tuple[tuple[int | tuple[int], ...], ...]
 
-BETA = 0.6931472  # log 2 as the code writes it
+BETA = 0.6931472  # log 2 with the digits of the code
 
 
 def efficient_vdvae_mnist() -> EfficientVDVAE:
-    """Of binary images of 28x28: 23 blocks up and down, 69,919,585 parameters."""
+    """For binary images of 28x28: 23 blocks up and down, 69,919,585 parameters."""
     ups, downs = _plain((32, 16, 8, 4, 1), (1, 2, 10, 5, 5)), ((1, 5), (4, 5), (8, 10), (16, 2), (32, 1))
     widths = {32: (32, 32), 16: (64, 64), 8: (128, 128), 4: (256, 256), 1: (512, 512)}
     return _published((28, 28, 1), 2, ups, downs, widths, 32)
 
 
 def efficient_vdvae_cifar10(size: Size = "baseline") -> EfficientVDVAE:
-    """Of CIFAR-10: 33 blocks up and 47 down; 56,598,692 parameters, or 18,124,020 ("C1")."""
+    """For CIFAR-10: 33 blocks up and 47 down; 56,598,692 parameters, or 18,124,020 ("C1")."""
     ups = _plain((32, 16, 8, 4, 1), (12, 7, 7, 4, 3))
     downs: Downs = ((1, 3), (4, 4), (8, 7), (16, (1,), (5,), 5), (32, (1,), (11,), 10))
     match _known("efficient_vdvae_cifar10", size, "baseline", "C1"):
@@ -42,7 +42,7 @@ def efficient_vdvae_cifar10(size: Size = "baseline") -> EfficientVDVAE:
 
 
 def efficient_vdvae_imagenet32(size: Size = "baseline") -> EfficientVDVAE:
-    """Of ImageNet at 32x32: 48 blocks up and 73 down; 145.1 M parameters, 52.3 M ("C1") or 19,561,188 ("compact")."""
+    """For ImageNet 32x32: 48 blocks up and 73 down; 145.1 M parameters, 52.3 M ("C1") or 19,561,188 ("compact")."""
     ups = _plain((32, 16, 8, 4, 1), (16, 10, 9, 7, 6))
     downs: Downs = ((1, 6), (4, 7), (8, (11,), 8), (16, (16,), 9), (32, 16))
     match _known("efficient_vdvae_imagenet32", size, "baseline", "C1", "compact"):
@@ -56,7 +56,7 @@ def efficient_vdvae_imagenet32(size: Size = "baseline") -> EfficientVDVAE:
 
 
 def efficient_vdvae_imagenet64(size: Size = "baseline") -> EfficientVDVAE:
-    """Of ImageNet at 64x64: 53 blocks up and 84 down; 168.4 M parameters, 57.0 M ("C1") or 42.6 M ("compact")."""
+    """For ImageNet 64x64: 53 blocks up and 84 down; 168.4 M parameters, 57.0 M ("C1") or 42.6 M ("compact")."""
     ups = _plain((64, 32, 16, 8, 4, 1), (5, 16, 10, 9, 7, 6))
     downs: Downs = ((1, 6), (4, 7), (8, (11,), 8), (16, (16,), 9), (32, 16), (64, (7,), 4))
     match _known("efficient_vdvae_imagenet64", size, "baseline", "C1", "compact"):
@@ -70,7 +70,7 @@ def efficient_vdvae_imagenet64(size: Size = "baseline") -> EfficientVDVAE:
 
 
 def efficient_vdvae_celeba64(size: Size = "baseline") -> EfficientVDVAE:
-    """Of CelebA at 64x64: 41 blocks up and 62 down; 131.4 M parameters, or 25.4 M ("compact")."""
+    """For CelebA 64x64: 41 blocks up and 62 down; 131.4 M parameters, or 25.4 M ("compact")."""
     ups = _plain((64, 32, 16, 8, 4, 1), (12, 9, 7, 7, 4, 2))
     downs: Downs = ((1, 2), (4, 4), (8, 7), (16, (5,), 6), (32, (8,), 8), (64, (11,), 11))
     match _known("efficient_vdvae_celeba64", size, "baseline", "compact"):
@@ -81,7 +81,7 @@ def efficient_vdvae_celeba64(size: Size = "baseline") -> EfficientVDVAE:
 
 
 def efficient_vdvae_faces256(size: Size = "baseline") -> EfficientVDVAE:
-    """Of CelebA-HQ and FFHQ at 256x256: 68 blocks up and 69 down; 208.9 M parameters, or 71.2 M ("compact")."""
+    """For CelebA-HQ and FFHQ 256x256: 68 blocks up and 69 down; 208.9 M parameters, or 71.2 M ("compact")."""
     ups: Ups = ((256, 0, 6), (128, 0, 13), (64, 0, 13), (32, 0, 12), (16, 0, 8), (8, 1, 5), (4, 2, 4), (1, 2, 2))
     downs: Downs = ((1, 2), (4, 4), (8, 5), (16, (3,), 7), (32, (5,), 11), (64, 13), (128, 13), (256, 6))
     match _known("efficient_vdvae_faces256", size, "baseline", "compact"):
@@ -93,7 +93,7 @@ def efficient_vdvae_faces256(size: Size = "baseline") -> EfficientVDVAE:
 
 
 def efficient_vdvae_faces256_5_bits(size: Size = "baseline") -> EfficientVDVAE:
-    """The same of 5 bits, x 0..31: 68 blocks up and 66 down; 197.7 M parameters, or 67.0 M ("C1")."""
+    """For CelebA-HQ and FFHQ 256x256 at 5 bits, x in 0..31: 68 blocks up, 66 down; 197.7 M parameters, 67 M ("C1")."""
     ups: Ups = ((256, 3, 1), (128, 1, 8), (64, 0, 13), (32, 0, 18), (16, 0, 8), (8, 1, 5), (4, 2, 4), (1, 2, 2))
     downs: Downs = ((1, 2), (4, 4), (8, 5), (16, (3,), 7), (32, (5,), 17), (64, (2,), 12), (128, 8), (256, 1))
     match _known("efficient_vdvae_faces256_5_bits", size, "baseline", "C1"):
@@ -105,7 +105,7 @@ def efficient_vdvae_faces256_5_bits(size: Size = "baseline") -> EfficientVDVAE:
 
 
 def efficient_vdvae_faces1024() -> EfficientVDVAE:
-    """Of CelebA-HQ and FFHQ at 1024x1024: 49 blocks up and 72 down; 75.9 M parameters, scales with a beta of 0.4."""
+    """For CelebA-HQ and FFHQ 1024x1024: 49 blocks up and 72 down; 75.9 M parameters, beta = 0.4."""
     ups = _plain((1024, 512, 256, 128, 64, 32, 16, 8, 4, 1), (1, 2, 3, 5, 7, 12, 8, 5, 4, 2))
     downs: Downs = (
         *((1, 2), (4, 4), (8, 5), (16, 8), (32, 12)),
@@ -117,23 +117,24 @@ def efficient_vdvae_faces1024() -> EfficientVDVAE:
 
 
 def efficient_vdvae_digits(unroll: int = 1) -> EfficientVDVAE:
-    """For the digits of 8x8 pixels and 17 values, on two cores: 7 blocks down."""
+    """A small model for the digits (8x8 pixels, 17 values): 7 blocks down."""
     ups, downs = _plain((8, 4, 1), (2, 2, 1)), ((1, 1), (4, (2,), 1), (8, (2,), 1))
     model = _published((8, 8, 1), 0, ups, downs, {8: (16, 8), 4: (24, 8), 1: (24, 8)}, 4)
     return model.clone(likelihood=Categorical(17), unroll=unroll)
 
 
 def _plain(sides: tuple[int, ...], tapped: tuple[int, ...]) -> Ups:
-    """A way up in which every block has a tap."""
+    """A bottom-up path with a tap at every block."""
     return tuple((side, 0, blocks) for side, blocks in zip(sides, tapped, strict=True))
 
 
 def _equal(ups: Ups, width: int) -> Widths:
-    """One width, a quarter of it in between."""
+    """The same width at every side, and a quarter of it inside bottlenecks."""
     return {side: (width, width // 4) for side, _, _ in ups}
 
 
 def _known(preset: str, size: str, *allowed: str) -> str:
+    """The size, if the preset has it; else raise ValueError naming those it has."""
     if size not in allowed:
         raise ValueError(f"{preset}(size={size!r}): {' or '.join(map(repr, allowed))}.")
     return size
@@ -150,9 +151,14 @@ def _published(
     output: Literal["softplus_std", "log_std"] = "softplus_std",
     beta: float = BETA,
 ) -> EfficientVDVAE:
-    """The model of these stages; `widths` has a side's channels, and those between a bottleneck's ends.
+    """A model with these stages.
 
-    `beta` is of latents and outputs alike, but for outputs of "log_std", where it is 1.
+    Args:
+      widths: by side, the channels of the feature maps and those inside bottlenecks.
+      latents: channels of every z.
+      values: number of values of a pixel, for colour images.
+      output: head of the likelihood's scales.
+      beta: slope of the latents' scales, and of the likelihood's unless its head is "log_std", whose beta is 1.
     """
     above: list[Up] = []
     for (side, plain, tapped), following in itertools.zip_longest(ups, ups[1:]):
@@ -166,6 +172,7 @@ def _published(
         width, middle = widths[side]
         for i, run in enumerate(runs):
             mixes_in = below[-1].side if below and i == 0 else None
+            # A single block counts as sharing its tap, as in `efficient_levels`: imports then equal their preset.
             blocks, shared = (run, run == 1) if isinstance(run, int) else (run[0], True)
             below.append(Down(side, blocks, width, mixes_in, latents, middle, shared=shared))
     floor = -14.0 if values == 32 else -250.0

@@ -1,61 +1,131 @@
 """The very deep VAE: many levels at every resolution, residual bottlenecks, and no normalisation.
 
-    p(x, z) = p(x | h) prod_l p(z_l | z_>l)            every Gaussian diagonal, and learned but for the beginning
-    q(z | x) = prod_l q(z_l | z_>l, x)                 each reads the way up at its resolution
+    p(x, z) = p(x | h) prod_l p(z_l | z_>l)            every Gaussian diagonal and learned
+    q(z | x) = prod_l q(z_l | z_>l, x)                 each reads the bottom-up path at its resolution
 
-Every prior begins as N(0, I): the last kernel of its network starts at zero. The last kernels of other bottlenecks,
-and those that z is projected by, start 1/sqrt(depth) smaller than PyTorch's, so that the sum over blocks keeps its
-scale. `models/deep.py` has the graph.
+Every prior begins as N(0, I): the last kernel of its network starts at zero. The last kernels of the other
+bottlenecks, and those that project z, start 1/sqrt(depth) smaller than PyTorch's default, so that the sum over blocks
+keeps its scale. `graph.py` and `blocks.py` have the forward pass; this file has VDVAE's parts.
 
 Source: Child (2021), "Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images", and its code.
 It departs from that in one thing: log standard deviations are clamped, wide of what training needs (`clamp`).
 """
 
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 
 from hvae_jax.descent import Pick
-from hvae_jax.distributions import ScaleHead
+from hvae_jax.distributions import Normal, ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE
+from hvae_jax.models.pieces import gaussian
 from hvae_jax.models.very_deep.block_strings import down_stages, up_stages
-from hvae_jax.models.very_deep.graph import Parts, ascend, descend
-from hvae_jax.models.very_deep.stages import Down, Up, check_downs, check_square, check_ups, level_sides, names
+from hvae_jax.models.very_deep.blocks import BottleneckOf, ConvProjection, DownBlock, LearnedStart, UpBlock
+from hvae_jax.models.very_deep.graph import ascend, descend
+from hvae_jax.models.very_deep.parts import Ascent, Parts, Reading
+from hvae_jax.models.very_deep.stage_checks import check_parsed, check_stages, name_down, name_up
+from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_levels, stacked_paths
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import check_event, one_hot
+from hvae_jax.networks.resample import average_pool, enlarge
 from hvae_jax.records import as_tuples, check_sizes
 from hvae_jax.trace import Trace
+
+_LOG_STD = ScaleHead("log_std")
+
+
+@dataclasses.dataclass(frozen=True)
+class JointPrior:
+    """One bottleneck whose output channels are the prior's mean and log standard deviation, and the shift of h.
+
+    Attributes:
+      style: settings of the convolutions.
+      clamp: bounds of the log standard deviation; None for no bounds.
+    """
+
+    style: BottleneckStyle
+    clamp: tuple[float, float] | None
+
+    def __call__(self, stage: Down, h: Array) -> tuple[Normal, Array]:
+        """p(z_l | z_>l), and the shift `[B, side, side, width]`."""
+        bottleneck = BottleneckOf(self.style, 0.0)  # the last kernel begins at zero: N(0, I), and no shift
+        features = bottleneck.layer(stage, 2 * stage.latents + stage.width, stage.between, "prior")(h)
+        moments, shift = jnp.split(features, [2 * stage.latents], axis=-1)  # 2 latents and width channels
+        return gaussian(moments, _LOG_STD, self.clamp), shift
+
+
+@dataclasses.dataclass(frozen=True)
+class JointPosterior:
+    """One bottleneck from the channels of h and of the tap to the posterior's mean and log standard deviation.
+
+    Attributes:
+      style, clamp: as in `JointPrior`.
+    """
+
+    style: BottleneckStyle
+    clamp: tuple[float, float] | None
+
+    def __call__(self, stage: Down, h: Array, tap: Array, prior: Normal) -> Normal:
+        """q(z_l | z_>l, x)."""
+        layer = BottleneckOf(self.style).layer(stage, 2 * stage.latents, stage.posterior_between, "posterior")
+        return gaussian(layer(h, tap), _LOG_STD, self.clamp)  # from width + C channels to 2 latents
+
+
+class LastOfSide:
+    """All blocks of a side read the last feature maps of that side."""
+
+    def tap(self, stage: Up, h: Array) -> None:
+        """No block has a tap of its own."""
+
+    def read(self, found: Ascent, downs: Sequence[Down]) -> list[Reading]:
+        """The feature maps `[B, side, side, C]` of each stage's side."""
+        return [Reading(found.by_side[stage.side], nn.broadcast) for stage in downs]
+
+
+def mean_pool(h: Array, width: int, factor: int, name: str) -> Array:
+    """Means over squares of factor x factor pixels, with channels of zeros up to `width`."""
+    h = average_pool(h, factor)
+    return jnp.pad(h, ((0, 0), (0, 0), (0, 0), (0, width - h.shape[-1])))
+
+
+def nearest_unpool(above: Array, width: int, factor: int, name: str) -> Array:
+    """The first `width` channels, each pixel repeated factor x factor times."""
+    return enlarge(above[..., :width], factor)
 
 
 class VDVAE(HVAE):
     """The very deep VAE, for square images.
 
-    Levels are named by the side of their maps and counted from the top: "z1.0", "z4.0", "z4.1", ...; with the
-    settings that `up_stages` and `down_stages` read from the published block strings.
+    Levels are named by the side of their feature maps and counted from the top: "z1.0", "z4.0", "z4.1", ...
+    `up_stages` and `down_stages` parse stages from the published block strings.
 
     Attributes:
-      image: `(S, S, C)` of one x.
-      ups: stages of the way up, from x.
-      downs: stages of the way down, from the top.
-      likelihood: p(x | h), from the last maps of the image's side.
-      classes: number of classes, or 0. Labels are added to the first maps of each side, so that priors and posteriors
-        read them.
-      standardise: mean and standard deviation of the data's values: the way up sees (x - mean)/deviation. None for what
-        the likelihood makes of x, -1 to 1 for whole numbers.
-      no_bias_above: the largest side whose maps begin with a learned one; the others begin with zeros.
-      clamp: bounds of every log standard deviation, or None for none, as published.
-      dtype: what the products and activations are computed in: "bfloat16", less memory and the fast units of a TPU or
-        GPU; None for what the parameters are. Parameters, gradients, latents, KLs and likelihoods are float32 either
-        way.
-      precision: of the products on accelerators: "default", what is fastest there, or "highest", float32.
-      unroll: how many equal blocks are written out in a row: 1 compiles in a time that does not grow with depth; as
-        many as there are is several times as fast on a CPU.
-      remat: whether the backward pass recomputes what is inside a block instead of remembering it.
+      image: shape `(S, S, C)` of one x.
+      ups: stages of the bottom-up path, from x.
+      downs: stages of the top-down path, from the top.
+      likelihood: p(x | h), from the last state at the image's side.
+      classes: number of classes; 0 for an unconditional model. Labels are added to the first state of each side, so
+        that priors and posteriors read them.
+      standardise: mean and standard deviation of the data's values; the bottom-up path reads (x - mean)/deviation. None
+        is `likelihood.as_input(x)`, whole numbers to -1 .. 1.
+      no_bias_above: largest side whose state begins with learned feature maps; larger sides begin with zeros.
+      clamp: bounds of every log standard deviation; None for no bounds, as published.
+      dtype: dtype of products and activations. "bfloat16" takes less memory and the fast units of a TPU or GPU; None is
+        the parameters' dtype. Parameters, gradients, latents, KLs and likelihoods are float32 either way.
+      precision: precision of products on accelerators: "default", the hardware's fastest, or "highest", float32.
+      unroll: number of equal blocks written out per turn of the loop. 1 compiles in a time that does not grow with
+        depth; on a CPU all of them run several times as fast.
+      remat: whether the backward pass recomputes the inside of each block instead of keeping it.
 
     Raises ValueError for an image that is not square, stages that do not follow from each other, mix in a side that is
-    not built yet or do not reach the image, a size below 1, or a dtype or precision that is not known.
+    not built yet or do not reach the image, a size below 1, or an unknown dtype or precision.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -72,79 +142,103 @@ class VDVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image", "ups", "downs"):
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f"VDVAE({name}={getattr(self, name)!r}) is text: up_stages and down_stages parse it.")
+        check_parsed(self)  # before as_tuples, which would advise a tuple of text
         as_tuples(self, "image", "ups", "downs")
         super().__post_init__()
         check_sizes(self, "unroll")
-        check_square("VDVAE", self.image)
         if self.standardise is not None and not self.standardise[1] > 0:
             raise ValueError(f"VDVAE(standardise={self.standardise}): a mean, and a standard deviation above 0.")
         if self.no_bias_above < 0:
             raise ValueError(f"VDVAE(no_bias_above={self.no_bias_above}): 0 or more.")
-        check_ups("VDVAE", self.image[0], self.ups, learned=False)
-        check_downs("VDVAE", self.image[0], self.ups, self.downs, learned=False)
-        self.likelihood.outputs(self.image[2])
+        check_stages(self, self.image[0])
+        _check_widths(self)
+        self.likelihood.outputs(self.image[2])  # raises for a number of channels that does not fit
 
     @property
     def num_levels(self) -> int:
-        """L: one for each block of the way down."""
-        return sum(stage.blocks for stage in self.downs)
+        """L, one level per block of the top-down path."""
+        return count_levels(self.downs)
 
     @property
     def stacked(self) -> tuple[str, ...]:
-        """Every stage of either way is a run."""
-        return tuple(f"{name}/" for name in (*names("up", self.ups), *names("down", self.downs)))
+        """Every stage is a scanned run."""
+        return stacked_paths(self.ups, self.downs)
 
     @property
     def level_sides(self) -> tuple[int, ...]:
-        """The side of each level's maps, top first."""
-        return level_sides(self.downs)
+        """Height and width of each level's feature maps, top first."""
+        return sides_of_levels(self.downs)
 
     @nn.compact
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        label, parts = one_hot(y, self.classes, n), self._parts()
-        side, width = self.image[0], next(s.width for s in reversed(self.downs) if s.side == self.image[0])
+        side, channels, label = self.image[0], self.image[2], one_hot(y, self.classes, n)
+        width = next(stage.width for stage in self.downs if stage.side == side)
+        # There is no normalisation: before the readout the sum over all blocks has a learned scale and shift.
         gain = self.param("gain", nn.initializers.ones, (width,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
+        style = BottleneckStyle(dtype=self.dtype, precision=self.precision)
+        # Zeros of JAX's default dtype would turn every state into float64 wherever that is switched on.
+        parts = self._parts(style, gain.dtype)
 
-        found = None
+        readings = None
         if x is not None:
             check_event(self.image, x)
-            stem = BottleneckConv(self.ups[0].width, 3, style=parts.style, name="stem")
-            found = ascend(self, parts, self.ups, stem(widen(self._seen(x))), self._last_width())
-        levels, states = descend(self, parts, self.downs, found, n, key, picks, label, gain)
+            stem = BottleneckConv(self.ups[0].width, 3, style=style, name="stem")
+            h = stem(widen(self._as_input(x)))  # [B, S, S, C] to [B, S, S, width]
+            readings = ascend(self, parts, self.ups, self.downs, h)
+        levels, states = descend(self, parts, self.downs, readings, n, key, picks, label)
 
+        # The sum over blocks, [B, S, S, width], leaves bfloat16 before it is scaled.
         h = widen(states[side]) * gain[None, None, None] + bias[None, None, None]
-        readout = BottleneckConv(self.likelihood.outputs(self.image[2]), style=parts.style, name="readout")
+        readout = BottleneckConv(self.likelihood.outputs(channels), style=style, name="readout")
         x_dist = self.likelihood.from_map(widen(readout(h)))
         return Trace(None if x is None else x_dist.log_prob(x), levels, x_dist)
 
-    def _seen(self, x: Array) -> Array:
-        """x as the way up sees it."""
+    def _as_input(self, x: Array) -> Array:
+        """x as the bottom-up path reads it."""
         if self.standardise is None:
             return self.likelihood.as_input(x)
         mean, deviation = self.standardise
         return (x - mean) / deviation
 
-    def _last_width(self) -> int:
-        """Channels of the maps that the way up ends with, where these are pooled."""
-        last = self.ups[-1]
-        return next((s.width for s in self.downs if s.side == last.side // last.pool), last.width)
-
-    def _parts(self) -> Parts:
+    def _parts(self, style: BottleneckStyle, zeros: DTypeLike) -> Parts:
+        """VDVAE's parts. `zeros` is the dtype of states that begin with zeros."""
+        # A sum of n residual branches, each 1/sqrt(n) smaller, has the variance of one.
+        depth_up, depth_down = sum(stage.blocks for stage in self.ups), self.num_levels
         return Parts(
-            style=BottleneckStyle(dtype=self.dtype, precision=self.precision),
-            learned=False,
-            head=ScaleHead("log_std"),
-            residual=False,
-            clamp=self.clamp,
-            up_scale=sum(stage.blocks for stage in self.ups) ** -0.5,
-            down_scale=self.num_levels**-0.5,
-            bias_up_to=self.no_bias_above,
+            up_block=UpBlock,
+            down_block=DownBlock,
+            up_cell=BottleneckOf(style, depth_up**-0.5),
+            down_cell=BottleneckOf(style, depth_down**-0.5),
+            taps=LastOfSide(),
+            pool=mean_pool,
+            unpool=nearest_unpool,
+            start=LearnedStart(self.no_bias_above, zeros, self.dtype),
+            prior=JointPrior(style, self.clamp),
+            posterior=JointPosterior(style, self.clamp),
+            projection=ConvProjection(style, depth_down**-0.5),
             unroll=self.unroll,
             remat=self.remat,
         )
+
+
+def _check_widths(model: VDVAE) -> None:
+    """Check that pools only add channels and unpools only crop them, else raise ValueError: they have no parameters."""
+    for i, (before, stage) in enumerate(itertools.pairwise(model.ups), start=1):
+        if stage.width < before.width:
+            raise ValueError(
+                f"{name_up(model, i)}, has width {stage.width} after {before.width}: pooled feature maps get channels "
+                "of zeros, so that widths can only grow."
+            )
+    # The graph could begin with the state of another side, as Efficient-VDVAE does; block strings have no word for it.
+    if model.downs[0].mixes_in is not None:
+        raise ValueError(f"{name_down(model, 0)}, mixes in side {model.downs[0].mixes_in}, which is not built yet.")
+    widths = {stage.side: stage.width for stage in model.downs}
+    for i, stage in enumerate(model.downs):
+        if stage.mixes_in is not None and widths[stage.mixes_in] < stage.width:
+            raise ValueError(
+                f"{name_down(model, i)}, has width {stage.width} and mixes in side {stage.mixes_in} of "
+                f"{widths[stage.mixes_in]}: widths stay as they are or fall on the way down."
+            )

@@ -1,7 +1,8 @@
-"""`VDVAE` as published, and for two cores.
+"""Presets of `VDVAE`: the published models, and small ones for two CPU cores.
 
-The published settings, of the code's `hps.py`: AdamW with betas (0.9, 0.9), weight decay 0.01, 100 steps of warm-up,
-and averaged parameters; the numbers of the README. Their likelihoods are exact here (`LogisticMixture`).
+The published settings are those of the code's `hps.py`: AdamW with betas (0.9, 0.9), weight decay 0.01, 100 warm-up
+steps, and an exponential moving average (EMA) of the parameters. Bits per dimension are those of its README. The
+likelihood is the exact one here (`LogisticMixture`).
 """
 
 from hvae_jax.likelihoods import Bernoulli, Categorical, LogisticMixture
@@ -10,10 +11,10 @@ from hvae_jax.models.very_deep.vdvae import VDVAE
 
 
 def vdvae_cifar10(unroll: int = 1, remat: bool = False) -> VDVAE:
-    """The published model of CIFAR-10: 33 blocks up and 43 down, 39,145,700 parameters; 2.87 bits per dimension.
+    """The published model for CIFAR-10: 33 blocks up, 43 down, 39,145,700 parameters; 2.87 bits per dimension.
 
-    Trained with a learning rate of 2e-4, 32 images a batch, gradients clipped at 200 and skipped from 400 (of nats per
-    dimension), averages at 0.9999, for about a million steps.
+    Trained with learning rate 2e-4, batch size 32, gradient norms (of nats per dimension) clipped at 200 and skipped
+    from 400, and EMA 0.9999, for about a million steps.
     """
     return _published(
         32,
@@ -27,9 +28,9 @@ def vdvae_cifar10(unroll: int = 1, remat: bool = False) -> VDVAE:
 
 
 def vdvae_imagenet32(unroll: int = 1, remat: bool = False) -> VDVAE:
-    """The published model of ImageNet at 32x32: 78 blocks down, 119,280,868 parameters; 3.80 bits per dimension.
+    """The published model for ImageNet 32x32: 78 blocks down, 119,280,868 parameters; 3.80 bits per dimension.
 
-    Trained with 1.5e-4, 256 images a batch, clipped at 200 and skipped from 300, averages at 0.999.
+    Trained with learning rate 1.5e-4, batch size 256, gradient norms clipped at 200 and skipped from 300, EMA 0.999.
     """
     return _published(
         32,
@@ -43,9 +44,9 @@ def vdvae_imagenet32(unroll: int = 1, remat: bool = False) -> VDVAE:
 
 
 def vdvae_imagenet64(unroll: int = 1, remat: bool = False) -> VDVAE:
-    """The published model of ImageNet at 64x64: 75 blocks down, 125,005,860 parameters; 3.52 bits per dimension.
+    """The published model for ImageNet 64x64: 75 blocks down, 125,005,860 parameters; 3.52 bits per dimension.
 
-    Trained with 1.5e-4, 128 images a batch, clipped at 220 and skipped from 380, averages at 0.999.
+    Trained with learning rate 1.5e-4, batch size 128, gradient norms clipped at 220 and skipped from 380, EMA 0.999.
     """
     return _published(
         64,
@@ -59,10 +60,11 @@ def vdvae_imagenet64(unroll: int = 1, remat: bool = False) -> VDVAE:
 
 
 def vdvae_ffhq256(unroll: int = 1, remat: bool = False) -> VDVAE:
-    """The published model of FFHQ at 256x256 and 5 bits, x 0..31: 66 blocks down; 0.61 bits per dimension.
+    """The published model for FFHQ 256x256 at 5 bits, x in 0..31: 66 blocks down, 114,874,852 parameters.
 
-    114,874,852 parameters. That number is of bins that overlap, and of a way up that saw 8 bits (`Quantised` has both).
-    Trained with 1.5e-4, 32 images a batch, clipped at 130 and skipped from 180, averages at 0.999.
+    Its 0.61 bits per dimension come from bins that overlap and from a bottom-up path that reads 8 bits; `Quantised` has
+    both. Trained with learning rate 1.5e-4, batch size 32, gradient norms clipped at 130 and skipped from 180, EMA
+    0.999.
     """
     model = _published(
         256,
@@ -77,10 +79,10 @@ def vdvae_ffhq256(unroll: int = 1, remat: bool = False) -> VDVAE:
 
 
 def vdvae_ffhq1024(unroll: int = 1, remat: bool = False) -> VDVAE:
-    """The published settings of FFHQ at 1024x1024: 70 blocks up and down; 2.42 bits per dimension.
+    """The published settings for FFHQ 1024x1024: 70 blocks up and down, 109,366,904 parameters.
 
-    109,366,904 parameters. The published weights have 68 blocks on the way up, as `convert.vdvae` says. Trained with
-    7e-5, 32 images a batch, clipped at 360 and skipped from 500, averages at 0.999.
+    2.42 bits per dimension. The published weights have only 68 bottom-up blocks (`convert.vdvae`). Trained with
+    learning rate 7e-5, batch size 32, gradient norms clipped at 360 and skipped from 500, EMA 0.999.
     """
     model = _published(
         1024,
@@ -105,6 +107,7 @@ def _published(
     remat: bool,
     widths: str = "",
 ) -> VDVAE:
+    """A model for colour images, with one width unless `widths` has others by side."""
     return VDVAE(
         image=(side, side, 3),
         ups=up_stages(enc_blocks, width, widths),
@@ -117,7 +120,7 @@ def _published(
 
 
 def vdvae_digits(unroll: int = 1) -> VDVAE:
-    """For the digits of 8x8 pixels and 17 values, on two cores: 10 blocks down of 24 channels."""
+    """A small model for the digits (8x8 pixels, 17 values): 10 blocks down, 24 channels."""
     return VDVAE(
         image=(8, 8, 1),
         ups=up_stages("8x2,8d2,4x2,4d4,1x1", 24),
@@ -128,7 +131,7 @@ def vdvae_digits(unroll: int = 1) -> VDVAE:
 
 
 def vdvae_mnist(unroll: int = 1) -> VDVAE:
-    """For binary images of 28x28, on two cores: 10 blocks down of 32 channels."""
+    """A small model for binary images of 28x28: 10 blocks down, 32 channels."""
     return VDVAE(
         image=(28, 28, 1),
         ups=up_stages("28x1,28d2,14x2,14d2,7x2,7d7,1x2", 32),
@@ -139,7 +142,7 @@ def vdvae_mnist(unroll: int = 1) -> VDVAE:
 
 
 def vdvae_cifar10_small(unroll: int = 1) -> VDVAE:
-    """For CIFAR-10, on two cores: 15 blocks down of 48 channels."""
+    """A small model for CIFAR-10: 15 blocks down, 48 channels."""
     return VDVAE(
         image=(32, 32, 3),
         ups=up_stages("32x2,32d2,16x2,16d2,8x2,8d2,4x1,4d4,1x1", 48),

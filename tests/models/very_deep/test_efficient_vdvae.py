@@ -1,4 +1,4 @@
-"""Efficient-VDVAE: the published counts, levels as stages, scales, refusals. The contract and parity prove the rest."""
+"""Efficient-VDVAE: parameter counts, levels as stages, scales and errors. The contract and parity tests do the rest."""
 
 from typing import Any
 
@@ -38,19 +38,19 @@ from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up
     ids=lambda value: f"{value:,}" if isinstance(value, int) else None,
 )
 def test_presets(preset: EfficientVDVAE, count: int, levels: int) -> None:
-    """Four counted on models that the code built, the others from its shapes."""
+    """Four counts are of models that the published code built, the others follow from its shapes."""
     assert size(preset) == count
     assert preset.num_levels == levels == len(preset.level_sides)
 
 
-def test_an_unknown_size() -> None:
-    """Names the known ones."""
+def test_unknown_size() -> None:
+    """The error names the sizes that the preset has."""
     with pytest.raises(ValueError, match=r"size='compact'\): 'baseline' or 'C1'"):
         models.efficient_vdvae_cifar10("compact")
 
 
 def test_levels_as_stages() -> None:
-    """Levels of one block that are alike are one stage, each block with its tap; others are stages of their own."""
+    """Equal levels of one block become one stage, with a tap for each block; others stay stages of their own."""
     tapped = Up(8, 1, 4, skip=4)
     assert up_stages_of_levels((tapped, tapped, Up(8, 3, 4, 2, skip=4), Up(4, 1, 4, skip=4))) == (
         *(Up(8, 2, 4, skip=4), Up(8, 2, 4), Up(8, 1, 4, 2, skip=4), Up(4, 1, 4, skip=4)),
@@ -63,7 +63,7 @@ def test_levels_as_stages() -> None:
 
 
 def test_smooth_scales() -> None:
-    """log log(1 + e^a) and its slope against float64, and far below 0, where it is a."""
+    """log log(1 + e^a) and its derivative agree with float64, and with a far below 0."""
     a = np.concatenate([np.linspace(-200.0, 50.0, 501), [-15.0, -14.999, -15.001]])
     with np.errstate(over="ignore"):
         expected = np.where(a < -30, a - 0.5 * np.exp(a), np.log(np.log1p(np.exp(np.maximum(a, -30)))))
@@ -73,8 +73,8 @@ def test_smooth_scales() -> None:
     np.testing.assert_allclose(slope, 1 / (1 + np.exp(-a)) / np.exp(expected), rtol=1e-4)
 
 
-def test_a_mixture_with_smooth_scales_sums_to_one() -> None:
-    """Over all values, in the exact form."""
+def test_mixture_with_smooth_scales_sums_to_one() -> None:
+    """The probabilities of all values of the exact form sum to 1."""
     family = LogisticMixture(2, 32, 1, -14.0, head=ScaleHead("softplus_std", 0.6931472))
     every = jnp.arange(32)[:, None]
     for seed in range(3):
@@ -84,7 +84,7 @@ def test_a_mixture_with_smooth_scales_sums_to_one() -> None:
 
 
 def test_quantised() -> None:
-    """Scores the leading bits, is drawn on their grid, and refuses what has more."""
+    """Only the leading bits are scored; samples lie on their grid; values with more bits are errors."""
     family = Quantised(LogisticMixture(2, 4, 1), 8)
     x = jnp.arange(32, dtype=jnp.uint8)[:, None]
     record = family(jnp.broadcast_to(jnp.linspace(-1.0, 1.0, 6)[None, None], (32, 1, 6)))
@@ -102,32 +102,40 @@ def test_quantised() -> None:
 
 UPS = (Up(4, 1, 4, 2, skip=4), Up(2, 1, 6, skip=6))
 DOWNS = (Down(2, 1, 6), Down(4, 1, 4, 2))
+SPLIT = Down(4, 2, 4, 2, shared=False)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "error"),
     [
         ({"ups": (UPS[0], Up(2, 1, 6, 2, skip=6))}, "pools by 2, but no stage reads that"),
-        ({"ups": (Up(4, 1, 4, 2), UPS[1])}, r"at sides \[2\], but the way down reads them at \[2, 4\]"),
-        ({"downs": (Down(2, 1, 6), Down(4, 2, 4, 2, shared=False))}, r"reads them at \[2, 4, 4\]"),
+        ({"ups": (Up(4, 1, 4, 2), UPS[1])}, r"at sides \[2\], but the top-down path reads them at \[2, 4\]"),
+        ({"downs": (DOWNS[0], SPLIT)}, r"reads them at \[2, 4, 4\]"),
         ({"downs": (Down(2, 1, 6), Down(4, 1, 4))}, "comes after side 2"),
         ({"downs": (Down(2, 1, 6, 1), Down(4, 1, 4, 1))}, "comes after side 2"),
+        ({"downs": (Down(2, 1, 6, 2), Down(4, 1, 4, 2))}, "comes after side 2"),
+        ({"downs": (Down(2, 1, 6, 0), Down(4, 1, 4, 2))}, "has a size below 1"),
+        ({"ups": (Up(4, 1, 4, skip=4), Up(4, 1, 5, 2), UPS[1])}, "width 5 after 4: widths change only where"),
+        (
+            {"ups": (Up(4, 1, 4, skip=4), Up(4, 1, 4, 2, skip=5), UPS[1]), "downs": (DOWNS[0], SPLIT)},
+            r"reads taps of \[5, 4\] channels",
+        ),
         ({"downs": (Down(2, 1, 6), Down(4, 1, 4, 4))}, "mixes in side 4, which is not built yet"),
         ({"pad": 1}, "should be at side 6"),
         ({"pad": -1}, "0 or more"),
         ({"edge": 0}, "1 or more"),
     ],
 )
-def test_refused(settings: dict[str, Any], said: str) -> None:
-    """With what was given, what is allowed, what to do."""
+def test_errors(settings: dict[str, Any], error: str) -> None:
+    """Errors say what was given, what is allowed and what to do."""
     given: dict[str, Any] = {"image": (4, 4, 1), "ups": UPS, "downs": DOWNS, "pad": 0, "likelihood": Bernoulli()}
     EfficientVDVAE(**given)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=error):
         EfficientVDVAE(**(given | settings))
 
 
 @pytest.mark.parametrize("settings", [{"head": ScaleHead("log_var")}, {"form": "efficient_vdvae_5_bits"}])
-def test_mixture_refused(settings: dict[str, Any]) -> None:
-    """A head of variances, a form of five bits with 256 values."""
+def test_mixture_errors(settings: dict[str, Any]) -> None:
+    """A head of variances, and a form of five bits with 256 values, are errors."""
     with pytest.raises(ValueError, match="LogisticMixture"):
         LogisticMixture(**settings)

@@ -1,4 +1,4 @@
-"""VDVAE: the published counts, how it begins, depth as data, precision, labels, temperatures, refusals."""
+"""VDVAE: parameter counts, initialisation, depth as data, precision, labels, temperatures and errors."""
 
 import functools
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.cases import case, equations, jitter
 from support.contract import assert_close, paths
-from support.shapes import size
+from support.shapes import shapes, size
 
 from hvae_jax import models
 from hvae_jax.descent import temperature_by_side
@@ -29,13 +29,13 @@ X = jnp.asarray(np.random.default_rng(0).integers(0, 16, (3, 4, 4, 1)), jnp.uint
 
 @functools.cache
 def variables() -> Any:
-    """Of TINY, jittered."""
+    """Jittered variables of TINY."""
     return {"params": jitter(begin()["params"], scale=0.2)}
 
 
 @functools.cache
 def begin() -> Any:
-    """Of TINY, as they begin."""
+    """Initial variables of TINY."""
     return jax.jit(TINY.init)(KEY, X, KEY)
 
 
@@ -53,7 +53,7 @@ def begin() -> Any:
     ],
 )
 def test_presets(preset: Any, count: int, ups: int, levels: int) -> None:
-    """39.15, 119.28, 125.01 and 114.87 million parameters, as published; FFHQ-1024 by its settings."""
+    """The first four counts are the published ones, that of FFHQ-1024 follows from its settings."""
     model = preset()
     assert size(model) == count
     assert (sum(stage.blocks for stage in model.ups), model.num_levels) == (ups, levels)
@@ -61,7 +61,7 @@ def test_presets(preset: Any, count: int, ups: int, levels: int) -> None:
 
 
 def test_beginning() -> None:
-    """Every prior is N(0, I) exactly; the last kernels of bottlenecks and of z are scaled; biases are zero."""
+    """Every prior is exactly N(0, I), the last kernels and those that project z are scaled, and biases are zero."""
     trace = jax.jit(lambda v: TINY.apply(v, X, KEY))(begin())
     for level in trace.levels:
         np.testing.assert_array_equal(level.p.mean, 0.0)
@@ -79,7 +79,7 @@ def test_beginning() -> None:
 
 
 def test_kernels_begin_as_pytorch_has_them() -> None:
-    """U(-b, b) with b = scale/sqrt(fan_in), or Glorot's: by standard deviation."""
+    """Kernels have the standard deviation of U(-b, b), with PyTorch's b or Glorot's."""
     x, within = jnp.zeros((1, 4, 4, 30)), functools.partial(np.testing.assert_allclose, rtol=0.03)
     for style, spread in ((BottleneckStyle(), 1 / 270), (BottleneckStyle(initialisation="glorot"), 6 / (270 + 360))):
         kernel = BottleneckConv(40, 3, scale=0.5, style=style).init(KEY, x)["params"]["kernel"]
@@ -87,7 +87,7 @@ def test_kernels_begin_as_pytorch_has_them() -> None:
 
 
 def test_depth_is_data() -> None:
-    """Ten times as many blocks are as many operations, and as many parameters in ten times as large arrays."""
+    """Ten times as many blocks have as many operations, and ten times larger arrays of as many parameters."""
     deep = TINY.clone(downs=(Down(1, 1, 8, None, 2), Down(4, 40, 8, 1, 2)))
     lengths = [
         sum(1 for _ in equations(jax.make_jaxpr(lambda v, x, m=m: m.apply(v, x, KEY).log_px)(shapes(m), X)))
@@ -99,7 +99,7 @@ def test_depth_is_data() -> None:
 
 @pytest.mark.slow
 def test_unroll_and_remat_change_nothing() -> None:
-    """The same variables, trace and gradient."""
+    """Variables, trace and gradient stay the same."""
 
     def gradient(model: VDVAE) -> Any:
         return jax.jit(jax.value_and_grad(lambda v: model.apply(v, X, KEY).log_px.sum()))(variables())
@@ -110,7 +110,7 @@ def test_unroll_and_remat_change_nothing() -> None:
 
 
 def test_bfloat16() -> None:
-    """Products alone: Gaussians, KLs and likelihoods are float32, and close to what float32 gives."""
+    """Only products are bfloat16: Gaussians, KLs and likelihoods are float32 and close to those of float32."""
     half = TINY.clone(dtype="bfloat16", precision="highest")
     trace, whole = (jax.jit(lambda v, m=m: m.apply(v, X, KEY))(variables()) for m in (half, TINY))
     assert {leaf.dtype for leaf in jax.tree.leaves(trace)} == {jnp.dtype("float32")}
@@ -119,7 +119,7 @@ def test_bfloat16() -> None:
 
 
 def test_precision() -> None:
-    """Asked of every product, or of none."""
+    """Every product has the precision asked for, or none has."""
     for precision, expected in (("highest", True), ("default", False)):
         jaxpr = jax.make_jaxpr(lambda v, p=precision: TINY.clone(precision=p).apply(v, X, KEY).log_px)(variables())
         products = [e for e in equations(jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]
@@ -129,7 +129,7 @@ def test_precision() -> None:
 
 
 def test_names_and_sides() -> None:
-    """Levels by resolution, from the top; a side that is come back to has runs of its own."""
+    """Levels are named by their side and counted from the top."""
     trace = jax.jit(lambda v: TINY.apply(v, X, KEY))(variables())
     assert trace.names == ("z1.0", "z4.0", "z4.1", "z4.2", "z4.3")
     assert trace.sides == TINY.level_sides == (1, 4, 4, 4, 4)
@@ -138,7 +138,7 @@ def test_names_and_sides() -> None:
 
 
 def test_temperatures_by_resolution() -> None:
-    """A temperature of 0 is the prior's mode there, and not anywhere else."""
+    """At a side with temperature 0, and at no other, z is the prior's mode."""
     cold = temperature_by_side(TINY.level_sides, {1: 1.0, 4: 0.0})
     assert cold.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
     levels = TINY.apply(variables(), KEY, 2, temperature=cold, method="decode").unstack()
@@ -157,7 +157,7 @@ def test_temperatures_by_resolution() -> None:
 
 
 def test_labels_reach_priors_and_posteriors() -> None:
-    """Another label, another Gaussian at every level."""
+    """Another label changes prior and posterior of every level."""
     row = case("vdvae_classes")
     model: Any = row.model
     given = {"params": jitter(jax.jit(model.init)(KEY, row.x, KEY, y=row.y)["params"], scale=0.3)}
@@ -175,7 +175,7 @@ UPS, DOWNS = up_stages("8d2,4d2,2x1", 4), down_stages("2x1,4m2,8m4", 4)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "error"),
     [
         ({"image": (8, 4, 1)}, "square"),
         ({"image": (16, 16, 1)}, "should be at side 16, the image's side"),
@@ -185,10 +185,11 @@ UPS, DOWNS = up_stages("8d2,4d2,2x1", 4), down_stages("2x1,4m2,8m4", 4)
         ({"ups": up_stages("8d2,4d2,2x1", 8, "2:4")}, "width 4 after 8"),
         ({"downs": ()}, "at least one stage"),
         ({"downs": down_stages("2x1,8m4", 4)}, "mixes in side 4, which is not built yet; .* \\[2\\]"),
-        ({"downs": down_stages("1x1,2m1,4m2,8m4", 4)}, "the way up has no maps of that side, but of \\[2, 4, 8\\]"),
+        ({"downs": down_stages("1x1,2m1,4m2,8m4", 4)}, "no feature maps of that side, only of the sides \\[2, 4, 8\\]"),
         ({"downs": down_stages("2x1,4m2", 4)}, "reaches the sides \\[2, 4\\], but the image's side is 8"),
         ({"downs": down_stages("2x1,4m2,8m4", 4, "4:6")}, "width 6 and mixes in side 2 of 4"),
         ({"downs": (Down(2, 1, 4), Down(4, 1, 4, 2), Down(8, 1, 4, 4), Down(8, 1, 5))}, "width 5, .* had 4 before"),
+        ({"downs": down_stages("4m2,8m4", 4)}, "mixes in side 2, which is not built yet"),
         ({"downs": (Down(2, 0, 4), *DOWNS[1:])}, "below 1"),
         ({"ups": (Up(8, 1, 2, 2), *UPS[1:])}, "below 1"),
         ({"classes": 1}, "0 for no labels"),
@@ -202,7 +203,7 @@ UPS, DOWNS = up_stages("8d2,4d2,2x1", 4), down_stages("2x1,4m2,8m4", 4)
         ({"no_bias_above": -1}, "0 or more"),
     ],
 )
-def test_refused(settings: dict[str, Any], said: str) -> None:
-    """With what was given, what is allowed, what to do."""
-    with pytest.raises(ValueError, match=said):
+def test_errors(settings: dict[str, Any], error: str) -> None:
+    """Errors say what was given, what is allowed and what to do."""
+    with pytest.raises(ValueError, match=error):
         VDVAE(**({"image": (8, 8, 1), "ups": UPS, "downs": DOWNS} | settings))
