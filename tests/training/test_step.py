@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ from support.toys import BottomUp, Flow
 from hvae_jax.likelihoods import Categorical, Gaussian
 from hvae_jax.models import TopDownVAE
 from hvae_jax.objectives import Batch, Forward, NegativeELBO, Objective, bare_metrics
-from hvae_jax.training import TrainState, data_mesh, init_state, make_step
+from hvae_jax.runtime.trees import leaves_by_path
+from hvae_jax.training import Gradients, TrainState, data_mesh, init_state, make_step
+from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.mesh import check_divides, replicated, split_rows
 from hvae_jax.training.state import initial_state
 from hvae_jax.training.step import accumulate
@@ -407,3 +410,147 @@ def test_batches_have_to_divide() -> None:
         check_divides(20, data_mesh(8))
     with pytest.raises(ValueError, match="8 devices; 8 would do"):
         check_divides(5, data_mesh(8))
+
+
+# ---- what an objective trains, and what it remembers
+
+POISON = 2  # the step whose data is not a number
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage(NegativeELBO):
+    """The negative ELBO of one stage of greedy training: paths with these prefixes are left alone."""
+
+    frozen: tuple[str, ...] = ()
+
+    def trains(self, path: str) -> bool:
+        """All but the frozen."""
+        return not path.startswith(self.frozen)
+
+    def __call__(
+        self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
+    ) -> tuple[Array, dict[str, Array], Any, Any]:
+        """With a loss that is not finite once, and a gradient of what is frozen that never is."""
+        loss, *rest = super().__call__(forward, variables, batch, key, step, state)
+        leaves = leaves_by_path(variables["params"]).items()
+        frozen = sum(jnp.square(leaf).sum() for path, leaf in leaves if not self.trains(path))
+        return loss + jnp.sqrt(0.0 * frozen) + jnp.where(step == POISON, jnp.inf, 0.0), *rest
+
+
+@pytest.mark.parametrize("microbatch", [None, 8, 7])
+def test_what_is_not_trained_keeps_every_bit(microbatch: int | None) -> None:
+    """Parameters, averages and statistics, under weight decay, moments from before, accumulation, a skipped step."""
+    model, objective, optimiser = TopDownVAE((2, 2), hidden=6, likelihood=Categorical(3)), Stage(), optax.adamw(0.05)
+    settings: dict[str, Any] = {"ema_decay": 0.9, "microbatch": microbatch, "gradients": Gradients(clip=1.0)}
+    state = init_state(model, NegativeELBO(), optimiser, KEY, X, ema=True)
+    state, _ = jax.jit(make_step(model, NegativeELBO(), optimiser, **settings))(state, Batch(X), KEY)
+    before = jax.device_get(state)
+    frozen = tuple(sorted({path.partition("/")[0] for path in leaves_by_path(before.params)})[::2])
+    objective = Stage(frozen)
+    step = jax.jit(make_step(model, objective, optimiser, **settings))
+    for i in range(4):
+        state, metrics = step(state, Batch(X), jax.random.fold_in(KEY, i))
+        assert np.isfinite(metrics["grad_norm"]) and metrics["skipped"] == (state.step - 1 == POISON)
+    after = jax.device_get(state)
+    kept = moved = 0
+    for part in ("params", "ema"):
+        new = leaves_by_path(getattr(after, part))
+        for path, old in leaves_by_path(getattr(before, part)).items():
+            assert np.array_equal(old, new[path]) != objective.trains(path), (part, path)
+            kept, moved = kept + (not objective.trains(path)), moved + objective.trains(path)
+    assert kept > 5 and moved > 5
+    new = leaves_by_path(after.statistics["batch_stats"])
+    for path, old in leaves_by_path(before.statistics["batch_stats"]).items():
+        assert np.array_equal(old, new[path]) != objective.trains(path), path
+    assert {objective.trains(path) for path in new} == {True, False}
+
+
+def test_what_is_not_trained_counts_towards_no_limit() -> None:
+    """The norm is that of the others' gradient."""
+    gradient = leaves_by_path(gradient_of(jax.device_get(step_of_all(fresh(), Batch(X), KEY)[0])))
+    frozen = next(path for path in gradient if path.endswith("kernel"))
+    step = jax.jit(make_step(MODEL, Only(frozen), optax.sgd(RATE)))
+    norm = float(step(fresh(), Batch(X), KEY)[1]["grad_norm"])
+    assert norm == pytest.approx(float(optax.tree.norm(gradient[frozen])), rel=1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Only(NegativeELBO):
+    """The negative ELBO that trains one parameter."""
+
+    path: str = ""
+
+    def trains(self, path: str) -> bool:
+        """That one."""
+        return path == self.path
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectral(NegativeELBO):
+    """The negative ELBO plus the spectral norm of a kernel, by a power iteration whose vector is the state."""
+
+    def kernel(self, variables: Any) -> Array:
+        """The first square one."""
+        leaves = leaves_by_path(variables["params"])
+        return next(leaf for leaf in leaves.values() if leaf.ndim == 2 and leaf.shape[0] == leaf.shape[1])
+
+    def init(self, variables: Any) -> dict[str, Array]:
+        """Made from the parameters: the kernel's first row."""
+        row = self.kernel(variables)[0]
+        return {"u": row / jnp.linalg.norm(row), "calls": jnp.int32(0)}
+
+    def __call__(
+        self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
+    ) -> tuple[Array, dict[str, Array], Any, Any]:
+        """One turn of the iteration, then u W v."""
+        loss, metrics, _, updates = super().__call__(forward, variables, batch, key, step, state)
+        kernel = self.kernel(variables)
+        v = jax.lax.stop_gradient(kernel.T @ (kernel @ state["u"]))
+        u = v / jnp.linalg.norm(v)
+        norm = jnp.linalg.norm(kernel @ u)
+        metrics = {**metrics, "spectral": norm}
+        return loss + 0.01 * norm, metrics, {"u": u, "calls": state["calls"] + 1}, updates
+
+
+@functools.cache
+def spectral(microbatch: int | None) -> Any:
+    """Its step, jitted."""
+    return jax.jit(make_step(MODEL, Spectral(), optax.adam(1e-3), ema_decay=0.9, microbatch=microbatch))
+
+
+def several(state: TrainState, first: int, last: int, microbatch: int | None) -> tuple[TrainState, dict[str, Array]]:
+    """Steps of these numbers."""
+    metrics: dict[str, Array] = {}
+    for i in range(first, last):
+        state, metrics = spectral(microbatch)(state, Batch(X), jax.random.fold_in(KEY, i))
+    return state, metrics
+
+
+@pytest.mark.parametrize("microbatch", [None, 7])
+def test_an_objective_may_remember_what_it_makes_of_the_parameters(microbatch: int | None, tmp_path: Path) -> None:
+    """Its state moves once a step, whatever the parts; it is saved with the run, and comes back bit for bit."""
+    state = init_state(MODEL, Spectral(), optax.adam(1e-3), KEY, X, ema=True)
+    kernel = Spectral().kernel(state.variables)
+    np.testing.assert_allclose(state.objective_state["u"], kernel[0] / np.linalg.norm(kernel[0]), rtol=1e-6)
+    half, _ = several(state, 0, 15, microbatch)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(15, half, half.variables, Progress())
+    checkpoints.wait()
+    abstract = jax.eval_shape(lambda: initial_state(MODEL, Spectral(), optax.adam(1e-3), KEY, X, ema=True))
+    restored = checkpoints.restore(abstract, abstract.variables, data_mesh(1))
+    checkpoints.close()
+    assert restored is not None
+    straight, metrics = several(half, 15, 30, microbatch)
+    again, _ = several(restored[0], 15, 30, microbatch)
+    assert_trees_equal(again, straight)
+    assert straight.objective_state["calls"] == 30
+    largest = np.linalg.norm(np.asarray(Spectral().kernel({"params": straight.params})), 2)
+    assert float(metrics["spectral"]) == pytest.approx(largest, rel=0.02)
+
+
+def test_parts_of_a_batch_make_the_same_state() -> None:
+    """What is made of the parameters alone is the same for every part, and so is their mean."""
+    state = init_state(MODEL, Spectral(), optax.adam(1e-3), KEY, X, ema=True)
+    whole, parts = (several(state, 0, 1, microbatch)[0].objective_state for microbatch in (None, 7))
+    np.testing.assert_allclose(parts["u"], whole["u"], rtol=1e-6)
+    assert parts["calls"] == whole["calls"] == 1
