@@ -66,7 +66,7 @@ def kernel_mask(size: int, inputs: np.ndarray, outputs: np.ndarray, *, strict: b
     return mask
 
 
-def convolve(x: Float[Array, "b h w inputs"], kernel: Float[Array, "rows columns inputs outputs"]) -> Array:
+def causal_convolve(x: Float[Array, "b h w inputs"], kernel: Float[Array, "rows columns inputs outputs"]) -> Array:
     """A cross-correlation with the rows above and the row itself, zeros outside the map: `[b, h, w, outputs]`."""
     up, aside = kernel.shape[0] - 1, kernel.shape[1] // 2
     padding = ((0, 0, 0), (up, 0, 0), (aside, aside, 0), (0, 0, 0))
@@ -87,7 +87,7 @@ def apply_layers(
     """
     h = z
     for i, (kernel, bias) in enumerate(layers):
-        h = convolve(jax.nn.elu(h) if i else h, kernel) + prepend_axes(bias, 4)
+        h = causal_convolve(jax.nn.elu(h) if i else h, kernel) + prepend_axes(bias, 4)
         if i == 0 and context is not None:
             h = h + context
     return h
@@ -129,7 +129,7 @@ class MaskedLayers(nn.Module):
             unit = directions(direction)
             gain, bias = jnp.ones(len(above)), jnp.zeros(len(above))
             if self.is_initializing():
-                gain, bias = first_gain_and_bias(convolve(h, unit), self.scale)
+                gain, bias = first_gain_and_bias(causal_convolve(h, unit), self.scale)
             gain = self.param(f"gain_{i}", lambda _, gain=gain: gain.astype(jnp.float32))
             bias = self.param(f"bias_{i}", lambda _, bias=bias: bias.astype(jnp.float32))
             layers.append((unit * prepend_axes(gain, 4), bias))
