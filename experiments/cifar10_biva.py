@@ -15,8 +15,7 @@ from hvae_jax.cli.script import main
 from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.models import BIVA
-from hvae_jax.models.biva import biva_cifar10
-from hvae_jax.networks.gated import Stage
+from hvae_jax.models.biva import Stage, biva_cifar10
 from hvae_jax.objectives import Exponential, FreeBits, Regularised
 from hvae_jax.training import Adamax, Training
 

@@ -22,7 +22,7 @@ from hvae_jax.convert.state_dict import CONV, TRANSPOSED_CONV, Entry, count, siz
 from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import BIVA, GatedLadderVAE
-from hvae_jax.networks.gated import Stage, sides
+from hvae_jax.models.biva import Stage, sides
 
 LogVarAct = Literal["softplus", "none", "tanh"]
 _HEADS = {

@@ -2,9 +2,9 @@
 
 from hvae_jax.models.base import HVAE as HVAE
 from hvae_jax.models.biva import BIVA as BIVA
+from hvae_jax.models.biva import GatedLadderVAE as GatedLadderVAE
 from hvae_jax.models.bottom_up import BottomUpVAE as BottomUpVAE
 from hvae_jax.models.conv_ladder import ConvLadderVAE as ConvLadderVAE
-from hvae_jax.models.gated_ladder import GatedLadderVAE as GatedLadderVAE
 from hvae_jax.models.ladder import LadderVAE as LadderVAE
 from hvae_jax.models.resnet_vae import ResNetVAE as ResNetVAE
 from hvae_jax.models.resnet_vae import iaf_cifar10 as iaf_cifar10

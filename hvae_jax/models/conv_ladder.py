@@ -1,29 +1,28 @@
-"""The Ladder VAE with latents that are maps, any number of levels.
+"""The Ladder VAE with latents that are feature maps, any number of levels.
 
     p(x, z) = p(x | z1) p(z1 | z2, ...) ... p(z_L)             every Gaussian diagonal
     q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z1 | z2, ..., x)
 
     elbo(x) = E_q[log p(x | z1)] - sum_l KL(q(z_l | .) || p(z_l | .))
 
-Residual blocks go up from x, u_l = f_l(u_{l-1}), and come down again, t_l = g_l(z_l), or with `skip` g_l(z_l, t_{l+1}),
-so that each level depends on all above it. t_{l+1} gives the prior of z_l; u_l and t_{l+1} together give the posterior,
-through a network (their concatenation) or as one of the two merges of Gaussians. No prior depends on its own level's
-sample, so every KL is analytic; the log-ratio at the sample is in `Trace.ratios`.
+Residual blocks lead up from x, u_l = f_l(u_{l-1}), and down from the latents, t_l = g_l(z_l), or with `skip` t_l =
+g_l(z_l, t_{l+1}), so that each level depends on all levels above. The prior of z_l comes from t_{l+1}, its posterior
+from u_l and t_{l+1}: through a network that reads both, or as one of the two merges of Gaussians. No prior depends on
+its own level's sample, so every KL is analytic; `Trace.ratios` has the log-ratios at the sample.
 
-Source: A. Dittadi's Ladder VAE (addtt/ladder-vae-pytorch). It departs from that code in that its log variances have a
-clamp unless told otherwise, and its rates are analytic, which there is an option beside the log-ratio: the same mean.
-The paper, Soenderby et al. (2016), has vectors, the merge "precision" and no skips. That one is `ladder.py`: a file of
-its own, since the two share the merges, which are in `distributions.py`, and no network.
+Source: A. Dittadi's Ladder VAE (addtt/ladder-vae-pytorch). Departs from that code in two things: log variances are
+clamped by default, and rates are always analytic, where the code can take the log-ratio instead, of the same mean.
+The paper, Soenderby et al. (2016), has vectors, the merge "precision" and no skips; that model is in `ladder.py`. The
+two share the merges, which are in `distributions.py`, and no network.
 """
 
 import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
@@ -31,7 +30,7 @@ from hvae_jax.descent import Pick, draw
 from hvae_jax.distributions import Normal, precision_weighted, residual
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models.base import HVAE
-from hvae_jax.models.pieces import gaussian, learned_top_prior
+from hvae_jax.models.pieces import check_image, gaussian, learned_top_prior
 from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.conv import Conv
 from hvae_jax.networks.mlp import one_hot
@@ -45,38 +44,40 @@ ConvMerge = Literal["concat", "concat_linear", "precision", "residual"]
 
 
 class ConvLadderVAE(HVAE):
-    """The Ladder VAE of maps. The defaults have 3,209,153 parameters on 28x28 binary images.
+    """The Ladder VAE of feature maps. The defaults have 3,209,153 parameters on 28x28 binary images.
 
-    x is padded with zeros until it halves as often as it has to, and what comes down is cropped to it again.
+    x is padded with zeros to a multiple of its downsampling factor; the output is cropped again.
 
     Attributes:
       image: `(H, W, C)` of one x.
-      latents: channels of each latent's maps, top first.
-      downsample: how often the resolution halves on the way up to each latent, top first; at most once a block.
-      channels: of all other maps.
-      blocks: residual blocks between two latents, each way.
-      block: what they are like.
-      halve_first: whether the first convolution, 5x5, halves the resolution; then a bilinear doubling is the last thing
-        but `blocks` residual blocks.
-      merge: how a posterior comes from u_l and the path down. "concat": a 1x1 convolution of both, a residual block,
-        and 3x3 to mean and log variance. "concat_linear": the same without the block. "precision" and "residual": 3x3
-        from u_l alone, then `distributions.precision_weighted` or `residual` with the prior.
-      skip: whether t_{l+1} goes around z_l on the way down.
-      learn_top_prior: whether p(z_L) has a mean and log variance for each element, starting at N(0, I), or is N(0, I).
+      latents: channels of each latent, top first.
+      downsample: number of halvings of the resolution on the way up to each latent, top first; at most one a block.
+      channels: channels of all other feature maps.
+      blocks: number of residual blocks between two latents, each way.
+      block: settings of the residual blocks.
+      halve_first: whether the first convolution, 5x5, halves the resolution; a bilinear doubling then precedes the last
+        `blocks` residual blocks.
+      merge: how u_l and the way down give the posterior. "concat": a 1x1 convolution of both, a residual block, and a
+        3x3 convolution to mean and log variance. "concat_linear": the same without the block. "precision" and
+        "residual": a 3x3 convolution of u_l alone, merged with the prior by `distributions.precision_weighted` or
+        `distributions.residual`.
+      skip: whether t_{l+1} bypasses z_l on the way down.
+      learn_top_prior: whether p(z_L) has a learned mean and log variance for each element, which start at N(0, I);
+        otherwise it is N(0, I).
       clamp: bounds of every log variance; None for none, as published.
-      data_dependent_init: whether the x that a model is initialised with decides how its convolutions are scaled: mean
-        0 and standard deviation 0.1 of every output in training mode. Give `init` a whole batch then.
-      scale: what x is divided by before the first convolution, such as 255; None for what the likelihood says: whole
-        numbers from -1 to 1, others as they are.
-      likelihood: p(x | z1), a family from `hvae_jax.likelihoods`; its numbers come from a 3x3 convolution.
-      dtype: what the products and activations are computed in: "bfloat16", less memory and the fast units of a TPU or
-        GPU; None for what the parameters are. Parameters, gradients, statistics, latents, KLs and likelihoods are
-        float32 either way.
-      remat: whether the backward pass recomputes each residual block instead of remembering it: less memory for about a
+      data_dependent_init: whether the x that the model is initialised with scales its convolutions such that, in
+        training mode, every output has mean 0 and standard deviation 0.1. Pass `init` a whole batch then.
+      scale: divisor of x before the first convolution, such as 255; None for the likelihood's own scaling, which takes
+        whole numbers to [-1, 1] and leaves others as they are.
+      likelihood: p(x | z1), a family from `hvae_jax.likelihoods`; a 3x3 convolution gives its parameters.
+      dtype: precision of products and activations: "bfloat16" takes less memory and uses the fast units of a TPU or
+        GPU; None is the precision of the parameters. Parameters, gradients, statistics, latents, KLs and likelihoods
+        are float32 either way.
+      remat: whether the backward pass recomputes each residual block instead of storing it: less memory for about a
         third more arithmetic.
 
-    Raises ValueError for latents and downsample of different lengths, more halvings than blocks or than the image has,
-    a size below 1, channels that the likelihood does not take, or a merge or dtype that is not known.
+    Raises ValueError if latents and downsample differ in length, there are more halvings than blocks or than the image
+    allows, a size is below 1, the likelihood does not take the image's channels, or merge or dtype is not known.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -102,22 +103,22 @@ class ConvLadderVAE(HVAE):
         check_sizes(self, "image", "latents", "channels", "blocks")
         self._check_halvings()
         if self.scale is not None and self.scale <= 0.0:
-            raise ValueError(f"ConvLadderVAE(scale={self.scale}): above 0, or None.")
+            raise ValueError(f"ConvLadderVAE(scale={self.scale}): it has to be positive, or None.")
         self.likelihood.outputs(self.image[-1])
 
     def _check_halvings(self) -> None:
-        """Raises ValueError for halvings that fit neither levels, blocks nor image."""
+        """Raises ValueError if the halvings do not fit the levels, the blocks or the image."""
         if len(self.image) != 3:
-            raise ValueError(f"ConvLadderVAE(image={self.image}): height, width and channels of one x.")
+            raise ValueError(f"ConvLadderVAE(image={self.image}): it has to be height, width and channels of one x.")
         if len(self.downsample) != len(self.latents):
             raise ValueError(
-                f"ConvLadderVAE(latents={self.latents}, downsample={self.downsample}): {len(self.latents)} levels and "
-                f"{len(self.downsample)} numbers of halvings; one of each a level, top first."
+                f"ConvLadderVAE(latents={self.latents}, downsample={self.downsample}): {len(self.latents)} levels but "
+                f"{len(self.downsample)} numbers of halvings. Give one a level, top first."
             )
         if not 0 <= min(self.downsample) <= max(self.downsample) <= self.blocks:
             raise ValueError(
                 f"ConvLadderVAE(downsample={self.downsample}, blocks={self.blocks}): each block halves the resolution "
-                "once at most, so each number is from 0 to blocks."
+                "at most once, so each number of halvings is from 0 to blocks."
             )
         if self.multiple >= 2 * min(self.image[:2]):
             raise ValueError(
@@ -133,12 +134,12 @@ class ConvLadderVAE(HVAE):
 
     @property
     def multiple(self) -> int:
-        """What height and width are padded to a multiple of: 2 to the number of halvings."""
+        """Downsampling factor from x to z_L, to a multiple of which x is padded."""
         return 2 ** (sum(self.downsample) + self.halve_first)
 
     @property
     def top_shape(self) -> tuple[int, int]:
-        """Height and width of z_L's maps."""
+        """Height and width of z_L."""
         rows, columns = (padded_size(side, self.multiple) // self.multiple for side in self.image[:2])
         return rows, columns
 
@@ -146,18 +147,19 @@ class ConvLadderVAE(HVAE):
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        one_hot(y, 0, n)
+        one_hot(y, 0, n)  # refuses a label
         initialises = self.data_dependent_init and self.is_initializing() and x is not None
         with nn.intercept_methods(standardised(0.1)) if initialises else contextlib.nullcontext():
+            # in training mode, so that the batch norms in between see the statistics that they will see in training
             return self._descend(x, n, key, picks, train or initialises)
 
     def _descend(self, x: Array | None, n: int, key: Array, picks: tuple[Pick, ...], train: bool) -> Trace:
         latent_key, block_key = jax.random.split(key)
-        keys = (jax.random.fold_in(block_key, i) for i in itertools.count())
+        keys = (jax.random.fold_in(block_key, i) for i in itertools.count())  # dropout: the next one for each network
         ups = {} if x is None else self._ascend(x, keys, train)
 
         levels: list[Level] = []
-        h = None
+        h = None  # t_{l+1}
         halvings_of = dict(zip(range(self.num_levels, 0, -1), self.downsample, strict=True))
         for (level, halvings), level_key, pick in zip(
             halvings_of.items(), jax.random.split(latent_key, self.num_levels), picks, strict=True
@@ -166,9 +168,11 @@ class ConvLadderVAE(HVAE):
             posterior = self._posterior(level, ups[level], h, prior, keys, train) if ups else None
             latent = draw(level_key, prior, posterior, pick, name=f"z{level}", side=prior.mean.shape[1])
             levels.append(latent)
-            z = Conv(self.channels, dtype=self.dtype, name=f"z{level}")(latent.z)
+            z = Conv(self.channels, dtype=self.dtype, name=f"z{level}")(latent.z)  # [n, h, w, channels]
             if self.skip and h is not None:
-                z = self._call(Merge(self.block, self.dtype, name=f"skip{level}"), z, h, next(keys), train=train)
+                merge = Merge(self.block, self.dtype, name=f"skip{level}")
+                z = call(merge, z, h, next(keys), train=train, remat=self.remat)
+            # t_l, at the resolution of the level below
             h = self._run(f"down{level}", halvings, "up")(z, next(keys), train=train)
 
         assert h is not None
@@ -179,71 +183,63 @@ class ConvLadderVAE(HVAE):
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
 
     def _ascend(self, x: Array, keys: Iterator[Array], train: bool) -> dict[int, Array]:
-        """u_1, ..., u_L."""
-        if x.shape[1:] != self.image:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}, that is examples of {tuple(x.shape[1:])}, but "
-                f"ConvLadderVAE(image={self.image}) takes those. Reshape x, or set image."
-            )
+        """Returns u_1, ..., u_L by level."""
+        check_image(self, x)
         seen = self.likelihood.as_input(x) if self.scale is None else x / self.scale
-        seen = pad_to_multiple(seen.astype(jnp.promote_types(seen.dtype, jnp.float32)), self.multiple)
+        seen = pad_to_multiple(widen(seen), self.multiple)  # zeros, which is what the convolutions pad with too
         stride = 2 if self.halve_first else 1
         h = self.block.activation(Conv(self.channels, stride, self.dtype, 5, name="stem")(seen))
-        ungated = dataclasses.replace(self.block, gated=False)
-        h = self._call(ResidualBlock(ungated, self.dtype, name="stem_block"), h, next(keys), train=train)
+        ungated = ResidualBlock(dataclasses.replace(self.block, gated=False), self.dtype, name="stem_block")
+        h = call(ungated, h, next(keys), train=train, remat=self.remat)
         ups = {}
         for level, halvings in enumerate(reversed(self.downsample), start=1):
             ups[level] = h = self._run(f"up{level}", halvings, "down")(h, next(keys), train=train)
         return ups
 
     def _prior(self, level: int, h: Array | None, n: int) -> Normal:
-        """p(z_level | above): what t_{level+1} says, or at the top N(0, I) or a learned Gaussian."""
+        """p(z_level | above) from t_{level+1}; at the top N(0, I) or a learned Gaussian."""
         size = self.latents[-level]
         if h is not None:
             return self._normal(f"p{level}", size, h)
         if not self.learn_top_prior:
             return Normal.standard((n, *self.top_shape, size))
-        return learned_top_prior(self, (*self.top_shape, size), n, self.clamp)
+        return learned_top_prior(self.param, (*self.top_shape, size), n, self.clamp)
 
     def _posterior(
         self, level: int, up: Array, h: Array | None, prior: Normal, keys: Iterator[Array], train: bool
     ) -> Normal:
-        """q(z_level | above, x): the merge of u_level with the path down; at the top what u_level says."""
+        """q(z_level | above, x) from u_level merged with the way down; from u_level alone at the top."""
         concat = self.merge in ("concat", "concat_linear")
         if concat and h is not None:
-            style = self.block if self.merge == "concat" else None
-            up = self._call(Merge(style, self.dtype, name=f"merge{level}"), up, h, next(keys), train=train)
+            merge = Merge(self.block if self.merge == "concat" else None, self.dtype, name=f"merge{level}")
+            up = call(merge, up, h, next(keys), train=train, remat=self.remat)
         evidence = self._normal(f"q{level}", self.latents[-level], up)
         if concat or h is None:
             return evidence
         return precision_weighted(prior, evidence) if self.merge == "precision" else residual(prior, evidence)
 
     def _normal(self, name: str, size: int, h: Array) -> Normal:
-        """The Gaussian of a 3x3 convolution's two halves, mean and log variance."""
+        """The Gaussian whose mean and log variance a 3x3 convolution gives."""
         return gaussian(Conv(2 * size, dtype=self.dtype, name=name)(h), clamp=self.clamp)
 
     def _run(self, name: str, resamplings: int = 0, direction: Literal["down", "up"] = "down") -> ResidualRun:
-        """`blocks` residual blocks."""
+        """`blocks` residual blocks, of which the first `resamplings` change the resolution."""
         return ResidualRun(self.blocks, resamplings, direction, self.block, self.dtype, self.remat, name=name)
-
-    def _call(self, net: nn.Module, *inputs: Any, train: bool) -> Array:
-        """The network at its inputs, remembered or not."""
-        return call(net, *inputs, train=train, remat=self.remat)
 
 
 def addtt_mnist(layers: int = 3) -> ConvLadderVAE:
-    """The published model of binary 28x28 images, of 3, 6 or 12 layers (or any multiple of 3).
+    """The published model of binary 28x28 images, with 3, 6 or 12 layers (any multiple of 3 works).
 
-    Trained with FreeBits(0.5, "level", "sample"), 1.0 above six layers, and Adamax at 3e-4 in batches of 64. Reported
-    on static MNIST: an -ELBO of 82.14, 80.74 and 80.50 nats, and 79.24, 78.52 and 78.30 with 1000 samples.
+    Trained with FreeBits(0.5, "level", "sample"), 1.0 above six layers, and Adamax at 3e-4 in batches of 64. Published
+    on static MNIST: -ELBO 82.14, 80.74 and 80.50 nats, and 79.24, 78.52 and 78.30 with 1000 importance samples.
     """
     return ConvLadderVAE(latents=(32,) * layers, downsample=_thirds(layers), clamp=None)
 
 
 def addtt_cifar10(layers: int = 3) -> ConvLadderVAE:
-    """The published model of 32x32 colour images, of 3, 6 or 15 layers (or any multiple of 3).
+    """The published model of 32x32 colour images, with 3, 6 or 15 layers (any multiple of 3 works).
 
-    Trained as `addtt_mnist`. Reported on CIFAR-10: an -ELBO of 3.59, 3.44 and 3.35 bits per dimension.
+    Trained as `addtt_mnist`. Published on CIFAR-10: -ELBO 3.59, 3.44 and 3.35 bits per dimension.
     """
     return ConvLadderVAE(
         image=(32, 32, 3),
@@ -256,8 +252,12 @@ def addtt_cifar10(layers: int = 3) -> ConvLadderVAE:
 
 
 def _thirds(layers: int) -> tuple[int, ...]:
-    """Halvings, top first: from below, each third of the levels begins with one. It is said there are three, evenly."""
+    """Halvings of the presets, top first: three, one at the bottom of each third of the levels.
+
+    The published account says that there are three, evenly spaced.
+    Raises ValueError unless the number of layers is a multiple of 3.
+    """
     if layers < 3 or layers % 3:
-        raise ValueError(f"{layers} layers: a multiple of 3, for three halvings with as many levels between them.")
+        raise ValueError(f"{layers} layers: a multiple of 3 is needed, for three evenly spaced halvings.")
     third = layers // 3
     return ((0,) * (third - 1) + (1,)) * 3

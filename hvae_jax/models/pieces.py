@@ -1,4 +1,7 @@
-"""Pieces that models share: a Gaussian from a layer, and a learned Gaussian at the top."""
+"""Pieces of a forward pass that models share: a Gaussian from a layer, a learned Gaussian at the top, a check of x."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,24 +13,45 @@ from hvae_jax.networks.computing import widen
 _LOG_VAR = ScaleHead()
 
 
+@runtime_checkable
+class ForImages(Protocol):
+    """A model whose settings say what images it takes."""
+
+    @property
+    def image(self) -> tuple[int, ...] | None:
+        """`(H, W, C)` of one x."""
+        ...
+
+
+def check_image(model: ForImages, x: Array) -> None:
+    """Raises ValueError unless x is a batch of the images that the model's settings say, `[B, *image]`."""
+    if x.shape[1:] != model.image:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, that is examples of {tuple(x.shape[1:])}, but "
+            f"{type(model).__name__}(image={model.image}) takes examples of {model.image}. Reshape x, or set image."
+        )
+
+
 def gaussian(h: Array, head: ScaleHead = _LOG_VAR, clamp: tuple[float, float] | None = None) -> Normal:
-    """The diagonal Gaussian that a layer's output describes, in float32 at least.
+    """Returns the diagonal Gaussian that a layer's output describes, in float32 at least.
 
     Args:
       h: `[..., 2 d]`, the mean and then the numbers that `head` makes a scale of.
-      clamp: bounds of the log variance (or log standard deviation, as `head` has it); None for none.
+      clamp: bounds of the log variance (of the log standard deviation for a `head` that speaks of it); None for none.
     """
     mean, a = jnp.split(widen(h), 2, axis=-1)
     return Normal(mean, head.log_std(a, clamp))
 
 
 def learned_top_prior(
-    module: nn.Module, shape: tuple[int, ...], n: int, clamp: tuple[float, float] | None = None
+    param: Callable[..., Array], shape: tuple[int, ...], n: int, clamp: tuple[float, float] | None = None
 ) -> Normal:
-    """p(z_L) with a learned mean and log variance for each element, which begins as N(0, I): `[n, *shape]`.
+    """Returns p(z_L) for n examples, `[n, *shape]`, with a learned mean and log variance for each element.
 
     Args:
-      module: the model; the numbers are its parameter "top_prior", `[*shape[:-1], 2 * shape[-1]]`.
+      param: the model's own `param`; the parameter is "top_prior", `[*shape[:-1], 2 * shape[-1]]`, and starts at zero,
+        so that p(z_L) starts as N(0, I).
+      clamp: bounds of the log variance; None for none.
     """
-    both = module.param("top_prior", nn.initializers.zeros, (*shape[:-1], 2 * shape[-1]), jnp.float32)
+    both = param("top_prior", nn.initializers.zeros, (*shape[:-1], 2 * shape[-1]), jnp.float32)
     return gaussian(jnp.broadcast_to(both[None], (n, *both.shape)), clamp=clamp)

@@ -14,7 +14,7 @@ from hvae_jax.convert import biva
 from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture
 from hvae_jax.models import BIVA, GatedLadderVAE
-from hvae_jax.networks.gated import Stage
+from hvae_jax.models.biva import Stage
 
 KEY = jax.random.key(0)
 VECTORS = (Stage(2, ((4, 3, 1), (4, 3, 2))), Stage(3, ((4, 5, 1), (4, 5, 2))))

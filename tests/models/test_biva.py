@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tyro
+from hvae_jax.models.gated_ladder import gated_ladder_cifar10, gated_ladder_mnist
 from support.cases import integers
 
 from hvae_jax.diagnostics import bound_above, level_by_level
@@ -20,9 +21,7 @@ from hvae_jax.distributions import Normal, log_variance
 from hvae_jax.experiment import settings
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.models import BIVA, HVAE, GatedLadderVAE
-from hvae_jax.models.biva import biva_cifar10, biva_mnist
-from hvae_jax.models.gated_ladder import gated_ladder_cifar10, gated_ladder_mnist
-from hvae_jax.networks.gated import Stage
+from hvae_jax.models.biva import Stage, biva_cifar10, biva_mnist
 from hvae_jax.trace import Level
 
 KEY, OTHER_KEY = jax.random.split(jax.random.key(0))

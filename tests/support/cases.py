@@ -33,8 +33,8 @@ from hvae_jax.models import (
     down_stages,
     up_stages,
 )
+from hvae_jax.models.biva import Stage
 from hvae_jax.networks.activations import identity, leaky_relu, sigmoid_gelu
-from hvae_jax.networks.gated import Stage
 from hvae_jax.networks.mlp import MLP
 from hvae_jax.networks.residual import BlockStyle
 from support.toys import BottomUp, CategoricalTop, Flow, LinearGaussian, NoisyPrior, Observed, Scanned

@@ -14,7 +14,7 @@ from support.golden_weights import recorded
 
 from hvae_jax.convert import biva
 from hvae_jax.models import BIVA
-from hvae_jax.networks.gated import Stage
+from hvae_jax.models.biva import Stage
 from hvae_jax.objectives import log_weight
 from hvae_jax.trace import Level, Trace
 

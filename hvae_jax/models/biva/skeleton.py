@@ -1,0 +1,152 @@
+"""The skeleton that BIVA, its code's Ladder VAE and its code's VAE have in common.
+
+Blocks lead from x up to the top stage and from there down to x again; between the two, each model infers its latents in
+its own way. A stage's networks on the way down read the stage above as auxiliary inputs (skips), block by block.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hvae_jax.descent import Drawn, Pick, draw
+from hvae_jax.distributions import Normal, ScaleHead
+from hvae_jax.likelihoods import Likelihood
+from hvae_jax.models.biva.stages import Stage, check_stages, sides
+from hvae_jax.models.pieces import check_image, gaussian, learned_top_prior
+from hvae_jax.networks.computing import ComputeDtype, call, widen
+from hvae_jax.networks.gated import GatedBlock, GatedRun, GatedStyle, Head, ToMap
+from hvae_jax.trace import Level, Trace
+
+Skips = tuple[Array, ...] | None
+
+
+@runtime_checkable
+class GatedModel(Protocol):
+    """Fields that the skeleton reads off a model. `BIVA` documents them."""
+
+    image: tuple[int, int, int]
+    stages: tuple[Stage, ...]
+    pad: int
+    skip: bool
+    learn_top_prior: bool
+    head: ScaleHead
+    clamp: tuple[float, float] | None
+    activation: Callable[[Array], Array]
+    q_dropout: float
+    p_dropout: float
+    data_dependent_init: bool
+    likelihood: Likelihood
+    dtype: ComputeDtype
+    remat: bool
+
+    param: Callable[..., Array]
+
+
+def check_gated(model: GatedModel) -> None:
+    """Checks the fields of `GatedModel`.
+
+    Raises ValueError if the stages do not fit the image, a dropout probability is outside [0, 1), or the likelihood
+    does not take the image's channels.
+    """
+    owner = type(model).__name__
+    check_stages(owner, model.image, model.pad, model.stages)
+    for name, probability in (("q_dropout", model.q_dropout), ("p_dropout", model.p_dropout)):
+        if not 0.0 <= probability < 1.0:
+            raise ValueError(f"{owner}({name}={probability}): a dropout probability is from 0 to below 1.")
+    model.likelihood.outputs(model.image[-1])
+
+
+@dataclasses.dataclass
+class Skeleton:
+    """The networks of one forward pass, each a submodule of the model under the name given.
+
+    Stages are counted from the bottom, 1 next to x to S at the top; `[B, h, w, C]` are the feature maps of a stage.
+
+    Attributes:
+      model: the model, inside its `descend`.
+      key: for dropout; every run and every single block takes the next one split off it.
+      train: whether dropout is applied.
+    """
+
+    model: GatedModel
+    key: Array
+    train: bool
+
+    def __post_init__(self) -> None:
+        self._keys: Iterator[Array] = (jax.random.fold_in(self.key, i) for i in itertools.count())
+
+    def framed(self, x: Array) -> Array:
+        """x as the networks see it, with a frame of zeros: `[B, H, W, C]` to `[B, H + 2 pad, W + 2 pad, C]`."""
+        check_image(self.model, x)
+        frame = (self.model.pad, self.model.pad)
+        return jnp.pad(widen(self.model.likelihood.as_input(x)), ((0, 0), frame, frame, (0, 0)))
+
+    def up(self, name: str, stage: int, h: Array, beside: Array | None) -> Array:
+        """A stage's blocks on the way up; each reads `beside` as its auxiliary input."""
+        blocks = self._stage(stage).blocks
+        # x itself is no feature map yet, so the first block of all has no shortcut around it
+        run = GatedRun(blocks, False, stage > 1, self._style(self.model.q_dropout), self.model.remat, name=name)
+        skips = None if beside is None else (beside,) * len(blocks)
+        return run(h, skips, next(self._keys), train=self.train)[0]
+
+    def down(self, stage: int, z: Array, skips: Skips) -> tuple[Array, Skips]:
+        """The same blocks in reverse, from the stage's latents to the feature maps above the stage below.
+
+        Returns those maps and the skips for the stage below.
+        """
+        model, blocks = self.model, self._stage(stage).blocks[::-1]
+        run = GatedRun(blocks, True, False, self._style(model.p_dropout), model.remat, name=f"down{stage}")
+        h = self.to_maps(f"down{stage}_z", stage, z)
+        h, queue = run(h, skips, next(self._keys), train=self.train)
+        return h, queue if model.skip else None
+
+    def block(self, name: str, stage: int, h: Array, beside: Array | None, *, kernel: int, dropout: float) -> Array:
+        """One block, where two paths meet: h and, as its auxiliary input, `beside`."""
+        net = GatedBlock(self._stage(stage).channels, kernel, style=self._style(dropout), name=name)
+        return call(net, h, beside, next(self._keys), train=self.train, remat=self.model.remat)
+
+    def to_maps(self, name: str, stage: int, z: Array) -> Array:
+        """A stage's latents, `[B, d]` or maps already, as feature maps."""
+        rows, columns = sides(self.model.image, self.model.pad, self.model.stages)[-stage]
+        return ToMap((rows, columns, self._stage(stage).channels), self._style(0.0), name=name)(z)
+
+    def normal(self, name: str, stage: int, h: Array) -> Normal:
+        """The Gaussian of one of the stage's latents, from feature maps."""
+        settings = self._stage(stage)
+        head = Head(2 * settings.latents, settings.kernel, self._style(0.0), name=name)
+        return gaussian(head(h), self.model.head, self.model.clamp)
+
+    def top_prior(self, n: int) -> Normal:
+        """p(z_S), N(0, I) or learned: `[n, d]`, or `[n, h, w, d]` where latents are maps."""
+        model, top = self.model, self.model.stages[0]
+        place = () if top.kernel is None else sides(model.image, model.pad, model.stages)[0]
+        if not model.learn_top_prior:
+            return Normal.standard((n, *place, top.latents))
+        return learned_top_prior(model.param, (*place, top.latents), n)
+
+    def level(self, key: Array, prior: Normal, posterior: Normal | Drawn | None, pick: Pick, name: str) -> Level:
+        """One latent, by `descent.draw`."""
+        side = prior.mean.shape[1] if prior.mean.ndim == 4 else 1
+        return draw(key, prior, posterior, pick, name=name, side=side)
+
+    def trace(self, x: Array | None, levels: Sequence[Level], h: Array) -> Trace:
+        """The answer of a forward pass: h, the feature maps below stage 1, give p(x | z)."""
+        model, pad = self.model, self.model.pad
+        h = h[:, pad : h.shape[1] - pad, pad : h.shape[2] - pad]  # [B, H, W, C] without the frame
+        readout = self._style(0.0).conv(model.likelihood.outputs(model.image[-1]), 1, name="readout")
+        x_dist = model.likelihood.from_map(widen(readout(model.activation(h))))
+        return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
+
+    def _stage(self, stage: int) -> Stage:
+        """The settings of a stage; the model lists them top first."""
+        return self.model.stages[-stage]
+
+    def _style(self, dropout: float) -> GatedStyle:
+        """What the blocks and layers have in common."""
+        model = self.model
+        return GatedStyle(model.activation, dropout, model.data_dependent_init, dtype=model.dtype)
