@@ -130,22 +130,37 @@ class Model(Protocol):
     `apply` is typed Any where Linen says a union with (answer, updates): which of the two comes back depends on
     `mutable=`, and what the answer is, a Trace or arrays, on `method=`. `models.HVAE` lists the calls, and has all of
     the following with these defaults.
-
-    Attributes:
-      classes: number of class labels the model is conditioned on; 0 for none.
-      image: shape of one x, `(H, W, C)`, where a setting of the model says it; None where its variables do.
-      likelihood: the family of p(x | z); None for a model that has a likelihood of its own.
-      num_levels: L, number of latents.
-      levels_per_stage: number of levels that each step of `keep_top` counts, top first; `(1,) * L` as a rule.
-      stacked: prefixes of the paths ("down4/") of parameters with a leading axis of blocks, those of scanned runs.
     """
 
-    classes: int
-    image: tuple[int, ...] | None
-    likelihood: Likelihood | None
-    num_levels: int
-    levels_per_stage: tuple[int, ...]
-    stacked: tuple[str, ...]
+    @property
+    def classes(self) -> int:
+        """Number of class labels the model is conditioned on; 0 for none."""
+        ...
+
+    @property
+    def image(self) -> tuple[int, ...] | None:
+        """Shape of one x, `(H, W, C)`, where a setting of the model says it; None where its variables do."""
+        ...
+
+    @property
+    def likelihood(self) -> Likelihood | None:
+        """The family of p(x | z); None for a model that has a likelihood of its own."""
+        ...
+
+    @property
+    def num_levels(self) -> int:
+        """L, number of latents."""
+        ...
+
+    @property
+    def levels_per_stage(self) -> tuple[int, ...]:
+        """Number of levels that each step of `keep_top` counts, top first; `(1,) * L` as a rule."""
+        ...
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Prefixes of the paths ("down4/") of parameters with a leading axis of blocks, those of scanned runs."""
+        ...
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Fresh variables."""

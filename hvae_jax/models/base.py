@@ -1,5 +1,6 @@
-"""What every model answers to, written once over its one forward pass, `descend`."""
+"""The calls that every model answers, written once over its one forward pass, `descend`."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -10,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, picks
+from hvae_jax.likelihoods import Likelihood
 from hvae_jax.records import check_choices
 from hvae_jax.runtime.prng import fused
 from hvae_jax.trace import Trace
@@ -23,32 +25,34 @@ class HVAE(nn.Module):
 
         model.apply(variables, x, key, y=, latents=, noise=, temperature=, keep_top=, train=)    -> Trace
         model.apply(variables, key, n, y=, latents=, noise=, temperature=, method="decode")      -> Trace without x
-        model.apply(variables, key, n, y=, latents=, noise=, temperature=, method="generate")    -> x, drawn
+        model.apply(variables, key, n, y=, latents=, noise=, temperature=, method="generate")    -> x, sampled
         model.apply(variables, x, key, y=, keep_top=, temperature=, method="reconstruct")        -> E[x | z]
         model.apply(variables, x, key, y=, method="encode")                                      -> latents, top first
 
-    `latents` is a tuple, top first, None where a latent is not given: which ones are given is static. `noise` is a
-    tuple of the same kind: the standard normal numbers that a level's sample is made of, in place of the key's.
-    `temperature` (`[]` or `[L]`) and `keep_top` (levels from that index on come from the prior) are data and may be
-    traced. Where a model's latents come in stages, `levels_per_stage`, it is these that `keep_top` counts.
-    `train=True` goes with `mutable=["batch_stats"]`.
-    """
+    latents: a tuple, top first, with None for each latent that is not given; which ones are given is static.
+    noise: a tuple of the same kind, of the standard normal noise that takes the place of a level's own.
+    temperature: `[]` or `[L]`, of the priors; data, so it may be traced.
+    keep_top: levels from this index on are sampled from their priors although x is known; data, so it may be traced.
+      It counts stages where a model's levels come in stages (`levels_per_stage`).
+    train: training mode; pass `mutable=["batch_stats"]` as well.
 
-    # What a model is conditioned on, made for and made of (`trace.Model`): fields of the models that have them.
-    classes = 0
-    image = None
-    likelihood = None
-    stacked = ()
+    Raises ValueError, when a model is made, if a field annotated with a Literal has another value, bounds of a clamp
+    are not in order, or there is one class.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self)
-        for name in ("clamp", "prior_clamp"):
-            bounds = getattr(self, name, None)
-            if bounds is not None and not bounds[0] < bounds[1]:
-                raise ValueError(f"{type(self).__name__}({name}={bounds}): a lower bound and then a higher one.")
+        for field in dataclasses.fields(self):
+            bounds = getattr(self, field.name)
+            if field.name in ("clamp", "prior_clamp") and bounds is not None and not bounds[0] < bounds[1]:
+                raise ValueError(
+                    f"{type(self).__name__}({field.name}={bounds}): it has to be a lower bound and then a higher one."
+                )
         if self.classes < 0 or self.classes == 1:
-            raise ValueError(f"{type(self).__name__}(classes={self.classes}): 0 for no labels, or 2 and more.")
+            raise ValueError(f"{type(self).__name__}(classes={self.classes}): 0 for no labels, or 2 or more.")
+
+    # What a model is (`trace.Model`), with defaults; most are fields of the models for which they differ.
 
     @property
     def num_levels(self) -> int:
@@ -57,13 +61,42 @@ class HVAE(nn.Module):
 
     @property
     def levels_per_stage(self) -> tuple[int, ...]:
-        """How many levels each step of `keep_top` has, top first: one, unless a model says otherwise."""
+        """Number of levels that each step of `keep_top` counts, top first; one unless a model says otherwise."""
         return (1,) * self.num_levels
+
+    @property
+    def classes(self) -> int:
+        """Number of class labels the model is conditioned on; 0 for a model without y."""
+        return 0
+
+    @property
+    def image(self) -> tuple[int, ...] | None:
+        """Shape of one x, `(H, W, C)`; None where the variables say it and no setting does."""
+        return None
+
+    @property
+    def likelihood(self) -> Likelihood | None:
+        """The family of p(x | z); None for a model that has a likelihood of its own."""
+        return None
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Prefixes of the paths ("down4/") of parameters with a leading axis of blocks, those of scanned runs."""
+        return ()
 
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        """The forward pass: an ascent if there is an x, then the descent, then p(x | z)."""
+        """The forward pass: an ascent if x is given, then the descent, then p(x | z).
+
+        Args:
+          x: `[n, *event]`, or None to sample all latents from their priors.
+          n: number of examples.
+          key: for latents, dropout and whatever else the model draws.
+          y: class labels `[n]`, or None.
+          picks: how each latent is chosen, top first (`descent.draw` takes them).
+          train: training mode.
+        """
         raise TypeError(f"{type(self).__name__} has no forward pass: define descend.")
 
     def __call__(
@@ -78,7 +111,7 @@ class HVAE(nn.Module):
         keep_top: ArrayLike | None = None,
         train: bool = False,
     ) -> Trace:
-        """Infers the latents of x `[B, *event]` (those not given, above keep_top) and scores it."""
+        """Infers the latents of x `[B, *event]` that are not given and above keep_top, and scores x."""
         x = jnp.asarray(x)
         choices = picks(
             self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top), noise=noise
@@ -95,7 +128,7 @@ class HVAE(nn.Module):
         noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Trace:
-        """Draws n examples' latents from the prior (those not given); no x, so log_px is None."""
+        """Samples the latents that are not given from their priors, for n examples. Without x, log_px is None."""
         choices = picks(self.num_levels, latents, temperature, noise=noise)
         return self.descend(None, n, fused(key), y=_array(y), picks=choices, train=False)
 
@@ -109,7 +142,7 @@ class HVAE(nn.Module):
         noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Array:
-        """n new x: latents as in `decode`, then a draw from p(x | z)."""
+        """Generates n new x: latents as in `decode`, then a sample of p(x | z)."""
         key_latents, key_x = jax.random.split(fused(key))
         trace = self.decode(key_latents, n, y=y, latents=latents, noise=noise, temperature=temperature)
         return trace.x_dist.sample(key_x)
@@ -123,27 +156,16 @@ class HVAE(nn.Module):
         keep_top: ArrayLike | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Array:
-        """E[x | z] with the top `keep_top` levels inferred from x and the rest drawn from their priors."""
+        """Returns E[x | z] with the top `keep_top` levels inferred from x and the rest sampled from their priors."""
         return self(x, key, y=y, keep_top=keep_top, temperature=temperature).x_dist.mean
 
     def encode(self, x: ArrayLike, key: Array, *, y: ArrayLike | None = None) -> tuple[Array, ...]:
-        """A draw of all latents of x, top first: what `decode(latents=...)` takes."""
+        """Returns a sample of all latents of x, top first, as `decode(latents=...)` takes them."""
         return self(x, key, y=y).latents
 
 
-def check_networks(model: HVAE, **counts: int) -> None:
-    """Raises ValueError where a field of networks has neither none nor as many as there have to be."""
-    for name, count in counts.items():
-        found = len(getattr(model, name))
-        if found not in (0, count):
-            raise ValueError(
-                f"{type(model).__name__}({name}=...) has {found} networks, but {model.num_levels} levels need {count}, "
-                "top first; None keeps the model's own, () keeps all."
-            )
-
-
 def levels_kept(levels_per_stage: tuple[int, ...], keep_top: ArrayLike | None) -> ArrayLike | None:
-    """How many levels the top `keep_top` stages have; what is traced may count beyond the last stage.
+    """Returns the number of levels in the top `keep_top` stages; a traced number is clipped to the stages there are.
 
     Raises ValueError for a plain number outside 0 to the number of stages, where stages have several levels.
     """
@@ -152,10 +174,10 @@ def levels_kept(levels_per_stage: tuple[int, ...], keep_top: ArrayLike | None) -
     stages = len(levels_per_stage)
     if isinstance(keep_top, int | np.integer) and not 0 <= keep_top <= stages:
         raise ValueError(
-            f"keep_top is {keep_top}, but the model has {stages} stages (of {sum(levels_per_stage)} levels): 0 to "
-            f"{stages}."
+            f"keep_top is {keep_top}, but the model has {stages} stages (of {sum(levels_per_stage)} levels): it has to "
+            f"be from 0 to {stages}."
         )
-    ends = jnp.cumsum(jnp.asarray((0, *levels_per_stage)))
+    ends = jnp.cumsum(jnp.asarray((0, *levels_per_stage)))  # ends[k]: levels in the top k stages
     return ends[jnp.clip(jnp.asarray(keep_top), 0, stages)]
 
 

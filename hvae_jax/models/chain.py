@@ -1,4 +1,8 @@
-"""What the article's models share: dense or convolutional networks next to x, a network a level, the top prior."""
+"""What the article's models share: a chain of vectors with a network a level, networks next to x, the top prior.
+
+x can be met by linear layers or by convolutions (`network`): convolutions are a `ConvEncoder`, the stem, before the
+first network of the way up, and a `ConvDecoder` in place of the last linear layer, the readout.
+"""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -11,19 +15,22 @@ from hvae_jax.distributions import Latent, Normal
 from hvae_jax.likelihoods import Likelihood, LikelihoodRecord
 from hvae_jax.models.pieces import gaussian
 from hvae_jax.models.top_priors import Ground, NormalPrior, TopPrior
-from hvae_jax.networks.activations import identity
+from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu, sigmoid_gelu
 from hvae_jax.networks.computing import ComputeDtype, Drawing, call, widen
 from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind
 from hvae_jax.networks.mlp import MLP, Initialisation, Readout, join
+from hvae_jax.records import check_sizes
 
 
 @runtime_checkable
 class Settings(Protocol):
-    """Fields that the functions of this file read off a model."""
+    """Fields of any of the article's models that the functions of this file read."""
 
     network: NetworkKind
     width: int
     likelihood: Likelihood
+    top_prior: TopPrior
+    classes: int
     initialisation: Initialisation
     dtype: ComputeDtype
     remat: bool
@@ -36,39 +43,81 @@ class Chain(Settings, Protocol):
     latents: tuple[int, ...]
     hidden: int
     depth: int
+    bottom_up: tuple[nn.Module | None, ...]
     prior: tuple[nn.Module | None, ...]
     prior_clamp: tuple[float, float] | None
-    top_prior: TopPrior
 
 
-def read_out(
-    model: Settings, event: tuple[int, ...] | None, **style: Callable[[Array], Array]
-) -> ConvDecoder | Readout:
-    """The last layer, from features to the parameters of p(x | z1). `style`: the activation of convolutions."""
-    count, channels = model.likelihood.parameters, model.likelihood.channels
-    if model.network == "dense":
-        return Readout(count, model.dtype, channels, model.initialisation, name="readout")
-    return ConvDecoder(count, event, model.width, dtype=model.dtype, channels=channels, name="readout", **style)
+def check_top_prior(model: Settings) -> None:
+    """Raises ValueError for labels together with a top prior: with labels the top prior is learned from them."""
+    if model.classes and model.top_prior != NormalPrior():
+        raise ValueError(
+            f"{type(model).__name__}(classes={model.classes}, top_prior={model.top_prior}): with labels the top prior "
+            "is learned from y. Set only one of the two."
+        )
 
 
-def stem_of(model: Settings, replaced: bool, **style: Callable[[Array], Array]) -> ConvEncoder | None:
-    """The convolutions between x and the first network; None where there are none.
+def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
+    """Checks the fields of `Chain`, and the networks that replace the model's own.
 
     Args:
-      replaced: whether the user put a network in place of the first one, which then sees x itself.
+      heads: the field of the heads' replacements, by its name.
+
+    Raises ValueError if a size is below 1, there are labels and a top prior, or the number of networks does not fit
+    the number of levels.
+    """
+    check_sizes(model, "latents", "hidden", "depth", "width")
+    check_top_prior(model)
+    for name, networks in {"bottom_up": model.bottom_up, **heads, "prior": model.prior}.items():
+        levels = len(model.latents)
+        count = levels - 1 if name == "prior" else levels
+        if len(networks) not in (0, count):
+            raise ValueError(
+                f"{type(model).__name__}({name}=...) has {len(networks)} networks, but {levels} levels need {count}, "
+                "top first; None keeps the model's own, () keeps all."
+            )
+
+
+# ---- next to x
+
+
+def stem_of(model: Settings, replaced: bool, activation: Callable[[Array], Array] = sigmoid_gelu) -> ConvEncoder | None:
+    """Returns the convolutions before the first network of the way up; None for a dense model.
+
+    Args:
+      replaced: whether the user has replaced the first network, which then takes x itself.
     """
     if model.network == "dense" or replaced:
         return None
-    return ConvEncoder(model.width, dtype=model.dtype, name="stem", **style)
+    return ConvEncoder(model.width, activation, dtype=model.dtype, name="stem")
+
+
+def readout_of(
+    model: Settings, event: tuple[int, ...] | None, activation: Callable[[Array], Array] = sigmoid_gelu
+) -> ConvDecoder | Readout:
+    """Returns the last layer, from the decoder's features to the parameters of p(x | z1).
+
+    Args:
+      event: shape of one x; None where the variables remember it.
+      activation: nonlinearity of the convolutions; not used by linear layers.
+    """
+    count, channels = model.likelihood.parameters, model.likelihood.channels
+    if model.network == "dense":
+        return Readout(count, model.dtype, channels, model.initialisation, name="readout")
+    return ConvDecoder(count, event, model.width, activation, dtype=model.dtype, channels=channels, name="readout")
 
 
 def likelihood_of(
-    model: Settings, readout: ConvDecoder | Readout, h: Array, x: Array | None, train: bool
+    model: Settings, decoder: nn.Module, readout: ConvDecoder | Readout, z: Array, x: Array | None, train: bool
 ) -> LikelihoodRecord:
-    """p(x | z1) from the decoder's features `[B, F]`.
+    """Returns p(x | z1).
 
-    With Glorot's initialisation the last biases begin as the marginals of the x that the model is initialised on.
+    Args:
+      decoder: the network before the readout.
+      z: z1, or z1 beside y, `[B, d]`.
+      x: the examples at hand, or None. With Glorot's initialisation the readout's biases start at their marginals.
     """
+    h = call(decoder, z, train=train, remat=model.remat)  # [B, F]
     if isinstance(readout, ConvDecoder):
         return model.likelihood(widen(call(readout, h, train=train, remat=model.remat)))
 
@@ -78,10 +127,13 @@ def likelihood_of(
     return model.likelihood(widen(readout(h, None if x is None else x.shape[1:], first_bias)))
 
 
+# ---- a network a level
+
+
 def own_network(
     model: Chain, name: str, depth: int, features: int | None = None, last: Callable[[Array], Array] = identity
 ) -> MLP:
-    """A dense network of the model's own, with a last linear layer to `features` or without one."""
+    """Returns a dense network with a last linear layer to `features`, or without one."""
     return MLP(
         (model.hidden,) * depth,
         features,
@@ -94,35 +146,48 @@ def own_network(
 
 def network(
     model: Chain,
-    replaced: tuple[nn.Module | None, ...],
+    replacements: tuple[nn.Module | None, ...],
     level: int,
     name: str,
     features: int,
     last: Callable[[Array], Array] = identity,
 ) -> nn.Module:
-    """The network that the user put in this level's place, or the model's own."""
-    if replaced and (module := replaced[-level]) is not None:
-        return module
+    """Returns the user's replacement for this level's network, or the model's own."""
+    if replacements and (replacement := replacements[-level]) is not None:
+        return replacement
     return own_network(model, name, model.depth, features, last)
 
 
-def prior_of(
-    model: Chain,
-    ground: Ground,
-    level: int,
-    above: Array | None,
-    label: Array | None,
-    key: Array,
-    train: bool,
-) -> tuple[Latent, Array]:
-    """p(z_level | z above, y), and the key that the level's sample has left.
+def ascent_of(
+    model: Chain, heads: tuple[nn.Module | None, ...], name: str
+) -> tuple[ConvEncoder | None, dict[int, nn.Module], dict[int, nn.Module]]:
+    """Returns the networks of the way up: the stem, and by level f_l to the features r_l and the head that reads r_l.
 
-    At the top that is the top prior, or with labels a network's Gaussian. A network that draws (`Drawing`) takes its
-    key off the level's.
+    Args:
+      heads: the user's replacements for the heads, top first; a head gives mean and log variance, `[B, 2 d]`.
+      name: of the model's own heads, "q" for q1, q2, ...
+    """
+    stem = stem_of(model, bool(model.bottom_up) and model.bottom_up[-1] is not None)
+    paths: dict[int, nn.Module] = {}
+    found: dict[int, nn.Module] = {}
+    for level in range(1, len(model.latents) + 1):
+        last = exact_gelu if level == 1 else leaky_relu
+        paths[level] = network(model, model.bottom_up, level, f"r{level}", model.hidden, last)
+        found[level] = network(model, heads, level, f"{name}{level}", 2 * model.latents[-level])
+    return stem, paths, found
+
+
+def prior_of(
+    model: Chain, ground: Ground, level: int, above: Array | None, label: Array | None, key: Array, train: bool
+) -> tuple[Latent, Array]:
+    """Returns p(z_level | z above, y), and the key for the level's sample.
+
+    At the top, where `above` is None, that is the top prior, or a Gaussian learned from the labels. A network that
+    draws (`Drawing`) gets a key that is split off the level's.
     """
     if above is not None:
-        size = model.latents[-level]
-        net, given = network(model, model.prior, level, f"prior{level}", 2 * size), join(above, label)
+        net = network(model, model.prior, level, f"prior{level}", 2 * model.latents[-level])
+        given = join(above, label)
     elif label is not None:
         net, given = own_network(model, f"prior{level}", model.depth, 2 * model.latents[0]), label
     else:
@@ -135,14 +200,5 @@ def prior_of(
 
 
 def base_of(prior: Latent, shape: tuple[int, ...]) -> Normal:
-    """What a posterior is an offset from: the prior, or N(0, I) where the prior is no Gaussian."""
+    """Returns the Gaussian that a posterior is an offset from: the prior, or N(0, I) where the prior is none."""
     return prior if isinstance(prior, Normal) else Normal.standard(shape)
-
-
-def check_top_prior(model: Chain, classes: int) -> None:
-    """Raises ValueError for labels beside a top prior of its own: with labels the top prior is learned from them."""
-    if classes and model.top_prior != NormalPrior():
-        raise ValueError(
-            f"{type(model).__name__}(classes={classes}, top_prior={model.top_prior}): with labels the top prior is "
-            "learned from y. Leave one of the two out."
-        )

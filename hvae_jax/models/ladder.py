@@ -1,19 +1,19 @@
-"""The Ladder VAE of the paper: vectors, any number of levels.
+"""The Ladder VAE of the paper: latent vectors, any number of levels.
 
     p(x, z) = p(x | z1) p(z1 | z2) ... p(z_L)          every Gaussian diagonal, p(z_L) = N(0, I)
     q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z1 | z2, x)
 
-A deterministic path goes up, d_l = f_l(d_{l-1}), and says of each latent what x alone would make of it, (m_l, var_l).
-The posterior is that, merged with the prior on the way down: the product of the two Gaussians,
+A deterministic path leads up, d_l = f_l(d_{l-1}), and gives for each latent the evidence of x alone, N(m_l, var_l). On
+the way down the posterior is the product of the evidence and the prior N(m_p, var_p),
 
     1/var_q = 1/var_l + 1/var_p,          m_q = var_q (m_l/var_l + m_p/var_p),
 
-and (m_L, var_L) itself at the top. No prior depends on its own level's sample, so every KL is analytic.
+and the evidence itself at the top. No prior depends on its own level's sample, so every KL is analytic.
 
 Source: Soenderby et al. (2016), whose equations 17 to 19 are the merge, and where the paper is silent their code
-(casperkaae/LVAE): f_l is twice linear, batch norm, leaky ReLU; batch norm goes into the means and variances too; a
-variance is softplus(1 + a) + 1e-5. It departs from both in the rates: theirs are log-ratios at the sample, of the same
-mean. Their warm-up is a beta schedule of the objective. Latents that are maps, and the merge by concatenation, are in
+(casperkaae/LVAE): f_l is twice linear, batch norm, leaky ReLU; means and variances have batch norm too; a variance is
+softplus(1 + a) + 1e-5. Departs from both in the rates: theirs are log-ratios at the sample, of the same mean. Their
+warm-up is a beta schedule of the objective. For latents that are feature maps, and the merge by concatenation, see
 `conv_ladder.py`.
 """
 
@@ -39,7 +39,7 @@ LadderMerge = Literal["precision", "residual"]
 
 
 class _Linear(nn.Module):
-    """A linear layer with batch norm, whose shift is its bias; or with a bias instead."""
+    """A linear layer followed by batch norm, whose shift is its bias; without batch norm the layer has a bias."""
 
     features: int
     normalise: bool
@@ -72,23 +72,22 @@ class LadderVAE(HVAE):
     Attributes:
       latents: size of each latent vector, top first.
       hidden: width of the networks up into each latent and down out of it, top first.
-      merge: how a posterior comes from what the way up says and the prior. "precision": the product above.
-        "residual": the prior's mean moved by m_l and its variance times var_l.
-      share: whether the prior that is merged is p's own. False: q has networks like p's of its own for the way down,
-        as the code does unless told otherwise.
-      only_mu_up: whether the way up goes on from m_l and not from d_l, as the code's published runs do.
-      normalise: whether the batch norms are there.
-      head: how a linear layer's output becomes a variance; "softplus_var" is the paper's, "log_var" e^a.
+      merge: how the evidence and the prior give the posterior. "precision": the product above. "residual": the prior
+        with its mean moved by m_l and its variance multiplied by var_l.
+      share: whether the evidence is merged with p's own prior; otherwise q has networks of its own on the way down, of
+        the same shape, as in the code by default.
+      only_mu_up: whether the way up goes on from m_l instead of d_l, as in the code's published runs.
+      normalise: whether there is batch norm.
+      head: how a linear layer's output becomes a variance; "softplus_var" is the paper's, "log_var" is e^a.
       clamp: bounds of the log variances; None for none, as in the paper.
       likelihood: p(x | z1), a family from `hvae_jax.likelihoods`.
-      dtype: what the products and activations are computed in: "bfloat16", less memory and the fast units of a TPU or
-        GPU; None for what the parameters are. Parameters, gradients, statistics, latents, KLs and likelihoods are
-        float32 either way.
-      remat: whether the backward pass recomputes what is inside each network instead of remembering it: less memory
-        for about a third more arithmetic.
+      dtype: precision of products and activations: "bfloat16" takes less memory and uses the fast units of a TPU or
+        GPU; None is the precision of the parameters. Parameters, gradients, statistics, latents, KLs and likelihoods
+        are float32 either way.
+      remat: whether the backward pass recomputes each network's activations instead of storing them: less memory for
+        about a third more arithmetic.
 
-    Raises ValueError for latents and widths of different lengths, a size below 1, or a merge or dtype that is not
-    known.
+    Raises ValueError if latents and hidden differ in length, a size is below 1, or merge, head or dtype is not known.
     """
 
     latents: tuple[int, ...] = (4, 8, 16, 32, 64)
@@ -109,8 +108,8 @@ class LadderVAE(HVAE):
         check_sizes(self, "latents", "hidden")
         if len(self.hidden) != len(self.latents):
             raise ValueError(
-                f"LadderVAE(latents={self.latents}, hidden={self.hidden}): {len(self.latents)} levels and "
-                f"{len(self.hidden)} widths; one of each a level, top first."
+                f"LadderVAE(latents={self.latents}, hidden={self.hidden}): {len(self.latents)} levels but "
+                f"{len(self.hidden)} widths. Give one a level, top first."
             )
 
     @property
@@ -122,16 +121,16 @@ class LadderVAE(HVAE):
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        one_hot(y, 0, n)
+        one_hot(y, 0, n)  # refuses a label
         sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
         readout = Readout(self.likelihood.parameters, self.dtype, self.likelihood.channels, name="readout")
 
         evidence: dict[int, Normal] = {}
         if x is not None:
             check_event(readout.event(), x)
-            d = self.likelihood.as_input(x).reshape(n, -1)
+            d = self.likelihood.as_input(x).reshape(n, -1)  # d_0, [n, pixels]
             for level in range(1, self.num_levels + 1):
-                d = self._path(f"up{level}", level, d, train)
+                d = self._path(f"up{level}", level, d, train)  # [n, hidden]
                 evidence[level] = self._normal(f"q{level}", sizes[level], d, train)
                 d = evidence[level].mean if self.only_mu_up else d
 
@@ -151,23 +150,24 @@ class LadderVAE(HVAE):
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
 
     def _prior(self, whose: str, level: int, size: int, above: Array | None, n: int, train: bool) -> Normal:
-        """p(z_level | z above), or with "q_" what q has in its place; N(0, I) at the top."""
+        """p(z_level | z above), N(0, I) at the top. With `whose` "q_" the networks are q's own."""
         if above is None:
             return Normal.standard((n, size))
         h = self._path(f"{whose}down{level + 1}", level + 1, above, train)
         return self._normal(f"{whose}p{level}", size, h, train)
 
     def _path(self, name: str, level: int, v: Array, train: bool) -> Array:
-        """A deterministic network of that level's width at v, remembered or not."""
+        """A deterministic network at v, of that level's width."""
         net = _Deterministic(self.hidden[-level], self.normalise, self.dtype, name=name)
         return call(net, v, train=train, remat=self.remat)
 
     def _normal(self, name: str, size: int, h: Array, train: bool) -> Normal:
-        """The Gaussian that a linear layer, or two side by side, makes of h."""
+        """The Gaussian whose mean and variance a linear layer gives."""
+        # one layer for both: the batch norm is of each unit, so that two layers side by side would be the same
         layer = _Linear(2 * size, self.normalise, self.dtype, name=name)
         return gaussian(layer(h, train=train), self.head, self.clamp)
 
 
-def published_code() -> LadderVAE:
-    """The three levels of the command in their code's README, which is not what the paper's numbers come from."""
+def casperkaae_mnist() -> LadderVAE:
+    """The three levels of the command in the code's README; the paper's numbers come from five."""
     return LadderVAE(latents=(16, 32, 64), hidden=(128, 256, 512), share=False, only_mu_up=True, clamp=None)

@@ -2,8 +2,10 @@
 
     block(x) = x + gate(f(x))          gate(h) = a(v) sigmoid(g),  v and g the halves of a 1x1 convolution of h
 
-What f is, a string says: b batch norm, a activation, c convolution, d dropout. All channels count the same throughout.
-Source: the Ladder VAE of A. Dittadi (addtt/ladder-vae-pytorch), which has the gate's activation too.
+A string gives the layers of f: b batch norm, a activation, c convolution, d dropout. The number of channels is the same
+throughout.
+
+Source: the Ladder VAE of A. Dittadi (addtt/ladder-vae-pytorch), gate with activation included.
 """
 
 import collections
@@ -27,16 +29,16 @@ Maps = Float[Array, "batch rows columns channels"]
 
 @dataclasses.dataclass(frozen=True)
 class BlockStyle:
-    """What the residual blocks of a model are like.
+    """Settings that the residual blocks of a model have in common.
 
     Attributes:
-      order: of the layers in f, letters of "bacd" as above; "bacdbacd", "bacdbac" and "cabdcabd" are known to work.
+      order: layers of f in order, letters of "bacd" as above; "bacdbacd", "bacdbac" and "cabdcabd" are known to work.
       gated: whether f ends with the gate.
-      activation: of each a, and of the gate's value.
-      normalise: whether the batch norms are there.
-      dropout: the share of channels that each d sets to zero in training, whole maps at once; the others are scaled up.
+      activation: nonlinearity of each a, and of the gate's value.
+      normalise: whether there is batch norm.
+      dropout: probability that each d sets a channel to zero in training, all pixels at once; the others are scaled up.
 
-    Raises ValueError for another letter, an order without a convolution, or a share outside [0, 1).
+    Raises ValueError for another letter, an order without a convolution, or a probability outside [0, 1).
     """
 
     order: str = "bacdbacd"
@@ -49,32 +51,32 @@ class BlockStyle:
         if not set(self.order) <= set("abcd") or "c" not in self.order:
             raise ValueError(
                 f"BlockStyle(order={self.order!r}): b for batch norm, a for activation, c for convolution and d for "
-                'dropout, with one convolution at least, such as "bacdbacd".'
+                'dropout, with at least one convolution, such as "bacdbacd".'
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"BlockStyle(dropout={self.dropout}): a share of the channels, from 0 to below 1.")
+            raise ValueError(f"BlockStyle(dropout={self.dropout}): a dropout probability is from 0 to below 1.")
 
 
 def gate(
     h: Float[Array, "batch rows columns both"], activation: Callable[[Array], Array]
 ) -> Float[Array, "batch rows columns half"]:
-    """a(v) sigmoid(g), v and g the first and the second half of h's channels."""
+    """Returns a(v) sigmoid(g), where v and g are the first and the second half of h's channels."""
     value, opening = jnp.split(h, 2, axis=-1)
     return activation(value) * jax.nn.sigmoid(opening)
 
 
-def drop_channels(h: Maps, key: Key[Array, ""], share: float) -> Maps:
-    """h with that share of its maps set to zero, for each example anew, and the others divided by 1 - share."""
-    kept = jax.random.bernoulli(key, 1.0 - share, (h.shape[0], 1, 1, h.shape[-1]))
-    return h * (kept / (1.0 - share)).astype(h.dtype)
+def drop_channels(h: Maps, key: Key[Array, ""], probability: float) -> Maps:
+    """Channel dropout: sets each channel of each example to zero with that probability, and scales up the others."""
+    kept = jax.random.bernoulli(key, 1.0 - probability, (h.shape[0], 1, 1, h.shape[-1]))
+    return h * (kept / (1.0 - probability)).astype(h.dtype)
 
 
 class ResidualBlock(nn.Module):
     """x + gate(f(x)), `[B, H, W, C]` to the same shape.
 
     Attributes:
-      style: the settings.
-      dtype: what products and activations are computed in; None for what the parameters are.
+      style: settings of the block.
+      dtype: precision of products and activations; None is the precision of the parameters.
     """
 
     style: BlockStyle = BlockStyle()
@@ -83,7 +85,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Maps, key: Key[Array, ""], *, train: bool) -> Maps:
         style, h, channels = self.style, x, x.shape[-1]
-        seen: collections.Counter[str] = collections.Counter()
+        seen: collections.Counter[str] = collections.Counter()  # layers are numbered by kind: norm_0, conv_0, norm_1
         for letter in style.order:
             i = seen[letter]
             seen[letter] += 1
@@ -101,14 +103,14 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualRun(nn.Module):
-    """Residual blocks one after the other, the first of which change the resolution before anything else.
+    """Residual blocks in sequence, the first of which change the resolution.
 
     Attributes:
-      blocks: how many.
-      resamplings: how many of them, the first ones, begin with a convolution of stride 2.
-      direction: "down" halves the resolution with it, "up" doubles it with a transposed one.
+      blocks: number of blocks.
+      resamplings: number of blocks, from the first on, that start with a convolution of stride 2.
+      direction: "down" halves the resolution with it, "up" doubles the resolution with a transposed one.
       style, dtype: as in `ResidualBlock`.
-      remat: whether each block is recomputed in the backward pass instead of remembered.
+      remat: whether the backward pass recomputes each block instead of storing it.
     """
 
     blocks: int
@@ -134,10 +136,10 @@ class ResidualRun(nn.Module):
 
 
 class Merge(nn.Module):
-    """Two sets of maps into one: concatenated, a 1x1 convolution to as many channels as the second has, a block.
+    """Merges two sets of feature maps: concatenation, a 1x1 convolution to the second's channels, a block.
 
     Attributes:
-      style: of the block, which is gated whatever it says; None leaves it out.
+      style: settings of the block, which is gated in any case; None leaves the block out.
       dtype: as in `ResidualBlock`.
     """
 
@@ -146,7 +148,7 @@ class Merge(nn.Module):
 
     @nn.compact
     def __call__(self, x: Maps, other: Maps, key: Key[Array, ""], *, train: bool) -> Maps:
-        h = jnp.concatenate([x, other], axis=-1)
+        h = jnp.concatenate([x, other], axis=-1)  # [B, H, W, 2 C]
         h = Conv(other.shape[-1], dtype=self.dtype, size=1, name="join")(h)
         if self.style is None:
             return h

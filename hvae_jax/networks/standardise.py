@@ -1,4 +1,4 @@
-"""Data-dependent initialisation: convolutions whose outputs have mean 0 and one standard deviation on a first batch."""
+"""Data-dependent initialisation: standardises the output of every convolution on the first batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +11,16 @@ from hvae_jax.networks.resample import TransposedConv
 
 
 def standardised(std: float = 0.1) -> Callable[..., Any]:
-    """What `nn.intercept_methods` takes, around the forward pass that initialises a model.
+    """Returns an interceptor for `nn.intercept_methods` around the forward pass that initialises a model.
 
-    Convolution after convolution, with y its output and m, s the mean and standard deviation of a channel of it over
-    examples and pixels: kernel <- kernel std/s, bias <- (bias - m) std/s, and the pass goes on with (y - m) std/s. The
-    pass should be one of training mode, so that batch norms in between do what they will do in training. How widely
-    the kernels were drawn drops out.
+    Every convolution is rescaled so that each channel of its output has mean 0 and standard deviation `std` over
+    examples and pixels. With y the output and m, s a channel's mean and standard deviation,
+
+        kernel <- kernel std/s          bias <- (bias - m) std/s          y <- (y - m) std/s
+
+    so that the scale the kernels were initialised with cancels. The pass should be in training mode, so that the batch
+    norms in between do what they do in training.
+
     Source: Salimans & Kingma (2016), section 3, without weight norm; in addtt's Ladder VAE std is 0.1.
     """
 
@@ -25,11 +29,11 @@ def standardised(std: float = 0.1) -> Callable[..., Any]:
         module = context.module
         if context.method_name != "__call__" or not isinstance(module, Conv | TransposedConv):
             return y
-        mean = y.mean((0, 1, 2), keepdims=True)
+        mean = y.mean((0, 1, 2), keepdims=True)  # [1, 1, 1, C]
         gain = std / jnp.sqrt(y.var((0, 1, 2), keepdims=True) + 1e-5)
         kernel, bias = (module.get_variable("params", name) for name in ("kernel", "bias"))
         module.put_variable("params", "kernel", kernel * gain)
         module.put_variable("params", "bias", (bias - mean.ravel()) * gain.ravel())
-        return (y - mean) * gain
+        return (y - mean) * gain  # so that the next convolution sees what it will see with the new parameters
 
     return intercept

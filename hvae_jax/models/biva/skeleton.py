@@ -7,7 +7,7 @@ its own way. A stage's networks on the way down read the stage above as auxiliar
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,9 @@ class GatedModel(Protocol):
     dtype: ComputeDtype
     remat: bool
 
-    param: Callable[..., Array]
+    def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any) -> Any:
+        """A parameter of the model, as Linen has it."""
+        ...
 
 
 def check_gated(model: GatedModel) -> None:

@@ -1,4 +1,4 @@
-"""What a top prior is, and what it is given of the model it belongs to."""
+"""The protocol of priors p(z_L) at the top, and what a model gives them to work with."""
 
 import abc
 import dataclasses
@@ -12,15 +12,15 @@ from hvae_jax.distributions import Latent, Normal
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """What a top prior is made on.
+    """What a model gives its top prior.
 
     Attributes:
-      module: the model, bound: parameters of the prior are `module.param(...)`.
+      module: the model, bound; the prior's parameters are its own, by `module.param(...)`.
       n: number of examples.
-      shape: of one z_L.
-      encode: q(z_L | u) of examples u `[K, *event]`, in evaluation mode; the inference network itself.
-      x: the examples at hand, `[B, *event]`, or None: what parameters may begin from.
-      value_range: smallest and largest value of x that the likelihood knows, or None.
+      shape: shape of one z_L.
+      encode: the model's own inference network in evaluation mode, from inputs u `[K, *event]` to q(z_L | u).
+      x: the examples at hand, `[B, *event]`, which parameters may start from; None if there are none.
+      value_range: smallest and largest value of x under the likelihood; None if it is not bounded.
     """
 
     module: nn.Module
@@ -34,9 +34,9 @@ class Ground:
 class TopPrior(abc.ABC):
     """A family of priors p(z_L): a frozen, hashable setting of a model.
 
-    A base class and not a Protocol because a command line asks of a setting's default which family it is.
+    It is a base class instead of a Protocol so that the command line can offer every subclass as a choice.
     """
 
     @abc.abstractmethod
     def __call__(self, ground: Ground) -> Latent:
-        """p(z_L) for `ground.n` examples, called within the model's forward pass, with an x or without."""
+        """Returns p(z_L) for `ground.n` examples; called within the model's forward pass, with x or without."""

@@ -1,4 +1,4 @@
-"""A learned mixture of Gaussians at the top."""
+"""The learned mixture of Gaussians."""
 
 import dataclasses
 import math
@@ -13,17 +13,18 @@ from hvae_jax.records import check_sizes
 
 @dataclasses.dataclass(frozen=True)
 class MixturePrior(TopPrior):
-    """p(z_L) = sum_k w_k N(m_k, diag s_k^2), all of it learned.
+    """p(z_L) = sum_k w_k N(m_k, diag s_k^2) with learned weights, means and standard deviations.
 
-    Means begin as draws of N(0, spread^2), so that the components differ; standard deviations as 1, weights as equal.
+    Means are initialised from N(0, spread^2), so that the components differ, standard deviations with 1, and weights
+    with 1/K. The KL has no closed form: the level's rate is log q - log p at the sample.
 
     Attributes:
-      components: K.
-      spread: standard deviation of the means at the start.
-      clamp: bounds of the log variances, or None for none.
+      components: K, number of components.
+      spread: standard deviation of the initial means.
+      clamp: bounds of the log variances; None for none.
 
     Source: Tomczak & Welling (2018), "VAE with a VampPrior", where it is the mixture of Gaussians prior ("MoG").
-    Raises ValueError for fewer than one component, or a spread that is not positive.
+    Raises ValueError if there is no component, or the spread is not positive and finite.
     """
 
     components: int = 10
@@ -36,7 +37,7 @@ class MixturePrior(TopPrior):
             raise ValueError(f"MixturePrior(spread={self.spread}): it has to be positive and finite.")
 
     def __call__(self, ground: Ground) -> NormalMixture:
-        """Parameters: `top_prior_mean`, `top_prior_log_var` `[K, *shape]` and `top_prior_logits` `[K]`."""
+        """Returns the mixture; parameters `top_prior_mean`, `top_prior_log_var` `[K, *shape]`, `top_prior_logits`."""
         param, shape = ground.module.param, (self.components, *ground.shape)
         mean = param("top_prior_mean", nn.initializers.normal(self.spread), shape, jnp.float32)
         log_var = param("top_prior_log_var", nn.initializers.zeros, shape, jnp.float32)

@@ -1,4 +1,4 @@
-"""The standard Gaussian at the top."""
+"""The standard Gaussian prior."""
 
 import dataclasses
 
@@ -11,5 +11,5 @@ class NormalPrior(TopPrior):
     """p(z_L) = N(0, I)."""
 
     def __call__(self, ground: Ground) -> Normal:
-        """`[n, *shape]`, no parameters."""
+        """Returns N(0, I), `[n, *shape]`; no parameters."""
         return Normal.standard((ground.n, *ground.shape))

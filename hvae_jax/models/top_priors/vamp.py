@@ -1,4 +1,4 @@
-"""The variational mixture of posteriors at the top."""
+"""The variational mixture of posteriors, VampPrior."""
 
 import dataclasses
 from typing import Any
@@ -16,20 +16,21 @@ from hvae_jax.records import check_sizes
 class VampPrior(TopPrior):
     """p(z_L) = 1/K sum_k q(z_L | u_k), the posteriors of K learned pseudo-inputs u_k.
 
-    The prior that is best for the ELBO is the aggregated posterior, 1/N sum_n q(z_L | x_n); this is the same of fewer
-    inputs, which are learned so as to stand for the data. Its KL has no closed form: the level's rate is log q - log p
+    The prior that maximises the ELBO is the aggregated posterior, 1/N sum_n q(z_L | x_n). The VampPrior has the same
+    form with fewer inputs, learned to represent the data. Its KL has no closed form: the level's rate is log q - log p
     at the sample.
 
-    Pseudo-inputs lie in the space of x, so that they can be looked at, and are cut to the range of its values. They
-    begin as examples that the model is initialised on (`Training.init_examples`), in turn, with noise of a hundredth of
-    that range. Batch norm normalises them by its running statistics, in training too: they are no part of the batch.
-    In a bottom-up model the levels below the top are passed on by their means.
+    Pseudo-inputs have the shape of x, so that they can be looked at, and are clipped to the range of its values. They
+    are initialised with examples that the model is initialised on (`Training.init_examples`), in turn, plus noise of
+    1/100 of that range. They are no part of the batch: batch norm normalises them by its running statistics in
+    training too, and does not take them into its statistics. In a bottom-up model, the levels below the top pass on
+    their means.
 
     Attributes:
-      pseudo_inputs: K.
+      pseudo_inputs: K, number of pseudo-inputs.
 
-    Source: Tomczak & Welling (2018), "VAE with a VampPrior", equation 9; section 4 for the two levels.
-    Raises ValueError for fewer than one.
+    Source: Tomczak & Welling (2018), "VAE with a VampPrior", equation 9; section 4 for two levels.
+    Raises ValueError if there is no pseudo-input.
     """
 
     pseudo_inputs: int = 500
@@ -38,7 +39,7 @@ class VampPrior(TopPrior):
         check_sizes(self, "pseudo_inputs")
 
     def __call__(self, ground: Ground) -> NormalMixture:
-        """Parameter: `pseudo_inputs`, `[K, *event]`."""
+        """Returns the mixture; parameter `pseudo_inputs`, `[K, *event]`."""
         u = self._inputs(ground)
         if ground.value_range is not None:
             u = hard_clamp(u, *ground.value_range)
@@ -47,7 +48,7 @@ class VampPrior(TopPrior):
         return NormalMixture(jnp.zeros((ground.n, self.pseudo_inputs), u.dtype), components)
 
     def _inputs(self, ground: Ground) -> Array:
-        """The parameter; its shape is known once there are variables, and from x before."""
+        """The parameter `pseudo_inputs`; its shape comes from x at initialisation, then from the variables."""
         if ground.module.has_variable("params", "pseudo_inputs"):
             return ground.module.get_variable("params", "pseudo_inputs")
         x = ground.x
