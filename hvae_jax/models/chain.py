@@ -78,9 +78,6 @@ def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
             )
 
 
-# ---- next to x
-
-
 def stem_of(model: Settings, replaced: bool, activation: Callable[[Array], Array] = sigmoid_gelu) -> ConvEncoder | None:
     """Returns the convolutions before the first network of the way up; None for a dense model.
 
@@ -125,9 +122,6 @@ def likelihood_of(
         return None if x is None or model.initialisation == "pytorch" else model.likelihood.marginals(x)
 
     return model.likelihood(widen(readout(h, None if x is None else x.shape[1:], first_bias)))
-
-
-# ---- a network a level
 
 
 def own_network(

@@ -13,15 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tyro
-from hvae_jax.models.gated_ladder import gated_ladder_cifar10, gated_ladder_mnist
 from support.cases import integers
 
 from hvae_jax.diagnostics import bound_above, level_by_level
-from hvae_jax.distributions import Normal, log_variance
+from hvae_jax.distributions import Normal, ScaleHead
 from hvae_jax.experiment import settings
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.models import BIVA, HVAE, GatedLadderVAE
-from hvae_jax.models.biva import Stage, biva_cifar10, biva_mnist
+from hvae_jax.models.biva import Stage, biva_cifar10, biva_mnist, gated_ladder_cifar10, gated_ladder_mnist, sides
 from hvae_jax.trace import Level
 
 KEY, OTHER_KEY = jax.random.split(jax.random.key(0))
@@ -33,7 +32,7 @@ X = integers(2, 2, 2, 1)
 
 @functools.cache
 def variables(model: HVAE = MODEL) -> Any:
-    """Of a model, made for X."""
+    """A model's variables, made for X."""
     return jax.jit(model.init)(KEY, X, KEY)
 
 
@@ -92,7 +91,7 @@ def every_stage_above(model: BIVA, stage: int) -> set[str]:
     ],
 )
 def test_factorisation(model: BIVA) -> None:
-    """The two at the top of models/biva.py."""
+    """Both formulas at the top of models/biva/biva.py."""
     top = len(model.stages)
     expected: dict[str, set[str]] = {f"p z{top}": set(), f"q z{top}": {"x"} | {f"z{i}_bu" for i in range(1, top)}}
     for stage in range(1, top):
@@ -117,7 +116,7 @@ def test_factorisation_without_skips() -> None:
 
 @pytest.mark.parametrize("inference", [pytest.param("top_down", marks=pytest.mark.slow), "bottom_up"])
 def test_factorisation_of_the_ladder(inference: str) -> None:
-    """The two directions at the top of models/gated_ladder.py; p is the same."""
+    """The two directions at the top of models/biva/gated_ladder.py; p is the same."""
     expected: dict[str, set[str]] = {}
     for stage in (1, 2, 3):
         above, below = ({f"z{i}" for i in range(1, 4) if (i - stage) * way > 0} for way in (1, -1))
@@ -127,6 +126,12 @@ def test_factorisation_of_the_ladder(inference: str) -> None:
 
 
 # ---- stages
+
+
+def test_resolutions() -> None:
+    """Height and width of each stage's feature maps, top first."""
+    stages = (Stage(2, ((4, 3, 2), (4, 3, 1))), Stage(2, ((4, 3, 2), (4, 3, 2))))
+    assert sides((28, 20, 1), 2, stages) == ((4, 3), (8, 6))
 
 
 @functools.cache
@@ -160,7 +165,7 @@ def test_keep_top_counts_stages(keep_top: int, levels: int) -> None:
 @pytest.mark.parametrize("keep_top", [-1, 4])
 def test_keep_top_beyond_the_stages(keep_top: int) -> None:
     """Names both counts."""
-    with pytest.raises(ValueError, match=rf"{keep_top}.*3 stages \(of 5 levels\): 0 to 3"):
+    with pytest.raises(ValueError, match=rf"{keep_top}.*3 stages \(of 5 levels\): it has to be from 0 to 3"):
         MODEL.apply(variables(), X, KEY, keep_top=keep_top)
 
 
@@ -266,16 +271,17 @@ def test_how_it_is_computed(change: dict[str, Any]) -> None:
 
 
 def test_log_variances() -> None:
-    """The four heads."""
+    """The heads of the published codes, where "clip" is a clamp; what is clamped is the log variance itself."""
     a = jnp.asarray([-20.0, -1.0, 0.0, 2.0, 20.0])
     expected = {
-        "none": a,
-        "softplus": np.logaddexp(0.0, np.asarray(a)),
-        "tanh": np.tanh(np.asarray(a)),
-        "clip": np.clip(np.asarray(a), -3.0, 1.0),
+        "log_var": np.asarray(a),
+        "softplus_log_var": np.logaddexp(0.0, np.asarray(a)),
+        "tanh_log_var": np.tanh(np.asarray(a)),
     }
-    for head, values in expected.items():
-        np.testing.assert_allclose(log_variance(a, head, (-3.0, 1.0)), values, rtol=1e-6)
+    for form, values in expected.items():
+        head = ScaleHead(form)
+        np.testing.assert_allclose(2.0 * head.log_std(a), values, rtol=1e-6)
+        np.testing.assert_allclose(2.0 * head.log_std(a, (-3.0, 1.0)), np.clip(values, -3.0, 1.0), rtol=1e-6)
 
 
 # ---- settings
@@ -301,8 +307,8 @@ def test_as_settings(model: HVAE) -> None:
         ({"image": (28, 28)}, ("(28, 28)", "channels")),
         ({"image": (30, 30, 1)}, ("(30, 30, 1)", "15x15", "stride 2", "Stage(latents=8")),
         ({"image": (30, 30, 1), "pad": -1}, ("pad=-1",)),
-        ({"q_dropout": 1.0}, ("1.0", "from 0 to below 1")),
-        ({"p_dropout": -0.1}, ("-0.1",)),
+        ({"q_dropout": 1.0}, ("q_dropout=1.0", "from 0 to below 1")),
+        ({"p_dropout": -0.1}, ("p_dropout=-0.1",)),
         ({"dtype": "float16"}, ("'float16'", "'bfloat16'")),
         ({"likelihood": LogisticMixture()}, ("3 channels", "x has 1")),
     ],
@@ -319,8 +325,8 @@ def test_refused_settings(model: type[HVAE], wrong: dict[str, Any], said: tuple[
     ("wrong", "said"),
     [
         ({"latents": 0, "blocks": ((8, 3, 1),)}, "latents=0"),
-        ({"latents": 2, "blocks": ()}, "one block or more"),
-        ({"latents": 2, "blocks": ((8, 3),)}, "(channels, size of the kernels, stride)"),
+        ({"latents": 2, "blocks": ()}, "at least one block"),
+        ({"latents": 2, "blocks": ((8, 3),)}, "(channels, kernel size, stride)"),
         ({"latents": 2, "blocks": ((8, 3, 0),)}, "1 or more"),
         ({"latents": 2, "blocks": ((8, 3, 1),), "kernel": 0}, "kernel=0"),
     ],
@@ -339,7 +345,7 @@ def test_refused_at_the_call() -> None:
         MODEL.apply(variables(), X.reshape(8, 4), KEY)
     with pytest.raises(ValueError, match="classes=0"):
         MODEL.apply(variables(), X, KEY, y=jnp.zeros(8, jnp.int32))
-    with pytest.raises(ValueError, match=r"'sideways'.*top_down or bottom_up"):
+    with pytest.raises(ValueError, match=r"inference='sideways'.*'top_down' or 'bottom_up'"):
         GatedLadderVAE(inference="sideways")
     with pytest.raises(ValueError, match="merge_kernel=0"):
         BIVA(merge_kernel=0)

@@ -1,17 +1,14 @@
-"""BottomUpVAE: which rate is right, in closed form; how wrong the article's printed one is; what the model refuses."""
+"""BottomUpVAE: the right rates in closed form, how far off the article's printed ones are, what the model refuses."""
 
 import dataclasses
 import functools
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tyro
 from scipy import stats
 from support import contract, oracle
 from support.cases import case, integers
@@ -22,7 +19,8 @@ from hvae_jax.experiment import settings
 from hvae_jax.likelihoods import Categorical, Gaussian
 from hvae_jax.models import BottomUpVAE
 from hvae_jax.networks import MLP
-from hvae_jax.objectives import elbo, importance, log_weight
+from hvae_jax.objectives import Batch, NegativeELBO, PrintedELBO, elbo, importance, log_weight
+from hvae_jax.trace import Trace
 
 KEY, OTHER_KEY = jax.random.split(jax.random.key(0))
 MODEL = BottomUpVAE(latents=(2, 3), hidden=5, likelihood=Categorical(4))
@@ -69,13 +67,12 @@ class Linear:
     p1: tuple[np.ndarray, np.ndarray, np.ndarray]
     px: tuple[np.ndarray, np.ndarray, np.ndarray]
 
-    def model(self, estimator: str) -> BottomUpVAE:
+    def model(self) -> BottomUpVAE:
         """The model with one linear layer for each conditional."""
         d1, d2 = len(self.q1[1]), len(self.q2[1])
         return BottomUpVAE(
             latents=(d2, d1),
             likelihood=Gaussian(),
-            estimator=estimator,
             bottom_up=(MLP(()), MLP(())),
             posterior=(MLP((), 2 * d2), MLP((), 2 * d1)),
             prior=(MLP((), 2 * d1),),
@@ -153,15 +150,26 @@ FIVE_ONES = Linear(  # the example of one dimension: q(z1) = N(0, 1), q(z2 | z1)
 )
 
 
+def printed_rates(trace: Trace) -> jax.Array:
+    """The article's rates, KL(q_l || p_l) in closed form of the q and p that were drawn, `[L, B]`."""
+    return jnp.stack([sum_event(kl(level.q, level.p)) for level in trace.levels])
+
+
 @functools.cache
-def drawn(linear: str, estimator: str) -> dict[str, np.ndarray]:
-    """DRAWS passes over a few x: elbo, log_weight [S, B]; rates, ratios [S, L, B]."""
+def drawn(linear: str) -> dict[str, np.ndarray]:
+    """DRAWS passes over a few x: elbo, log_weight [S, B]; rates, ratios, printed [S, L, B]."""
     one = {"related": related(), "one": FIVE_ONES}[linear]
-    model, x = one.model(estimator), jnp.asarray(data_of(one), jnp.float32)
+    model, x = one.model(), jnp.asarray(data_of(one), jnp.float32)
 
     def draw(key: jax.Array) -> dict[str, jax.Array]:
         trace = model.apply(one.variables(), x, key)
-        return {"elbo": elbo(trace), "log_weight": log_weight(trace), "rates": trace.rates, "ratios": trace.ratios}
+        return {
+            "elbo": elbo(trace),
+            "log_weight": log_weight(trace),
+            "rates": trace.rates,
+            "ratios": trace.ratios,
+            "printed": printed_rates(trace),
+        }
 
     draws = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(2), DRAWS))
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), draws)
@@ -184,14 +192,14 @@ def test_the_example_of_one_dimension() -> None:
     right, wrong = FIVE_ONES.rates(x, printed=False)[1], FIVE_ONES.rates(x, printed=True)[1]
     np.testing.assert_allclose(right, -0.455, rtol=1e-12)
     np.testing.assert_allclose(wrong, 0.545, rtol=1e-12)
-    assert_mean(drawn("one", "log_ratio")["rates"][:, 1], right)
-    assert_mean(drawn("one", "printed_not_the_elbo")["rates"][:, 1], wrong)
+    assert_mean(drawn("one")["rates"][:, 1], right)
+    assert_mean(drawn("one")["printed"][:, 1], wrong)
 
 
 @pytest.mark.leg
 def test_the_right_rates() -> None:
     """Both levels have the mean they ought to have; the top one's is analytic and spreads less than its ratio."""
-    linear, draws = related(), drawn("related", "log_ratio")
+    linear, draws = related(), drawn("related")
     x = data_of(linear)
     expected = linear.rates(x, printed=False)
     assert_mean(draws["rates"], expected)
@@ -205,17 +213,39 @@ def test_the_right_rates() -> None:
 
 
 def test_the_printed_rates() -> None:
-    """The top one is right, the lower one off by what the closed form says, many standard errors; ratios right."""
-    linear, draws = related(), drawn("related", "printed_not_the_elbo")
+    """The top one is right, the lower one is off by what the closed form says, many standard errors."""
+    linear, draws = related(), drawn("related")
     x = data_of(linear)
     right, printed = linear.rates(x, printed=False), linear.rates(x, printed=True)
     np.testing.assert_array_equal(right[0], printed[0])
-    assert_mean(draws["rates"], printed)
-    assert_mean(draws["ratios"], right)
-    gap = draws["rates"][:, 1] - draws["ratios"][:, 1]
+    np.testing.assert_allclose(draws["printed"][:, 0], draws["rates"][:, 0], rtol=1e-5, atol=1e-6)
+    assert_mean(draws["printed"], printed)
+    gap = draws["printed"][:, 1] - draws["ratios"][:, 1]
     assert_mean(gap, printed[1] - right[1])
     assert (np.abs(printed[1] - right[1]) > 10 * gap.std(0) / np.sqrt(DRAWS)).all()
-    np.testing.assert_allclose(draws["log_weight"], drawn("related", "log_ratio")["log_weight"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["related", "one"])
+def test_the_objective_that_trains_on_the_printed_rates(name: str) -> None:
+    """Its loss has the mean of -(log p(x | z1) - printed rates); its metrics say both, and `elbo` is the true one."""
+    linear = {"related": related(), "one": FIVE_ONES}[name]
+    x, model = data_of(linear), linear.model()
+
+    def forward(variables: Any, x: jax.Array, key: jax.Array, **choices: Any) -> tuple[Trace, Any]:
+        return model.apply(variables, x, key, **choices), {}
+
+    def one(key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+        batch = Batch(jnp.asarray(x, jnp.float32))
+        loss, metrics, *_ = PrintedELBO()(forward, linear.variables(), batch, key, jnp.int32(0), ())
+        return loss, metrics, elbo(model.apply(linear.variables(), batch.x, key)).mean()
+
+    losses, metrics, bounds = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), DRAWS))
+    printed = linear.rates(x, printed=True)
+    assert_mean(np.asarray(losses, np.float64), -(linear.mean_log_px(x) - printed.sum(0)).mean())
+    np.testing.assert_array_equal(metrics["printed_elbo"], -losses)
+    for level, expected in zip(("z2", "z1"), printed.mean(1), strict=True):
+        assert_mean(np.asarray(metrics[f"printed_rate/{level}"], np.float64), expected)
+    np.testing.assert_allclose(metrics["elbo"], bounds, rtol=1e-5, atol=1e-5)
 
 
 def opposed() -> Linear:
@@ -260,12 +290,11 @@ def test_the_printed_elbo_may_lie_above_the_elbo() -> None:
         assert (sign * above > 0.99).all()
 
 
-@pytest.mark.parametrize("estimator", ["log_ratio", "printed_not_the_elbo"])
-def test_importance_does_not_ask_the_estimator(estimator: str) -> None:
-    """The IWAE bound with 2,000 draws is log p(x) within its error, whatever the rates are."""
+def test_importance_weights_do_not_ask_for_the_rates() -> None:
+    """The IWAE bound with 2,000 draws is log p(x) within its error."""
     linear = related()
     x = data_of(linear)
-    result = importance(linear.model(estimator), linear.variables(), jnp.asarray(x, jnp.float32), KEY, 2000, 500)
+    result = importance(linear.model(), linear.variables(), jnp.asarray(x, jnp.float32), KEY, 2000, 500)
     assert (result.standard_error < 0.05).all()
     assert (np.abs(result.bound - linear.log_px(x)) < 4.5 * result.standard_error + 1e-4).all()
 
@@ -273,15 +302,26 @@ def test_importance_does_not_ask_the_estimator(estimator: str) -> None:
 # ---- the contract
 
 
+class Printed(BottomUpVAE):
+    """The model as the article prints it: each level's KL is that of its q and p, in closed form."""
+
+    def descend(self, *args: Any, **choices: Any) -> Trace:
+        """The trace, its KLs replaced."""
+        trace = super().descend(*args, **choices)
+        return trace.replace(levels=tuple(level.replace(kl=kl(level.q, level.p)) for level in trace.levels))
+
+
 @functools.cache
 def printed_row(name: str) -> Row:
-    """A row of tests/cases.py with the article's estimator."""
+    """A row of tests/support/cases.py as the article prints it."""
     one = case(name)
-    return Row(dataclasses.replace(one, model=one.model.clone(estimator="printed_not_the_elbo")))
+    settings = {f.name: getattr(one.model, f.name) for f in dataclasses.fields(one.model)}
+    del settings["parent"], settings["name"]
+    return Row(dataclasses.replace(one, model=Printed(**settings)))
 
 
-def test_the_contract_catches_the_printed_estimator() -> None:
-    """Its mean rate is not its mean log-ratio, as in tests/test_contract.py that of the same row's own is."""
+def test_the_contract_catches_the_printed_rates() -> None:
+    """Their mean is not the mean log-ratio, as tests/test_contract.py shows that the model's own is."""
     with pytest.raises(AssertionError):
         contract.mean_rate_is_mean_ratio(printed_row("bottom_up_vae"))
 
@@ -291,7 +331,7 @@ def test_the_contract_catches_the_printed_estimator() -> None:
     [contract.mean_weight_is_one, contract.weights_sum_to_one, contract.iwae_rises, contract.keep_top_mixes],
     ids=lambda promise: promise.__name__,
 )
-def test_the_printed_estimator_leaves_weights_and_latents_alone(promise: Any) -> None:
+def test_the_printed_rates_leave_weights_and_latents_alone(promise: Any) -> None:
     promise(printed_row("bottom_up_vae"))
 
 
@@ -339,12 +379,22 @@ def test_the_analytic_kl_is_the_tops_alone() -> None:
         assert (np.abs(level.rate - sum_event(kl(level.q, level.p))) > 1e-3).all()
 
 
-def test_one_level_has_one_estimator() -> None:
-    """Without a level below the top the printed formula is right."""
+def test_one_level_has_one_elbo() -> None:
+    """Without a level below the top the printed formula is the ELBO: both objectives have one loss and one gradient."""
+    model = MODEL.clone(latents=(3,))
+    made = variables(model)
+
+    def forward(params: Any, x: jax.Array, key: jax.Array, **choices: Any) -> tuple[Trace, Any]:
+        return model.apply({**made, "params": params}, x, key, **choices), {}
+
+    def loss(params: Any, objective: Any) -> jax.Array:
+        return objective(forward, params, Batch(X), KEY, jnp.int32(0), ())[0]
+
     right, printed = (
-        apply(X, KEY, model=MODEL.clone(latents=(3,), estimator=name)) for name in ("log_ratio", "printed_not_the_elbo")
+        jax.jit(jax.value_and_grad(functools.partial(loss, objective=objective)))(made["params"])
+        for objective in (NegativeELBO(), PrintedELBO())
     )
-    np.testing.assert_allclose(right.rates, printed.rates, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), printed, right)
 
 
 def test_decoding_never_touches_the_inference_networks() -> None:
@@ -388,9 +438,8 @@ def test_remat_and_bfloat16_with_convolutions() -> None:
         ({"latents": (0, 3)}, r"latents=\(0, 3\).*1 or more"),
         ({"hidden": 0}, "hidden=0.*1 or more"),
         ({"depth": 0}, "depth=0.*1 or more"),
-        ({"width": 0}, "width=0.*1 channel or more"),
+        ({"width": 0}, "width=0.*1 or more"),
         ({"classes": 1}, "classes=1.*0 for no labels"),
-        ({"estimator": "printed"}, "estimator='printed'.*'log_ratio'.*which is wrong"),
         ({"network": "cnn"}, "network='cnn'.*'dense' or 'conv'"),
         ({"dtype": "float16"}, "dtype='float16'.*'bfloat16'"),
         ({"bottom_up": (None,)}, "bottom_up.*1 networks.*2 levels need 2"),
@@ -409,22 +458,3 @@ def test_as_settings() -> None:
     model = BottomUpVAE(latents=[2, 3], posteriors_see_x=True, bottom_up=[None, MLP((4,), 5)], network="conv")
     assert settings.from_json(settings.to_json(model)) == model
     hash(model)
-
-
-def test_the_command_line_of_the_experiments(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Estimators and networks are choices in --help; the article's sizes are the defaults."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "experiments")
-    import digits_two_level
-    import digits_vae
-
-    for module in (digits_two_level, digits_vae):
-        monkeypatch.delitem(sys.modules, module.__name__)
-        one = module.experiment
-        parsed = tyro.cli(type(one), args=["--model.network", "conv"], default=one)
-        assert parsed.model == one.model.clone(network="conv")
-        assert one.model == type(one.model)()
-        with pytest.raises(SystemExit):
-            tyro.cli(type(one), args=["--help"], default=one)
-        assert "{dense,conv}" in (text := capsys.readouterr().out)
-        printed = "{log_ratio,printed_not_the_elbo}"
-        assert (printed in text) == (module is digits_two_level)

@@ -11,11 +11,11 @@ import pytest
 from flax import linen as nn
 from support.cases import integers
 
-from hvae_jax.distributions import Normal, precision_weighted, residual
+from hvae_jax.distributions import Normal, ScaleHead, precision_weighted, residual
 from hvae_jax.likelihoods import Bernoulli, Categorical, LogisticMixture
 from hvae_jax.models import ConvLadderVAE, LadderVAE
 from hvae_jax.models.conv_ladder import addtt_cifar10, addtt_mnist
-from hvae_jax.models.ladder import published_code
+from hvae_jax.models.ladder import casperkaae_mnist
 from hvae_jax.networks.conv import Conv
 from hvae_jax.networks.resample import TransposedConv
 from hvae_jax.networks.residual import BlockStyle, ResidualBlock, drop_channels
@@ -93,7 +93,7 @@ def test_only_the_mean_goes_up() -> None:
     """With only_mu_up the second network reads z1's size, and not the first one's width."""
     params = shapes(LadderVAE((2, 3), (5, 6), only_mu_up=True), (9,))["params"]
     assert params["up2"]["first"]["linear"]["kernel"].shape == (3, 5)
-    assert published_code().only_mu_up and not published_code().share
+    assert casperkaae_mnist().only_mu_up and not casperkaae_mnist().share
 
 
 def test_depth_names_and_maps() -> None:
@@ -141,9 +141,17 @@ def test_dense_merges(merge: Any, share: bool) -> None:
 
 def test_exponential_variances_are_clamped() -> None:
     """What the last layer says is the log variance itself, within bounds."""
-    model = LadderVAE((2,), (4,), variance="exp", clamp=(-0.1, 0.1), normalise=False)
+    model = LadderVAE((2,), (4,), head=ScaleHead("log_var"), clamp=(-0.1, 0.1), normalise=False)
     trace = jax.jit(lambda: model.init_with_output(KEY, 9.0 * jnp.ones((2, 6)), KEY)[0])()
     assert jnp.abs(trace.levels[0].q.log_var).max() <= 0.1 + 1e-6
+
+
+def test_heads_that_cannot_be() -> None:
+    """A form that is not known, with those that are; a slope that is none."""
+    with pytest.raises(ValueError, match=r"form='exp'.*'log_var'.*'softplus_var'"):
+        ScaleHead("exp")
+    with pytest.raises(ValueError, match=r"beta=0\.0.*positive"):
+        ScaleHead("log_std", beta=0.0)
 
 
 def test_convolutional_merges() -> None:
@@ -166,11 +174,10 @@ def test_convolutional_merges() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"latents": (2, 3), "hidden": (4,)}, r"latents=\(2, 3\), hidden=\(4,\).*2 levels and 1 widths"),
+        ({"latents": (2, 3), "hidden": (4,)}, r"latents=\(2, 3\), hidden=\(4,\).*2 levels but 1 widths"),
         ({"latents": (), "hidden": ()}, r"latents=\(\).*at least one"),
         ({"latents": (2, 0), "hidden": (3, 3)}, r"latents=\(2, 0\).*1 or more"),
-        ({"merge": "concat"}, "merge='concat'.*precision or residual"),
-        ({"variance": "log"}, "variance='log'.*softplus or exp"),
+        ({"merge": "concat"}, "merge='concat'.*'precision' or 'residual'"),
         ({"dtype": "float16"}, "float16"),
     ],
 )
@@ -183,7 +190,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"latents": (2, 3)}, r"latents=\(2, 3\), downsample=\(1, 1, 1\).*2 levels and 3 numbers"),
+        ({"latents": (2, 3)}, r"latents=\(2, 3\), downsample=\(1, 1, 1\).*2 levels but 3 numbers"),
         ({"downsample": (1, 5, 1)}, r"downsample=\(1, 5, 1\), blocks=4.*from 0 to blocks"),
         ({"downsample": (1, -1, 1)}, r"downsample=\(1, -1, 1\).*from 0 to blocks"),
         ({"downsample": (3, 2, 1)}, r"image of 28x28 cannot be halved 7 times"),
@@ -194,7 +201,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         ({"latents": 3}, r"latents=3\): a tuple, such as \(3,\)"),
         ({"latents": (2.5, 3)}, r"latents=\(2.5, 3\).*whole number"),
         ({"clamp": (7.0, -7.0)}, r"clamp=\(7.0, -7.0\).*a lower bound and then a higher"),
-        ({"merge": "sum"}, "merge='sum'.*concat, concat_linear, precision, residual"),
+        ({"merge": "sum"}, "merge='sum'.*'concat', 'concat_linear', 'precision' or 'residual'"),
         ({"scale": 0.0}, r"scale=0\.0"),
         ({"likelihood": LogisticMixture()}, "3 channels together, but x has 1"),
     ],
@@ -209,7 +216,7 @@ def test_convolutional_settings_that_cannot_be(settings: dict[str, Any], message
     ("settings", "message"),
     [
         ({"order": "bacx"}, "order='bacx'"),
-        ({"order": "ba"}, "one convolution at least"),
+        ({"order": "ba"}, "at least one convolution"),
         ({"dropout": 1.0}, r"dropout=1\.0.*below 1"),
     ],
 )

@@ -134,7 +134,7 @@ def test_remat_and_bfloat16(network: str) -> None:
         ({"latents": 0}, "latents=0.*1 or more"),
         ({"hidden": 0}, "hidden=0.*1 or more"),
         ({"depth": 0}, "depth=0.*1 or more"),
-        ({"width": 0}, "width=0.*1 channel or more"),
+        ({"width": 0}, "width=0.*1 or more"),
         ({"classes": 1}, "classes=1.*0 for no labels"),
         ({"network": "convolutional"}, "network='convolutional'.*'dense' or 'conv'"),
         ({"dtype": "float16"}, "dtype='float16'.*'bfloat16'"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hvae_jax.networks.gated import GatedBlock, GatedRun, GatedStyle, Stage, drop, shortcut, sides
+from hvae_jax.networks.gated import GatedBlock, GatedRun, GatedStyle, drop, shortcut
 
 KEY = jax.random.key(0)
 
@@ -78,9 +78,3 @@ def test_dropout() -> None:
     x = random(4, 4, 4, 2)
     block = GatedBlock(2, style=GatedStyle(dropout=0.5))
     assert (apply(block, x, None, train=True) != apply(block, x, None)).any()
-
-
-def test_sides() -> None:
-    """Of each stage's maps, top first."""
-    stages = (Stage(2, ((4, 3, 2), (4, 3, 1))), Stage(2, ((4, 3, 2), (4, 3, 2))))
-    assert sides((28, 20, 1), 2, stages) == ((4, 3), (8, 6))
