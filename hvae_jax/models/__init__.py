@@ -1,11 +1,19 @@
-"""The contents page: one model, one file."""
+"""The contents page: one model, one file; a family of models, one folder."""
 
 from hvae_jax.models.base import HVAE as HVAE
 from hvae_jax.models.biva import BIVA as BIVA
 from hvae_jax.models.biva import GatedLadderVAE as GatedLadderVAE
+from hvae_jax.models.biva import Stage as Stage
+from hvae_jax.models.biva import biva_cifar10 as biva_cifar10
+from hvae_jax.models.biva import biva_mnist as biva_mnist
+from hvae_jax.models.biva import gated_ladder_cifar10 as gated_ladder_cifar10
+from hvae_jax.models.biva import gated_ladder_mnist as gated_ladder_mnist
 from hvae_jax.models.bottom_up import BottomUpVAE as BottomUpVAE
 from hvae_jax.models.conv_ladder import ConvLadderVAE as ConvLadderVAE
+from hvae_jax.models.conv_ladder import addtt_cifar10 as addtt_cifar10
+from hvae_jax.models.conv_ladder import addtt_mnist as addtt_mnist
 from hvae_jax.models.ladder import LadderVAE as LadderVAE
+from hvae_jax.models.ladder import casperkaae_mnist as casperkaae_mnist
 from hvae_jax.models.resnet_vae import ResNetVAE as ResNetVAE
 from hvae_jax.models.resnet_vae import iaf_cifar10 as iaf_cifar10
 from hvae_jax.models.resnet_vae import iaf_cifar10_small as iaf_cifar10_small

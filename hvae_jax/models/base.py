@@ -43,7 +43,7 @@ class HVAE(nn.Module):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self)
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(self):  # of the subclass
             bounds = getattr(self, field.name)
             if field.name in ("clamp", "prior_clamp") and bounds is not None and not bounds[0] < bounds[1]:
                 raise ValueError(
@@ -116,6 +116,7 @@ class HVAE(nn.Module):
         choices = picks(
             self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top), noise=noise
         )
+        # fused: the same random numbers, drawn faster on a CPU
         return self.descend(x, x.shape[0], fused(key), y=_array(y), picks=choices, train=train)
 
     def decode(
@@ -177,6 +178,7 @@ def levels_kept(levels_per_stage: tuple[int, ...], keep_top: ArrayLike | None) -
             f"keep_top is {keep_top}, but the model has {stages} stages (of {sum(levels_per_stage)} levels): it has to "
             f"be from 0 to {stages}."
         )
+    # by index and not by a Python branch, because keep_top may be traced
     ends = jnp.cumsum(jnp.asarray((0, *levels_per_stage)))  # ends[k]: levels in the top k stages
     return ends[jnp.clip(jnp.asarray(keep_top), 0, stages)]
 

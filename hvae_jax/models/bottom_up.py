@@ -142,6 +142,7 @@ class BottomUpVAE(HVAE):
             """Returns q(z_L | .); the z_l that each level below the top passes on is `pass_on(l, q(z_l | .))`."""
 
             def infer(level: int, v: Array) -> tuple[Array, Normal]:
+                """r_l and q(z_l | .), from what the level below passes on."""
                 r = run(paths[level], join(v, label), train=train)  # [B, hidden]
                 return r, gaussian(run(heads[level], join(r, label), train=train), clamp=self.clamp)
 

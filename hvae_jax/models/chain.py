@@ -23,7 +23,7 @@ from hvae_jax.records import check_sizes
 
 
 @runtime_checkable
-class Settings(Protocol):
+class ArticleModel(Protocol):
     """Fields of any of the article's models that the functions of this file read."""
 
     network: NetworkKind
@@ -37,7 +37,7 @@ class Settings(Protocol):
 
 
 @runtime_checkable
-class Chain(Settings, Protocol):
+class Chain(ArticleModel, Protocol):
     """Fields of a model with a network a level."""
 
     latents: tuple[int, ...]
@@ -48,7 +48,7 @@ class Chain(Settings, Protocol):
     prior_clamp: tuple[float, float] | None
 
 
-def check_top_prior(model: Settings) -> None:
+def check_top_prior(model: ArticleModel) -> None:
     """Raises ValueError for labels together with a top prior: with labels the top prior is learned from them."""
     if model.classes and model.top_prior != NormalPrior():
         raise ValueError(
@@ -78,7 +78,9 @@ def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
             )
 
 
-def stem_of(model: Settings, replaced: bool, activation: Callable[[Array], Array] = sigmoid_gelu) -> ConvEncoder | None:
+def stem_of(
+    model: ArticleModel, replaced: bool, activation: Callable[[Array], Array] = sigmoid_gelu
+) -> ConvEncoder | None:
     """Returns the convolutions before the first network of the way up; None for a dense model.
 
     Args:
@@ -90,7 +92,7 @@ def stem_of(model: Settings, replaced: bool, activation: Callable[[Array], Array
 
 
 def readout_of(
-    model: Settings, event: tuple[int, ...] | None, activation: Callable[[Array], Array] = sigmoid_gelu
+    model: ArticleModel, event: tuple[int, ...] | None, activation: Callable[[Array], Array] = sigmoid_gelu
 ) -> ConvDecoder | Readout:
     """Returns the last layer, from the decoder's features to the parameters of p(x | z1).
 
@@ -105,7 +107,7 @@ def readout_of(
 
 
 def likelihood_of(
-    model: Settings, decoder: nn.Module, readout: ConvDecoder | Readout, z: Array, x: Array | None, train: bool
+    model: ArticleModel, decoder: nn.Module, readout: ConvDecoder | Readout, z: Array, x: Array | None, train: bool
 ) -> LikelihoodRecord:
     """Returns p(x | z1).
 
@@ -118,6 +120,7 @@ def likelihood_of(
     if isinstance(readout, ConvDecoder):
         return model.likelihood(widen(call(readout, h, train=train, remat=model.remat)))
 
+    # a function, because it is wanted only while the model is initialised
     def first_bias() -> Array | None:
         return None if x is None or model.initialisation == "pytorch" else model.likelihood.marginals(x)
 
@@ -147,6 +150,7 @@ def network(
     last: Callable[[Array], Array] = identity,
 ) -> nn.Module:
     """Returns the user's replacement for this level's network, or the model's own."""
+    # top first, so that the last one is level 1's
     if replacements and (replacement := replacements[-level]) is not None:
         return replacement
     return own_network(model, name, model.depth, features, last)
@@ -159,13 +163,13 @@ def ascent_of(
 
     Args:
       heads: the user's replacements for the heads, top first; a head gives mean and log variance, `[B, 2 d]`.
-      name: of the model's own heads, "q" for q1, q2, ...
+      name: name of the model's own heads without the level, "q" for q1, q2, ...
     """
     stem = stem_of(model, bool(model.bottom_up) and model.bottom_up[-1] is not None)
     paths: dict[int, nn.Module] = {}
     found: dict[int, nn.Module] = {}
     for level in range(1, len(model.latents) + 1):
-        last = exact_gelu if level == 1 else leaky_relu
+        last = exact_gelu if level == 1 else leaky_relu  # as in the article's code
         paths[level] = network(model, model.bottom_up, level, f"r{level}", model.hidden, last)
         found[level] = network(model, heads, level, f"{name}{level}", 2 * model.latents[-level])
     return stem, paths, found
@@ -187,7 +191,7 @@ def prior_of(
     else:
         return model.top_prior(ground), key
     own_key = None
-    if isinstance(net, Drawing):
+    if isinstance(net, Drawing):  # nothing is split for other networks, whose models keep their samples by that
         own_key, key = jax.random.split(key)
     h = call(net, given, train=train, remat=model.remat, key=own_key)
     return gaussian(h, clamp=model.prior_clamp), key

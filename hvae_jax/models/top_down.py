@@ -130,6 +130,7 @@ class TopDownVAE(HVAE):
             offsets = ascend(x, train)
 
         top = self.num_levels
+        # q(z_L | u) for a top prior is an offset from N(0, I), so it is the offset itself
         ground = Ground(self, n, (sizes[top],), lambda u: ascend(u, False)[top], x, self.likelihood.value_range)
         levels: list[Level] = []
         for level, level_key, pick in zip(sizes, jax.random.split(key, top), picks, strict=True):

@@ -312,6 +312,6 @@ def test_settings_that_cannot_be(make: Any, said: str) -> None:
 def test_as_settings(name: str) -> None:
     """A model comes back from JSON with its prior, and is hashable."""
     for prior in (VampPrior(7), MixturePrior(4, spread=0.5), NormalPrior()):
-        model = MODELS[name].clone(top_prior=prior)
+        model = type(MODELS[name])(top_prior=prior)
         assert settings.from_json(settings.to_json(model)) == model
         hash(model)

@@ -123,6 +123,7 @@ class BIVA(HVAE):
         one_hot(y, 0, n)  # refuses a label
         ascent_key, descent_key, block_key = jax.random.split(key, 3)
         nets = Skeleton(self, block_key, train)
+        # by name, because bottom-up levels are drawn in another order than they are scored
         pick = dict(zip(self.names, picks, strict=True))
         keys = dict(zip(self.names, jax.random.split(descent_key, self.num_levels), strict=True))
         posteriors, features = ({}, {}) if x is None else self._ascend(x, nets, ascent_key, pick)
@@ -134,7 +135,7 @@ class BIVA(HVAE):
         levels = [level(f"z{top}", nets.top_prior(n), posteriors.get(f"z{top}"))]
         h, skips = nets.down(top, levels[0].z, None)
         for stage in range(top - 1, 0, -1):
-            # z_l^td: what x says (second path up) meets what is above
+            # z_l^td: the features of the second path up meet the way down
             prior, posterior = nets.normal(f"p{stage}_td", stage, h), None
             if features:
                 merged = self._meet(nets, f"merge{stage}", stage, features[stage], h)
@@ -150,6 +151,7 @@ class BIVA(HVAE):
             bu = level(f"z{stage}_bu", prior, posteriors.get(f"z{stage}_bu"))
 
             levels += [td, bu]
+            # [n, h, w, C] at the resolution of the stage below
             h, skips = nets.down(stage, jnp.concatenate([td.z, bu.z], axis=-1), skips)
         return nets.trace(x, levels, h)
 
@@ -169,15 +171,16 @@ class BIVA(HVAE):
             if stage < top:
                 name = f"z{stage}_bu"
                 posteriors[name] = drawn = propose(stage_key, nets.normal(f"q{stage}_bu", stage, bu), pick[name])
-                bu = nets.to_maps(f"up{stage}_z", stage, drawn.z)  # from here on the path depends on x by z alone
+                bu = nets.to_maps(f"up{stage}_z", stage, drawn.z)  # the sample is what the first path passes on
         assert below is not None
+        # nothing lies above z_S, so its merge only joins the two paths up
         kernel = self.stages[0].last_kernel
         joined = nets.block(f"merge{top}", top, below, None, kernel=kernel, dropout=self.q_dropout)
         posteriors[f"z{top}"] = nets.normal(f"q{top}", top, joined)
         return posteriors, features
 
     def _meet(self, nets: Skeleton, name: str, stage: int, h: Array, beside: Array) -> Array:
-        """The block where something meets the way down."""
+        """The block where h meets the way down, `beside`."""
         return nets.block(name, stage, h, beside, kernel=self.merge_kernel, dropout=self.p_dropout)
 
 

@@ -85,17 +85,17 @@ class GatedLadderVAE(HVAE):
         features, drawn = ({}, {}) if x is None else self._ascend(x, nets, ascent_key, picks)
 
         levels: list[Level] = []
-        h = skips = None
+        h = skips = None  # nothing lies above the top stage
         keys = jax.random.split(descent_key, self.num_levels)
         for stage, level_key, pick in zip(range(self.num_levels, 0, -1), keys, picks, strict=True):
             prior = nets.top_prior(n) if h is None else nets.normal(f"p{stage}", stage, h)
-            posterior = drawn.get(stage)
+            posterior = drawn.get(stage)  # bottom-up; drawn before this prior was known, below the top
             if features and self.inference == "top_down":
                 kernel = self.stages[-stage].last_kernel
                 merged = nets.block(f"merge{stage}", stage, features[stage], h, kernel=kernel, dropout=self.p_dropout)
                 posterior = nets.normal(f"q{stage}", stage, merged)
             levels.append(nets.level(level_key, prior, posterior, pick, f"z{stage}"))
-            h, skips = nets.down(stage, levels[-1].z, skips)
+            h, skips = nets.down(stage, levels[-1].z, skips)  # [n, h, w, C] at the resolution of the stage below
         assert h is not None
         return nets.trace(x, levels, h)
 
@@ -112,7 +112,7 @@ class GatedLadderVAE(HVAE):
                 drawn[stage] = q = nets.normal(f"q{stage}", stage, h)
                 if stage < self.num_levels:
                     drawn[stage] = below = propose(stage_key, q, picks[-stage])
-                    h = nets.to_maps(f"up{stage}_z", stage, below.z)
+                    h = nets.to_maps(f"up{stage}_z", stage, below.z)  # the sample is what the path passes on
         return features, drawn
 
 

@@ -91,7 +91,7 @@ class Skeleton:
     def up(self, name: str, stage: int, h: Array, beside: Array | None) -> Array:
         """A stage's blocks on the way up; each reads `beside` as its auxiliary input."""
         blocks = self._stage(stage).blocks
-        # x itself is no feature map yet, so the first block of all has no shortcut around it
+        # the first block of all reads x, which is not activated and has no shortcut around it
         run = GatedRun(blocks, False, stage > 1, self._style(self.model.q_dropout), self.model.remat, name=name)
         skips = None if beside is None else (beside,) * len(blocks)
         return run(h, skips, next(self._keys), train=self.train)[0]
@@ -102,6 +102,7 @@ class Skeleton:
         Returns those maps and the skips for the stage below.
         """
         model, blocks = self.model, self._stage(stage).blocks[::-1]
+        # no shortcut around the first block, so that nothing but blocks leads from the latents down
         run = GatedRun(blocks, True, False, self._style(model.p_dropout), model.remat, name=f"down{stage}")
         h = self.to_maps(f"down{stage}_z", stage, z)
         h, queue = run(h, skips, next(self._keys), train=self.train)
@@ -133,7 +134,7 @@ class Skeleton:
 
     def level(self, key: Array, prior: Normal, posterior: Normal | Drawn | None, pick: Pick, name: str) -> Level:
         """One latent, by `descent.draw`."""
-        side = prior.mean.shape[1] if prior.mean.ndim == 4 else 1
+        side = prior.mean.shape[1] if prior.mean.ndim == 4 else 1  # of [n, h, w, d], or of [n, d]
         return draw(key, prior, posterior, pick, name=name, side=side)
 
     def trace(self, x: Array | None, levels: Sequence[Level], h: Array) -> Trace:
