@@ -40,6 +40,7 @@ def begin(
       key: of the model's initialisation and of the augmentation of the examples it looks at.
     Raises ValueError as `Checkpoints.restore` does.
     """
+    # Some models look at the examples they are initialised on (weight norm, Glorot's with the data's marginals).
     x, y = task.first_examples(settings, key)
     averages = settings.ema is not None
     ingredients = (task.model, task.objective, task.optimiser, key, x, y, averages)
@@ -50,6 +51,7 @@ def begin(
     try:
         restored = checkpoints.restore(wanted, wanted.variables, mesh, fsdp, data_hash)
     except OtherOptimiserError:
+        # Imported weights come with no optimiser's state that anyone would miss; those of a run that trained do.
         variables = checkpoints.untrained(wanted.variables, mesh, fsdp)
         if variables is None:
             raise

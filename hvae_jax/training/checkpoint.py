@@ -84,6 +84,7 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         self.folder = folder.resolve()
+        # The best is kept within each checkpoint: a policy that ranks them would drop the latest, where runs resume.
         training: Any = ocp.training  # untyped: in Orbax 0.12.8 LatestN does not fit the type Checkpointer asks for
         self._new = lambda: training.Checkpointer(
             self.folder,
@@ -126,13 +127,16 @@ class Checkpoints:
           place: where in which data the run stands: `Plan.place` and the data's "hash".
         Raises NotSavedError if this save or the one before cannot be written; what was committed before stays.
         """
+        # One save at a time, and one that failed is heard of here.
         self.wait()
         if step in self.steps():
             return
+        # Checked first, since running out of room half-way costs the whole save.
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, best)))
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise self._not_saved(f"it takes {needed / 2**20:,.1f} MiB")
+        # One text with a checksum of its own: Orbax notices a flipped bit in its metadata as little as in arrays.
         shapes = _shapes({"state": state, "best": best})
         record = json.dumps({"progress": dataclasses.asdict(progress), "place": dict(place), "shapes": shapes})
         with self._writing():
@@ -263,6 +267,7 @@ class Checkpoints:
           best: abstract tree of the variables.
           fsdp: as `restore` takes it.
         """
+        # A run saves no step 0 of its own: its first save is after its first dispatch.
         if self.steps() != [0]:
             return None
         target = {"best": jax.tree.map(_placed, best, state_sharding(best, mesh, fsdp))}
@@ -272,6 +277,7 @@ class Checkpoints:
         """Moves unreadable newer checkpoints aside, so that their steps can be saved anew."""
         if self._read_only:
             return
+        # Orbax lists the folder when it opens, and would look for what is no longer there.
         self._checkpointer.close()
         self._set_aside([other for other in _step_folders(self.folder) if other > step])
         self._checkpointer = self._open()
@@ -335,6 +341,7 @@ def _refuse_other(wanted: Any, found: Any, where: str) -> None:
         {name: (leaf.shape, leaf.dtype) for name, leaf in tree.items() if name.startswith(variables)}
         for tree in (want, have)
     )
+    # The hash differs and the variables do not: so it is the rest of the state that does.
     if here == there:
         raise OtherOptimiserError(
             f"{where} holds this model's variables, but the state of another optimiser or objective, or other "
@@ -389,6 +396,7 @@ def _sum_of_words(array: np.ndarray) -> int:
 @jax.jit
 def _sum_on_devices(array: jax.Array) -> jax.Array:
     """The sum of one leaf, parts of which lie on devices of other processes."""
+    # As `_sum_of_words` reads them; an item of 8 bytes becomes a last axis of two words.
     array = array.astype(jnp.uint8) if array.dtype == bool else array
     unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
     words = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32).reshape(-1)

@@ -67,6 +67,7 @@ def summarise(
       names: names of the levels, top first.
       step: steps taken once the dispatch is over.
     """
+    # Where no step was taken there is no mean: nan, without NumPy's warning.
     taken = metrics["skipped"] == 0
     means = {
         name: float(v[taken].mean()) if taken.any() else float("nan") for name, v in metrics.items() if v.ndim == 1
@@ -101,6 +102,7 @@ def why_skipped(metrics: Mapping[str, np.ndarray], names: tuple[str, ...], first
       metrics: `[steps]`, with "rates" `[steps, L]`.
       first: number of the dispatch's first step.
     """
+    # From the top, since a level's nan spreads to all levels below it.
     broken = [name for name, rate in zip(names, metrics["rates"][at], strict=True) if not np.isfinite(rate)]
     if broken:
         cause = f"the rate of {broken[0]} went first"

@@ -71,6 +71,7 @@ def initial_state(
       x, y: examples; shapes and dtypes alone count, unless the model's initialisation looks at them.
       ema: whether an average of the parameters is kept.
     """
+    # The model runs once to find its shapes, and draws its latents while it does.
     init_key, sample_key = jax.random.split(key)
     return state_from(model.init(init_key, x, sample_key, y=y), objective, optimiser, ema)
 
@@ -79,6 +80,7 @@ def state_from(
     variables: Mapping[str, Any], objective: Objective, optimiser: optax.GradientTransformation, ema: bool = False
 ) -> TrainState:
     """A state at step 0 with the given variables, freshly initialised or imported."""
+    # Flax has both in one dict of collections; here they are apart, since only parameters have gradients.
     statistics = dict(variables)
     params = statistics.pop("params")
     return TrainState(
