@@ -26,7 +26,7 @@ class BadImageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file's header says of its image.
+    """The header of an image file.
 
     Attributes:
       height, width: of the image once it is rotated as its EXIF says.

@@ -34,7 +34,7 @@ Number = dict[str, float]  # {"value": ..., "error": its standard error}
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much is computed for a report.
+    """The amount of computation for a report.
 
     Attributes:
       examples: number of examples of the split, its first ones; N in the ceiling log N of the information.
@@ -183,7 +183,7 @@ def _bounds_above(
 
 
 def _told_apart(model: Model, variables: Any, x: np.ndarray, key: Array, y: Any) -> dict[str, Any]:
-    """How well a nearest neighbour tells the latents of data from those of the prior, and data from samples."""
+    """Accuracies of nearest neighbours at telling latents of data from those of the prior, and data from samples."""
     key_q, key_p, key_x = jax.random.split(key, 3)
     n = len(x)
 

@@ -15,7 +15,7 @@ from hvae_jax.training.task import Provenance, Task
 
 
 class Start(NamedTuple):
-    """Where training starts.
+    """The start of training.
 
     Attributes:
       state: the state, laid out over the devices.
@@ -33,8 +33,8 @@ def begin(
 ) -> Start:
     """The state that a run starts from.
 
-    The last checkpoint, where there is one. A checkpoint of step 0 that an import left may have been made for another
-    optimiser or objective: its variables are kept and everything else begins anew.
+    It is restored from the last checkpoint, if there is one. A checkpoint of step 0, which an import leaves, may be of
+    another optimiser or objective: its variables are kept, and everything else is initialised.
 
     Args:
       key: of the model's initialisation and of the augmentation of the examples it looks at.

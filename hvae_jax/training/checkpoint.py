@@ -27,7 +27,7 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a run has reached, beside its arrays; saved with them as JSON.
+    """The progress of a run, saved as JSON beside its arrays.
 
     Attributes:
       best_elbo: best validation ELBO, nats; -inf before the first validation.
@@ -35,7 +35,7 @@ class Progress:
       stale: validations since the best one.
       seconds: training time so far, over all sittings of the run.
       steps_per_second: of the last sitting's dispatches that did not compile; 0 before there were any.
-      finished: whether training has come to its end.
+      finished: whether training has ended.
       identity: hash of what the best was measured with, see `Provenance`.
     """
 
@@ -225,7 +225,7 @@ class Checkpoints:
         return None
 
     def _describe(self, step: int) -> "_Described":
-        """What a checkpoint says of itself. Raises whatever Orbax's many layers raise: any of it means unreadable."""
+        """A checkpoint's description of itself. Raises whatever Orbax's layers raise if it cannot be read."""
         metadata = self._checkpointer.checkpointables_metadata(step)
         saved = dict(metadata.custom_metadata or {})
         # Of another format nothing but its number is understood; the arrays are not looked at either.
@@ -274,7 +274,7 @@ class Checkpoints:
         return self._checkpointer.load_checkpointables(0, target)["best"]
 
     def _discard_after(self, step: int) -> None:
-        """Moves unreadable newer checkpoints aside, so that their steps can be saved anew."""
+        """Moves unreadable newer checkpoints aside, so that their steps can be saved again."""
         if self._read_only:
             return
         # Orbax lists the folder when it opens, and would look for what is no longer there.
@@ -293,7 +293,7 @@ class Checkpoints:
 
 
 class _Described(NamedTuple):
-    """What a checkpoint says of itself: format, record, checksum of its arrays, and Orbax's metadata of them."""
+    """A checkpoint's description of itself: format, record, checksum of its arrays, and Orbax's metadata of them."""
 
     format: int
     record: dict[str, Any]
@@ -302,7 +302,7 @@ class _Described(NamedTuple):
 
 
 def _attempt(read: Callable[[], Any]) -> tuple[Any, str]:
-    """What `read` returns, or None and the reason; None on every process if it fails on one of them."""
+    """The result of `read`, or None with the reason; None on every process if it fails on one of them."""
     try:
         found, why = read(), "another process could not read it"
     except Exception as error:

@@ -25,7 +25,7 @@ PORTION_BYTES = 2**24
 
 @dataclasses.dataclass(frozen=True)
 class Feeding:
-    """How the data gets to the devices.
+    """Settings of the feed, which brings the data to the devices.
 
     Attributes:
       kind: "resident" keeps the whole train split on every device, "streamed" reads batches as they are needed, "auto"

@@ -13,7 +13,7 @@ WARM = 20
 """Norms that have to be seen before the adaptive threshold applies."""
 
 NOTHING_USUAL = (0.0, 0.0, 0.0)
-"""What is remembered before the first step."""
+"""The usual norm before the first step."""
 
 
 class Verdict(NamedTuple):

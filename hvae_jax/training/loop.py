@@ -30,7 +30,7 @@ from hvae_jax.training.task import Provenance, Task
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What training leaves.
+    """The result of training.
 
     Attributes:
       state: the last state.
@@ -53,7 +53,7 @@ class DivergedError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Watching:
-    """What looks on while a run trains.
+    """The observers of a run while it trains.
 
     Attributes:
       reporter_at: `(first step, last step) -> Reporter`, called once it is known where the run starts.

@@ -10,7 +10,7 @@ from hvae_jax.training.plan import Plan
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How long to train, and what happens how often.
+    """Length of training, sizes of its portions, and intervals of what happens in between.
 
     Attributes:
       batch_size: examples per step, over all devices; the last batch of an epoch has what is left.

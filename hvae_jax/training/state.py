@@ -23,7 +23,7 @@ class TrainState:
     Attributes:
       step: int32 `[]`, steps taken, skipped ones included; also the number of the next step's random key and batch.
       params: trainable parameters.
-      statistics: the model's other collections, such as {"batch_stats": ...}; {} where there are none.
+      statistics: the model's other collections, such as {"batch_stats": ...}; {} if it has none.
       opt_state: the optimiser's state.
       objective_state: the objective's state; () where it has none.
       ema: exponential moving average of `params`; None where none is kept.
@@ -45,7 +45,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes in evaluation: the averaged parameters where there are any, and statistics."""
+        """The variables that evaluation uses: the averaged parameters, if an average is kept, and statistics."""
         return {"params": self.params if self.ema is None else self.ema, **self.statistics}
 
 
