@@ -11,11 +11,10 @@ from hvae_jax.cli.arguments import Import, Run, columns
 from hvae_jax.descent import temperature_by_side
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
-from hvae_jax.models import HVAE
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
-from hvae_jax.trace import level_sides
+from hvae_jax.trace import Model, level_sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _temperature(command: Sample, experiment: Experiment, variables: Any) -> tup
     return np.asarray(command.temperature if several else command.temperature[0]), name
 
 
-def _labels(model: HVAE, label: int | None, n: int) -> np.ndarray | None:
+def _labels(model: Model, label: int | None, n: int) -> np.ndarray | None:
     """Labels of n images: `label` for all, or all labels in turn; None for a model without classes."""
     classes = model.classes
     if label is not None and not 0 <= label < classes:
