@@ -1,4 +1,4 @@
-"""Arguments that several commands take."""
+"""Arguments that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,5 +11,5 @@ Import = Annotated[tuple[str, ...], tyro.conf.arg(name="import")]
 
 
 def columns(n: int) -> int:
-    """Of a grid about as wide as it is high."""
+    """The number of columns of a grid of n images that is about as wide as it is high."""
     return max(1, int(np.ceil(np.sqrt(n))))

@@ -1,4 +1,4 @@
-"""`hvae diagnose`: what each level does, as a page, as JSON and in words."""
+"""`hvae diagnose`: a report on what each level does, as a page, as JSON and in words."""
 
 import dataclasses
 from pathlib import Path
@@ -18,17 +18,17 @@ from hvae_jax.runtime.files import write_whole
 
 @dataclasses.dataclass(frozen=True)
 class Diagnose:
-    """The whole report on a run: what its levels do, as one HTML page, as JSON and in words.
+    """Reports what the levels of a run do, as one HTML page, as JSON and in words.
 
     Attributes:
       run: the run folder.
-      split: which split is looked at; the last one (test, where there is one) if it is not given.
+      split: split that is measured; the last one (test, if there is one) by default.
       effort: how much is computed.
-      other: a data set that the model was not made for, to see whether it is noticed; a name or a path.
-      other_directory: where it is, as --data.directory.
-      seed: of the draws.
-      out: the page; report.html in the run folder if it is not given. The JSON lies beside it.
-      import_: modules that settings.json may name beside hvae_jax.
+      other: a data set that the model was not made for, to test whether it is detected; a name or a path.
+      other_directory: its directory, as --data.directory.
+      seed: seed of the draws.
+      out: file of the page, with the JSON beside it; report.html in the run folder by default.
+      import_: modules beside hvae_jax that settings.json may name.
     """
 
     run: Run
@@ -41,7 +41,7 @@ class Diagnose:
     import_: Import = ()
 
     def __call__(self) -> None:
-        """Carries it out."""
+        """Runs the command."""
         run = open_run(self.run, self.import_)
         variables, dataset = run.variables, run.dataset
         model = run.experiment.model

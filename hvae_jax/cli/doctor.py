@@ -1,4 +1,4 @@
-"""`hvae doctor`: versions, devices, an accelerator that lies idle."""
+"""`hvae doctor`: versions, devices, and an accelerator that is idle."""
 
 import dataclasses
 import sys
@@ -8,10 +8,10 @@ from hvae_jax.runtime import doctor
 
 @dataclasses.dataclass(frozen=True)
 class Doctor:
-    """Versions, backend and devices, and whether an accelerator lies idle."""
+    """Prints versions, backend and devices, and whether an accelerator is idle (then the exit code is 1)."""
 
     def __call__(self) -> None:
-        """Carries it out."""
+        """Runs the command."""
         print(doctor.table())
         if doctor.idle_accelerator():
             sys.exit(1)

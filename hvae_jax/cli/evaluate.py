@@ -15,18 +15,18 @@ from hvae_jax.training.mesh import data_mesh
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Bounds, rates and active units of a run's best variables, as in training but with other draws or data.
+    """Measures bounds, rates and active units of a run's best variables, as training does, with other draws or data.
 
     Attributes:
       run: the run folder.
-      splits: which splits; validation and, where there is one, test if none is named.
+      splits: splits that are measured; all but train by default.
       draws: K of the importance-weighted bound.
-      examples: how many of each split are measured, its first ones; None takes all.
-      data: another data set than the run's, by name; it is binarised, quantised and resized as the run's was.
-      data_directory: where TFDS data is prepared.
-      seed: of the draws.
-      out: a JSON file to write to, as well as printing.
-      import_: modules that settings.json may name beside hvae_jax.
+      examples: number of examples of each split that are measured, its first ones; None takes all.
+      data: another data set in place of the run's, by name; binarised, quantised and resized as the run's was.
+      data_directory: directory of prepared TFDS data.
+      seed: seed of the draws.
+      out: a JSON file that the numbers are written to as well.
+      import_: modules beside hvae_jax that settings.json may name.
     """
 
     run: Run
@@ -40,7 +40,7 @@ class Evaluate:
     import_: Import = ()
 
     def __call__(self) -> None:
-        """Carries it out."""
+        """Runs the command."""
         run = open_run(self.run, self.import_, self.data, self.data_directory)
         splits = self.splits or [name for name in run.dataset.splits if name != "train"]
         draws = dict.fromkeys(splits, self.draws)

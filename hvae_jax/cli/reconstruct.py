@@ -1,4 +1,4 @@
-"""`hvae reconstruct`: what the top levels know."""
+"""`hvae reconstruct`: images from their top levels alone."""
 
 import dataclasses
 from pathlib import Path
@@ -16,20 +16,20 @@ from hvae_jax.runtime.compilation import jit_once
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruct:
-    """Test images beside what the top levels alone know of them.
+    """Draws test images beside their reconstructions from the top levels.
 
     Attributes:
       run: the run folder.
-      keep_top: levels, or in a model that has them stages, inferred from the image, from the top; the others are drawn
-        from their priors. All if not given.
-      by_level: a row an image instead: from no level, from the top one, and so on down to all, a dozen at most, the
-        levels below at their priors' modes; last, the image itself.
-      n: how many images; 36 if it is not given, 8 by level.
-      split: which split they come from; the last one (test, where there is one) if it is not given.
-      temperature: of the levels drawn from their priors; 1 if it is not given.
-      seed: of the draws.
-      out: the picture; reconstructions_topK.png in the run folder if it is not given, or level_by_level.png.
-      import_: modules that settings.json may name beside hvae_jax.
+      keep_top: number of levels (stages, if a model has them) inferred from the image, from the top; the others are
+        drawn from their priors. All by default.
+      by_level: draw a row for each image instead: reconstructions from no level, from the top one, and so on down to
+        all (a dozen at most), with the levels below at their priors' modes, and last the image itself.
+      n: number of images; 36 by default, 8 with --by-level.
+      split: split that the images come from; the last one (test, if there is one) by default.
+      temperature: temperature of the levels drawn from their priors; 1 by default.
+      seed: seed of the draws.
+      out: file of the picture; reconstructions_topK.png or level_by_level.png in the run folder by default.
+      import_: modules beside hvae_jax that settings.json may name.
     """
 
     run: Run
@@ -43,7 +43,7 @@ class Reconstruct:
     import_: Import = ()
 
     def __call__(self) -> None:
-        """Carries it out."""
+        """Runs the command."""
         run = open_run(self.run, self.import_)
         name = self.split or list(run.dataset.splits)[-1]
         if name not in run.dataset.splits:

@@ -14,23 +14,24 @@ from hvae_jax.experiment.reopen import an_example, open_variables
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
-from hvae_jax.trace import level_sides
+from hvae_jax.trace import Model, level_sides
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """New images from the prior.
+    """Draws new images from the prior.
 
     Attributes:
       run: the run folder.
-      n: how many.
-      temperature: of every latent's prior: 1 as trained, 0 the mode; or one number a level, top first.
-      temperature_by_side: or one for each resolution, by the side of its maps: 1 1.0 4 0.9 8 0.8.
-      label: of all samples, for a model with classes; otherwise labels in turn.
-      seed: of the draws.
-      out: the picture; samples_tTEMPERATURE.png in the run folder if it is not given (samples_labelN_t... of one
-        label). An .npz keeps the arrays.
-      import_: modules that settings.json may name beside hvae_jax.
+      n: number of images.
+      temperature: temperature of the priors, 1 as trained, 0 their modes; one for all levels, or one for each, top
+        first.
+      temperature_by_side: instead, one for each resolution, by the side of its maps: 1 1.0 4 0.9 8 0.8.
+      label: label of all images, for a model with classes; by default labels take turns.
+      seed: seed of the draws.
+      out: file of the picture, or an .npz for the arrays; samples_tTEMPERATURE.png in the run folder by default, with
+        labelN_ before the t if --label is given.
+      import_: modules beside hvae_jax that settings.json may name.
     """
 
     run: Run
@@ -43,11 +44,11 @@ class Sample:
     import_: Import = ()
 
     def __call__(self) -> None:
-        """Carries it out."""
+        """Runs the command."""
         if self.n < 1 or not self.temperature:
             raise ValueError(f"--n is {self.n} and --temperature {self.temperature}: at least one of each is needed.")
         experiment, variables, _ = open_variables(self.run, self.import_)
-        model: Any = experiment.model
+        model = experiment.model
         values = _range(experiment)
         temperature, name = _temperature(self, experiment, variables)
         y = _labels(model, self.label, self.n)
@@ -64,18 +65,18 @@ class Sample:
 
 
 def _range(experiment: Experiment) -> tuple[float, float]:
-    """What is drawn black and what white: of the likelihood's values where they have bounds, else of the data."""
+    """Values that are drawn black and white: the likelihood's value range if it has one, else the data's."""
     likelihood = experiment.model.likelihood
     known = None if likelihood is None else likelihood.value_range
     return known or image_range(experiment.data.load())
 
 
 def _temperature(command: Sample, experiment: Experiment, variables: Any) -> tuple[np.ndarray, str]:
-    """One for all levels or one for each, and how that is called."""
+    """Temperatures `[]` or `[L]`, and a name for them."""
     if command.temperature_by_side:
         if command.temperature != (1.0,):
             raise ValueError("--temperature and --temperature-by-side say the same thing: give one of them.")
-        model: Any = experiment.model
+        model = experiment.model
         sides = level_sides(model, an_example(experiment).for_classes(model.classes))
         by_side = {f"{side}x{side}": t for side, t in command.temperature_by_side.items()}
         name = "_".join(f"{side}_{t:g}" for side, t in by_side.items())
@@ -85,8 +86,8 @@ def _temperature(command: Sample, experiment: Experiment, variables: Any) -> tup
     return np.asarray(command.temperature if several else command.temperature[0]), name
 
 
-def _labels(model: Any, label: int | None, n: int) -> np.ndarray | None:
-    """Labels for n samples: none, one for all, or all in turn."""
+def _labels(model: Model, label: int | None, n: int) -> np.ndarray | None:
+    """Labels of n images: `label` for all, or all labels in turn; None for a model without classes."""
     classes = model.classes
     if label is not None and not 0 <= label < classes:
         allowed = f"0 to {classes - 1}" if classes else "none: it was trained without labels"

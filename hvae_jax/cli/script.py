@@ -23,15 +23,15 @@ from hvae_jax.training.signals import Interrupted
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What a script's command line takes: the experiment's settings, and what to do with the run folder.
+    """The command line of a script: the experiment's settings, and what to do with the run folder.
 
     Attributes:
-      experiment: its settings.
-      folder: the run folder; runs/NAME if it is not given.
+      experiment: the experiment's settings.
+      folder: the run folder; runs/NAME by default.
       resume: go on in a folder that holds other settings, or on other data, under the new ones.
       overwrite: start over, deleting what an earlier run left in the folder.
       profile: write a trace of three dispatches to profile/ in the run folder, for xprof or ui.perfetto.dev.
-      tracker: send numbers and pictures to Weights & Biases or trackio too.
+      tracker: send numbers and pictures to Weights & Biases or trackio as well.
       cluster: the processes of a run on several machines.
     """
 
@@ -49,15 +49,18 @@ def main(
     arguments: Sequence[str] | None = None,
     description: str | None = None,
 ) -> None:
-    """The command line of an experiment script: parses, runs, and turns what went wrong into one clear line.
+    """Runs the command line of an experiment script; an error becomes one clear line.
 
-    Of several experiments by name, `--preset NAME` takes one, and the first without it; all other flags change what it
-    says.
+    Exit codes: 0 for done, 1 for an error with a message, 2 for arguments that do not parse, 75 after SIGTERM and 130
+    after Ctrl-C, both saved (the same command goes on), 134 if another process of the run was lost.
 
-    Exit codes: 0 done, 1 an error that is said, 2 settings that do not parse, 75 ended by SIGTERM and saved (the same
-    command goes on), 130 likewise by Ctrl-C, 134 another process of the run was lost.
+    Args:
+      experiment: the experiment, or several by name, of which `--preset NAME` takes one, the first by default; all
+        other flags change its settings.
+      arguments: command-line arguments; None takes the process's.
+      description: text above --help, such as the script's docstring.
     """
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs of an error, the error itself says
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs errors that we print ourselves
     with without_closed_loops(), errors_said():
         if isinstance(experiment, Mapping):
             experiment, arguments = _preset(experiment, arguments)
@@ -68,7 +71,8 @@ def main(
             description=description,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-        meters.compiled()  # counts from here on
+        meters.compiled()  # starts the count
+        # Other processes, the cache and the allocator have to be set up before JAX computes anything.
         several = command.cluster.start()
         use_compilation_cache()
         keep_freed_memory()
@@ -98,7 +102,8 @@ def main(
 
 
 def _preset(presets: Mapping[str, Experiment], arguments: Sequence[str] | None) -> tuple[Experiment, Sequence[str]]:
-    """The experiment that `--preset` names, and the arguments that are left."""
+    """The experiment that `--preset` names, and the remaining arguments."""
+    # Before tyro parses: the preset is the default of every other flag.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=f"[--preset {'|'.join(presets)}] ...")
     parser.add_argument("--preset", choices=list(presets), default=next(iter(presets)))
     chosen, left = parser.parse_known_args(arguments)

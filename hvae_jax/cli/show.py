@@ -8,7 +8,7 @@ from hvae_jax.experiment import exchange, tables
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """The run's numbers, with a table of its levels.
+    """Prints a run's numbers, with a table of its levels.
 
     Attributes:
       run: the run folder.
@@ -17,7 +17,7 @@ class Show:
     run: Run
 
     def __call__(self) -> None:
-        """Carries it out."""
+        """Runs the command."""
         path = self.run / "result.json"
         if not path.exists():
             known = (self.run / "settings.json").exists()

@@ -1,4 +1,4 @@
-"""Data sets as records, and the ways to them."""
+"""Data sets as records, by name, from TFDS, from an .npz or from a folder of images."""
 
 from hvae_jax.data.augment import Augment as Augment
 from hvae_jax.data.catalogue import NAMES as NAMES

@@ -1,4 +1,4 @@
-"""What training does to each of its batches anew, inside the jitted step: mirror images, redrawn binary pixels."""
+"""Random changes of training batches, made inside the jitted step: mirrored images, binary pixels drawn anew."""
 
 import dataclasses
 
@@ -13,9 +13,10 @@ class Augment:
     """A random change of a batch.
 
     Attributes:
-      flip: mirror each image from left to right with probability 1/2; x is `[B, H, W, C]` then.
-      binarise: number of grey values of what is stored, for x ~ Bernoulli(x / (binarise - 1)) drawn anew at each step,
-        the dynamic binarisation of Salakhutdinov & Murray (2008); 0 leaves values as they are.
+      flip: whether each image is mirrored from left to right with probability 1/2; x is then `[B, H, W, C]`.
+      binarise: number of grey values of the stored pixels, which are drawn anew at each step as
+        x ~ Bernoulli(x / (binarise - 1)), the dynamic binarisation of Salakhutdinov & Murray (2008); 0 leaves values
+        as they are.
     """
 
     flip: bool = False
@@ -26,9 +27,10 @@ class Augment:
             raise ValueError(f"Augment(binarise={self.binarise}): the number of grey values, 2 or more, or 0 for none.")
 
     def __call__(self, x: Num[Array, "batch ..."], key: Key[Array, ""]) -> Num[Array, "batch ..."]:
-        """The changed batch: uint8 of 0 and 1 where it is binarised, otherwise of x's dtype."""
+        """The changed batch: uint8 of 0 and 1 if it is binarised, otherwise of x's dtype."""
         flip_key, binarise_key = jax.random.split(key)
         if self.flip:
+            # [B, 1, 1, ...]: one decision an image
             chosen = jax.random.bernoulli(flip_key, shape=(x.shape[0],) + (1,) * (x.ndim - 1))
             x = jnp.where(chosen, x[:, :, ::-1], x)
         if self.binarise:

@@ -16,7 +16,7 @@ from hvae_jax.data.prepare import prepare
 from hvae_jax.data.sklearn_digits import digits
 from hvae_jax.data.tfds import PREFIX, from_tfds
 
-# Those that are fetched, into memory; and those that TFDS has prepared, read where they lie when they are large.
+# Fetched into memory.
 FETCHED: Mapping[str, Callable[..., Dataset]] = {
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
@@ -24,6 +24,7 @@ FETCHED: Mapping[str, Callable[..., Dataset]] = {
     "omniglot": omniglot,
     "cifar10": cifar10,
 }
+# Prepared by TFDS, and read where they lie if they are large.
 PREPARED: Mapping[str, Callable[..., Dataset]] = {
     "omniglot_resized": omniglot_resized,
     "svhn_cropped": svhn_cropped,
@@ -50,18 +51,19 @@ def load(
     """Loads a data set by name.
 
     Args:
-      name: one of `NAMES`, whose functions say what they hold and how they are split; "tfds:NAME" for any other image
-        data set of TFDS, such as "tfds:cars196"; the path of an .npz; or the path of a folder of pictures.
-      directory: where fetched files are kept, or TFDS's data_dir; None is the default of pooch or TFDS.
+      name: one of `NAMES`, whose functions describe contents and splits; "tfds:NAME" for any other image data set of
+        TFDS, such as "tfds:cars196"; the path of an .npz; or the path of a folder of images.
+      directory: directory of fetched files, or TFDS's data_dir; None is the default of pooch or TFDS.
       binarise: "dynamic", "static" or "threshold" (`prepare.binarised`); None leaves values as they are.
-      flip: mirror images at random in training.
-      bits: of 8-bit data, how many are kept.
-      size: for a folder of pictures or "tfds:NAME": what the shorter side becomes, before the centre is cropped.
-      bad_files: for a folder of pictures: "refuse" or "skip" files that will not do.
-      in_memory_bytes: a split of more is read where it lies, where it can be: TFDS and folders.
-    Raises ValueError for an unknown name (with the nearest), for settings that do not go with the data, and for data
-    that will not do; FileNotFoundError for a path that is not there, and for data that is not prepared or cannot be
-    fetched (with what to do).
+      flip: whether training mirrors images at random.
+      bits: number of the 8 bits of a pixel that are kept.
+      size: length that the shorter side of images of a folder or of "tfds:NAME" is resized to before the centre is
+        cropped; None leaves them.
+      bad_files: "refuse" or "skip" unusable files of a folder.
+      in_memory_bytes: size from which a split of TFDS or of a folder is read where it lies.
+    Raises ValueError for an unknown name (with the nearest), settings that do not fit the data, and unusable data;
+    FileNotFoundError for a path that does not exist and, with what to do, for data that is not prepared or cannot be
+    fetched.
     """
     if bad_files not in BAD_FILES:
         raise ValueError(f"bad_files={bad_files!r}: it has to be one of {' and '.join(BAD_FILES)}.")
@@ -70,14 +72,14 @@ def load(
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError, with the nearest, for what is neither a name nor a path. Nothing is read."""
+    """Raises ValueError, with the nearest name, for what is neither a name nor a path. Nothing is read."""
     if name in NAMES or name.startswith(PREFIX) or name.endswith(".npz") or _is_path(name):
         return
     near = difflib.get_close_matches(name.removeprefix("tfds-"), NAMES, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
         f"Unknown data set {name!r}.{hint} Known are {', '.join(NAMES)}; 'tfds:NAME' for any image data set of TFDS; "
-        "and the path of an .npz file or of a folder of pictures."
+        "and the path of an .npz file or of a folder of images."
     )
 
 
@@ -89,7 +91,7 @@ def _load(name: str, directory: str | None, size: int | None, bad_files: str, li
     if not is_named and not name.endswith(".npz") and _is_path(name):
         return from_folder(name, size=size, bad_files=bad_files, in_memory_bytes=limit)
     if size is not None and (is_named or name.endswith(".npz")):
-        raise ValueError(f"size={size} is for folders of pictures and tfds:NAME; {name} has the size it has.")
+        raise ValueError(f"size={size} is for folders of images and tfds:NAME; {name} has the size it has.")
     if name == "digits":
         return digits()
     if name in FETCHED:

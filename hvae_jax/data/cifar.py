@@ -23,15 +23,16 @@ _RECORD = 1 + 3 * 32 * 32
 
 
 def cifar10(directory: str | None = None, *, remote: Remote = CIFAR10, held_out: int = 5_000) -> Dataset:
-    """Pictures of ten kinds of thing (Krizhevsky 2009), `[N, 32, 32, 3]` uint8 0..255, labels 0..9.
+    """Images of ten classes of objects (Krizhevsky 2009), `[N, 32, 32, 3]` uint8 0..255, labels 0..9.
 
-    45,000 train, 5,000 validation, 10,000 test: the validation split is the one VDVAE draws from the 50,000 (data.py
-    of openai/vdvae: scikit-learn's train_test_split with random_state 11172018). NVAE trains on all 50,000 and
-    chooses nothing by a validation split; Efficient-VDVAE halves the test split. Published numbers are bits per
-    dimension of 8-bit pixels on the test split; NVAE and Efficient-VDVAE flip in training, VDVAE does not.
+    45,000 train, 5,000 validation, 10,000 test: the validation split is the one that VDVAE draws from the 50,000
+    (data.py of openai/vdvae: scikit-learn's train_test_split with random_state 11172018). NVAE trains on all 50,000
+    and has no validation split; Efficient-VDVAE halves the test split. Published numbers are bits per dimension of
+    8-bit pixels on the test split; NVAE and Efficient-VDVAE flip in training, VDVAE does not.
 
-    The archive of raw bytes is fetched by pooch and kept in `directory`/cifar10; nothing is unpickled. Where
-    `directory` holds a copy that TFDS has prepared, that is read instead, in the order of the original files.
+    The archive of raw bytes is fetched by pooch and kept in `directory`/cifar10; nothing is unpickled. If `directory`
+    holds a copy that TFDS has prepared, that is read instead, in the order of the original files.
+
     Raises what `fetch` raises, and ValueError for an archive without the six files of whole records.
     """
     if is_prepared("cifar10", directory):
@@ -46,7 +47,7 @@ def cifar10(directory: str | None = None, *, remote: Remote = CIFAR10, held_out:
 
 
 def read_archive(path: Path) -> dict[str, Split]:
-    """Train and test of cifar-10-binary.tar.gz: records of a label and 3 x 32 x 32 bytes, red, green, blue."""
+    """Train and test splits of cifar-10-binary.tar.gz: records of a label and 3 x 32 x 32 bytes, red, green, blue."""
     names = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
     try:
         with tarfile.open(path, "r:gz") as archive:

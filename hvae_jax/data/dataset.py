@@ -1,4 +1,4 @@
-"""`Dataset`: examples by split, in memory or read where they lie, and what is known of their values and origin."""
+"""`Dataset`: examples by split, in memory or read where they lie, with the kind of their values and their protocol."""
 
 import dataclasses
 import hashlib
@@ -12,11 +12,11 @@ from hvae_jax.data.augment import Augment
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What values the elements of x take.
+    """The values that elements of x take.
 
     Attributes:
       name: "binary" (0 and 1), "integer" (0..num_values-1) or "real".
-      num_values: how many values an integer element takes; 2 for binary, 0 for real.
+      num_values: number of values of an element; 2 for binary, 0 for real.
     """
 
     name: str
@@ -31,16 +31,16 @@ REAL = Kind("real")
 
 
 def integer(num_values: int) -> Kind:
-    """Whole numbers 0..num_values-1."""
+    """The kind of whole numbers 0..num_values-1."""
     return Kind("integer", num_values)
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Examples that are read when they are asked for: what a NumPy array `[N, *event]` can do, and no more.
+    """Examples that are read on access, indexed as a NumPy array `[N, *event]` is along its first axis.
 
-    An implementation can be pickled (the workers of a streamed feed get a copy), reads from many threads at once, and
-    has a `fingerprint`: a hash of what it reads.
+    An implementation can be pickled (workers of a streamed feed get a copy), reads from many threads at once, and has
+    a `fingerprint`: a hash of what it reads.
     """
 
     @property
@@ -50,7 +50,7 @@ class Rows(Protocol):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the arrays it gives."""
+        """The dtype of the arrays that are read."""
         ...
 
     def __len__(self) -> int: ...
@@ -62,7 +62,12 @@ class Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples of one split. `x`: `[N, *event]`, an array or `Rows`; `y`: int `[N]` labels, or None."""
+    """Examples of one split.
+
+    Attributes:
+      x: `[N, *event]`, an array or `Rows`.
+      y: labels, int `[N]`; None where there are none.
+    """
 
     x: Any
     y: np.ndarray | None = None
@@ -80,7 +85,7 @@ class Split:
         return Split(np.asarray(self.x[rows]), None if self.y is None else self.y[rows])
 
     def for_classes(self, classes: int) -> "Split":
-        """The split as a model of that many classes takes it: without labels where there are none."""
+        """The split as a model with that many classes takes it: without labels if it has none."""
         return self if classes else Split(self.x)
 
 
@@ -89,13 +94,13 @@ class Dataset:
     """A data set.
 
     Attributes:
-      name: as it was asked for.
-      splits: "train", "validation", and "test" where there is one, in that order: what the model is measured on.
-      kind: what values x takes, as the model sees it.
+      name: the name it was loaded by.
+      splits: "train", "validation" and, if there is one, "test", in that order: what a model is measured on.
+      kind: the values of x, as a model sees them.
       protocol: one sentence on splits and preparation, for tables and results.
-      augment: what training does to each of its batches anew.
-      training: what training draws from, where that is not `splits["train"]`: grey values, where `augment` redraws
-        binary ones at each step and the splits hold one draw, the same for every evaluation.
+      augment: random change of every training batch.
+      training: examples that training draws from; None is `splits["train"]`. With dynamic binarisation these are the
+        grey values, while the splits hold one draw, the same for every evaluation.
     """
 
     name: str
@@ -107,22 +112,22 @@ class Dataset:
 
     @property
     def train(self) -> Split:
-        """What training draws from, before `augment`."""
+        """The examples that training draws from, before `augment`."""
         return self.splits["train"] if self.training is None else self.training
 
     @property
     def event(self) -> tuple[int, ...]:
-        """Shape of one x."""
+        """The shape of one x."""
         return tuple(self.splits["train"].x.shape[1:])
 
     @property
     def dimensions(self) -> int:
-        """Elements of one x: what bits per dimension divide by."""
+        """Number of elements of one x, the divisor of bits per dimension."""
         return int(np.prod(self.event))
 
     @property
     def classes(self) -> int:
-        """Number of labels, 0 where there are none."""
+        """Number of classes, by the labels of the train split; 0 without labels."""
         y = self.splits["train"].y
         return 0 if y is None else int(y.max()) + 1
 
@@ -130,7 +135,7 @@ class Dataset:
     def content_hash(self) -> str:
         """SHA-256 over names, dtypes, shapes and contents of every split, 16 hexadecimal digits.
 
-        The contents are the bytes of an array, and the `fingerprint` of examples that are read where they lie.
+        The contents are the bytes of an array, or the `fingerprint` of `Rows`.
         """
         digest = hashlib.sha256()
         named = [*self.splits.items(), *([] if self.training is None else [("training", self.training)])]
@@ -143,7 +148,7 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def describe(self) -> str:
-        """One line for logs."""
+        """A description on one line, for logs."""
         counts = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         each_step = f"; {self.augment}" if str(self.augment) else ""
         return f"{self.name}: {counts}; {'x'.join(map(str, self.event))}, {self.kind}{each_step}"

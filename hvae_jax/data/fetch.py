@@ -1,4 +1,4 @@
-"""Files from the network, once: fetched by pooch, checked, kept in a folder."""
+"""Files fetched once from the network by pooch, checked, and kept in a folder."""
 
 import dataclasses
 import hashlib
@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_ATTEMPTS = 2  # at each mirror
+_ATTEMPTS = 2
+"""Attempts at each mirror."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Remote:
-    """Files and where they are.
+    """Remote files and their addresses.
 
     Attributes:
-      name: of the data set, and of the folder its files are kept in.
-      mirrors: addresses that a file's name is added to, tried in this order.
-      checksums: of each file by its name: "sha256:" and its SHA-256, or "git:" and the id git gives the content.
+      name: name of the data set, and of the folder that its files are kept in.
+      mirrors: addresses to which a file's name is appended, in order of preference.
+      checksums: checksum of each file by name: "sha256:" and its SHA-256, or "git:" and git's id of the content.
     """
 
     name: str
@@ -27,14 +28,14 @@ class Remote:
 
 
 def fetch(remote: Remote, directory: str | os.PathLike[str] | None = None) -> dict[str, Path]:
-    """The remote's files by name, each fetched unless it is there already and its checksum is right.
+    """The remote's files by name; a file that already exists with the right checksum is not fetched again.
 
     Args:
       remote: what to fetch.
-      directory: files are kept in its folder of the remote's name; None is pooch's cache, ~/.cache/hvae_jax on Linux.
-        A file that lies in `directory` itself is used as well.
-    Raises FileNotFoundError where no mirror answers and ValueError where one answers with another file: both name the
-    addresses, what went wrong at each, and where to put the file by hand. Nothing half-fetched is left behind.
+      directory: parent of the folder, of the remote's name, that files are kept in; None is pooch's cache,
+        ~/.cache/hvae_jax on Linux. A file in `directory` itself is used as well.
+    Raises FileNotFoundError if no mirror answers, ValueError if one sends another file; both name the addresses, what
+    went wrong at each, and where to put the file by hand. No partial file is left behind.
     """
     import pooch
 
@@ -58,11 +59,11 @@ def matches(path: Path, checksum: str) -> bool:
 
 
 def _fetched(remote: Remote, path: Path, checksum: str) -> Path:
-    """Fetches one file, replacing what is there."""
+    """Fetches one file, and replaces one that lies there."""
     import pooch
     from requests.exceptions import RequestException
 
-    download: Any = _Checked(checksum)  # Any: pooch's own HTTPDownloader is not of the type that it declares either
+    download: Any = _Checked(checksum)  # Any: pooch's own HTTPDownloader does not have the type it declares either
     known = checksum if checksum.startswith("sha256:") else None
     failures: list[str] = []
     is_other_file = False
@@ -86,7 +87,7 @@ def _fetched(remote: Remote, path: Path, checksum: str) -> Path:
 
 
 class _Checked:
-    """pooch's downloader over HTTP, and a checksum that pooch does not know."""
+    """pooch's HTTP downloader with a check of git's checksums, which pooch does not know."""
 
     def __init__(self, checksum: str) -> None:
         self.checksum = checksum
@@ -101,7 +102,7 @@ class _Checked:
 
 
 def _digest(path: Path, checksum: str) -> str:
-    """The file's checksum of the same kind."""
+    """The file's checksum, of the same kind as `checksum`."""
     kind = checksum.partition(":")[0]
     digest = hashlib.sha256() if kind == "sha256" else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as stream:

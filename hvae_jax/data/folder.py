@@ -1,4 +1,4 @@
-"""A folder of pictures as a data set, read where it lies."""
+"""A folder of images as a data set, read where it lies."""
 
 import dataclasses
 import functools
@@ -20,7 +20,8 @@ _SUFFIXES = "avif bmp gif jfif jpeg jpg jp2 pbm pgm png pnm ppm tga tif tiff web
 SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 _VALIDATION = dict.fromkeys(("validation", "valid", "val"), "validation")
 _SPLIT_NAMES = {"train": "train", **_VALIDATION, "test": "test"}
-_NAMED = 5  # bad files that a message names
+_NAMED = 5
+"""Largest number of bad files that a message names."""
 
 
 def from_folder(
@@ -30,25 +31,25 @@ def from_folder(
     bad_files: str = "refuse",
     in_memory_bytes: int = 2**30,
 ) -> Dataset:
-    """The pictures of a folder and of the folders in it, `[N, H, W, C]` uint8 0..255.
+    """The images of a folder and its subfolders, `[N, H, W, C]` uint8 0..255.
 
-    Files: those whose names end as pictures' do (`SUFFIXES`), but hidden ones, in the order of their relative paths.
+    Files: all whose names end in one of `SUFFIXES`, except hidden ones, in the order of their relative paths.
 
-    Splits: subfolders train, validation (or valid, val) and test, where there is a `train`; what lies beside them is
-    left out. Without a `validation` it is that tenth of the train pictures whose relative paths have the smallest
-    SHA-256, which adding files barely changes. Where all files lie in subfolders of these, and those of train are two
-    or more, the subfolders are the classes: labels in the order of their names.
+    Splits: the subfolders train, validation (or valid, val) and test, if there is a `train`; other files are then
+    ignored. Without a validation folder, the tenth of the train images whose relative paths have the smallest SHA-256
+    is the validation split, which adding files barely changes. If every file of the splits lies in a subfolder, and
+    train has two subfolders or more, these are the classes, labelled in the order of their names.
 
-    Pixels: with `size`, the shorter side is resized to it (PIL's bicubic filter, antialiased) and the centre kept;
-    without, all pictures must have one size. Pictures are turned as their EXIF says, palettes become RGB, what is
-    transparent is laid on white. C is 1 where every file is stored as grey, otherwise 3 for all.
+    Pixels: with `size`, the shorter side is resized to it (PIL's bicubic filter, antialiased) and the centre cropped;
+    without it, all images must have one size. Images are rotated as their EXIF says, palettes become RGB, transparent
+    pixels are laid on white. C is 1 if every file is stored as grey, otherwise 3 for all.
 
-    What will not do: files that are empty, unreadable, cut short, animated, of more than 8 bits a channel, CMYK, or
-    larger than Pillow opens safely. `bad_files` "refuse" raises, "skip" leaves them out and warns, naming them. All
-    headers are read at the start; pixels too, where all splits fit into `in_memory_bytes`. Otherwise a file that
-    turns out to be cut short later raises then, naming it, whatever `bad_files` says: rows cannot change any more.
+    Bad files are those that are empty, unreadable, cut short, animated, of more than 8 bits per channel, CMYK, or
+    larger than Pillow opens safely. `bad_files="refuse"` raises, "skip" ignores them with a warning that names them.
+    All headers are read at the start, and pixels too if all splits fit into `in_memory_bytes`. Otherwise a file that
+    later proves to be cut short raises then, whatever `bad_files` says, because rows cannot change any more.
 
-    Raises FileNotFoundError for a path that is no folder, and ValueError naming the files for all the rest.
+    Raises FileNotFoundError for a path that is no folder, and ValueError, naming the files, for everything else.
     """
     if bad_files not in BAD_FILES:
         raise ValueError(f"bad_files={bad_files!r}: it has to be one of {' and '.join(BAD_FILES)}.")
@@ -56,14 +57,14 @@ def from_folder(
     root = Path(path).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(
-            f"There is no folder {root}. Give the path of a folder of pictures, or tfds:NAME for a data set of TFDS."
+            f"There is no folder {root}. Give the path of a folder of images, or tfds:NAME for a data set of TFDS."
         )
     found = _files(root)
     has_splits = any(name.startswith("train/") for name in found)
     if has_splits:
         found = [name for name in found if name.partition("/")[0] in _SPLIT_NAMES]
     if not found:
-        raise ValueError(f"{root} holds no pictures: no file in it ends in {', '.join(sorted(SUFFIXES))}.")
+        raise ValueError(f"{root} holds no images: no file in it ends in {', '.join(sorted(SUFFIXES))}.")
 
     bad = _Bad(root, bad_files)
     names, headers = bad.keep(found, functools.partial(_header, root))
@@ -72,7 +73,7 @@ def from_folder(
     event = (height, width, channels)
     pixels: list[np.ndarray] = []
     if len(names) * height * width * channels <= in_memory_bytes:
-        names, pixels = bad.keep(names, ImageRows(str(root), tuple(names), event, fit).picture)
+        names, pixels = bad.keep(names, ImageRows(str(root), tuple(names), event, fit).image)
     bad.warn()
 
     parts, note = _parts(names, has_splits)
@@ -83,18 +84,18 @@ def from_folder(
         splits[part] = Split(x, labels[part])
     done = "as stored" if size is None else f"shorter side resized to {size} (bicubic), centre cropped"
     skipped = f", bad files skipped: {len(bad.reasons):,}" if bad.reasons else ""
-    return Dataset(str(root), splits, integer(256), f"pictures of {root.name}, {done}{note}{skipped}")
+    return Dataset(str(root), splits, integer(256), f"images of {root.name}, {done}{note}{skipped}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageRows(LazyRows):
-    """Pictures decoded when they are asked for.
+    """Images that are decoded on access.
 
     Attributes:
       root: the folder.
-      names: paths relative to it, one a row.
-      event: (height, width, channels) that each picture has in the end.
-      fit: what is done to each PIL image.
+      names: relative path of each row.
+      event: (height, width, channels) of an image after `fit`.
+      fit: applied to each PIL image; None leaves it.
     """
 
     root: str
@@ -109,12 +110,12 @@ class ImageRows(LazyRows):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the arrays it gives."""
+        """uint8."""
         return np.dtype(np.uint8)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Over the names and sizes of all files, and the first 64 KiB of 256 of them, evenly spaced."""
+        """A hash of the names and sizes of all files, and of the first 64 KiB of 256 of them, evenly spaced."""
         sizes = [str(Path(self.root, name).stat().st_size) for name in self.names]
         read = [self.names[i * len(self.names) // 256] for i in range(256)] if len(self.names) > 256 else self.names
         digest = hashlib.sha256()
@@ -130,7 +131,7 @@ class ImageRows(LazyRows):
             x[i] = self._or_named(self.names[number])
         return x
 
-    def picture(self, name: str) -> np.ndarray:
+    def image(self, name: str) -> np.ndarray:
         """One file's pixels. Raises BadImageError."""
         x = read_image(str(Path(self.root, name)), self.event[2], self.fit)
         if x.shape != self.event:
@@ -139,7 +140,7 @@ class ImageRows(LazyRows):
 
     def _or_named(self, name: str) -> np.ndarray:
         try:
-            return self.picture(name)
+            return self.image(name)
         except (BadImageError, OSError) as error:
             raise ValueError(
                 f"{Path(self.root, name)} {error}. Its header was fine when the folder was read. Mend or remove it; "
@@ -149,7 +150,13 @@ class ImageRows(LazyRows):
 
 
 class _Bad:
-    """Files that will not do: refused at once, or gathered and warned of together."""
+    """The bad files of a folder: refused at once, or collected and warned of together.
+
+    Attributes:
+      root: the folder.
+      skips: whether they are skipped.
+      reasons: what is wrong with each, by name.
+    """
 
     def __init__(self, root: Path, bad_files: str) -> None:
         self.root = root
@@ -157,7 +164,7 @@ class _Bad:
         self.reasons: dict[str, str] = {}
 
     def keep(self, names: list[str], read: Callable[[str], Any]) -> tuple[list[str], list[Any]]:
-        """The names that `read` takes, and what it makes of them."""
+        """The names that `read` accepts, and what it returns for them."""
         results = [
             result
             for block in for_each(lambda b: [_tried(read, names[i]) for i in b], blocks(len(names), 64))
@@ -168,7 +175,7 @@ class _Bad:
         if bad and not self.skips:
             raise ValueError(f"{self._said(bad)}\nMend or remove them, or leave them out with --data.bad-files skip.")
         if len(bad) == len(names):
-            raise ValueError(f"No picture of {self.root} will do. {self._said(bad)}")
+            raise ValueError(f"No image of {self.root} will do. {self._said(bad)}")
         good = [(name, result) for name, result in zip(names, results, strict=True) if name not in bad]
         return [name for name, _ in good], [result for _, result in good]
 
@@ -180,7 +187,7 @@ class _Bad:
         named = "".join(f"\n  {self.root / name} {why}" for name, why in list(reasons.items())[:_NAMED])
         more = f"\n  and {len(reasons) - _NAMED:,} more" if len(reasons) > _NAMED else ""
         count = "one file is" if len(reasons) == 1 else f"{len(reasons):,} files are"
-        return f"{count} no picture of 8 bits a channel:{named}{more}"
+        return f"{count} no image of 8 bits per channel:{named}{more}"
 
 
 def _tried(read: Callable[[str], Any], name: str) -> Any:
@@ -197,7 +204,7 @@ def _header(root: Path, name: str) -> Header:
 
 
 def _files(root: Path) -> list[str]:
-    """Relative paths with `/`, sorted; folders that are links are entered, each real folder once."""
+    """Relative paths with `/`, sorted. Links to folders are followed, to each real folder once."""
     found, seen = [], set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -213,7 +220,7 @@ def _files(root: Path) -> list[str]:
 
 
 def _one_size(root: Path, names: list[str], headers: list[Header]) -> tuple[int, int]:
-    """(height, width) of all pictures."""
+    """(height, width) of all images. Raises ValueError naming the first that differs."""
     first = headers[0]
     for name, header in zip(names, headers, strict=True):
         if (header.height, header.width) != (first.height, first.width):
@@ -225,7 +232,7 @@ def _one_size(root: Path, names: list[str], headers: list[Header]) -> tuple[int,
 
 
 def _parts(names: list[str], has_splits: bool) -> tuple[dict[str, list[int]], str]:
-    """Positions of the names by split, and how that came about."""
+    """Positions of the names by split, and a note on how they were split."""
     parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for i, name in enumerate(names):
         parts[_SPLIT_NAMES[name.partition("/")[0]] if has_splits else "train"].append(i)
@@ -233,18 +240,18 @@ def _parts(names: list[str], has_splits: bool) -> tuple[dict[str, list[int]], st
     needed = 1 if parts["validation"] else 2
     if len(train) < needed:
         raise ValueError(
-            f"Pictures to train on: {len(train)}, where at least {needed} are needed; one of them may have to validate."
+            f"Images to train on: {len(train)}, where at least {needed} are needed; one of them may have to validate."
         )
     if not parts["validation"]:
         by_hash = sorted(train, key=lambda i: hashlib.sha256(names[i].encode()).digest())
         held = set(by_hash[: max(1, len(train) // 10)])
-        note = f", validation = a tenth of the train pictures ({len(held):,}), by hash of their names"
+        note = f", validation = a tenth of the train images ({len(held):,}), by hash of their names"
         parts |= {"train": [i for i in train if i not in held], "validation": sorted(held)}
     return {part: where for part, where in parts.items() if where}, note
 
 
 def _labels(parts: dict[str, list[int]], names: list[str], has_splits: bool) -> dict[str, np.ndarray | None]:
-    """Which of the classes each picture is of; None where train has fewer than two, or some picture has none."""
+    """The class of each image by split; None if train has fewer than two classes, or an image has none."""
 
     def class_of(name: str) -> str:
         folders = name.split("/")[:-1]

@@ -1,4 +1,4 @@
-"""One picture file to an array: what is refused and why, what is converted, resizing and cropping."""
+"""Image files to arrays: which are refused and why, conversions, resizing and cropping."""
 
 import dataclasses
 import io
@@ -21,12 +21,17 @@ _TURNED = frozenset({5, 6, 7, 8})
 
 
 class BadImageError(ValueError):
-    """A file that is no picture of 8 bits a channel; the message says what it is instead."""
+    """A file is no image of 8 bits per channel; the message says what it is instead."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says of its picture: (height, width) as it is seen, and whether it is stored as grey."""
+    """The header of an image file.
+
+    Attributes:
+      height, width: of the image once it is rotated as its EXIF says.
+      grey: whether it is stored as grey.
+    """
 
     height: int
     width: int
@@ -34,9 +39,9 @@ class Header:
 
 
 def read_header(source: str | bytes) -> Header:
-    """Reads a picture's header, from a path or from bytes, and no pixel. Raises BadImageError."""
+    """Reads an image's header, from a path or from bytes, and no pixel. Raises BadImageError."""
     with _open(source) as image:
-        # Pillow would decode a whole PNG in search of EXIF behind its pixels
+        # Pillow would decode a whole PNG in search of EXIF behind its pixels.
         has_exif = image.format != "PNG" or "exif" in image.info
         turned = has_exif and image.getexif().get(_ORIENTATION) in _TURNED
         width, height = reversed(image.size) if turned else image.size
@@ -44,11 +49,15 @@ def read_header(source: str | bytes) -> Header:
 
 
 def read_image(source: str | bytes, channels: int, fit: Any = None) -> np.ndarray:
-    """A picture as uint8 `[H, W, channels]`, channels 1, 3 or 4, from a path or from bytes.
+    """An image as uint8 `[H, W, channels]`, from a path or from bytes.
 
-    It is turned as its EXIF says. Palettes become the colours they stand for; of a picture with transparency what
-    shows on white is kept, unless `channels` is 4. `fit` is called with the PIL image before it becomes an array.
-    Raises BadImageError, for a picture that is cut short too.
+    It is rotated as its EXIF says, palettes become their colours, and transparent pixels are laid on white unless
+    `channels` is 4.
+
+    Args:
+      channels: 1, 3 or 4.
+      fit: applied to the PIL image before it becomes an array; None leaves it.
+    Raises BadImageError, also for an image that is cut short.
     """
     from PIL import ImageOps
 
@@ -65,7 +74,7 @@ def read_image(source: str | bytes, channels: int, fit: Any = None) -> np.ndarra
 
 @dataclasses.dataclass(frozen=True)
 class CentreSquare:
-    """The shorter side to `size` by PIL's antialiased bicubic filter, then the centre `size` x `size`."""
+    """Resizes the shorter side to `size` by PIL's antialiased bicubic filter, then crops the centre square."""
 
     size: int
 
@@ -74,7 +83,7 @@ class CentreSquare:
             raise ValueError(f"size={self.size}: it is the side of a square in pixels, 1 or more.")
 
     def __call__(self, image: Any) -> Any:
-        """A PIL image from a PIL image."""
+        """The square of a PIL image."""
         from PIL import Image
 
         scale = self.size / min(image.size)
@@ -86,7 +95,7 @@ class CentreSquare:
 
 
 def _open(source: str | bytes) -> Any:
-    """A PIL image that has passed every check its header allows."""
+    """A PIL image that has passed every check of its header. Raises BadImageError."""
     from PIL import Image, UnidentifiedImageError
 
     if (len(source) if isinstance(source, bytes) else Path(source).stat().st_size) == 0:
@@ -96,7 +105,7 @@ def _open(source: str | bytes) -> Any:
     except Image.DecompressionBombError as error:
         raise BadImageError(f"is too large to be opened safely ({error})") from error
     except UnidentifiedImageError as error:
-        raise BadImageError("is no picture that Pillow can read") from error
+        raise BadImageError("is no image that Pillow can read") from error
     except (OSError, SyntaxError, EOFError, ValueError) as error:
         raise BadImageError(f"cannot be read ({error})") from error
     reason = _objection(image)
@@ -117,7 +126,7 @@ def _objection(image: Any) -> str:
         return "has 16 bits a channel, where 8 are needed; rescale it as you see fit"
     if image.mode in _REFUSED_MODES:
         return _REFUSED_MODES[image.mode]
-    # an MPO is a camera's JPEG with a preview behind it, and its first picture is the picture
+    # An MPO is a camera's JPEG with a preview behind it: its first frame is the image.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         return f"holds {image.n_frames} frames, where one is needed"
     return ""

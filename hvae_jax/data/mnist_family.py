@@ -50,37 +50,40 @@ def mnist(directory: str | None = None, *, remote: Remote = MNIST, held_out: int
     """Handwritten digits (LeCun et al. 1998), `[N, 28, 28, 1]` uint8 grey 0..255, labels 0..9.
 
     50,000 train, 10,000 validation, 10,000 test: the last `held_out` of the file's 60,000 train digits are the
-    validation split, as in the literature since Larochelle & Murray (2011). Papers that report test numbers of models
-    trained on all 60,000 (Burda et al. 2016 keep 400 to validate on) have 20% more data.
+    validation split, as in the literature since Larochelle & Murray (2011). Papers that train on all 60,000 (Burda et
+    al. 2016 keep 400 to validate on) have 20% more data.
 
-    Grey as stored. Hierarchical VAEs are compared on binary pixels, by one of two protocols that differ by several
-    nats: binarise "dynamic" here, or the fixed pixels of `binarized_mnist`.
+    Pixels are grey as stored. Hierarchical VAEs are compared on binary pixels, by one of two protocols that differ by
+    several nats: `binarise="dynamic"` here, or the fixed pixels of `binarized_mnist`.
 
-    The four files are fetched by pooch and kept in `directory`/mnist. Where `directory` holds a copy that TFDS has
+    The four files are fetched by pooch and kept in `directory`/mnist. If `directory` holds a copy that TFDS has
     prepared, that is read instead, in the order of the original files: the data set is the same, bit for bit.
+
     Raises what `fetch` raises, and ValueError for files that are not of the idx format.
     """
     return _of_idx(directory, remote, held_out, "MNIST")
 
 
 def fashion_mnist(directory: str | None = None, *, remote: Remote = FASHION_MNIST, held_out: int = 10_000) -> Dataset:
-    """Pictures of clothes (Xiao et al. 2017), `[N, 28, 28, 1]` uint8 grey 0..255, labels 0..9.
+    """Images of clothes (Xiao et al. 2017), `[N, 28, 28, 1]` uint8 grey 0..255, labels 0..9.
 
-    50,000 train, 10,000 validation (the last of the file's 60,000 train pictures), 10,000 test. Grey as stored;
-    where it is binarised, that is done dynamically or at 1/2: say which. Otherwise as `mnist`.
+    50,000 train, 10,000 validation (the last of the file's 60,000 train images), 10,000 test. Pixels are grey as
+    stored; papers binarise them dynamically or at 1/2, so say which. Otherwise as `mnist`.
     """
     return _of_idx(directory, remote, held_out, "Fashion-MNIST")
 
 
 def binarized_mnist(directory: str | None = None, *, remote: Remote = BINARIZED_MNIST) -> Dataset:
-    """MNIST as Larochelle & Murray (2011) binarised it, once and for all: `[N, 28, 28, 1]` uint8 0 and 1, no labels.
+    """MNIST with the fixed binarisation of Larochelle & Murray (2011), `[N, 28, 28, 1]` uint8 0 and 1, no labels.
 
-    50,000 train, 10,000 validation, 10,000 test. Each pixel was drawn once with its grey value as the probability:
-    the static protocol. Models overfit it by several nats more than dynamically binarised MNIST, whose numbers do not
-    compare (Burda et al. 2016).
+    50,000 train, 10,000 validation, 10,000 test. Each pixel was drawn once with its grey value as the probability,
+    which is the static protocol. Models over-fit it by several nats more than dynamically binarised MNIST, so that
+    numbers of the two do not compare (Burda et al. 2016).
 
-    The three files are fetched by pooch and kept in `directory`/binarized_mnist, or TFDS's copy is read, as with
-    `mnist`. Raises what `fetch` raises, and ValueError for files that do not hold 784 zeros and ones a line.
+    The three files are fetched by pooch and kept in `directory`/binarized_mnist, or TFDS's copy is read, as for
+    `mnist`.
+
+    Raises what `fetch` raises, and ValueError for files that do not hold 784 zeros and ones a line.
     """
     protocol = "MNIST, Larochelle & Murray's static binarisation, 50,000/10,000/10,000"
     if is_prepared("binarized_mnist", directory):
@@ -111,7 +114,9 @@ def _of_idx(directory: str | None, remote: Remote, held_out: int, called: str) -
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """A gzipped file of the idx format of MNIST: two zeros, 8 for bytes, the number of axes, their lengths, the bytes.
+    """The array of a gzipped file in MNIST's idx format.
+
+    Two zeros, an 8 for bytes, the number of axes, their lengths as big-endian 32-bit numbers, and the bytes.
 
     Raises ValueError for anything else.
     """
@@ -128,7 +133,10 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_amat(path: Path) -> np.ndarray:
-    """Lines of 784 digits 0 and 1 with spaces between: uint8 `[N, 28, 28, 1]`. Raises ValueError for anything else."""
+    """The array of lines of 784 digits 0 and 1 with spaces between, uint8 `[N, 28, 28, 1]`.
+
+    Raises ValueError for anything else.
+    """
     content = np.frombuffer(path.read_bytes(), np.uint8)
     if content.size % (2 * 784) == 0:
         table = content.reshape(-1, 784, 2)  # a digit, and a space or, after the last of a line, its end

@@ -1,4 +1,4 @@
-"""Natural images from TFDS at the sizes and with the splits that hierarchical VAEs are compared on."""
+"""Natural images from TFDS, at the sizes and with the splits on which hierarchical VAEs are compared."""
 
 import dataclasses
 from typing import Any
@@ -14,8 +14,9 @@ _NOT_THE_SAME = "box-filtered (imagenet_resized) and van den Oord's (downsampled
 def svhn_cropped(directory: str | None = None, *, in_memory_bytes: int = 2**30) -> Dataset:
     """House numbers (Netzer et al. 2011), `[N, 32, 32, 3]` uint8 0..255, labels 0..9.
 
-    66,000 train, 7,257 validation, 26,032 test: of the 73,257 train images the last 7,257 in TFDS's order are the
+    66,000 train, 7,257 validation, 26,032 test: the last 7,257 of the 73,257 train images, in TFDS's order, are the
     validation split. The 531,131 images of "extra" are not used; papers that train on them say so.
+
     Raises what `from_tfds` raises.
     """
     rows = open_tfds("svhn_cropped", directory, ("train", "test"))
@@ -23,14 +24,15 @@ def svhn_cropped(directory: str | None = None, *, in_memory_bytes: int = 2**30) 
 
 
 def imagenet_resized(size: int, directory: str | None = None, *, in_memory_bytes: int = 2**30) -> Dataset:
-    """ImageNet made small by a box filter (Chrabaszcz et al. 2017), `[N, size, size, 3]` uint8 0..255; size 32 or 64.
+    """ImageNet downsampled by a box filter (Chrabaszcz et al. 2017), `[N, size, size, 3]` uint8 0..255; size 32 or 64.
 
-    1,276,167 train, 5,000 validation (the last train images in TFDS's order), 50,000 test: what the literature reports
-    is the official validation images, which are `test` here, since nothing is chosen by them. Labels 0..999.
+    1,276,167 train, 5,000 validation (the last train images in TFDS's order), 50,000 test. The test split is the
+    official validation split, on which the literature reports and by which nothing is selected here. Labels 0..999.
 
-    NOT the data of PixelRNN, VDVAE and NVAE, which is `downsampled_imagenet`. Another filter makes images that are
-    easier or harder to code by tenths of a bit per dimension (Efficient-VDVAE's 3.58 and 3.30 are of this data, the
-    3.80 and 3.52 of VDVAE of the other: issue 6 of Efficient-VDVAE), so numbers must not be compared.
+    NOT the data of PixelRNN, VDVAE and NVAE, which is `downsampled_imagenet`. The filter changes the cost of an image
+    by tenths of a bit per dimension (Efficient-VDVAE's 3.58 and 3.30 are on this data, VDVAE's 3.80 and 3.52 on the
+    other: issue 6 of Efficient-VDVAE), so that numbers of the two do not compare.
+
     Raises what `from_tfds` raises.
     """
     rows = _official("imagenet_resized", size, directory)
@@ -39,14 +41,15 @@ def imagenet_resized(size: int, directory: str | None = None, *, in_memory_bytes
 
 
 def downsampled_imagenet(size: int, directory: str | None = None, *, in_memory_bytes: int = 2**30) -> Dataset:
-    """ImageNet as van den Oord et al. (2016) made it small, `[N, size, size, 3]` uint8 0..255; size 32 or 64.
+    """ImageNet as downsampled by van den Oord et al. (2016), `[N, size, size, 3]` uint8 0..255; size 32 or 64.
 
     1,276,149 train, 5,000 validation (the last train images in TFDS's order; VDVAE holds out 5,000 others), 49,999
-    test: the official validation images, which the literature reports. No labels. What PixelRNN, Glow, VDVAE and NVAE
-    report; NOT to be compared with numbers of `imagenet_resized`, which was made by another filter.
+    test: the official validation images. No labels. PixelRNN, Glow, VDVAE and NVAE report on this data; numbers on
+    `imagenet_resized`, which was made by another filter, do NOT compare.
 
-    The archives are no longer at image-net.org/small, from which TFDS would fetch them. Who has train_32x32.tar and
-    valid_32x32.tar can extract them as train/ and test/ of one folder, and give that folder as the data set.
+    The archives are no longer at image-net.org/small, from which TFDS would fetch them. If you have train_32x32.tar
+    and valid_32x32.tar, extract them as train/ and test/ of one folder, and give that folder as the data set.
+
     Raises what `from_tfds` raises.
     """
     try:
@@ -61,12 +64,14 @@ def downsampled_imagenet(size: int, directory: str | None = None, *, in_memory_b
 
 
 def celeb_a64(directory: str | None = None, *, in_memory_bytes: int = 2**30) -> Dataset:
-    """Faces (Liu et al. 2015) at 64x64 as NVAE has them, `[N, 64, 64, 3]` uint8 0..255.
+    """Faces (Liu et al. 2015) at 64x64, prepared as for NVAE, `[N, 64, 64, 3]` uint8 0..255.
 
-    162,770 train, 19,867 validation, 19,962 test: the official partition, by person. Of each aligned picture of
-    218x178 the 148x148 pixels from row 40 and column 15 on are kept (datasets.py of NVlabs/NVAE, after Larsen et al.
-    2016) and resized to 64x64 by PIL's antialiased bilinear filter. No labels. Published numbers are bits per
-    dimension of 8-bit pixels, with flips in training. Raises what `from_tfds` raises.
+    162,770 train, 19,867 validation, 19,962 test: the official partition, by person. Each aligned image of 218x178 is
+    cropped to the 148x148 pixels from row 40 and column 15 on (datasets.py of NVlabs/NVAE, after Larsen et al. 2016)
+    and resized to 64x64 by PIL's antialiased bilinear filter. No labels. Published numbers are bits per dimension of
+    8-bit pixels, with flips in training.
+
+    Raises what `from_tfds` raises.
     """
     rows = open_tfds("celeb_a", directory, ("train", "validation", "test"), AlignedFace(64), (64, 64))
     splits = {part: read_split(source, in_memory_bytes) for part, source in rows.items()}
@@ -76,25 +81,25 @@ def celeb_a64(directory: str | None = None, *, in_memory_bytes: int = 2**30) -> 
 
 @dataclasses.dataclass(frozen=True)
 class AlignedFace:
-    """The face in an aligned picture of CelebA, `size` x `size`."""
+    """Crops the face of an aligned image of CelebA and resizes it to `size` x `size`."""
 
     size: int
 
     def __call__(self, image: Any) -> Any:
-        """A PIL image from a PIL image."""
+        """The face in a PIL image."""
         from PIL import Image
 
         return image.crop((15, 40, 163, 188)).resize((self.size, self.size), Image.Resampling.BILINEAR)
 
 
 def _official(name: str, size: int, directory: str | None) -> dict[str, TfdsRows]:
-    """Train, and the official validation images as test."""
+    """The train split, and the official validation split as test."""
     rows = open_tfds(f"{name}/{size}x{size}", directory, ("train", "validation"), None, (size, size))
     return {"train": rows["train"], "test": rows["validation"]}
 
 
 def _held_out(name: str, rows: dict[str, TfdsRows], held_out: int, said: str, limit: int) -> Dataset:
-    """The last `held_out` train examples, or a sixth of what there is, as validation."""
+    """The data set with the last `held_out` train examples, or the last sixth if that is fewer, as validation."""
     splits = {part: read_split(source, limit) for part, source in rows.items()}
     count = min(held_out, max(1, len(splits["train"]) // 6))
     splits = {part: Split(in_memory(s.x, limit), s.y) for part, s in split_off(splits, count).items()}

@@ -1,4 +1,4 @@
-"""A user's own arrays, as an .npz."""
+"""The user's own arrays in an .npz."""
 
 import os
 import zipfile
@@ -12,16 +12,17 @@ from hvae_jax.data.prepare import split_off
 
 
 def from_npz(path: str | os.PathLike[str]) -> Dataset:
-    """A user's own arrays.
+    """The data set in a user's .npz.
 
     The file holds `x_train` `[N, ...]` and may hold `x_validation`, `x_test`, and labels `y_train`, `y_validation`,
-    `y_test`. Without `x_validation` the last tenth of the train examples becomes it. The kind of value: booleans and
-    whole numbers of 0 and 1 alone are binary; other whole numbers are integers, 256 values for uint8 data that goes
-    above 127 and the largest value plus one otherwise (an array `num_values` in the file overrides that); floats are
-    real.
+    `y_test`. Without `x_validation`, the last tenth of the train examples is the validation split.
 
-    Raises FileNotFoundError for a path that is not there, and ValueError for a file that is no .npz, lacks `x_train`,
-    or has an array that is empty, of object dtype (it is never unpickled), not finite, negative where whole, or of
+    The kind of the values: booleans, and whole numbers that are all 0 or 1, are binary. Other whole numbers are
+    integers, with 256 values for uint8 data above 127 and the largest value plus one otherwise; an array `num_values`
+    in the file overrides that. Floats are real.
+
+    Raises FileNotFoundError for a path that does not exist; ValueError for a file that is no .npz or lacks `x_train`,
+    and for an array that is empty, of object dtype (nothing is unpickled), not finite, negative though whole, or of
     another shape than the train examples.
     """
     path = Path(path).expanduser()
@@ -122,7 +123,7 @@ def _kind(arrays: list[np.ndarray], num_values: int | None, path: Path) -> Kind:
 
 
 def _compact(x: np.ndarray, kind: Kind) -> np.ndarray:
-    """The smallest dtype that holds the values: uint8 up to 256 of them, int32 above, float32 for real ones."""
+    """x in the smallest dtype that holds its values: uint8 for up to 256, int32 for more, float32 for real ones."""
     if kind.name == "real":
         return x.astype(np.float32)
     return x.astype(np.uint8 if kind.num_values <= 256 else np.int32)

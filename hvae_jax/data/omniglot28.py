@@ -1,4 +1,4 @@
-"""OMNIGLOT at 28x28: the file of the IWAE paper, and the same drawings from TFDS, which are another data set."""
+"""OMNIGLOT at 28x28: the IWAE paper's file, and TFDS's drawings resized, which are another data set."""
 
 import dataclasses
 from pathlib import Path
@@ -24,14 +24,15 @@ OMNIGLOT = Remote(
 
 
 def omniglot(directory: str | None = None, *, remote: Remote = OMNIGLOT, held_out: int = 1_345) -> Dataset:
-    """Letters of fifty alphabets (Lake et al. 2015) as in Burda et al. (2016): `[N, 28, 28, 1]` uint8 grey 0..255.
+    """Letters of fifty alphabets (Lake et al. 2015) as in Burda et al. (2016), `[N, 28, 28, 1]` uint8 grey 0..255.
 
-    23,000 train, 1,345 validation, 8,070 test: the file has 24,345 and 8,070, and the validation split is the one of
-    the IWAE code (yburda/iwae, datasets.py: a permutation with seed 123, its last 1,345). Ink is bright. The file's
+    23,000 train, 1,345 validation, 8,070 test: the file has 24,345 and 8,070, and the validation split is that of the
+    IWAE code (yburda/iwae, datasets.py: the last 1,345 of a permutation with seed 123). Ink is bright. The file's
     reals in [0, 1] are rounded to multiples of 1/255; labels are alphabets, 0..49. Published numbers are nats of
-    binary pixels, drawn anew at each training step: binarise "dynamic".
+    binary pixels, drawn anew at each training step: `binarise="dynamic"`.
 
-    `chardata.mat` is read from `directory`, if it is there, and fetched by pooch into `directory`/omniglot otherwise.
+    `chardata.mat` is read from `directory` if it exists there, otherwise fetched by pooch into `directory`/omniglot.
+
     Raises what `fetch` raises, and ValueError for a file without data [784, N] and testdata [784, N].
     """
     own = None if directory is None else Path(directory).expanduser() / FILE
@@ -43,7 +44,7 @@ def omniglot(directory: str | None = None, *, remote: Remote = OMNIGLOT, held_ou
 
 
 def read_chardata(path: Path) -> dict[str, Split]:
-    """Train and test of chardata.mat, whose pictures stand in columns, each written column by column."""
+    """Train and test splits of chardata.mat, whose columns are images in column-major order."""
     import scipy.io
 
     try:
@@ -63,12 +64,12 @@ def read_chardata(path: Path) -> dict[str, Split]:
 
 
 def omniglot_resized(directory: str | None = None, *, in_memory_bytes: int = 2**30) -> Dataset:
-    """TFDS's OMNIGLOT made 28x28, `[N, 28, 28, 1]` uint8 grey 0..255: not the IWAE paper's, nor to be compared with it.
+    """TFDS's OMNIGLOT at 28x28, `[N, 28, 28, 1]` uint8 grey 0..255; its numbers do not compare with the IWAE paper's.
 
     18,000 train, 1,280 validation, 13,180 test: TFDS's train (30 alphabets, "background") and test ("evaluation", 20
-    other alphabets), the last 1,280 train drawings in TFDS's order being the validation split. Burda et al. mix the
-    alphabets over both splits, so that theirs is the easier test. Each drawing of 105x105 is inverted (ink is bright)
-    and made smaller by averaging over areas (PIL's box filter). Labels are characters, 0..1622.
+    other alphabets); the last 1,280 train drawings in TFDS's order are the validation split. Burda et al. mix the
+    alphabets over both splits, which makes an easier test. Each drawing of 105x105 is inverted (ink is bright) and
+    resized by averaging over areas (PIL's box filter). Labels are characters, 0..1622.
 
     Raises what `from_tfds` raises.
     """
@@ -85,12 +86,12 @@ def omniglot_resized(directory: str | None = None, *, in_memory_bytes: int = 2**
 
 @dataclasses.dataclass(frozen=True)
 class BrightInk:
-    """A drawing, dark on white, to grey with bright ink and `size` x `size` pixels."""
+    """Turns a drawing, dark on white, into grey with bright ink at `size` x `size` pixels."""
 
     size: int
 
     def __call__(self, image: Any) -> Any:
-        """A PIL image from a PIL image."""
+        """The drawing in a PIL image."""
         from PIL import Image, ImageOps
 
         return ImageOps.invert(image.convert("L")).resize((self.size, self.size), Image.Resampling.BOX)

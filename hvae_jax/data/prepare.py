@@ -1,4 +1,4 @@
-"""What is done to a data set once it is there: fewer bits, binary pixels, mirror images, a validation split cut off."""
+"""Preparation of a loaded data set: fewer bits, binary pixels, mirrored images, a validation split."""
 
 import dataclasses
 import itertools
@@ -10,12 +10,13 @@ from hvae_jax.data.dataset import BINARY, Dataset, Split, integer
 from hvae_jax.data.rows import blocks, changed, chosen
 
 BINARISATIONS = ("dynamic", "static", "threshold")
-SEED = 0  # of the one draw that static binarisation and every evaluation see
+SEED = 0
+"""Seed of the one draw that static binarisation and every evaluation see."""
 _STREAMS = {"train": 0, "validation": 1, "test": 2}
 
 
 def prepare(dataset: Dataset, *, binarise: str | None = None, flip: bool = False, bits: int = 8) -> Dataset:
-    """The data set after `quantised`, `binarised` and `flipped`, in that order, each where it is asked for."""
+    """The data set after `quantised`, `binarised` and `flipped`, in that order, each if it is asked for."""
     if bits != 8:
         dataset = quantised(dataset, bits)
     if binarise is not None:
@@ -26,8 +27,9 @@ def prepare(dataset: Dataset, *, binarise: str | None = None, flip: bool = False
 def quantised(dataset: Dataset, bits: int) -> Dataset:
     """The top `bits` bits of 8-bit data, x >> (8 - bits): whole numbers 0..2^bits - 1, binary for one bit.
 
-    Five bits are what Glow and VDVAE use on faces; bits per dimension of 5-bit and 8-bit data do not compare.
-    Raises ValueError for a number of bits out of 1..8, and for data that is not of 256 values.
+    Glow and VDVAE use five bits of faces; bits per dimension of 5-bit and 8-bit data do not compare.
+
+    Raises ValueError for a number of bits outside 1..8, and for data without 256 values.
     """
     if not 1 <= bits <= 8:
         raise ValueError(f"bits={bits}: 1 to 8 of the 8 bits of a pixel can be kept.")
@@ -41,13 +43,13 @@ def quantised(dataset: Dataset, bits: int) -> Dataset:
 
 
 def binarised(dataset: Dataset, how: str) -> Dataset:
-    """Binary pixels of grey ones, x in [0, 1] after division by the largest value.
+    """The data set with grey pixels made binary, x being divided by the largest value to lie in [0, 1].
 
     - "dynamic": training draws each pixel ~ Bernoulli(x) anew at every step (Salakhutdinov & Murray 2008; Burda et
       al. 2016), and every split, train included, is measured on one draw. That draw depends on `SEED`, the split and
       the row alone, so that all runs are measured on the same pixels.
-    - "static": that one draw is what training sees, too. It is not Larochelle's file of binarised MNIST, with which
-      numbers do not compare to the last tenth of a nat: that is the data set binarized_mnist.
+    - "static": training sees that one draw too. It is not Larochelle's file of binarised MNIST, the data set
+      binarized_mnist, on which numbers differ by tenths of a nat.
     - "threshold": x > 1/2.
 
     Raises ValueError for another word, and for data that is binary already, in colour, or real outside [0, 1].
@@ -68,15 +70,15 @@ def binarised(dataset: Dataset, how: str) -> Dataset:
     result = dataclasses.replace(dataset, splits=splits, kind=BINARY, protocol=f"{dataset.protocol}; {said[how]}")
     if how != "dynamic":
         return result
-    # reals in [0, 1] are probabilities as they are: two values, 0 and 1, and what lies between
+    # Reals in [0, 1] are probabilities as they are, as if of two values, 0 and 1.
     augment = dataclasses.replace(dataset.augment, binarise=levels or 2)
     return dataclasses.replace(result, augment=augment, training=dataset.train)
 
 
 def flipped(dataset: Dataset) -> Dataset:
-    """Training mirrors each image from left to right with probability 1/2; what is measured stays as it is.
+    """The data set whose training mirrors each image from left to right with probability 1/2; evaluation does not.
 
-    Raises ValueError for data that is no image [H, W, C].
+    Raises ValueError for data other than images [H, W, C].
     """
     if len(dataset.event) != 3:
         raise ValueError(
@@ -86,9 +88,12 @@ def flipped(dataset: Dataset) -> Dataset:
 
 
 def split_off(splits: Mapping[str, Split], numbers: np.ndarray | int) -> dict[str, Split]:
-    """Makes some train examples the validation split: these row numbers, or the last so many.
+    """The splits with some train examples as the validation split; both parts keep their order.
 
-    Both parts keep the order they were in. Raises ValueError where that would leave none to train on.
+    Args:
+      splits: "train" and perhaps "test".
+      numbers: row numbers of the validation examples, or how many of the last ones.
+    Raises ValueError if no example would be left to train on.
     """
     train = splits["train"]
     count = len(train)
@@ -98,6 +103,7 @@ def split_off(splits: Mapping[str, Split], numbers: np.ndarray | int) -> dict[st
     parts = {"train": np.setdiff1d(np.arange(count), held, assume_unique=True), "validation": held}
     made = {}
     for part, where in parts.items():
+        # As a range, which of an array is a view rather than a copy.
         consecutive = where[-1] - where[0] + 1 == len(where)
         rows = range(int(where[0]), int(where[-1]) + 1) if consecutive else where
         made[part] = Split(chosen(train.x, rows), None if train.y is None else train.y[where])
@@ -112,7 +118,7 @@ class Shift:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of what it gives."""
+        """uint8."""
         return np.dtype(np.uint8)
 
     def __call__(self, x: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -122,13 +128,17 @@ class Shift:
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """x > half the largest value: 0 or 1; `levels` values are taken, 0 stands for reals in [0, 1]."""
+    """x > half the largest value, as 0 or 1.
+
+    Attributes:
+      levels: number of grey values; 0 for reals in [0, 1].
+    """
 
     levels: int
 
     @property
     def dtype(self) -> np.dtype:
-        """Of what it gives."""
+        """uint8."""
         return np.dtype(np.uint8)
 
     def __call__(self, x: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -138,10 +148,15 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """One draw of x ~ Bernoulli(x / (levels - 1)), or Bernoulli(x) for reals (levels 0), fixed for a split's row.
+    """One draw of x ~ Bernoulli(x / (levels - 1)), or of Bernoulli(x) for reals, fixed for each row of a split.
 
     The uniform numbers of row r are the r-th piece of one stream of Philox, a generator that can start anywhere in its
-    stream: examples read alone and all at once come out the same.
+    stream, so that an example comes out the same whether it is read alone or with others.
+
+    Attributes:
+      levels: number of grey values; 0 for reals in [0, 1].
+      split: name of the split, which selects the stream.
+      seed: key of the generator.
     """
 
     levels: int
@@ -150,7 +165,7 @@ class Draw:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of what it gives."""
+        """uint8."""
         return np.dtype(np.uint8)
 
     def __call__(self, x: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -159,15 +174,15 @@ class Draw:
         return (uniform.reshape(x.shape) < self._bounds(x)).astype(np.uint8)
 
     def _bounds(self, x: np.ndarray) -> np.ndarray:
-        """2^32 times the probability of a one."""
+        """2^32 times the probability of a one, uint64."""
         if not self.levels:
             return np.rint(x * np.float64(2**32)).astype(np.uint64)
         return np.rint(np.arange(self.levels) * (2**32 / (self.levels - 1))).astype(np.uint64)[x]
 
 
 def uniform_words(numbers: np.ndarray, size: int, key: int) -> np.ndarray:
-    """`size` uniform 32-bit words for each row number: uint32 `[n, size]`, a function of key, row and size alone."""
-    counters = -(-size // 8)  # Philox makes four 64-bit words, eight of these, each time that it counts
+    """Uniform 32-bit words, uint32 `[n, size]` for n row numbers: a function of key, row and size alone."""
+    counters = -(-size // 8)  # at each count Philox makes four 64-bit words, which are eight of these
     words = np.empty((len(numbers), counters * 8), np.uint32)
     runs = np.flatnonzero(np.diff(numbers) != 1) + 1  # where the next number is not the next row
     for start, stop in itertools.pairwise([0, *runs, len(numbers)] if len(numbers) else []):

@@ -1,4 +1,4 @@
-"""Examples read where they lie: what all `Rows` share, a choice of them, a change of each, and the way into memory."""
+"""`Rows` that are read where they lie: their indexing, a selection of rows, a change of each, reading into memory."""
 
 import abc
 import dataclasses
@@ -11,11 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-_BLOCK = 1024  # rows that are read or changed at once
+_BLOCK = 1024
+"""Rows that are read or changed at once."""
 
 
 class LazyRows(abc.ABC):
-    """`Rows` over one method, `read`; they are indexed as a NumPy array's first axis is."""
+    """`Rows` by one method, `read`, indexed as the first axis of a NumPy array is."""
 
     @property
     @abc.abstractmethod
@@ -25,16 +26,16 @@ class LazyRows(abc.ABC):
     @property
     @abc.abstractmethod
     def dtype(self) -> np.dtype:
-        """Of the arrays it gives."""
+        """The dtype of the arrays that are read."""
 
     @property
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """A hash of what it reads."""
+        """A hash of what is read."""
 
     @abc.abstractmethod
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """The examples with these row numbers, each of 0..N-1: `[n, *event]`."""
+        """The examples with these row numbers, all in 0..N-1: `[n, *event]`."""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -58,23 +59,27 @@ class LazyRows(abc.ABC):
 
 
 @runtime_checkable
-@runtime_checkable
 class Change(Protocol):
-    """What is done to each example on its own: a frozen record whose repr says all of it, since it is hashed."""
+    """A change of each example on its own: a frozen record, whose repr is hashed and so has to say all of it."""
 
     @property
     def dtype(self) -> np.dtype:
-        """Of what it gives."""
+        """The dtype of changed examples."""
         ...
 
     def __call__(self, x: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """`[n, *event]`, from examples `[n, *event]` and their row numbers `[n]`."""
+        """The changed examples, `[n, *event]`, of examples `[n, *event]` with row numbers `[n]`."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chosen(LazyRows):
-    """Some of the rows, in the order of `numbers`."""
+    """A selection of rows.
+
+    Attributes:
+      rows: the rows that are selected from.
+      numbers: their numbers, in the order of the selection.
+    """
 
     rows: LazyRows
     numbers: range | np.ndarray
@@ -86,12 +91,12 @@ class Chosen(LazyRows):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the arrays it gives."""
+        """The dtype of the arrays that are read."""
         return self.rows.dtype
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what it reads."""
+        """A hash of what is read."""
         numbers = repr(self.numbers) if isinstance(self.numbers, range) else self.numbers.tobytes().hex()
         return hashed([self.rows.fingerprint, numbers])
 
@@ -104,7 +109,7 @@ class Chosen(LazyRows):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Changed(LazyRows):
-    """Each row after a change."""
+    """Rows that are changed when they are read."""
 
     rows: LazyRows
     change: Change
@@ -116,12 +121,12 @@ class Changed(LazyRows):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the arrays it gives."""
+        """The dtype of the arrays that are read."""
         return self.change.dtype
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what it reads."""
+        """A hash of what is read."""
         return hashed([self.rows.fingerprint, repr(self.change)])
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
@@ -130,7 +135,7 @@ class Changed(LazyRows):
 
 
 def changed(x: Any, change: Change) -> Any:
-    """x after a change: an array at once, `Rows` when they are read; the values are the same."""
+    """x after a change: arrays are changed at once, `Rows` when they are read; the values are the same."""
     if not isinstance(x, np.ndarray):
         return Changed(x, change)
     out = np.empty(x.shape, change.dtype)
@@ -140,20 +145,19 @@ def changed(x: Any, change: Change) -> Any:
 
 
 def chosen(x: Any, numbers: range | np.ndarray) -> Any:
-    """Some rows of x: an array (for a range a view), or `Rows`."""
+    """A selection of the rows of x: an array (a view for a range), or `Rows`."""
     if not isinstance(x, np.ndarray):
         return Chosen(x, numbers)
     return x[numbers.start : numbers.stop : numbers.step] if isinstance(numbers, range) else x[numbers]
 
 
 def in_memory(x: Any, limit: int) -> Any:
-    """x as an array where its bytes are within `limit`, and as it is otherwise; read by several threads."""
+    """x as an array, read by several threads, if it takes at most `limit` bytes; otherwise x itself."""
     if isinstance(x, np.ndarray) or int(np.prod(x.shape)) * x.dtype.itemsize > limit:
         return x
     out = np.empty(x.shape, x.dtype)
 
     def read(block: range) -> None:
-        """The examples with these row numbers, `[n, *event]`."""
         out[block.start : block.stop] = x.read(np.arange(block.start, block.stop))
 
     for_each(read, blocks(len(x), _BLOCK // 4))
@@ -161,25 +165,25 @@ def in_memory(x: Any, limit: int) -> Any:
 
 
 def blocks(count: int, size: int = _BLOCK) -> list[range]:
-    """0..count-1 in consecutive pieces."""
+    """0..count-1 in consecutive ranges of `size`."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def for_each(function: Any, items: Iterable[Any]) -> list[Any]:
-    """`[function(item) for item in items]` by several threads; the first error is raised."""
+    """`[function(item) for item in items]`, by several threads; the first error is raised."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, items))
 
 
 def hashed(words: Iterable[str]) -> str:
-    """A hash of some words, 16 hexadecimal digits."""
+    """A hash of strings, 16 hexadecimal digits."""
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
 
 
 def sampled_hash(files: Iterable[Path], pieces: int = 64, piece: int = 65_536) -> str:
-    """A hash of the files' names and sizes and of `pieces` pieces of each, evenly spaced: seconds for a terabyte.
+    """A hash of files by their names, sizes and `pieces` pieces of each, evenly spaced: seconds for a terabyte.
 
-    Another preparation or a file cut short changes it; a changed byte between the pieces does not.
+    Another preparation or a file cut short changes the hash; a changed byte between the pieces does not.
     """
     words = []
     for file in files:

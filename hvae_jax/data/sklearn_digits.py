@@ -1,4 +1,4 @@
-"""The embedded data set: digits of 8x8 pixels that come with scikit-learn."""
+"""The embedded data set: handwritten digits of 8x8 pixels that come with scikit-learn."""
 
 import importlib.util
 from pathlib import Path
@@ -12,8 +12,8 @@ from hvae_jax.data.dataset import Dataset, Split, integer
 def digits() -> Dataset:
     """The 1,797 handwritten 8x8 digits that scikit-learn ships, values 0..16, `[N, 8, 8, 1]` uint8.
 
-    Split as in the article, in the file's order: 1,000 train, 350 validation, 447 test. The writers of the test
-    digits are not those of the train digits.
+    1,000 train, 350 validation, 447 test, in the file's order as in the article. The writers of the test digits are
+    not those of the train digits.
     """
     table = _digits_table()
     x = table[:, :-1].reshape(-1, 8, 8, 1).astype(np.uint8)
@@ -24,7 +24,8 @@ def digits() -> Dataset:
 
 
 def _digits_table() -> np.ndarray:
-    """`[1797, 65]`: 64 pixels and the label, from scikit-learn's file itself: importing scikit-learn takes a second."""
+    """The table of 64 pixels and a label, `[1797, 65]`. Raises ImportError if scikit-learn is not installed."""
+    # From its file, since importing scikit-learn takes a second.
     found = importlib.util.find_spec("sklearn")
     if found is None or not found.submodule_search_locations:
         raise ImportError("scikit-learn ships the digits: pip install scikit-learn.")

@@ -1,4 +1,4 @@
-"""`Data`: which data set a run reads, and how its values are prepared."""
+"""`Data`: the settings of a run's data set."""
 
 import dataclasses
 from pathlib import Path
@@ -7,23 +7,24 @@ from typing import Literal
 from hvae_jax.data.catalogue import load
 from hvae_jax.data.dataset import BINARY, Dataset, integer
 from hvae_jax.data.prepare import prepare
+from hvae_jax.records import check_choices
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which data set, and how its values are prepared.
+    """The data set, and how its values are prepared.
 
     Attributes:
       name: digits, mnist, fashion_mnist, cifar10, binarized_mnist, omniglot, omniglot_resized, svhn_cropped,
         imagenet32, imagenet64, downsampled_imagenet32, downsampled_imagenet64, celeb_a64, tfds:NAME, the path of an
         .npz or of a folder of images.
-      directory: where TFDS data is prepared or downloads are kept; None is the usual place.
-      binarise: binary values from grey ones: "dynamic" draws x ~ Bernoulli(x / max) anew at each training step and
-        once, for good, in evaluation; "static" draws once; "threshold" cuts at half. None is as the data set has it.
-      flip: mirror training images from left to right with probability 1/2.
-      bits: of each pixel that are kept, 1 to 8.
-      size: images of a folder or of tfds:NAME are resized and cropped to this height and width; None leaves them.
-      bad_files: whether a file of a folder that will not do is refused or skipped.
+      directory: directory of prepared TFDS data or of downloads; None is the usual one.
+      binarise: how grey values are made binary: "dynamic" draws x ~ Bernoulli(x / max) anew at each training step, and
+        once for every evaluation; "static" draws once; "threshold" cuts at half. None leaves values as they are.
+      flip: whether training mirrors images from left to right with probability 1/2.
+      bits: number of bits of each pixel that are kept, 1 to 8.
+      size: height and width that images of a folder or of tfds:NAME are resized and cropped to; None leaves them.
+      bad_files: whether a bad file of a folder is refused or skipped.
     """
 
     name: str = "digits"
@@ -34,13 +35,19 @@ class Data:
     size: int | None = None
     bad_files: Literal["refuse", "skip"] = "refuse"
 
+    def __post_init__(self) -> None:
+        check_choices(self)
+
     def load(self) -> Dataset:
-        """Reads it, or opens it where it is too large for that."""
+        """Reads the data set, or opens it if it is too large for memory."""
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return load(**options)
 
     def of_other(self, name: str, directory: str | None = None) -> Dataset:
-        """Another data set, prepared as this one: without what it has no need of, being binary or of 8 bits already."""
+        """Another data set, prepared as this one, as far as its values allow.
+
+        Binary data is not binarised again, bits are dropped of 8-bit data alone, and nothing is mirrored.
+        """
         resized = self.size if name.startswith("tfds:") or Path(name).is_dir() else None
         plain = dataclasses.replace(
             self, name=name, directory=directory, size=resized, binarise=None, bits=8, flip=False

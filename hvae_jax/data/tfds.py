@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared as ArrayRecord, read where they lie and without TensorFlow."""
+"""Data sets that TFDS has prepared as ArrayRecord, read where they lie, without TensorFlow."""
 
 import dataclasses
 import difflib
@@ -26,13 +26,13 @@ def from_tfds(
 ) -> Dataset:
     """Any image data set of TFDS that is prepared as ArrayRecord; reading it needs no TensorFlow.
 
-    Splits, and the order of examples, are TFDS's. Without a validation split the last sixth of train becomes it, at
-    most 10,000. Binary where every value is 0 or 1, else integers 0..255. With `size`, each image's shorter side is
-    resized to it and the centre kept, as of a folder of images. A split whose bytes exceed `in_memory_bytes` is read
-    when it is asked for, and has no labels.
+    Splits and the order of examples are TFDS's. Without a validation split, the last sixth of train, at most 10,000
+    examples, is the validation split. Values are binary if every one is 0 or 1, else integers 0..255. With `size`, the
+    shorter side of each image is resized to it and the centre cropped, as for a folder of images. A split that exceeds
+    `in_memory_bytes` is read on access, and has no labels.
 
-    Raises ValueError for a name TFDS does not know, a data set without images of 8 bits, or of images that differ in
-    size; FileNotFoundError where it is not prepared, with the command that prepares it.
+    Raises ValueError for a name that TFDS does not know, and for data without 8-bit images or with images that differ
+    in size; FileNotFoundError, with the command that prepares it, if it is not prepared.
     """
     fit = None if size is None else CentreSquare(size)
     rows = open_tfds(name, directory, _PARTS, fit, None if size is None else (size, size))
@@ -56,8 +56,14 @@ def open_tfds(
     fitted: tuple[int, int] | None = None,
     channels: int | None = None,
 ) -> "dict[str, TfdsRows]":
-    """Those of `parts` that the data set has; `fit` changes each PIL image, `fitted` is its (height, width) then.
+    """The rows of those of `parts` that the data set has, by name.
 
+    Args:
+      name, directory: as `tfds.builder` takes them.
+      parts: names of splits.
+      fit: applied to each PIL image; None leaves it.
+      fitted: (height, width) of an image after `fit`; None is the data set's.
+      channels: number of channels; None is the data set's.
     Raises as `from_tfds` does.
     """
     try:
@@ -84,13 +90,13 @@ def open_tfds(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfdsRows(LazyRows):
-    """Images of one split of a TFDS data source, decoded by PIL when they are asked for.
+    """Images of one split of a TFDS data source, decoded by PIL on access.
 
     Attributes:
-      source: what `as_data_source` gave.
-      split: its name.
-      event: (height, width, channels) of an image.
-      fit: what is done to each PIL image: a frozen record whose repr says all of it, since it is hashed.
+      source: what `as_data_source` returned.
+      split: name of the split.
+      event: (height, width, channels) of an image after `fit`.
+      fit: applied to each PIL image: a frozen record, whose repr is hashed and so has to say all of it; None leaves it.
     """
 
     source: Any
@@ -105,17 +111,17 @@ class TfdsRows(LazyRows):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the arrays it gives."""
+        """uint8."""
         return np.dtype(np.uint8)
 
     @property
     def full_name(self) -> str:
-        """Such as mnist/3.0.1."""
+        """The data set's name with its version, such as mnist/3.0.1."""
         return self.source.dataset_info.full_name
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Over its files' names and sizes and pieces of their contents."""
+        """A hash of its files' names and sizes and of pieces of their contents."""
         folder = Path(self.source.dataset_info.data_dir)
         files = sorted(folder.glob(f"*-{self.split}.array_record*"))
         return hashed([self.full_name, self.split, repr(self.event), repr(self.fit), sampled_hash(files)])
@@ -125,7 +131,7 @@ class TfdsRows(LazyRows):
         return self.examples(numbers)[0]
 
     def examples(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Images `[n, H, W, C]` and their labels, int32 `[n]`, where there are any."""
+        """Images `[n, H, W, C]` and their labels, int32 `[n]`, or None."""
         import tensorflow_datasets as tfds
 
         info, decoders = self.source.dataset_info, {"image": tfds.decode.SkipDecoding()}
@@ -146,7 +152,10 @@ class TfdsRows(LazyRows):
             return [raw[number] for number in numbers]
 
     def _decoded(self, image: Any, number: int) -> np.ndarray:
-        """From an encoded image, or from an array, which is what tfds.testing.mock_data makes up."""
+        """The array of an encoded image, or of an array such as tfds.testing.mock_data makes up.
+
+        Raises ValueError for an image of another size.
+        """
         from PIL import Image
 
         if isinstance(image, np.ndarray):
@@ -168,7 +177,7 @@ class TfdsRows(LazyRows):
 
 
 def read_split(rows: TfdsRows, limit: int) -> Split:
-    """In memory with its labels where its bytes are within `limit`; else read when asked for, without labels."""
+    """The split in memory with its labels, if it takes at most `limit` bytes; else read on access, without labels."""
     split = Split(rows)
     if split.nbytes > limit:
         return split
@@ -176,7 +185,7 @@ def read_split(rows: TfdsRows, limit: int) -> Split:
 
 
 def original_order(name: str, directory: str | None) -> dict[str, Split]:
-    """A prepared data set whose examples the builder numbered, in that order and in memory.
+    """The splits of a prepared data set in memory, in the order in which its builder numbered the examples.
 
     TFDS writes examples in the order of a hash of their numbers.
     """
@@ -198,14 +207,14 @@ def is_prepared(name: str, directory: str | None) -> bool:
 
 
 def _examples(rows: TfdsRows, numbers: np.ndarray) -> Split:
-    """Some examples in memory, by several threads."""
+    """The examples with these row numbers, read by several threads."""
     parts = for_each(lambda block: rows.examples(numbers[block.start : block.stop]), blocks(len(numbers)))
     y = None if parts[0][1] is None else np.concatenate([labels for _, labels in parts])
     return Split(np.concatenate([x for x, _ in parts]), y)
 
 
 def _event(name: str, features: Any, fitted: tuple[int, int] | None, channels: int | None) -> tuple[int, int, int]:
-    """(height, width, channels) of its images."""
+    """(height, width, channels) of the images. Raises ValueError if they are not of 8 bits or differ in size."""
     if "image" not in features:
         raise ValueError(f"tfds:{name} has the features {list(features)}, but no 'image'.")
     image = features["image"]
@@ -224,7 +233,8 @@ def _event(name: str, features: Any, fitted: tuple[int, int] | None, channels: i
 
 
 def _kind(splits: dict[str, Split]) -> Kind:
-    """Binary where no value exceeds 1: natural images say so in their first rows, binary ones are read through."""
+    """Binary if no value exceeds 1, else integers 0..255."""
+    # Natural images have a larger value in their first rows; binary ones are read through.
     below = all(
         split.x[block.start : block.stop].max() <= 1 for split in splits.values() for block in blocks(len(split))
     )
@@ -245,7 +255,7 @@ def _not_prepared(name: str, where: str) -> FileNotFoundError:
 
 
 def _builders(list_builders: Callable[..., list[str]]) -> list[str]:
-    """TFDS's own data sets, without asking the network for the community's."""
+    """Names of TFDS's own data sets; for the community's it would ask the network."""
     try:
         return list_builders(with_community_datasets=False)
     except Exception:

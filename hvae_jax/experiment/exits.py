@@ -1,4 +1,4 @@
-"""How a program of ours ends: exit codes, and one clear line if something went wrong."""
+"""The end of a program: exit codes, and one clear line if something went wrong."""
 
 import os
 import sys

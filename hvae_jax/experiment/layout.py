@@ -1,4 +1,4 @@
-"""The layout of settings.json: its number, and what is said of a folder that another layout wrote."""
+"""The layout of settings.json: its number, and the refusal of folders that another layout wrote."""
 
 import shlex
 from pathlib import Path
@@ -37,7 +37,7 @@ _RECIPES = {
 
 
 def check_layout(data: Any, folder: Path) -> None:
-    """Raises ValueError if settings of another layout lie in `folder`; of an earlier one, with what trains it anew.
+    """Raises ValueError if the settings in `folder` are of another layout; an earlier one gets the command to retrain.
 
     Args:
       data: settings.json, parsed.
@@ -56,7 +56,7 @@ def check_layout(data: Any, folder: Path) -> None:
 
 
 def _retrain(data: dict[str, Any], folder: Path) -> str:
-    """The command that trains a run of the first layout anew, as far as the run's name or its folder's says which."""
+    """The command that retrains a run of the first layout, as far as its name or its folder's tells."""
     fields = data.get("fields")
     options = f"--folder {shlex.quote(str(folder))} --overwrite"
     for name in (fields.get("name") if isinstance(fields, dict) else None, folder.name):

@@ -29,7 +29,7 @@ class Devices:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How the trained model is measured.
+    """Settings of the measurement of the trained model.
 
     Attributes:
       draws: K of the importance-weighted bound on the test split, or on validation if there is no test split.

@@ -113,7 +113,8 @@ def load(path: Path, modules: Iterable[str] = ()) -> Any:
         raise ValueError(f"{path} is no JSON ({error}).") from error
     check_layout(data, path.parent)  # before any name in it is looked up, since some may still resolve
     try:
-        return from_json({name: value for name, value in data.items() if name != "layout"}, modules)
+        record = {name: value for name, value in data.items() if name != "layout"} if isinstance(data, dict) else data
+        return from_json(record, modules)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -1,1 +1,1 @@
-"""What a person sees of a model: diagnoses in words, charts, pictures, one page."""
+"""Reports on a model for people: diagnoses in words, charts, pictures, one page."""

@@ -1,4 +1,4 @@
-"""Pictures: grids of images and training curves, as PNG files."""
+"""Charts and grids of images, as PNG files or their bytes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ _SERIES = ("#2a78d6", "#1baf7a", "#eda100", "#4a3aa7", "#e34948", "#008300", "#e
 
 
 def as_images(x: np.ndarray) -> np.ndarray:
-    """Examples as images `[N, H, W]` or `[N, H, W, 3]`: one-channel axes dropped, vectors as squares or rows."""
+    """Examples as images, `[N, H, W]` if grey and `[N, H, W, 3 or 4]` in colour; vectors become squares or rows."""
     x = np.asarray(x)
     if x.ndim == 4 and x.shape[-1] == 1:
         return x[..., 0]
@@ -24,7 +24,7 @@ def as_images(x: np.ndarray) -> np.ndarray:
 
 
 def tile(images: np.ndarray, columns: int, low: float, high: float) -> np.ndarray:
-    """Images `[N, H, W(, 3)]` as one picture, a pixel's margin between them; values scaled to 0..1 by low and high."""
+    """Images `[N, H, W(, 3)]` in rows as one picture, with margins of a pixel; low to high is scaled to 0..1."""
     scaled = np.clip((images.astype(np.float64) - low) / max(high - low, 1e-12), 0.0, 1.0)
     rows = -(-len(images) // columns)
     height, width = images.shape[1:3]
@@ -36,12 +36,12 @@ def tile(images: np.ndarray, columns: int, low: float, high: float) -> np.ndarra
 
 
 def grid_picture(x: np.ndarray, columns: int, value_range: tuple[float, float]) -> np.ndarray:
-    """Examples as one picture `[H, W, 3]` uint8, for sinks that take pictures; what is not finite is drawn black.
+    """Examples as one picture `[H, W, 3]` uint8, as sinks take it; values that are not finite are drawn black.
 
     Args:
       x: `[N, *event]`.
-      columns: images in a row.
-      value_range: what is drawn black and white.
+      columns: number of images in a row.
+      value_range: values that are drawn black and white.
     """
     low, high = value_range
     picture = tile(np.nan_to_num(as_images(x), nan=low, posinf=low, neginf=low), columns, low, high)
@@ -50,7 +50,7 @@ def grid_picture(x: np.ndarray, columns: int, value_range: tuple[float, float]) 
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Writes a picture `[H, W, 3]` uint8, a pixel a pixel, in the format of the path's ending, such as PNG."""
+    """Writes a picture `[H, W, 3]` uint8 without resampling, in the format that the path ends in, such as PNG."""
     from PIL import Image
 
     Image.fromarray(picture).save(path)
@@ -62,9 +62,9 @@ def save_grids(
     """Writes one PNG with a titled grid of images for each panel, side by side.
 
     Args:
-      panels: title to examples `[N, *event]`.
-      columns: images in a row of a grid.
-      value_range: what is drawn black and white.
+      panels: examples `[N, *event]` by title.
+      columns: number of images in a row of a grid.
+      value_range: values that are drawn black and white.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,8 +85,7 @@ def save_grids(
 def save_curve(path: Path, rows: Sequence[dict[str, float | int]], best_step: int, dpi: int = 150) -> None:
     """Writes one PNG: minus the ELBO in training and validation, and the validation rate of each level, by epoch.
 
-    Of more levels than there are colours, those of a run ("z8.0", "z8.1", ...) are summed.
-    The first panel's axis starts where all but the first tenth of the curve fits, so that the end can be read.
+    If there are more levels than colours, those of a scanned run ("z8.0", "z8.1", ...) are summed.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -105,6 +104,7 @@ def save_curve(path: Path, rows: Sequence[dict[str, float | int]], best_step: in
         point = (best[0]["epoch"], -best[0]["validation/elbo"])
         left.plot(*point, "o", color=_SERIES[1], markersize=6, markeredgecolor="white")
         left.annotate(f"best {point[1]:.1f}", point, (0, 8), textcoords="offset points", ha="center", fontsize=9)
+    # The axis fits all but the first tenth of the curve, so that its end can be read.
     settled = [-row["elbo"] for row in trained[len(trained) // 10 :]] + loss[len(loss) // 10 :]
     if settled:
         margin = 0.05 * (max(settled) - min(settled)) + 1e-3
@@ -129,11 +129,8 @@ def save_curve(path: Path, rows: Sequence[dict[str, float | int]], best_step: in
     figure.savefig(path, dpi=dpi)
 
 
-# ---- charts of a report, as the bytes of a PNG
-
-
 def picture_bytes(picture: np.ndarray) -> bytes:
-    """A picture `[H, W, 3]` uint8, enlarged by a whole number so that small images can be seen."""
+    """A picture `[H, W, 3]` uint8 as the bytes of a PNG, small ones enlarged by a whole number."""
     from PIL import Image
 
     factor = max(1, 640 // picture.shape[1])
@@ -163,7 +160,7 @@ def _bytes(figure: Any, dpi: int = 150) -> bytes:
 
 
 def information_chart(report: Mapping[str, Any]) -> bytes:
-    """Rate of each level and all above it as bars, the bounds of I(x; z) as whiskers, and their ceiling log N."""
+    """A PNG: the rate of each level and all above it as bars, the bounds of I(x; z), and their ceiling log N."""
     figure, axis = _panel()
     names, seen = report["levels"], report["information"]
     places = np.arange(len(names))
@@ -187,14 +184,14 @@ def information_chart(report: Mapping[str, Any]) -> bytes:
 
 
 def units_chart(report: Mapping[str, Any]) -> bytes:
-    """KL of each unit, the dearest first, one line a level, on a logarithmic axis with the threshold of 0.01 nats."""
+    """A PNG: the KL of each unit, highest first, a line for each level, with the threshold of 0.01 nats."""
     figure, axis = _panel()
     for i, (name, units) in enumerate(zip(report["levels"], report["units"], strict=True)):
         rates = np.maximum(units["rates"], 1e-5)
         axis.plot(np.arange(1, len(rates) + 1), rates, "o-", color=_SERIES[i % len(_SERIES)], markersize=4, label=name)
     axis.axhline(0.01, color=_GREY, linestyle=":", linewidth=1)
     axis.set_yscale("log")
-    axis.set_xlabel("unit, the dearest first")
+    axis.set_xlabel("unit, highest KL first")
     axis.set_ylabel("KL of the unit, nats")
     if len(report["levels"]) <= 8:
         axis.legend(frameon=False, fontsize=9)
@@ -202,7 +199,7 @@ def units_chart(report: Mapping[str, Any]) -> bytes:
 
 
 def plane_chart(report: Mapping[str, Any]) -> bytes:
-    """The run in the plane of rate and distortion, on its line of equal -ELBO."""
+    """A PNG: the run in the plane of rate and distortion, on its line of equal -ELBO."""
     figure, axis = _panel()
     rate, distortion = report["rate"], report["distortion"]
     whole = rate["value"] + distortion["value"]

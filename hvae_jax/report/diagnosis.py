@@ -1,4 +1,4 @@
-"""The report on a trained model: every diagnostic with its standard error, and what they come to in words."""
+"""The report on a trained model: every diagnostic with its standard error, and conclusions in words."""
 
 import dataclasses
 import math
@@ -34,14 +34,15 @@ Number = dict[str, float]  # {"value": ..., "error": its standard error}
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much is computed for a report.
+    """The amount of computation for a report.
 
     Attributes:
-      examples: of the split that is looked at, its first ones; N of the information's ceiling log N.
-      draws: of the latents, behind rates, units and bounds above a level.
+      examples: number of examples of the split, its first ones; N in the ceiling log N of the information.
+      draws: draws of the latents behind rates, units and bounds above a level.
       k: draws of the importance-weighted bound.
-      latents: how many of the examples have their latents compared with all examples: that many times N descents.
-      probed: training examples that a probe learns from.
+      latents: number of examples whose latents are compared with all N examples, at the cost of that many times N
+        descents.
+      probed: training examples that a probe is fitted to.
     """
 
     examples: int = 1000
@@ -66,12 +67,12 @@ def diagnose(
     effort: Effort = Effort(),
     other: Dataset | None = None,
 ) -> dict[str, Any]:
-    """Everything that the report says, as plain numbers: nats, levels top first.
+    """The contents of the report, as plain numbers: nats, levels top first.
 
     Args:
-      split: which split is looked at; the last one (test, where there is one) if it is not given.
-      other: data that the model was not made for, for the likelihood ratio: its last split.
-    Raises ValueError for a split that is not there or has fewer than two examples.
+      split: split that is measured; None takes the last one (test, if there is one).
+      other: data that the model was not made for, whose last split the likelihood ratio tells apart; None for none.
+    Raises ValueError for a split that does not exist or has fewer than two examples.
     """
     name = split or list(dataset.splits)[-1]
     if name not in dataset.splits:
@@ -117,12 +118,12 @@ def diagnose(
 
 
 def _number(values: Any) -> Number:
-    """The mean over the examples, and its standard error."""
+    """The mean over the examples and its standard error."""
     return {"value": float(np.mean(values)), "error": float(standard_error(values))}
 
 
 def _units(used: Usage) -> list[dict[str, Any]]:
-    """Of each level: how many units, how many are active, used, moving, and what each costs, the dearest first."""
+    """The units of each level: how many there are, are active, used and moving, and the KL of each, highest first."""
     parts = {
         "active": (active_units, used.posterior_means),
         "used": (used_units, used.unit_rates),
@@ -143,7 +144,7 @@ def _units(used: Usage) -> list[dict[str, Any]]:
 
 
 def _information(seen: Any) -> dict[str, Any]:
-    """By level from the top, with the ceiling; None where it cannot be had."""
+    """The information by level, top first, with its ceiling; None for a level without a density of its own."""
 
     def numbers(values: np.ndarray, errors: np.ndarray) -> list[Number | None]:
         pairs = zip(values.tolist(), errors.tolist(), strict=True)
@@ -162,10 +163,11 @@ def _information(seen: Any) -> dict[str, Any]:
 def _bounds_above(
     model: Model, variables: Any, x: np.ndarray, key: Array, draws: int, y: Any, other: Dataset | None
 ) -> list[dict[str, Any]]:
-    """L^{>k} for k = 0 to L - 1 (of stages, where there are), and how well LLR^{>k} finds the other data."""
+    """L^{>k} for k = 0 to L - 1 (of stages, if a model has them), and how well LLR^{>k} detects the other data."""
     strange = None if other is None else np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
     bound = jax.jit(lambda v, x, y, k: bound_above(model, v, x, key, k, draws, y))
     found, first, first_strange = [], None, None
+    # k is data of one compiled program, not a setting of many.
     for k in range(len(model.levels_per_stage)):
         here = np.asarray(bound(variables, x, y, jnp.int32(k)))
         first = here if first is None else first
@@ -181,16 +183,16 @@ def _bounds_above(
 
 
 def _told_apart(model: Model, variables: Any, x: np.ndarray, key: Array, y: Any) -> dict[str, Any]:
-    """How well the nearest neighbour tells latents of data from those of the prior, and data from samples."""
+    """Accuracies of nearest neighbours at telling latents of data from those of the prior, and data from samples."""
     key_q, key_p, key_x = jax.random.split(key, 3)
     n = len(x)
 
     @jit_once
-    def draw(variables: Any) -> tuple[Any, Any, Any]:
+    def both(variables: Any) -> tuple[Any, Any, Any]:
         prior = model.apply(variables, key_p, n, y=y, method="decode")
         return model.apply(variables, x, key_q, y=y).latents, prior.latents, prior.x_dist.sample(key_x)
 
-    posterior, prior, samples = jax.device_get(draw(variables))
+    posterior, prior, samples = jax.device_get(both(variables))
     report: dict[str, Any] = {"samples": dataclasses.asdict(two_samples(x, samples))}
     report["latents"] = [dataclasses.asdict(two_samples(q, p)) for q, p in zip(posterior, prior, strict=True)]
     return report
@@ -199,7 +201,7 @@ def _told_apart(model: Model, variables: Any, x: np.ndarray, key: Array, y: Any)
 def _probes(
     model: Model, variables: Any, dataset: Dataset, some: Split, used: Usage, key: Array, effort: Effort
 ) -> list[dict[str, float]] | None:
-    """Accuracy of a linear probe for each level's posterior means; None for data without labels."""
+    """The accuracy of a linear probe of each level's posterior means; None for data without labels."""
     train = dataset.splits["train"].take(slice(effort.probed))
     if train.y is None or some.y is None or len(np.unique(train.y)) < 2:
         return None

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing beside itself: pictures are in it, and it fits any screen."""
+"""A report as one self-contained HTML page, pictures included, that fits any screen."""
 
 import base64
 from collections.abc import Iterable, Mapping
@@ -30,12 +30,12 @@ img { max-width: 100%; height: auto; }
 .pixels img { image-rendering: pixelated; }
 """
 
-UNITS = "Nats per example where nothing else is said; &plusmn; one standard error. Levels from the top down."
+UNITS = "Nats per example unless stated otherwise; &plusmn; one standard error. Levels from the top down."
 LEVELS = (
     "Active: the posterior mean varies by more than 0.01 over the examples (Burda et al., 2015). Used: a KL of its own "
     "above 0.01 nats. Moving: the posterior's offset from the prior, in prior standard deviations, varies by more than "
     "0.01; where a level merely follows the one above, units are active and do not move. Prior or posterior: how often "
-    "the nearest neighbour says rightly which of the two a latent came from, 50% if the aggregated posterior is the "
+    "a nearest neighbour tells rightly which of the two a latent came from, 50% if the aggregated posterior is the "
     "prior."
 )
 INFORMATION = (
@@ -55,19 +55,19 @@ def note(text: str) -> str:
 
 
 def number(value: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """A value with its standard error, or a dash."""
+    """A value with its standard error, or a dash for None; HTML."""
     return "&ndash;" if value is None else f"{value['value']:.{digits}f} &plusmn; {value['error']:.{digits}f}"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Cells are HTML; on a narrow screen the table scrolls by itself."""
+    """A table whose cells are HTML; on a narrow screen it scrolls by itself."""
     first = "".join(f"<th>{cell}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{first}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def picture(title: str, png: bytes) -> str:
-    """A figure with the picture inside it."""
+    """A figure with a PNG embedded and a caption; HTML."""
     data = base64.b64encode(png).decode("ascii")
     alt = escape(title, quote=True)
     return (
@@ -79,9 +79,10 @@ def page(title: str, report: Mapping[str, Any], charts: Mapping[str, bytes], ima
     """The whole page.
 
     Args:
-      title: of the run.
-      report: as `diagnosis.diagnose` makes it.
-      charts: caption to PNG, of curves and bars; images: likewise, of data and samples.
+      title: the page's title.
+      report: as `diagnosis.diagnose` returns it.
+      charts: PNGs of curves and bars by caption.
+      images: PNGs of data and samples by caption.
     """
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in report["words"])
     bits = f"{report['bits_per_dim']:.3f}"

@@ -1,4 +1,4 @@
-"""Pictures of a model: grids while it trains, the four at the end, and those of a report."""
+"""Pictures of a model: grids while it trains, the four final ones, and those of a report."""
 
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from hvae_jax.training.sinks import Reporter, read_metrics
 
 
 class Sketch:
-    """Samples and reconstructions of a model as it is: the same examples and the same keys at every call.
+    """Samples and reconstructions of a model, of the same examples and with the same keys at every call.
 
-    Called as `sketch(step, variables, reporter)` it leaves two grids in pictures/ of the run folder and hands them to
-    the reporter's sinks: what training does at intervals.
+    Training calls `sketch(step, variables, reporter)` at intervals, which saves two grids in pictures/ of the run
+    folder and hands them to the reporter's sinks.
     """
 
     def __init__(self, model: Model, dataset: Dataset, seed: int, folder: Path) -> None:
-        """Takes the first 64 examples of the test split, or of validation."""
+        """Takes the first 64 examples of the test split, or of validation if there is no test split."""
         split = dataset.splits.get("test", dataset.splits["validation"]).take(slice(64)).for_classes(model.classes)
         self.x, self._y, self._folder = split.x, split.y, folder
         self.value_range = image_range(dataset)
@@ -35,7 +35,7 @@ class Sketch:
         self._reconstruct = jit_once(lambda v, k, top: model.apply(v, x, k, y=y, keep_top=top, method="reconstruct"))
 
     def __call__(self, step: int, variables: Any, reporter: Reporter) -> None:
-        """Draws and hands on; all processes of a run have to call it."""
+        """Saves the grids of one step; all processes of a run have to call it."""
         local = host_copy(variables)
         if jax.process_index() != 0:
             return
@@ -48,17 +48,22 @@ class Sketch:
             reporter.image(name, picture, step)
 
     def samples(self, variables: Any) -> np.ndarray:
-        """As many new examples as there are real ones here."""
+        """New examples, as many as there are real ones."""
         return np.asarray(self._generate(variables, self._key_samples))
 
     def reconstructions(self, variables: Any, keep_top: int | None = None) -> np.ndarray:
-        """Means of the examples, all levels inferred or the top ones alone."""
+        """Reconstructions of the examples, E[x | z], from all levels or from the top `keep_top` alone."""
         key = self._key_all if keep_top is None else self._key_top
         return np.asarray(self._reconstruct(variables, key, self.levels if keep_top is None else keep_top))
 
 
 def save_final_pictures(sketch: Sketch, variables: Any, best_step: int, folder: Path) -> None:
-    """The four pictures, from a copy of the variables on this process: another thread may use the devices of all."""
+    """Saves real.png, samples.png, reconstructions.png and curve.png in the run folder.
+
+    Args:
+      variables: a copy on this process: it computes in another thread, while all processes' devices are in use.
+      best_step: step that curve.png marks.
+    """
     every = sketch.levels
     charts.save_grids(folder / "real.png", {"real": sketch.x}, 8, sketch.value_range)
     charts.save_grids(folder / "samples.png", {"samples": sketch.samples(variables)}, 8, sketch.value_range)
@@ -75,16 +80,16 @@ def save_final_pictures(sketch: Sketch, variables: Any, best_step: int, folder: 
 def walk_pictures(
     model: Model, variables: Any, dataset: Dataset, report: dict[str, Any], key: jax.Array
 ) -> dict[str, bytes]:
-    """Pictures for a report, caption to PNG: levels one by one, samples, a traversal of each level, interpolations.
+    """PNGs for a report by caption: levels one by one, samples, a traversal of each level, interpolations.
 
-    Of many levels, the traversals are of the eight with the highest rates.
+    If there are more than eight levels, those with the highest rates are traversed.
     """
     split = dataset.splits[report["split"]].take(slice(8)).for_classes(model.classes)
     x, y, values = np.asarray(split.x), split.y, image_range(dataset)
     keys = jax.random.split(key, 4)
 
     def grid(rows: np.ndarray) -> bytes:
-        """`[rows, columns, *event]`."""
+        """The PNG of examples `[rows, columns, *event]`."""
         return charts.picture_bytes(charts.grid_picture(rows.reshape(-1, *x.shape[1:]), rows.shape[1], values))
 
     by_level = np.asarray(jit_once(lambda v: level_by_level(model, v, x, keys[0], y))(variables))
@@ -97,11 +102,12 @@ def walk_pictures(
     drawn = jit_once(lambda v: model.apply(v, keys[1], 64, y=labels, method="generate"))(variables)
     found["Samples"] = grid(np.asarray(drawn).reshape(8, 8, *x.shape[1:]))
     steps = np.linspace(-2.5, 2.5, 9)
-    dearest = sorted(range(len(names)), key=lambda i: -report["rates"][i]["value"])[:8]
-    for level in sorted(dearest):
+    highest = sorted(range(len(names)), key=lambda i: -report["rates"][i]["value"])[:8]
+    for level in sorted(highest):
         unit = report["units"][level]["order"][0]
         walk = jit_once(lambda v, at=level, u=unit: traverse(model, v, x, keys[2], at, u, steps, y))
-        caption = f"The dearest unit of {names[level]} (unit {unit}) from -2.5 to 2.5 standard deviations of its prior"
+        title = f"The unit of {names[level]} with the highest KL (unit {unit})"
+        caption = f"{title} from -2.5 to 2.5 standard deviations of its prior"
         found[caption] = grid(np.asarray(walk(variables)))
     ways = jit_once(lambda v: interpolate(model, v, x, np.roll(x, 1, axis=0), keys[3], 9, y=y))(variables)
     found["From one image to the next, along great circles in the noise of all levels"] = grid(np.asarray(ways))
@@ -109,7 +115,7 @@ def walk_pictures(
 
 
 def image_range(dataset: Dataset) -> tuple[float, float]:
-    """What is drawn black and what white."""
+    """Values that are drawn black and white."""
     if dataset.kind.num_values:
         return 0.0, float(dataset.kind.num_values - 1)
     x = dataset.splits["train"].take(slice(1024)).x

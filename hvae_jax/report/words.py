@@ -1,10 +1,14 @@
-"""What the numbers of a diagnosis come to, in sentences."""
+"""Conclusions from the numbers of a diagnosis, in sentences."""
 
 from typing import Any
 
 
 def words(report: dict[str, Any]) -> list[str]:
-    """What the numbers come to, a sentence each: collapse first."""
+    """The conclusions from a report's numbers, a sentence each: collapse first.
+
+    Args:
+      report: as `diagnosis.diagnose` makes it.
+    """
     said: list[str] = []
     names, total = report["levels"], report["rate"]["value"]
     for name, rate, units in zip(names, report["rates"], report["units"], strict=True):

@@ -29,7 +29,7 @@ def devices() -> dict[str, Any]:
 
 
 def idle_accelerator() -> str | None:
-    """What to do if this machine has a TPU or a GPU that JAX does not use; None if all is well."""
+    """Advice if this machine has a TPU or a GPU that JAX does not use; None if all is well."""
     if jax.default_backend() != "cpu":
         return None
     if (

@@ -70,7 +70,7 @@ _COUNT = _Count()
 
 
 def compiled() -> Compiled:
-    """What was compiled since the first call, which starts the count: call it early, and take differences later."""
+    """The programs compiled since the first call, which starts the count: call it early, take differences later."""
     _COUNT.listen()
     return _COUNT.total
 

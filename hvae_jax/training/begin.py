@@ -15,7 +15,7 @@ from hvae_jax.training.task import Provenance, Task
 
 
 class Start(NamedTuple):
-    """Where training starts.
+    """The start of training.
 
     Attributes:
       state: the state, laid out over the devices.
@@ -33,13 +33,14 @@ def begin(
 ) -> Start:
     """The state that a run starts from.
 
-    The last checkpoint, where there is one. A checkpoint of step 0 that an import left may have been made for another
-    optimiser or objective: its variables are kept and everything else begins anew.
+    It is restored from the last checkpoint, if there is one. A checkpoint of step 0, which an import leaves, may be of
+    another optimiser or objective: its variables are kept, and everything else is initialised.
 
     Args:
       key: of the model's initialisation and of the augmentation of the examples it looks at.
     Raises ValueError as `Checkpoints.restore` does.
     """
+    # Some models look at the examples they are initialised on (weight norm, Glorot's with the data's marginals).
     x, y = task.first_examples(settings, key)
     averages = settings.ema is not None
     ingredients = (task.model, task.objective, task.optimiser, key, x, y, averages)
@@ -50,6 +51,7 @@ def begin(
     try:
         restored = checkpoints.restore(wanted, wanted.variables, mesh, fsdp, data_hash)
     except OtherOptimiserError:
+        # Imported weights come with no optimiser's state that anyone would miss; those of a run that trained do.
         variables = checkpoints.untrained(wanted.variables, mesh, fsdp)
         if variables is None:
             raise

@@ -27,7 +27,7 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a run has reached, beside its arrays; saved with them as JSON.
+    """The progress of a run, saved as JSON beside its arrays.
 
     Attributes:
       best_elbo: best validation ELBO, nats; -inf before the first validation.
@@ -35,7 +35,7 @@ class Progress:
       stale: validations since the best one.
       seconds: training time so far, over all sittings of the run.
       steps_per_second: of the last sitting's dispatches that did not compile; 0 before there were any.
-      finished: whether training has come to its end.
+      finished: whether training has ended.
       identity: hash of what the best was measured with, see `Provenance`.
     """
 
@@ -84,6 +84,7 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         self.folder = folder.resolve()
+        # The best is kept within each checkpoint: a policy that ranks them would drop the latest, where runs resume.
         training: Any = ocp.training  # untyped: in Orbax 0.12.8 LatestN does not fit the type Checkpointer asks for
         self._new = lambda: training.Checkpointer(
             self.folder,
@@ -126,13 +127,16 @@ class Checkpoints:
           place: where in which data the run stands: `Plan.place` and the data's "hash".
         Raises NotSavedError if this save or the one before cannot be written; what was committed before stays.
         """
+        # One save at a time, and one that failed is heard of here.
         self.wait()
         if step in self.steps():
             return
+        # Checked first, since running out of room half-way costs the whole save.
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, best)))
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise self._not_saved(f"it takes {needed / 2**20:,.1f} MiB")
+        # One text with a checksum of its own: Orbax notices a flipped bit in its metadata as little as in arrays.
         shapes = _shapes({"state": state, "best": best})
         record = json.dumps({"progress": dataclasses.asdict(progress), "place": dict(place), "shapes": shapes})
         with self._writing():
@@ -221,7 +225,7 @@ class Checkpoints:
         return None
 
     def _describe(self, step: int) -> "_Described":
-        """What a checkpoint says of itself. Raises whatever Orbax's many layers raise: any of it means unreadable."""
+        """A checkpoint's description of itself. Raises whatever Orbax's layers raise if it cannot be read."""
         metadata = self._checkpointer.checkpointables_metadata(step)
         saved = dict(metadata.custom_metadata or {})
         # Of another format nothing but its number is understood; the arrays are not looked at either.
@@ -263,15 +267,17 @@ class Checkpoints:
           best: abstract tree of the variables.
           fsdp: as `restore` takes it.
         """
+        # A run saves no step 0 of its own: its first save is after its first dispatch.
         if self.steps() != [0]:
             return None
         target = {"best": jax.tree.map(_placed, best, state_sharding(best, mesh, fsdp))}
         return self._checkpointer.load_checkpointables(0, target)["best"]
 
     def _discard_after(self, step: int) -> None:
-        """Moves unreadable newer checkpoints aside, so that their steps can be saved anew."""
+        """Moves unreadable newer checkpoints aside, so that their steps can be saved again."""
         if self._read_only:
             return
+        # Orbax lists the folder when it opens, and would look for what is no longer there.
         self._checkpointer.close()
         self._set_aside([other for other in _step_folders(self.folder) if other > step])
         self._checkpointer = self._open()
@@ -287,7 +293,7 @@ class Checkpoints:
 
 
 class _Described(NamedTuple):
-    """What a checkpoint says of itself: format, record, checksum of its arrays, and Orbax's metadata of them."""
+    """A checkpoint's description of itself: format, record, checksum of its arrays, and Orbax's metadata of them."""
 
     format: int
     record: dict[str, Any]
@@ -296,7 +302,7 @@ class _Described(NamedTuple):
 
 
 def _attempt(read: Callable[[], Any]) -> tuple[Any, str]:
-    """What `read` returns, or None and the reason; None on every process if it fails on one of them."""
+    """The result of `read`, or None with the reason; None on every process if it fails on one of them."""
     try:
         found, why = read(), "another process could not read it"
     except Exception as error:
@@ -335,6 +341,7 @@ def _refuse_other(wanted: Any, found: Any, where: str) -> None:
         {name: (leaf.shape, leaf.dtype) for name, leaf in tree.items() if name.startswith(variables)}
         for tree in (want, have)
     )
+    # The hash differs and the variables do not: so it is the rest of the state that does.
     if here == there:
         raise OtherOptimiserError(
             f"{where} holds this model's variables, but the state of another optimiser or objective, or other "
@@ -389,6 +396,7 @@ def _sum_of_words(array: np.ndarray) -> int:
 @jax.jit
 def _sum_on_devices(array: jax.Array) -> jax.Array:
     """The sum of one leaf, parts of which lie on devices of other processes."""
+    # As `_sum_of_words` reads them; an item of 8 bytes becomes a last axis of two words.
     array = array.astype(jnp.uint8) if array.dtype == bool else array
     unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
     words = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32).reshape(-1)

@@ -39,6 +39,7 @@ def make_dispatch(
     """
 
     def one(state: TrainState, data: Batch | None, item: Any, key: Array) -> tuple[TrainState, dict[str, Array]]:
+        # Row numbers [batch_size] into the resident split, or the batch itself.
         batch = item if data is None else jax.tree.map(lambda a: a[item], data)
         batch = jax.tree.map(lambda a: split_rows(a, mesh), batch)
         # Only with an augmentation: a split would change the key, and every number, of a run without one.
@@ -53,6 +54,7 @@ def make_dispatch(
         # Keys by the number of the step, not by its place in the dispatch: dispatches may have other lengths elsewhere.
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, state.step + jnp.arange(steps + (tail is not None)))
         pieces = []
+        # A loop of one iteration would still be a loop, in which XLA's convolutions are slow on CPUs.
         if full is not None and steps <= unroll:
             for i in range(steps):
                 state, metrics = one(state, data, jax.tree.map(lambda a, i=i: a[i], full), keys[i])
@@ -64,6 +66,7 @@ def make_dispatch(
         if tail is not None:
             state, metrics = one(state, data, tail, keys[-1])
             pieces.append(jax.tree.map(lambda a: a[None], metrics))
+        # [full, ...] and [1, ...] to [steps, ...]
         return state, jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
 
     everywhere = replicated(mesh)

@@ -25,7 +25,7 @@ PORTION_BYTES = 2**24
 
 @dataclasses.dataclass(frozen=True)
 class Feeding:
-    """How the data gets to the devices.
+    """Settings of the feed, which brings the data to the devices.
 
     Attributes:
       kind: "resident" keeps the whole train split on every device, "streamed" reads batches as they are needed, "auto"
@@ -128,6 +128,7 @@ class Streamed:
 
     def portions(self, step: int) -> Generator[Portion, None, None]:
         """Batches `[steps, batch_size, ...]`, and the partial one, on the devices."""
+        # A finished run starts no reader.
         if step >= self.plan.last_step:
             return
         source = Portions(
@@ -190,6 +191,7 @@ class Portions:
         )
 
     def _read(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        # One read for all steps of a portion: [steps * rows, ...] to [steps, rows, ...].
         x = np.asarray(self.x[rows.reshape(-1)])
         x = x.reshape(*rows.shape, *x.shape[1:])
         return (x,) if self.y is None else (x, self.y[rows])
@@ -200,6 +202,7 @@ def read(source: Any, settings: Feeding) -> Iterator[Any]:
 
     Raises ImportError if Grain is not installed, ValueError if a worker process ended.
     """
+    # Imported here, since it is not needed to train on resident data.
     try:
         import grain
     except ImportError as error:
@@ -212,12 +215,14 @@ def read(source: Any, settings: Feeding) -> Iterator[Any]:
     dataset = grain.MapDataset.source(source).to_iter_dataset(options)
     if settings.workers:
         _grain_flags()
+        # Every worker has a buffer of its own.
         each = max(1, settings.ahead // settings.workers)
         options = grain.MultiprocessingOptions(num_workers=settings.workers, per_worker_buffer_size=each)
         dataset = dataset.mp_prefetch(options)
     iterator = iter(dataset)
     try:
         yield from iterator
+    # Grain says no more of a worker that could not be started than that it was terminated.
     except RuntimeError as error:
         if settings.workers and "terminated" in str(error):
             raise ValueError(
@@ -233,6 +238,7 @@ def to_devices(x: Any, y: np.ndarray | None, mesh: Mesh) -> Batch:
     """A whole split on every device of the mesh."""
     everywhere = replicated(mesh)
 
+    # Every process has the whole array, and gives it whole.
     def place(array: np.ndarray) -> jax.Array:
         return jax.make_array_from_process_local_data(everywhere, array, array.shape)
 

@@ -13,7 +13,7 @@ WARM = 20
 """Norms that have to be seen before the adaptive threshold applies."""
 
 NOTHING_USUAL = (0.0, 0.0, 0.0)
-"""What is remembered before the first step."""
+"""The usual norm before the first step."""
 
 
 class Verdict(NamedTuple):
@@ -83,6 +83,7 @@ class Gradients:
         if not self.skips:
             return Verdict(finite, jnp.float32(jnp.inf), usual, {})
         threshold = self.threshold(usual)
+        # The threshold is that of the norms before this one, which would else raise it for itself.
         large = finite & (norm >= threshold) & (streak < self.skip_streak)
         usual = jnp.where(finite, self.remember(usual, norm), usual)
         metrics = {"large": large.astype(jnp.int32), "skip_threshold": threshold}
@@ -97,6 +98,7 @@ class Gradients:
         limit = jnp.float32(jnp.inf if self.skip_above is None else self.skip_above)
         if self.skip_factor is None:
             return limit
+        # The mean of the first norms, unbiased by what is remembered before them: total / weight, as in Adam.
         weight, total, seen = usual
         adaptive = self.skip_factor * jnp.exp(total / jnp.maximum(weight, 1e-6))
         return jnp.where(seen >= WARM, jnp.minimum(limit, adaptive), limit)

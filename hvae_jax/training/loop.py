@@ -30,7 +30,7 @@ from hvae_jax.training.task import Provenance, Task
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What training leaves.
+    """The result of training.
 
     Attributes:
       state: the last state.
@@ -53,7 +53,7 @@ class DivergedError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Watching:
-    """What looks on while a run trains.
+    """The observers of a run while it trains.
 
     Attributes:
       reporter_at: `(first step, last step) -> Reporter`, called once it is known where the run starts.
@@ -101,6 +101,7 @@ def train(
     check_divides(settings.batch_size, machine.mesh, settings.microbatch)
     init_key, order_key, step_key, validate_key = jax.random.split(key, 4)
     seed = tuple(int(word) for word in np.ravel(jax.random.key_data(order_key)))
+    # NumPy orders the examples, by words of the key, since its generator never changes.
     feed = machine.feed(task.train, settings.plan(len(task.train.x), seed))
     plan, names = feed.plan, level_names(task.model, task.train)
     validate = machine.validate(task.model, task.validation, settings.validation_size)
@@ -121,14 +122,16 @@ def train(
             with clock.dispatch(length, plan.ends_epoch(step + length)), watching.dispatch():
                 state, metrics = dispatch(state, feed.data, portion, step_key)
                 portion = next(portions, (None, None))  # read while the devices compute
-                metrics = jax.device_get(metrics)
+                metrics = jax.device_get(metrics)  # [steps, ...]; here the loop waits
             before, step = step, step + length
             row = summarise(metrics, names, step, plan)
 
+            # Keyed by the step, so that a resumed run draws what an uninterrupted one does.
             if step == plan.last_step or crossed(before, step, settings.validate_every or plan.epoch_steps):
                 elbo, rates = jax.device_get(validate(state.variables, jax.random.fold_in(validate_key, step)))
                 row |= {"validation/elbo": float(elbo), **per_level("validation/rate", names, rates)}
                 progress = progress.validated(float(elbo), step, settings.select)
+                # A copy, because the next dispatch reuses the buffers of the state.
                 best = copied(state.variables) if progress.best_step == step else best
             progress = progress.at(step, plan.last_step, settings.patience)
             progress = dataclasses.replace(progress, seconds=clock.seconds, steps_per_second=clock.steps_per_second)
@@ -146,6 +149,7 @@ def train(
                 place = plan.place(step) | {"hash": provenance.data_hash}
                 checkpoints.save(step, copied(state), best, progress, place)
                 saved = time.perf_counter()
+        # Here, where a signal does not cut the last save off.
         checkpoints.wait()
     if streak >= settings.max_streak:
         raise DivergedError(
@@ -187,6 +191,7 @@ class Clock:
         """Times one dispatch; the first of each length, with and without an epoch's last batch, compiles."""
         start = time.perf_counter()
         yield
+        # What is not counted compiles: a dispatch of another length, or with a partial batch, is another program.
         if (length, ends_epoch) in self._seen:
             self._steps, self._seconds = self._steps + length, self._seconds + time.perf_counter() - start
         self._seen.add((length, ends_epoch))

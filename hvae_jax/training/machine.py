@@ -1,4 +1,4 @@
-"""What a run computes on, and how the data gets there."""
+"""The devices of a run, and the data's way to them."""
 
 import dataclasses
 

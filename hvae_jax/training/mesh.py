@@ -49,6 +49,7 @@ def rows_sharding(rows: int, mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 def local_rows(rows: int, mesh: Mesh) -> slice:
     """The rows of a batch that this process holds, and so has to read."""
+    # One run of rows, since `data_mesh` sorts devices by process.
     places = rows_sharding(rows, mesh).addressable_devices_indices_map((rows,)).values()
     bounds = [place[0].indices(rows)[:2] for place in places if place is not None]
     return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
@@ -94,6 +95,7 @@ def agree(*numbers: int) -> list[int]:
         return list(numbers)
     from jax.experimental import multihost_utils
 
+    # [processes, numbers]; int32, which JAX takes with and without 64 bits.
     return multihost_utils.process_allgather(np.asarray(numbers, np.int32)).max(0).tolist()
 
 
@@ -119,6 +121,7 @@ def check_divides(batch_size: int, mesh: Mesh, microbatch: int | None = None) ->
             raise ValueError(
                 f"A {what} of {size} cannot be split evenly over {devices}; {_multiples(size, mesh.size)} would do."
             )
+    # Parts of unequal size are no trouble on one device, so they are refused on several alone.
     if mesh.size > 1 and microbatch is not None and batch_size > microbatch and batch_size % microbatch:
         raise ValueError(
             f"A batch of {batch_size} is no whole number of microbatches of {microbatch}, so that they would not split "

@@ -1,4 +1,4 @@
-"""What is written and said of each dispatch: a row of metrics, the progress line, warnings, why steps were skipped."""
+"""The record of each dispatch: a row of metrics, the progress line, warnings, reasons for skipped steps."""
 
 from collections.abc import Iterable, Mapping
 
@@ -17,7 +17,10 @@ class Commentary:
       reporter: the progress line and all sinks.
       names: names of the levels, top first.
       patience: validations without a better ELBO after which training ends.
-      rows: rows written earlier, by steps: a resumed run is warned as one that was never interrupted.
+      rows: rows written earlier, in order of steps: a resumed run is warned as one that was never interrupted.
+
+    Attributes:
+      cause: why the latest streak of skipped steps began.
     """
 
     def __init__(
@@ -26,12 +29,12 @@ class Commentary:
         self._reporter, self._names, self._patience = reporter, names, patience
         self._watch = Watch(rows)
         self._latest: dict[str, float | int] = {}
-        self.cause = "It began before this sitting."  # of the streak of skipped steps that lasts
+        self.cause = "It began before this sitting."
 
     def tell(
         self, row: dict[str, float | int], metrics: Mapping[str, np.ndarray], progress: Progress, streak: int
     ) -> None:
-        """Writes the row of one dispatch, and says what is wrong with it.
+        """Writes the row of one dispatch, and warns of what is wrong with it.
 
         Args:
           metrics: of each step of the dispatch, `[steps, ...]`.
@@ -67,6 +70,7 @@ def summarise(
       names: names of the levels, top first.
       step: steps taken once the dispatch is over.
     """
+    # Where no step was taken there is no mean: nan, without NumPy's warning.
     taken = metrics["skipped"] == 0
     means = {
         name: float(v[taken].mean()) if taken.any() else float("nan") for name, v in metrics.items() if v.ndim == 1
@@ -95,12 +99,13 @@ def shown(
 
 
 def why_skipped(metrics: Mapping[str, np.ndarray], names: tuple[str, ...], first: int, at: int) -> str:
-    """Why step `at` of a dispatch was skipped: the topmost level whose rate is not finite, else the loss or a gradient.
+    """The reason why step `at` of a dispatch was skipped: the first level without a finite rate, else loss or gradient.
 
     Args:
       metrics: `[steps]`, with "rates" `[steps, L]`.
       first: number of the dispatch's first step.
     """
+    # From the top, since a level's nan spreads to all levels below it.
     broken = [name for name, rate in zip(names, metrics["rates"][at], strict=True) if not np.isfinite(rate)]
     if broken:
         cause = f"the rate of {broken[0]} went first"

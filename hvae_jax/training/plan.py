@@ -42,6 +42,7 @@ class Plan:
         It depends on the step alone, so that a resumed run repeats the dispatches of an uninterrupted one, and with
         them its rounding.
         """
+        # Up to the next multiple of `per_dispatch` within the epoch, the epoch's end or the run's.
         within = step % self.epoch_steps
         boundary = min((within // self.per_dispatch + 1) * self.per_dispatch, self.epoch_steps)
         return min(boundary - within, self.last_step - step)
@@ -73,6 +74,7 @@ class Plan:
         """
         epoch, within = divmod(step, self.epoch_steps)
         order = _order(self.examples, self.seed, epoch)
+        # Full batches among the steps; negative or 0 for a dispatch of the partial one alone.
         full = min(length, self.examples // self.batch_size - within)
         start, stop = within * self.batch_size, (within + full) * self.batch_size
         whole = order[start:stop].reshape(full, self.batch_size) if full > 0 else None

@@ -10,7 +10,7 @@ from hvae_jax.training.plan import Plan
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How long to train, and what happens how often.
+    """Length of training, sizes of its portions, and intervals of what happens in between.
 
     Attributes:
       batch_size: examples per step, over all devices; the last batch of an epoch has what is left.
@@ -70,6 +70,7 @@ class Training:
             raise ValueError(f"patience is {self.patience}, but it has to be 0 or more.")
         if not self.save_seconds >= 0:
             raise ValueError(f"save_seconds is {self.save_seconds}, but it has to be 0 or more.")
+        # A streak of large steps has to end by itself before the run takes it for divergence.
         if self.gradients.skips and self.gradients.skip_streak >= self.max_streak:
             raise ValueError(
                 f"gradients.skip_streak is {self.gradients.skip_streak}, but it has to be less than max_streak, "
@@ -80,6 +81,7 @@ class Training:
 
     def plan(self, examples: int, seed: tuple[int, ...] = (0,)) -> Plan:
         """The plan for a train split of that many examples."""
+        # In steps: an epoch's partial batch is a step as any other.
         last = self.epochs * -(-examples // self.batch_size)
         last = last if self.steps is None else min(self.steps, last)
         return Plan(examples, self.batch_size, self.per_dispatch, last, seed)

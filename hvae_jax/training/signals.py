@@ -57,6 +57,7 @@ def stop_signals() -> Iterator[Stop]:
 
     def ask(number: int, _: Any) -> None:
         stop.signal = number
+        # At once as before: whoever presses Ctrl-C twice does not want to wait.
         for each, handler in before.items():
             signal.signal(each, handler)
 

@@ -110,6 +110,7 @@ class TensorBoard:
         self._flushed = -FLUSH_SECONDS
         # The name ends in a time of whole seconds: two sittings within one would share it without the random word.
         self._file = EventsWriter(str(folder / "events"), f".{secrets.token_hex(4)}")
+        # A version and a start of a session at a step make TensorBoard purge what other files have from there on.
         if resume_step:
             self._write(resume_step + 1, file_version="brain.Event:2")
             start = self._event.SessionLog(status=self._event.SessionLog.START)
@@ -172,6 +173,7 @@ class Tracker:
             self._service.init  # noqa: B018  a folder "wandb", such as wandb itself leaves, passes for an empty module
         except (ImportError, AttributeError) as error:
             raise ImportError(f"{service} is not installed: pip install 'hvae-jax[{service}]'") from error
+        # An id of our own rather than the service's, so that it is known before anything is sent.
         path = folder / "tracker.json"
         if path.exists():
             identity = json.loads(path.read_text())["id"]
@@ -238,6 +240,7 @@ class Reporter:
 
         redrawn = tqdm is not tqdm_asyncio or sys.stderr.isatty()  # tqdm.auto is another class in a notebook
         look: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.5}
+        # tqdm's own line is moved by carriage returns, which make one endless line of a log.
         if not redrawn:
             line = "{n_fmt}/{total_fmt} steps, {elapsed} gone, {remaining} left, {rate_fmt}{postfix}"
             look = {"file": _Lines(sys.stderr), "mininterval": LOG_SECONDS, "miniters": 1, "bar_format": line}
@@ -251,6 +254,7 @@ class Reporter:
             return
         parts = [f"{name} {value}" for name, value in shown.items()]
         if self._batch_size is not None:
+            # tqdm knows no rate before its second update.
             state = self._bar.format_dict
             rate = state["rate"] or (step - state["initial"]) / max(state["elapsed"], 1e-9)
             parts.insert(0, f"{rate * self._batch_size:,.0f} images/s")
@@ -282,6 +286,7 @@ class Reporter:
         self._sinks = []
 
     def _each(self, method: str, *arguments: Any) -> None:
+        # A copy, since a sink that fails is removed on the way.
         for sink in list(self._sinks):
             try:
                 getattr(sink, method)(*arguments)
@@ -312,6 +317,7 @@ class _Lines:
 
 def read_metrics(path: Path) -> list[dict[str, float | int]]:
     """The rows of a metrics.jsonl, without a last line that a crash cut short."""
+    # Only the last line can be cut short: each is flushed before the next.
     rows = []
     for line in path.read_text().splitlines():
         try:

@@ -23,7 +23,7 @@ class TrainState:
     Attributes:
       step: int32 `[]`, steps taken, skipped ones included; also the number of the next step's random key and batch.
       params: trainable parameters.
-      statistics: the model's other collections, such as {"batch_stats": ...}; {} where there are none.
+      statistics: the model's other collections, such as {"batch_stats": ...}; {} if it has none.
       opt_state: the optimiser's state.
       objective_state: the objective's state; () where it has none.
       ema: exponential moving average of `params`; None where none is kept.
@@ -45,7 +45,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes in evaluation: the averaged parameters where there are any, and statistics."""
+        """The variables that evaluation uses: the averaged parameters, if an average is kept, and statistics."""
         return {"params": self.params if self.ema is None else self.ema, **self.statistics}
 
 
@@ -71,6 +71,7 @@ def initial_state(
       x, y: examples; shapes and dtypes alone count, unless the model's initialisation looks at them.
       ema: whether an average of the parameters is kept.
     """
+    # The model runs once to find its shapes, and draws its latents while it does.
     init_key, sample_key = jax.random.split(key)
     return state_from(model.init(init_key, x, sample_key, y=y), objective, optimiser, ema)
 
@@ -79,6 +80,7 @@ def state_from(
     variables: Mapping[str, Any], objective: Objective, optimiser: optax.GradientTransformation, ema: bool = False
 ) -> TrainState:
     """A state at step 0 with the given variables, freshly initialised or imported."""
+    # Flax has both in one dict of collections; here they are apart, since only parameters have gradients.
     statistics = dict(variables)
     params = statistics.pop("params")
     return TrainState(

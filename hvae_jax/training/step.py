@@ -59,6 +59,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         params = state.params
+        # One device of several: its own noise, and gradients that are averaged by us below rather than by shard_map.
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
             params = _varying(params, axis_name)
@@ -75,6 +76,7 @@ def make_step(
         # Zeroed before the norm is taken: what is not trained neither counts towards a limit nor skips a step.
         grads = _trained(objective, grads, jax.tree.map(jnp.zeros_like, grads))
         norm = optax.tree.norm(grads)
+        # The norm is finite only if every gradient is, so that no leaf has to be looked at.
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         verdict = limits.judge(norm, finite, state.usual_norm, state.streak)
 
@@ -138,6 +140,7 @@ def _updated(
     kept = {name: _trained(objective, new, state.statistics[name]) for name, new in updates.items()}
     ema = state.ema
     if ema_decay is not None:
+        # Skipped steps do not count: after many of them the average would start as mostly the initialisation.
         taken = (state.step - state.skipped).astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1.0 + taken) / (10.0 + taken))
         # The average of equal numbers is not that number to the bit.

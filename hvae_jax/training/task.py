@@ -1,4 +1,4 @@
-"""What is trained and on what, and where a run's state comes from."""
+"""The task of a training run, and the provenance of its state."""
 
 import dataclasses
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """What a run's state and scores were made from; saved with every checkpoint.
+    """The origin of a run's state and scores, saved with every checkpoint.
 
     Attributes:
       data_hash: hash of the data; None is not compared with a checkpoint's.

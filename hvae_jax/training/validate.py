@@ -39,6 +39,7 @@ def make_validate(
     everywhere = replicated(mesh)
 
     def one(variables: Any, batch: Batch, key: Array, start: Array) -> tuple[Array, Array]:
+        # 1 for an example, 0 for padding; divided by all examples, so that the parts add up to means.
         counts = (start + jnp.arange(size) < examples).astype(jnp.float32)
         trace = model.apply(variables, batch.x, jax.random.fold_in(key, start), y=batch.y)
         return (elbo(trace) * counts).sum() / examples, (trace.rates * counts[None]).sum(1) / examples
@@ -48,6 +49,7 @@ def make_validate(
         source, sharding = Chunks(x, y, starts, size, local_rows(size, mesh)), rows_sharding(size, mesh)
 
         def stream(variables: Any, key: Array) -> tuple[ArrayLike, ArrayLike]:
+            # A dispatch a batch, added up on the host: the next batch is read in the meantime.
             sums = []
             for start, arrays in zip(starts, read(source, streamed), strict=True):
                 parts = [jax.make_array_from_process_local_data(sharding, a, (size, *a.shape[1:])) for a in arrays]
@@ -61,6 +63,7 @@ def make_validate(
             rows = jnp.minimum(start + jnp.arange(size), examples - 1)  # padded with the last example
             return one(variables, jax.tree.map(lambda a: split_rows(a[rows], mesh), data), key, start)
 
+        # A loop, in the memory of one batch: [batches] to a sum.
         return jax.tree.map(lambda a: a.sum(0), jax.lax.map(at, jnp.asarray(starts)))
 
     jitted, data = jit(run, out_shardings=everywhere), to_devices(x, y, mesh)

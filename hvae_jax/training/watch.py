@@ -75,8 +75,10 @@ class Watch:
         step = int(_number(row, "step"))
         taken, self._step = step - self._step, step
         self._skips.append((taken, _number(row, "skipped", 0.0), _number(row, "large", 0.0)))
+        # The fewest latest rows that have SKIPPED_STEPS steps.
         while sum(steps for steps, _, _ in self._skips) - self._skips[0][0] >= SKIPPED_STEPS:
             self._skips.popleft()
+        # Those skipped for their norm are `_large`'s.
         steps, skipped, large = (sum(column) for column in zip(*self._skips, strict=True))
         share = (skipped - large) / steps if steps >= SKIPPED_STEPS else 0.0
         if not self._new("skipped", share >= SKIPPED_SHARE, share < CLEARED * SKIPPED_SHARE):
@@ -106,6 +108,7 @@ class Watch:
         self._loss.add(-_number(row, "loss"), 0.0)
         if isfinite(elbo):
             self._since.append(elbo)
+        # Both have to fall, and still be falling, which a run that recovers is not.
         # A warm-up of beta lets the ELBO fall while the loss falls, then the loss rise while the ELBO rises.
         holds = self._elbo.fell() and self._loss.fell() and self._elbo.falling()
         if not self._new("worse", holds, not self._elbo.fell(CLEARED)):
@@ -120,6 +123,7 @@ class Watch:
         elbo = _number(row, "validation/elbo")
         if not self._new("not finite", not isfinite(elbo), isfinite(elbo)):
             return None
+        # Without a level to blame it is the reconstruction.
         broken = [level for level, rate in _rates(row).items() if not isfinite(rate)]
         cause = f"the rate of {broken[0]} is the first that is not" if broken else "every rate is: log p(x | z) is not"
         return (
@@ -134,6 +138,7 @@ class Watch:
         gap = (train - validation) / scale if scale else nan
         if not isfinite(gap):
             return None
+        # Over-fitting starts close; a wrong preparation of the split is far off from the beginning.
         self._nearest = min(self._nearest, gap)
         self._far = self._far + 1 if gap >= FAR_SHARE else 0
         if not self._new("far", self._far >= FAR_VALIDATIONS, gap < CLEARED * FAR_SHARE):
@@ -159,6 +164,7 @@ class Watch:
         new = [level for level in rates if self._new(f"collapsed {level}", level in dead, self._low[level] == 0)]
         if not new:
             return None
+        # A deep model may lose dozens at once.
         names = ", ".join(f"{level} ({rates[level]:.2g} nats)" for level in new[:5])
         names += f" and {len(new) - 5} more" if len(new) > 5 else ""
         return (
@@ -192,6 +198,7 @@ class _Course:
             return
         if not self._recent:
             self.first = value
+        # Medians count from the first full window: before it, one bad row would be the median.
         self._recent.append(value)
         if len(self._recent) == WORSE_ROWS:
             if isfinite(self.now):

@@ -1,4 +1,4 @@
-"""A folder of pictures: what is read, how it is split, and every file that will not do."""
+"""A folder of images: what is read, how it is split, and every bad file."""
 
 import pickle
 import struct
@@ -206,7 +206,7 @@ def bomb(path: Path) -> None:
 
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("x.png", lambda path: path.write_bytes(b""), "is empty"),
-    "no picture": ("x.jpg", lambda path: path.write_bytes(b"hello" * 30), "no picture that Pillow can read"),
+    "no picture": ("x.jpg", lambda path: path.write_bytes(b"hello" * 30), "no image that Pillow can read"),
     "truncated PNG": ("x.png", truncated, "cannot be"),
     "truncated JPEG": ("x.jpg", truncated, "cannot be decoded"),
     "16 bits": ("x.png", lambda path: Image.fromarray(picture(channels=1).astype(np.uint16)).save(path), "16 bits"),
@@ -250,7 +250,7 @@ def test_many_bad_files_are_counted_and_a_few_named(tmp_path: Path) -> None:
 def test_folders_that_will_not_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         data.load(str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="holds no images"):
         data.load(str(tmp_path))
     save(tmp_path / "one.png")
     with pytest.raises(ValueError, match="at least 2"):
