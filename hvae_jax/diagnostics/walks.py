@@ -13,6 +13,19 @@ from hvae_jax.distributions import FromNoise
 from hvae_jax.trace import Model, Trace
 
 
+def made_of_noise(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None = None) -> bool:
+    """Whether every level's prior is a function of standard noise, so that walks are possible: from shapes alone."""
+    found: list[bool] = []
+
+    def look(variables: Any, x: Array, y: Array | None) -> None:
+        found.extend(
+            isinstance(level.p, FromNoise) for level in model.apply(variables, x, jax.random.key(0), y=y).levels
+        )
+
+    jax.eval_shape(look, variables, x, y)
+    return all(found)
+
+
 def noise_of(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> tuple[Array, ...]:
     """Standard noise of latents drawn for x, one array a level: eps_l = (z_l - mean)/std under p(z_l | above).
 

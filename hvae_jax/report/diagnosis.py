@@ -132,8 +132,9 @@ def _units(used: Usage) -> list[dict[str, Any]]:
     levels: list[dict[str, Any]] = [{"units": means.shape[1]} for means in used.posterior_means]
     for name, (count, arrays) in parts.items():
         errors = bootstrap(count, arrays)
-        for level, value, error in zip(levels, count(arrays), errors, strict=True):
-            level[name] = {"value": value, "error": float(error)}
+        for level, array, value, error in zip(levels, arrays, count(arrays), errors, strict=True):
+            counted = array.shape[1] == level["units"]
+            level[name] = {"value": value, "error": float(error)} if counted else None
     for level, rates in zip(levels, used.unit_rates, strict=True):
         mean = rates.mean(0)
         order = np.argsort(-mean)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from hvae_jax.data.dataset import Dataset
-from hvae_jax.diagnostics import interpolate, level_by_level, traverse
+from hvae_jax.diagnostics import interpolate, level_by_level, made_of_noise, traverse
 from hvae_jax.report import charts
 from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.trace import Model, level_names
@@ -82,7 +82,8 @@ def walk_pictures(
 ) -> dict[str, bytes]:
     """PNGs for a report by caption: levels one by one, samples, a traversal of each level, interpolations.
 
-    If there are more than eight levels, those with the highest rates are traversed.
+    If there are more than eight levels, those with the highest rates are traversed. Traversals and interpolations go
+    through the noise of each level: a model with a prior that is not made of standard noise, such as a mixture, has none.
     """
     split = dataset.splits[report["split"]].take(slice(8)).for_classes(model.classes)
     x, y, values = np.asarray(split.x), split.y, image_range(dataset)
@@ -101,6 +102,8 @@ def walk_pictures(
     labels = None if y is None else np.resize(y, 64)
     drawn = jit_once(lambda v: model.apply(v, keys[1], 64, y=labels, method="generate"))(variables)
     found["Samples"] = grid(np.asarray(drawn).reshape(8, 8, *x.shape[1:]))
+    if not made_of_noise(model, variables, x, y):
+        return found
     steps = np.linspace(-2.5, 2.5, 9)
     highest = sorted(range(len(names)), key=lambda i: -report["rates"][i]["value"])[:8]
     for level in sorted(highest):

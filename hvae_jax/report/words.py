@@ -18,12 +18,12 @@ def words(report: dict[str, Any]) -> list[str]:
                 f"{name} has collapsed: its rate is {rate['value']:.2f} nats, {share:.1%} of the total. Its posterior "
                 "is its prior, and the decoder does without it."
             )
-        elif units["used"]["value"] < units["units"] / 2:
+        elif units["used"] is not None and units["used"]["value"] < units["units"] / 2:
             said.append(
                 f"{name} uses {units['used']['value']} of its {units['units']} units: the others carry less than "
                 "0.01 nats each."
             )
-        if units["active"]["value"] > 2 * max(units["moving"]["value"], 1):
+        if units["moving"] is not None and units["active"]["value"] > 2 * max(units["moving"]["value"], 1):
             said.append(
                 f"In {name} {units['active']['value']} units are active by Burda's count, but only "
                 f"{units['moving']['value']} move against their prior: the others follow the levels above."

@@ -52,6 +52,20 @@ def report(model: TopDownVAE, variables: Any) -> dict[str, Any]:
     return diagnose(model, variables, dataset(), KEY, effort=EFFORT, other=dataset("strange", seed=9))
 
 
+def test_levels_that_are_no_gaussians() -> None:
+    """A joint KL has no units that could be counted, a mixture no walks; everything else is said as of any model."""
+    model = TopDownVAE(latents=(2, 3), hidden=8, likelihood=hv.Categorical(3), top_prior=hv.models.MixturePrior(3))
+    variables = jax.jit(model.init)(KEY, dataset().splits["train"].x, KEY)
+    report = diagnose(model, variables, dataset(), KEY, effort=EFFORT)
+    top, bottom = report["units"]
+    assert top["used"] is None and top["moving"] is None and top["active"] is not None and top["units"] == 2
+    assert bottom["used"] is not None and bottom["moving"] is not None
+    images = walk_pictures(model, variables, dataset(), report, KEY)
+    assert len(images) == 2
+    charts_of = {"units": charts.units_chart(report), "plane": charts.plane_chart(report)}
+    assert "z2" in page("a mixture", report, charts_of, images)
+
+
 def test_its_numbers_agree_with_each_other(report: dict[str, Any]) -> None:
     """Every estimate has a standard error; what has to add up does."""
     assert report["levels"] == ["z2", "z1"] and report["split"] == "test" and report["examples"] == 30
