@@ -83,7 +83,7 @@ def walk_pictures(
     """PNGs for a report by caption: levels one by one, samples, a traversal of each level, interpolations.
 
     If there are more than eight levels, those with the highest rates are traversed. Traversals and interpolations go
-    through the noise of each level: a model with a prior that is not made of standard noise, such as a mixture, has none.
+    through the noise of each level: a model has none if a prior is not made of standard noise, as a mixture is not.
     """
     split = dataset.splits[report["split"]].take(slice(8)).for_classes(model.classes)
     x, y, values = np.asarray(split.x), split.y, image_range(dataset)
