@@ -20,7 +20,7 @@ CLASSES = 3
 
 @functools.cache
 def variables(model: HVAE) -> dict[str, Any]:
-    """Of a model of four binary pixels, its parameters moved well away from where they start."""
+    """Variables of a model of four binary pixels, moved far from their initial values."""
     made = jax.jit(model.init)(jax.random.key(1), EVERY_X, KEY)
     return {**made, "params": jitter(made["params"], scale=0.5)}
 
@@ -147,7 +147,7 @@ def test_a_known_level_scores_p_of_x_and_y() -> None:
 
 
 def test_generated_x_agree_with_their_y_as_often() -> None:
-    """Of 20,000 examples that the model generates, d(x) = y in a share of p(d(x) = y)."""
+    """Among 20,000 generated examples, d(x) = y is as frequent as p(d(x) = y)."""
     model, n = Observed(), 20_000
     made = variables(model)
 

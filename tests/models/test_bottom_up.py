@@ -30,12 +30,12 @@ DRAWS = 20_000
 
 @functools.cache
 def variables(model: BottomUpVAE = MODEL) -> dict[str, Any]:
-    """Of a model, made for x of 2x2."""
+    """Variables of a model, made for x of 2x2."""
     return jax.jit(model.init)(KEY, X, KEY)
 
 
 def parameters(model: BottomUpVAE, *event: int) -> int:
-    """How many a model has for x of that shape."""
+    """Number of parameters for x of that shape."""
     shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, *event), jnp.uint8), KEY)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 

@@ -28,18 +28,18 @@ X = integers(2, 6, 4, 1)
 
 
 def shapes(model: Any, image: tuple[int, ...]) -> dict[str, Any]:
-    """Of the model's variables."""
+    """Shapes of the model's variables."""
     return jax.eval_shape(model.init, KEY, jnp.zeros((2, *image), jnp.uint8), KEY)
 
 
 def size(tree: Any) -> int:
-    """Numbers in a tree."""
+    """Number of elements in a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 @functools.cache
 def variables() -> dict[str, Any]:
-    """Of TINY, initialised on X."""
+    """Variables of TINY, initialised on X."""
     return jax.jit(TINY.init)(KEY, X, KEY)
 
 
@@ -60,7 +60,7 @@ def variables() -> dict[str, Any]:
     ids=["mnist", "mnist_program_defaults", "cifar10", "cifar10_15"],
 )
 def test_published_sizes(model: ConvLadderVAE, parameters: int) -> None:
-    """As many parameters as the public code's modules have."""
+    """The number of parameters is that of the public code's modules."""
     assert size(shapes(model, model.image)["params"]) == parameters
 
 
@@ -116,7 +116,7 @@ def test_depth_names_and_maps() -> None:
 @pytest.mark.parametrize("merge", ["precision", "residual"])
 @pytest.mark.parametrize("share", [True, False])
 def test_dense_merges(merge: Any, share: bool) -> None:
-    """Below the top the posterior is the named merge of what x says with p's prior, or with q's own."""
+    """Below the top the posterior is the named merge of the evidence of x with p's prior, or with q's own."""
     model = LadderVAE((2, 3), (4, 5), merge=merge, share=share, clamp=None)
     x = integers(2, 6)
 
@@ -140,14 +140,14 @@ def test_dense_merges(merge: Any, share: bool) -> None:
 
 
 def test_exponential_variances_are_clamped() -> None:
-    """What the last layer says is the log variance itself, within bounds."""
+    """The last layer gives the log variance itself, within bounds."""
     model = LadderVAE((2,), (4,), head=ScaleHead("log_var"), clamp=(-0.1, 0.1), normalise=False)
     trace = jax.jit(lambda: model.init_with_output(KEY, 9.0 * jnp.ones((2, 6)), KEY)[0])()
     assert jnp.abs(trace.levels[0].q.log_var).max() <= 0.1 + 1e-6
 
 
 def test_heads_that_cannot_be() -> None:
-    """A form that is not known, with those that are; a slope that is none."""
+    """An unknown form is refused with a list of the known ones, and so is a slope of 0."""
     with pytest.raises(ValueError, match=r"form='exp'.*'log_var'.*'softplus_var'"):
         ScaleHead("exp")
     with pytest.raises(ValueError, match=r"beta=0\.0.*positive"):
@@ -207,7 +207,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
     ],
 )
 def test_convolutional_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
-    """Likewise: lengths, halvings, shapes and names."""
+    """Wrong lengths, halvings, shapes and names are refused when the model is made."""
     with pytest.raises(ValueError, match=message):
         ConvLadderVAE(**settings)
 
@@ -221,7 +221,7 @@ def test_convolutional_settings_that_cannot_be(settings: dict[str, Any], message
     ],
 )
 def test_blocks_that_cannot_be(settings: dict[str, Any], message: str) -> None:
-    """Letters and shares."""
+    """Unknown layers and dropout probabilities are refused."""
     with pytest.raises(ValueError, match=message):
         BlockStyle(**settings)
 
@@ -246,7 +246,7 @@ def test_data_of_another_shape_and_labels() -> None:
 
 
 def test_channels_are_dropped_whole() -> None:
-    """Maps are zero or scaled up; in expectation nothing changes, and the share is as asked."""
+    """Whole channels are zero or scaled up, with the given probability."""
     dropped = np.asarray(drop_channels(jnp.ones((200, 2, 2, 50)), KEY, 0.3))
     assert np.ptp(dropped, axis=(1, 2)).max() == 0
     np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.7], rtol=1e-6)
@@ -255,7 +255,7 @@ def test_channels_are_dropped_whole() -> None:
 
 @pytest.mark.slow
 def test_dropout_is_of_training_alone() -> None:
-    """In evaluation the key decides the latents alone; in training the maps too, and each example's are its own."""
+    """In evaluation the key decides latents only; in training feature maps too, differently for each example."""
     weights = variables()
 
     @jax.jit
@@ -273,7 +273,7 @@ def test_dropout_is_of_training_alone() -> None:
 
 @pytest.mark.parametrize(("order", "gated"), [("bacdbacd", True), ("cabdcabd", False), ("bacdbac", True)])
 def test_a_block_is_its_letters(order: str, gated: bool) -> None:
-    """Layer after layer by hand, in evaluation."""
+    """A block computes its layers in order, here by hand in evaluation mode."""
     style = BlockStyle(order, gated, activation=jnp.tanh)
     x = jax.random.normal(KEY, (2, 3, 3, 4))
     got, variables = ResidualBlock(style).init_with_output(KEY, x, KEY, train=False)
@@ -349,7 +349,7 @@ def test_data_dependent_initialisation() -> None:
 
 
 def test_initialising_shapes_alone() -> None:
-    """The same variables come of it with and without, and with blocks that are recomputed."""
+    """Shapes are the same with and without data-dependent initialisation, and with remat."""
     plain = shapes(TINY.clone(data_dependent_init=False), TINY.image)
     for model in (TINY, TINY.clone(remat=True)):
         assert shapes(model, TINY.image) == plain
@@ -359,7 +359,7 @@ def test_initialising_shapes_alone() -> None:
 
 
 def test_bfloat16_keeps_what_is_kept_in_float32() -> None:
-    """Every array of a trace and every parameter."""
+    """Every array of a trace and every parameter is float32."""
     for model, x in (
         (TINY.clone(dtype="bfloat16"), X),
         (LadderVAE((2, 3), (4, 5), dtype="bfloat16", likelihood=Bernoulli()), X),

@@ -31,7 +31,7 @@ REMAT = PLAIN.clone(remat=True)
 
 @functools.cache
 def variables(model: TopDownVAE = PLAIN) -> dict[str, Any]:
-    """Of a model, from one key."""
+    """Variables of a model, from one key."""
     return jax.jit(model.init)(KEY, X, KEY)
 
 

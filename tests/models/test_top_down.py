@@ -20,7 +20,7 @@ X = integers(4, 2, 2)
 
 @functools.cache
 def variables() -> dict[str, Any]:
-    """Of MODEL, made for x of 2x2."""
+    """Variables of MODEL, made for x of 2x2."""
     return jax.jit(MODEL.init)(KEY, X, KEY)
 
 

@@ -39,7 +39,7 @@ each_model = pytest.mark.parametrize("name", MODELS)
 
 @functools.cache
 def variables(name: str) -> dict[str, Any]:
-    """A model's, made for X, and moved far enough that pseudo-inputs make a difference and statistics are not fresh."""
+    """Variables of a model, moved so far that pseudo-inputs make a difference and statistics are not fresh."""
     made = jax.jit(MODELS[name].init)(KEY, X, KEY)
     moved = jax.tree.map(lambda leaf: 1.3 * leaf + 0.2, made["batch_stats"])
     return {"params": jitter(made["params"], scale=0.4), "batch_stats": moved}
@@ -47,7 +47,7 @@ def variables(name: str) -> dict[str, Any]:
 
 @functools.cache
 def passes(name: str) -> dict[str, Trace]:
-    """Passes of a model, compiled at once: of X in evaluation, in training and after it, and two that decode."""
+    """Passes of a model, compiled at once: X in evaluation, in training and after it, and two decodings."""
     model = MODELS[name]
 
     def all_of(made: Any) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def test_samples_of_a_mixture() -> None:
 
 
 def test_the_mixture_prior() -> None:
-    """Of the model's own parameters; its log variances are clamped; it starts with equal weights and unit variances."""
+    """Its density follows from its parameters, log variances clamped; weights start equal, variances at 1."""
     prior = MixturePrior(3, spread=0.5, clamp=(-0.1, 0.1))
     model = TopDownVAE(latents=(2, 3), hidden=5, likelihood=Categorical(4), top_prior=prior)
     made = jax.jit(model.init)(KEY, X, KEY)
@@ -199,7 +199,7 @@ def statistics(made: dict[str, Any]) -> dict[str, Any]:
 
 @each_model
 def test_the_gradient_reaches_pseudo_inputs(name: str) -> None:
-    """That of log p(z_L) is what moving them does, and 0 where they lie outside the range of x."""
+    """The gradient of log p(z_L) agrees with a finite difference, and is 0 where u lies outside the range of x."""
     model, made = MODELS[name], variables(name)
     u = jnp.asarray(np.random.default_rng(2).uniform(0.5, 2.5, (K, 2, 3)), jnp.float32)
     u = u.at[0, 0, 0].set(-0.5).at[1, 1, 2].set(3.5)
@@ -224,7 +224,7 @@ def test_the_gradient_reaches_pseudo_inputs(name: str) -> None:
 
 @each_model
 def test_pseudo_inputs_start_as_examples(name: str) -> None:
-    """In turn, with noise of 1/100 of the range of x: of 20 on a batch of 8, the ninth is the first again."""
+    """They are the batch in turn, plus noise of 1/100 of the range of x; the ninth of 20 is the first example again."""
     model = MODELS[name].clone(top_prior=VampPrior(20))
     u = jax.jit(model.init)(KEY, X, KEY)["params"]["pseudo_inputs"]
     assert u.shape == (20, 2, 3) and u.dtype == jnp.float32
@@ -234,7 +234,7 @@ def test_pseudo_inputs_start_as_examples(name: str) -> None:
 
 
 def test_pseudo_inputs_of_unbounded_data() -> None:
-    """Where the likelihood knows no range nothing is clipped."""
+    """Without a value range pseudo-inputs are not clipped."""
     model = VAE(latents=2, hidden=5, likelihood=Gaussian(), top_prior=VampPrior(K))
     made = jax.jit(model.init)(KEY, 100.0 * jnp.ones((8, 3)), KEY)
     moved = jax.tree.map(lambda leaf: leaf, made)
@@ -275,14 +275,14 @@ def test_the_vae_keeps_the_contract(promise: Any) -> None:
 @pytest.mark.parametrize("model", [VAE, TopDownVAE, BottomUpVAE])
 @pytest.mark.parametrize("prior", [VampPrior(3), MixturePrior(3)], ids=["vamp", "mixture"])
 def test_labels_beside_a_top_prior_are_refused(model: type[HVAE], prior: Any) -> None:
-    """With labels the top prior is learned from them: one of the two."""
+    """With labels the top prior is learned from y, so the two exclude each other."""
     with pytest.raises(ValueError, match=rf"{model.__name__}\(classes=3, top_prior=.*only one of the two"):
         model(classes=3, top_prior=prior)
     model(classes=3, top_prior=NormalPrior())
 
 
 def test_what_needs_a_closed_kl_refuses_a_mixture() -> None:
-    """By the level's name."""
+    """The error names the level."""
     model, made = MODELS["top_down"], variables("top_down")
 
     def forward(variables: Any, x: jax.Array, key: jax.Array, **choices: Any) -> tuple[Trace, Any]:

@@ -25,12 +25,12 @@ IMAGES = integers(4, 8, 4, 1)
 
 @functools.cache
 def variables() -> dict[str, Any]:
-    """Of CONV, made for images of 8x4."""
+    """Variables of CONV, made for images of 8x4."""
     return jax.jit(CONV.init)(KEY, IMAGES, KEY)
 
 
 def parameters(model: VAE, *event: int) -> int:
-    """How many a model has for x of that shape."""
+    """Number of parameters for x of that shape."""
     shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, *event), jnp.uint8), KEY)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
