@@ -21,10 +21,10 @@ class VampPrior(TopPrior):
     at the sample.
 
     Pseudo-inputs have the shape of x, so that they can be looked at, and are clipped to the range of its values. They
-    are initialised with examples that the model is initialised on (`Training.init_examples`), in turn, plus noise of
-    1/100 of that range. They are no part of the batch: batch norm normalises them by its running statistics in
-    training too, and does not take them into its statistics. In a bottom-up model, the levels below the top pass on
-    their means.
+    are initialised with examples that the model is initialised on (`Training.init_examples`), in turn, scaled by 0.9
+    about the middle of that range, plus noise of 1/100 of it. They are no part of the batch: batch norm normalises them
+    by its running statistics in training too, and does not take them into its statistics. In a bottom-up model, the
+    levels below the top pass on their means.
 
     Attributes:
       pseudo_inputs: K, number of pseudo-inputs.
@@ -57,7 +57,12 @@ class VampPrior(TopPrior):
 
         def begin(key: Array, dtype: Any = jnp.float32) -> Array:
             examples = jnp.take(x, jnp.arange(self.pseudo_inputs) % len(x), axis=0).astype(dtype)
-            low, high = ground.value_range or (0.0, 1.0)
-            return examples + 0.01 * (high - low) * jax.random.normal(key, examples.shape, dtype)
+            noise = jax.random.normal(key, examples.shape, dtype)
+            if ground.value_range is None:
+                return examples + 0.01 * noise
+            low, high = ground.value_range
+            middle = 0.5 * (low + high)
+            # five standard deviations of the noise inside the range: beyond it the clamp has no gradient
+            return middle + 0.9 * (examples - middle) + 0.01 * (high - low) * noise
 
         return ground.module.param("pseudo_inputs", begin)
