@@ -14,6 +14,7 @@ from hvae_jax.models.very_deep.efficient_vdvae import EfficientVDVAE
 from hvae_jax.models.very_deep.stages import Down, Up
 
 Size = Literal["baseline", "C1", "compact"]
+# {side: (channels of the feature maps, channels inside bottlenecks)}.
 Widths = dict[int, tuple[int, int]]
 # (side, plain, tapped): numbers of bottom-up blocks at a side, first without a tap, then with one each.
 Ups = tuple[tuple[int, int, int], ...]
@@ -134,7 +135,7 @@ def _equal(ups: Ups, width: int) -> Widths:
 
 
 def _known(preset: str, size: str, *allowed: str) -> str:
-    """The size, if the preset has it; else raise ValueError naming those it has."""
+    """The size. Raises ValueError, naming the sizes of the preset, if it has no such size."""
     if size not in allowed:
         raise ValueError(f"{preset}(size={size!r}): {' or '.join(map(repr, allowed))}.")
     return size

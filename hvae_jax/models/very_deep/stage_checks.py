@@ -1,6 +1,6 @@
-"""Checks that the stages of a very deep VAE fit together: what holds for every family.
+"""Checks that the stages of a very deep VAE fit together, for all families.
 
-What a family adds, such as how widths may change, stands beside its model.
+Checks for one family, such as how widths may change, stand beside its model.
 """
 
 from typing import Protocol, runtime_checkable
