@@ -143,7 +143,7 @@ class HVAE(nn.Module):
         noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Array:
-        """Generates n new x: latents as in `decode`, then a sample of p(x | z)."""
+        """Generate n new x: latents as in `decode`, then a sample of p(x | z)."""
         key_latents, key_x = jax.random.split(fused(key))
         trace = self.decode(key_latents, n, y=y, latents=latents, noise=noise, temperature=temperature)
         return trace.x_dist.sample(key_x)
@@ -157,16 +157,16 @@ class HVAE(nn.Module):
         keep_top: ArrayLike | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Array:
-        """Returns E[x | z] with the top `keep_top` levels inferred from x and the rest sampled from their priors."""
+        """Return E[x | z] with the top `keep_top` levels inferred from x and the rest sampled from their priors."""
         return self(x, key, y=y, keep_top=keep_top, temperature=temperature).x_dist.mean
 
     def encode(self, x: ArrayLike, key: Array, *, y: ArrayLike | None = None) -> tuple[Array, ...]:
-        """Returns a sample of all latents of x, top first, as `decode(latents=...)` takes them."""
+        """Return a sample of all latents of x, top first, as `decode(latents=...)` takes them."""
         return self(x, key, y=y).latents
 
 
 def levels_kept(levels_per_stage: tuple[int, ...], keep_top: ArrayLike | None) -> ArrayLike | None:
-    """Returns the number of levels in the top `keep_top` stages; a traced `keep_top` is clipped to all stages.
+    """Return the number of levels in the top `keep_top` stages; a traced `keep_top` is clipped to all stages.
 
     Raises ValueError if `keep_top` is an integer outside 0 to the number of stages and stages have several levels.
     """

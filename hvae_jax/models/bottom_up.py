@@ -140,7 +140,7 @@ class BottomUpVAE(HVAE):
         stem, paths, heads = ascent_of(self, self.posterior, "q")
 
         def ascend(x: Array, train: bool, pass_on: Callable[[int, Normal], Array]) -> Normal:
-            """Returns q(z_L | .); each level below the top passes `pass_on(l, q(z_l | .))` up as its z_l."""
+            """Return q(z_L | .); each level below the top passes `pass_on(l, q(z_l | .))` up as its z_l."""
 
             def infer(level: int, v: Array) -> tuple[Array, Normal]:
                 """r_l and q(z_l | .), from what the level below passes on."""
@@ -161,7 +161,7 @@ class BottomUpVAE(HVAE):
             keys = jax.random.split(ascent_key, top)
 
             def sample(level: int, q: Normal) -> Array:
-                """Draws z_l ~ q, and keeps it for the descent, where its prior is known."""
+                """Draw z_l ~ q, and keep it for the descent, where its prior is known."""
                 # picks are listed top first
                 posteriors[level] = drawn = propose(keys[level - 1], q, picks[-level], name=f"z{level}")
                 return drawn.z

@@ -49,7 +49,7 @@ class Chain(ArticleModel, Protocol):
 
 
 def check_top_prior(model: ArticleModel) -> None:
-    """Raises ValueError if there are both labels and a top prior: with labels, the top prior is learned from y."""
+    """Raise ValueError if there are both labels and a top prior: with labels, the top prior is learned from y."""
     if model.classes and model.top_prior != NormalPrior():
         raise ValueError(
             f"{type(model).__name__}(classes={model.classes}, top_prior={model.top_prior}): with labels the top prior "
@@ -58,7 +58,7 @@ def check_top_prior(model: ArticleModel) -> None:
 
 
 def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
-    """Checks the fields of `Chain`, and the networks that replace the model's own.
+    """Check the fields of `Chain`, and the networks that replace the model's own.
 
     Args:
       heads: the networks that replace the model's heads, under the name of their field.
@@ -81,7 +81,7 @@ def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
 def stem_of(
     model: ArticleModel, replaced: bool, activation: Callable[[Array], Array] = sigmoid_gelu
 ) -> ConvEncoder | None:
-    """Returns the convolutions before the first bottom-up network; None for a dense model.
+    """Return the convolutions before the first bottom-up network; None for a dense model.
 
     Args:
       replaced: whether the user has replaced the first network, which then reads x itself: there is no stem.
@@ -95,7 +95,7 @@ def stem_of(
 def readout_of(
     model: ArticleModel, event: tuple[int, ...] | None, activation: Callable[[Array], Array] = sigmoid_gelu
 ) -> ConvDecoder | Readout:
-    """Returns the last layer, from the decoder's features to the parameters of p(x | z1).
+    """Return the last layer, from the decoder's features to the parameters of p(x | z1).
 
     Args:
       event: shape of one x; None if the variables record it.
@@ -110,7 +110,7 @@ def readout_of(
 def likelihood_of(
     model: ArticleModel, decoder: nn.Module, readout: ConvDecoder | Readout, z: Array, x: Array | None, train: bool
 ) -> LikelihoodRecord:
-    """Returns p(x | z1).
+    """Return p(x | z1).
 
     Args:
       decoder: the network before the readout.
@@ -132,7 +132,7 @@ def likelihood_of(
 def own_network(
     model: Chain, name: str, depth: int, features: int | None = None, last: Callable[[Array], Array] = identity
 ) -> MLP:
-    """Returns a dense network that ends with a linear layer to `features`, or with its last hidden layer for None."""
+    """Return a dense network that ends with a linear layer to `features`, or with its last hidden layer for None."""
     return MLP(
         (model.hidden,) * depth,
         features,
@@ -151,7 +151,7 @@ def network(
     features: int,
     last: Callable[[Array], Array] = identity,
 ) -> nn.Module:
-    """Returns the user's replacement for this level's network, or the model's own."""
+    """Return the user's replacement for this level's network, or the model's own."""
     # replacements are listed top first: the last one is that of level 1
     if replacements and (replacement := replacements[-level]) is not None:
         return replacement
@@ -161,7 +161,7 @@ def network(
 def ascent_of(
     model: Chain, heads: tuple[nn.Module | None, ...], name: str
 ) -> tuple[ConvEncoder | None, dict[int, nn.Module], dict[int, nn.Module]]:
-    """Returns the bottom-up networks: the stem, and by level f_l to the features r_l and the head that reads r_l.
+    """Return the bottom-up networks: the stem, and by level f_l to the features r_l and the head that reads r_l.
 
     Args:
       heads: the user's replacements for the heads, top first; a head returns mean and log variance, `[B, 2 d]`.
@@ -180,7 +180,7 @@ def ascent_of(
 def prior_of(
     model: Chain, ground: Ground, level: int, above: Array | None, label: Array | None, key: Array, train: bool
 ) -> tuple[Latent, Array]:
-    """Returns p(z_level | z above, y), and the key for the level's sample.
+    """Return p(z_level | z above, y), and the key for the level's sample.
 
     At the top, where `above` is None, that is the top prior, or a Gaussian learned from the labels. A network that
     draws (`Drawing`) gets a key that is split off the level's.
@@ -201,5 +201,5 @@ def prior_of(
 
 
 def base_of(prior: Latent, shape: tuple[int, ...]) -> Normal:
-    """Returns the Gaussian that a posterior is an offset from: the prior, or N(0, I) if the prior is not a Gaussian."""
+    """Return the Gaussian that a posterior is an offset from: the prior, or N(0, I) if the prior is not a Gaussian."""
     return prior if isinstance(prior, Normal) else Normal.standard(shape)

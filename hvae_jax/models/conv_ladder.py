@@ -57,7 +57,7 @@ class ConvLadderVAE(HVAE):
       block: settings of the residual blocks.
       halve_first: whether the first convolution, 5x5, downsamples by 2; bilinear upsampling by 2 then precedes the last
         `blocks` residual blocks.
-      merge: how u_l and the top-down path give the posterior. "concat": a 1x1 convolution of both, a residual block, and
+      merge: how u_l and the top-down path give the posterior. "concat": a 1x1 convolution of both, a residual block and
         a 3x3 convolution to mean and log variance. "concat_linear": the same without the block. "precision" and
         "residual": a 3x3 convolution of u_l alone, merged with the prior by `distributions.precision_weighted` or
         `distributions.residual`.
@@ -108,7 +108,7 @@ class ConvLadderVAE(HVAE):
         self.likelihood.outputs(self.image[-1])
 
     def _check_halvings(self) -> None:
-        """Raises ValueError if the halvings do not fit the levels, the blocks or the image."""
+        """Raise ValueError if the halvings do not fit the levels, the blocks or the image."""
         if len(self.image) != 3:
             raise ValueError(f"ConvLadderVAE(image={self.image}): it has to be height, width and channels of one x.")
         if len(self.downsample) != len(self.latents):
@@ -184,7 +184,7 @@ class ConvLadderVAE(HVAE):
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
 
     def _ascend(self, x: Array, keys: Iterator[Array], train: bool) -> dict[int, Array]:
-        """Returns u_1, ..., u_L by level."""
+        """Return u_1, ..., u_L by level."""
         check_image(self, x)
         seen = self.likelihood.as_input(x) if self.scale is None else x / self.scale
         seen = pad_to_multiple(widen(seen), self.multiple)  # zeros, as in the padding of the convolutions

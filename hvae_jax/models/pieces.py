@@ -24,7 +24,7 @@ class ForImages(Protocol):
 
 
 def check_image(model: ForImages, x: Array) -> None:
-    """Raises ValueError unless x is a batch of the model's images, `[B, *model.image]`."""
+    """Raise ValueError unless x is a batch of the model's images, `[B, *model.image]`."""
     if x.shape[1:] != model.image:
         raise ValueError(
             f"x has shape {tuple(x.shape)}, that is examples of {tuple(x.shape[1:])}, but "
@@ -33,7 +33,7 @@ def check_image(model: ForImages, x: Array) -> None:
 
 
 def gaussian(h: Array, head: ScaleHead = _LOG_VAR, clamp: tuple[float, float] | None = None) -> Normal:
-    """Returns the diagonal Gaussian parametrised by a layer's output, in float32 at least.
+    """Return the diagonal Gaussian parametrised by a layer's output, in float32 at least.
 
     Args:
       h: `[..., 2 d]`, the means and then the d numbers that `head` turns into scales.
@@ -47,7 +47,7 @@ def gaussian(h: Array, head: ScaleHead = _LOG_VAR, clamp: tuple[float, float] | 
 def learned_top_prior(
     param: Callable[..., Array], shape: tuple[int, ...], n: int, clamp: tuple[float, float] | None = None
 ) -> Normal:
-    """Returns p(z_L) for n examples, `[n, *shape]`, with a learned mean and log variance for each element.
+    """Return p(z_L) for n examples, `[n, *shape]`, with a learned mean and log variance for each element.
 
     Args:
       param: the `param` method of the model. The parameter "top_prior", `[*shape[:-1], 2 * shape[-1]]`, starts at zero,

@@ -119,7 +119,7 @@ class TopDownVAE(HVAE):
         stem, paths, heads = ascent_of(self, self.delta, "delta")
 
         def ascend(x: Array, train: bool) -> dict[int, Normal]:
-            """Returns (dm_l, d log var_l) by level, from r_1 up to r_L."""
+            """Return (dm_l, d log var_l) by level, from r_1 up to r_L."""
             offsets, r = {}, x if stem is None else run(stem, x, train=train)
             for level in paths:
                 r = run(paths[level], join(r, label), train=train)  # [B, hidden]

@@ -42,7 +42,7 @@ class Drawing(nn.Module):
 
 
 def call(net: nn.Module, *inputs: Any, train: bool, remat: bool = False, key: Array | None = None) -> Any:
-    """Calls `net(*inputs, train=train)`; with `remat` the backward pass recomputes activations instead of storing them.
+    """Call `net(*inputs, train=train)`; with `remat` the backward pass recomputes activations instead of storing them.
 
     With `remat` only the inputs are stored, at the cost of one more forward pass. Parameters, their paths, the
     statistics and the outputs are the same. `net` is any bound module whose `__call__` takes `train`; blocks under a

@@ -23,7 +23,7 @@ NetworkKind = Literal["dense", "conv"]
 
 
 def check_image(event: tuple[int, ...]) -> None:
-    """Raises ValueError unless one x is an image `[H, W, C]` whose height and width can be halved twice."""
+    """Raise ValueError unless one x is an image `[H, W, C]` whose height and width can be halved twice."""
     if len(event) != 3 or event[0] % 4 or event[1] % 4 or min(event) < 1:
         raise ValueError(
             f"The convolutional networks take images [B, H, W, C] with H and W multiples of 4, but x has examples of "
@@ -142,7 +142,7 @@ class ConvDecoder(nn.Module):
         return widen(pixels).reshape(-1, *image, self.parameters) + prepend_axes(bias, 5)
 
     def _finish(self, h: Array, i: int, train: bool) -> Array:
-        """Applies activation and normalisation of layer i."""
+        """Apply activation and normalisation of layer i."""
         h = self.activation(h)
         return BatchNorm(name=f"norm_{i}")(h, train=train) if self.normalise else h
 

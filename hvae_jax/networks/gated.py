@@ -44,13 +44,13 @@ class GatedStyle:
     dtype: ComputeDtype = None
 
     def conv(self, features: int, size: int, stride: int = 1, *, transposed: bool = False, name: str) -> WeightNormConv:
-        """Returns a convolution in this style."""
+        """Return a convolution in this style."""
         return WeightNormConv(
             features, size, stride, transposed, self.scale, self.data_dependent, self.dtype, name=name
         )
 
     def dense(self, features: int, name: str) -> WeightNormDense:
-        """Returns a linear layer in this style."""
+        """Return a linear layer in this style."""
         return WeightNormDense(features, self.scale, self.data_dependent, self.dtype, name=name)
 
 
@@ -61,7 +61,7 @@ def drop(h: Float[Array, "..."], key: Key[Array, ""], probability: float) -> Flo
 
 
 def shortcut(x: Maps, rows: int, channels: int) -> Num[Array, "batch rows2 columns2 channels2"] | None:
-    """Returns x with that height and number of channels, or None if x has fewer of either.
+    """Return x with that height and number of channels, or None if x has fewer of either.
 
     Only the first channels are kept. Pixels are averaged over 3x3, zeros beyond the edges included.
     """
@@ -141,7 +141,7 @@ class GatedRun(nn.Module):
     def __call__(
         self, x: Maps, skips: tuple[Array, ...] | None, key: Key[Array, ""], *, train: bool
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Returns the last output and the queue. If `skips` is None, no block has an auxiliary input."""
+        """Return the last output and the queue. If `skips` is None, no block has an auxiliary input."""
         queue = list(skips or ())
         for i, block in enumerate(self.blocks):
             # if the queue is shorter than the run, later blocks take outputs of this run

@@ -30,7 +30,7 @@ Layers = tuple[tuple[Array, Array], ...]
 
 
 def check_order(owner: str, channels: int, hidden: Sequence[int], size: int = 3) -> None:
-    """Raises ValueError, naming `owner`, unless hidden layers of these widths can keep the order of the channels."""
+    """Raise ValueError, naming `owner`, unless hidden layers of these widths can keep the order of the channels."""
     if not hidden or min(hidden) < 1 or channels < 1:
         raise ValueError(
             f"{owner}: {channels} channels and hidden layers of {tuple(hidden)}, but at least one layer is needed, and "
@@ -116,7 +116,7 @@ class MaskedLayers(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w channels"], context: Float[Array, "b h w width"] | None) -> Layers:
-        """Kernels and biases. Initial gains and biases depend on the values of z and context; later only shapes matter."""
+        """Kernels and biases. Their initial values depend on those of z and context; later only shapes matter."""
         channels = z.shape[-1]
         check_order("MaskedLayers", channels, self.hidden, self.size)
         widths = [degrees(width, channels) for width in self.hidden]

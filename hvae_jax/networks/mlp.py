@@ -202,7 +202,7 @@ class Readout(nn.Module):
         event: tuple[int, ...] | None,
         start: Callable[[], Array | None] = lambda: None,
     ) -> Float[Array, "batch ..."]:
-        """Maps `h` to `[batch, *event, parameters]`; `event` may be None once there are variables.
+        """Map `h` to `[batch, *event, parameters]`; `event` may be None once there are variables.
 
         Args:
           start: returns the initial biases `[*event, parameters]`, or None for the initialiser's; called at
@@ -256,7 +256,7 @@ def sets(event: tuple[int, ...], channels: int) -> tuple[int, ...]:
 
 
 def check_event(event: tuple[int, ...] | None, x: Array) -> None:
-    """Raises ValueError if x does not have the shape that the variables were initialised for."""
+    """Raise ValueError if x does not have the shape that the variables were initialised for."""
     if event is not None and x.shape[1:] != event:
         raise ValueError(
             f"x has shape {tuple(x.shape)}, that is examples of {tuple(x.shape[1:])}, but these variables were "

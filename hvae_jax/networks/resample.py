@@ -109,7 +109,7 @@ def _phases(size: int, stride: int, before: int) -> list[tuple[slice, tuple[int,
 
 
 def double_bilinear(x: Float[Array, "batch rows columns channels"]) -> Float[Array, "batch rows2 columns2 channels"]:
-    """Doubles height and width: out[2i] = x[i-1]/4 + 3 x[i]/4, out[2i+1] = 3 x[i]/4 + x[i+1]/4, edges repeated.
+    """Double height and width: out[2i] = x[i-1]/4 + 3 x[i]/4, out[2i+1] = 3 x[i]/4 + x[i+1]/4, edges repeated.
 
     Bilinear interpolation with half-pixel centres, PyTorch's `align_corners=False`.
     """
@@ -125,7 +125,7 @@ def double_bilinear(x: Float[Array, "batch rows columns channels"]) -> Float[Arr
 
 
 def enlarge(x: Num[Array, "batch rows columns channels"], factor: int) -> Num[Array, "batch rows2 columns2 channels"]:
-    """Multiplies height and width by `factor`: nearest-neighbour upsampling, each pixel factor^2 times.
+    """Multiply height and width by `factor`: nearest-neighbour upsampling, each pixel factor^2 times.
 
     Followed by a convolution it leaves no checkerboard artifacts, unlike a strided transposed convolution.
     Source: Odena et al. (2016), "Deconvolution and Checkerboard Artifacts".
@@ -150,13 +150,13 @@ def padded_size(size: int, multiple: int) -> int:
 
 
 def pad_to_multiple(x: Num[Array, "batch rows columns channels"], multiple: int) -> Num[Array, "batch ..."]:
-    """Pads feature maps with zeros up to the next multiple: half of them (rounded down) before, the rest after."""
+    """Pad feature maps with zeros up to the next multiple: half of them (rounded down) before, the rest after."""
     widths = [(total // 2, total - total // 2) for total in (-x.shape[1] % multiple, -x.shape[2] % multiple)]
     return jnp.pad(x, ((0, 0), *widths, (0, 0)))
 
 
 def crop_to(x: Num[Array, "batch rows columns channels"], rows: int, columns: int) -> Num[Array, "batch ..."]:
-    """Crops feature maps to their middle, the inverse of `pad_to_multiple`.
+    """Crop feature maps to their middle, the inverse of `pad_to_multiple`.
 
     Raises ValueError if they are smaller.
     """

@@ -61,7 +61,7 @@ class BlockStyle:
 def gate(
     h: Float[Array, "batch rows columns both"], activation: Callable[[Array], Array]
 ) -> Float[Array, "batch rows columns half"]:
-    """Returns a(v) sigmoid(g), where v and g are the first and the second half of h's channels."""
+    """Return a(v) sigmoid(g), where v and g are the first and the second half of h's channels."""
     value, opening = jnp.split(h, 2, axis=-1)
     return activation(value) * jax.nn.sigmoid(opening)
 
@@ -137,7 +137,7 @@ class ResidualRun(nn.Module):
 
 
 class Merge(nn.Module):
-    """Merges two sets of feature maps: concatenation, a 1x1 convolution to the second's channels, a block.
+    """Merge two sets of feature maps: concatenation, a 1x1 convolution to the second's channels, a block.
 
     Attributes:
       style: settings of the block, which is gated in any case; None leaves the block out.

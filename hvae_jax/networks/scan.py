@@ -15,7 +15,7 @@ def scanned(
     unroll: int = 1,
     remat: bool = False,
 ) -> Any:
-    """Returns a module class that applies `length` equal blocks one after the other, `h = block_i(h, inputs_i)`.
+    """Return a module class that applies `length` equal blocks one after the other, `h = block_i(h, inputs_i)`.
 
     Every collection (parameters, batch statistics, whatever else the blocks keep) is stacked, `[length, ...]`, so that
     compile time is that of one block. The block's `__call__` takes the carry and then `len(in_axes)` inputs, by

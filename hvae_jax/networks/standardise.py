@@ -11,7 +11,7 @@ from hvae_jax.networks.resample import TransposedConv
 
 
 def standardised(std: float = 0.1) -> Callable[..., Any]:
-    """Returns an interceptor for `nn.intercept_methods` around the forward pass that initialises a model.
+    """Return an interceptor for `nn.intercept_methods` around the forward pass that initialises a model.
 
     Every convolution is rescaled so that each channel of its output has mean 0 and standard deviation `std` over
     examples and pixels. With y the output and m, s a channel's mean and standard deviation,

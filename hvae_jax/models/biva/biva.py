@@ -158,7 +158,7 @@ class BIVA(HVAE):
     def _ascend(
         self, x: Array, nets: Skeleton, key: Array, pick: dict[str, Pick]
     ) -> tuple[dict[str, Normal | Drawn], dict[int, Array]]:
-        """Returns the posteriors of z_S and, with samples, of every z_l^bu, and the feature maps for every z_l^td."""
+        """Return the posteriors of z_S and, with samples, of every z_l^bu, and the feature maps for every z_l^td."""
         posteriors: dict[str, Normal | Drawn] = {}
         features: dict[int, Array] = {}
         bu = td = nets.framed(x)

@@ -104,7 +104,7 @@ class GatedLadderVAE(HVAE):
     def _ascend(
         self, x: Array, nets: Skeleton, key: Array, picks: tuple[Pick, ...]
     ) -> tuple[dict[int, Array], dict[int, Normal | Drawn]]:
-        """Returns each stage's feature maps and, bottom-up only, its posterior, with a sample below the top."""
+        """Return each stage's feature maps and, bottom-up only, its posterior, with a sample below the top."""
         features: dict[int, Array] = {}
         drawn: dict[int, Normal | Drawn] = {}
         h = nets.framed(x)

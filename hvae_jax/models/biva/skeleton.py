@@ -50,7 +50,7 @@ class GatedModel(Protocol):
 
 
 def check_gated(model: GatedModel) -> None:
-    """Checks the fields of `GatedModel`.
+    """Check the fields of `GatedModel`.
 
     Raises ValueError if the stages do not fit the image, a dropout probability is outside [0, 1), or the likelihood
     does not take the image's channels.

@@ -42,7 +42,7 @@ class Stage:
 
 
 def sides(image: tuple[int, ...], pad: int, stages: tuple[Stage, ...]) -> tuple[tuple[int, int], ...]:
-    """Returns height and width of each stage's feature maps, top first as the stages are."""
+    """Return height and width of each stage's feature maps, top first as the stages are."""
     rows, columns = (side + 2 * pad for side in image[:2])
     found: list[tuple[int, int]] = []
     for stage in reversed(stages):  # from x up
@@ -53,7 +53,7 @@ def sides(image: tuple[int, ...], pad: int, stages: tuple[Stage, ...]) -> tuple[
 
 
 def check_stages(owner: str, image: tuple[int, ...], pad: int, stages: tuple[Stage, ...]) -> None:
-    """Checks that the stages fit the image.
+    """Check that the stages fit the image.
 
     Raises ValueError, naming `owner`, if there are no stages, image is not three positive numbers, pad is negative, or
     a stride does not divide the resolution of its block's input.

@@ -39,7 +39,7 @@ class VampPrior(TopPrior):
         check_sizes(self, "pseudo_inputs")
 
     def __call__(self, ground: Ground) -> NormalMixture:
-        """Returns the mixture; parameter `pseudo_inputs`, `[K, *event]`."""
+        """Return the mixture; parameter `pseudo_inputs`, `[K, *event]`."""
         u = self._inputs(ground)
         if ground.value_range is not None:
             u = hard_clamp(u, *ground.value_range)

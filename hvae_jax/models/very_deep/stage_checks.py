@@ -1,4 +1,4 @@
-"""Checks that the stages of a very deep VAE fit together, for all families.
+"""Check that the stages of a very deep VAE fit together, for all families.
 
 Checks for one family, such as how widths may change, stand beside its model.
 """

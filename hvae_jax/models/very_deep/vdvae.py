@@ -225,7 +225,7 @@ class VDVAE(HVAE):
 
 
 def _check_widths(model: VDVAE) -> None:
-    """Check that pools only add channels and unpools only crop them, else raise ValueError: they have no parameters."""
+    """Raise ValueError unless pools only add channels and unpools only crop them: they have no parameters."""
     for i, (before, stage) in enumerate(itertools.pairwise(model.ups), start=1):
         if stage.width < before.width:
             raise ValueError(
