@@ -39,7 +39,7 @@ each_model = pytest.mark.parametrize("name", MODELS)
 
 @functools.cache
 def variables(name: str) -> dict[str, Any]:
-    """A model's, made for X, and moved far enough that pseudo-inputs make a difference and statistics are not fresh."""
+    """Variables of a model for X, moved so far that pseudo-inputs differ and statistics are not fresh."""
     made = jax.jit(MODELS[name].init)(KEY, X, KEY)
     moved = jax.tree.map(lambda leaf: 1.3 * leaf + 0.2, made["batch_stats"])
     return {"params": jitter(made["params"], scale=0.4), "batch_stats": moved}
@@ -47,7 +47,7 @@ def variables(name: str) -> dict[str, Any]:
 
 @functools.cache
 def passes(name: str) -> dict[str, Trace]:
-    """Passes of a model, compiled at once: of X in evaluation, in training and after it, and two that decode."""
+    """Passes of a model, compiled at once: on X in evaluation, in training and after it, and two that decode."""
     model = MODELS[name]
 
     def all_of(made: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def log_mixture(weights: np.ndarray, means: np.ndarray, stds: np.ndarray, z: np.
 
 
 def mixture(*event: int) -> NormalMixture:
-    """K Gaussians over z of that shape, for a batch of 8, each example's own."""
+    """K Gaussians over z of that shape, different for each of 8 examples."""
     rng = np.random.default_rng(0)
     mean, log_std = rng.normal(size=(8, K, *event)), 0.5 * rng.normal(size=(8, K, *event))
     logits = jnp.asarray(rng.normal(size=(8, K)), jnp.float32)
@@ -86,7 +86,7 @@ def mixture(*event: int) -> NormalMixture:
 
 @pytest.mark.parametrize("event", [(1,), (3,), (2, 2, 3)], ids=str)
 def test_a_mixture_is_scipys(event: tuple[int, ...]) -> None:
-    """Density, mean, and the component's mean where the density is highest; latents may be maps."""
+    """Density, mean and mode (the component's mean of highest density) agree with SciPy; latents may be maps."""
     p = mixture(*event)
     z = np.random.default_rng(1).normal(size=(8, *event)).astype(np.float32)
     weights = special.softmax(np.asarray(p.logits, np.float64), axis=-1)
@@ -101,7 +101,7 @@ def test_a_mixture_is_scipys(event: tuple[int, ...]) -> None:
 
 
 def test_samples_of_a_mixture() -> None:
-    """Mean and covariance of 40,000 draws within 4.5 standard errors; at temperature 0 the mode, whatever the key."""
+    """40,000 draws have the right mean and covariance within 4.5 standard errors; at temperature 0 all are the mode."""
     p = mixture(2)
     draws = np.asarray(jax.jit(jax.vmap(p.sample))(jax.random.split(KEY, 40_000)), np.float64)  # [S, B, d]
     weights = special.softmax(np.asarray(p.logits, np.float64), axis=-1)
@@ -117,7 +117,7 @@ def test_samples_of_a_mixture() -> None:
 
 
 def test_the_mixture_prior() -> None:
-    """Of the model's own parameters; its log variances are clamped; it starts with equal weights and unit variances."""
+    """The prior is made of the model's parameters, log variances clamped; weights start equal, variances at 1."""
     prior = MixturePrior(3, spread=0.5, clamp=(-0.1, 0.1))
     model = TopDownVAE(latents=(2, 3), hidden=5, likelihood=Categorical(4), top_prior=prior)
     made = jax.jit(model.init)(KEY, X, KEY)
@@ -153,7 +153,7 @@ def test_the_vamp_prior_is_the_mean_of_posteriors(name: str) -> None:
     """log p(z_L) = log 1/K sum_k q(z_L | u_k), and the level's rate is log q - log p at the sample."""
     q, top = posteriors_by_hand(name), passes(name)["plain"].levels[0]
     expected = log_mixture(np.full(K, 1 / K), np.asarray(q.mean), np.asarray(q.std), np.asarray(top.z))
-    assert np.ptp(np.asarray(q.mean), axis=0).min() > 0.05  # pseudo-inputs that differ have posteriors that do
+    assert np.ptp(np.asarray(q.mean), axis=0).min() > 0.05  # posteriors of different pseudo-inputs differ
     np.testing.assert_allclose(top.log_p, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(top.rate, top.log_q - top.log_p, rtol=1e-5, atol=1e-6)
 
@@ -179,7 +179,7 @@ def test_decoding_needs_no_x(name: str) -> None:
 
 @each_model
 def test_pseudo_inputs_are_no_part_of_the_batch(name: str) -> None:
-    """Statistics move as they do under N(0, I), and those that run, not the batch's, normalise the pseudo-inputs."""
+    """Running statistics change as under N(0, I), and normalise pseudo-inputs in training too."""
     found, made = passes(name), variables(name)
     plain = MODELS[name].clone(top_prior=NormalPrior())
     params = {path: leaf for path, leaf in made["params"].items() if path != "pseudo_inputs"}
@@ -199,7 +199,7 @@ def statistics(made: dict[str, Any]) -> dict[str, Any]:
 
 @each_model
 def test_the_gradient_reaches_pseudo_inputs(name: str) -> None:
-    """That of log p(z_L) is what moving them does, and 0 where they lie outside the range of x."""
+    """The gradient of log p(z_L) equals finite differences, and is 0 where pseudo-inputs lie outside the range of x."""
     model, made = MODELS[name], variables(name)
     u = jnp.asarray(np.random.default_rng(2).uniform(0.5, 2.5, (K, 2, 3)), jnp.float32)
     u = u.at[0, 0, 0].set(-0.5).at[1, 1, 2].set(3.5)
@@ -224,7 +224,7 @@ def test_the_gradient_reaches_pseudo_inputs(name: str) -> None:
 
 @each_model
 def test_pseudo_inputs_start_as_examples(name: str) -> None:
-    """In turn, with noise of 1/100 of the range of x: of 20 on a batch of 8, the ninth is the first again."""
+    """They are the examples in turn, plus noise of 1/100 of the range of x: on a batch of 8 the ninth is the first."""
     model = MODELS[name].clone(top_prior=VampPrior(20))
     u = jax.jit(model.init)(KEY, X, KEY)["params"]["pseudo_inputs"]
     assert u.shape == (20, 2, 3) and u.dtype == jnp.float32
@@ -234,7 +234,7 @@ def test_pseudo_inputs_start_as_examples(name: str) -> None:
 
 
 def test_pseudo_inputs_of_unbounded_data() -> None:
-    """Where the likelihood knows no range nothing is clipped."""
+    """If the likelihood has no range, nothing is clipped."""
     model = VAE(latents=2, hidden=5, likelihood=Gaussian(), top_prior=VampPrior(K))
     made = jax.jit(model.init)(KEY, 100.0 * jnp.ones((8, 3)), KEY)
     moved = jax.tree.map(lambda leaf: leaf, made)
@@ -275,14 +275,14 @@ def test_the_vae_keeps_the_contract(promise: Any) -> None:
 @pytest.mark.parametrize("model", [VAE, TopDownVAE, BottomUpVAE])
 @pytest.mark.parametrize("prior", [VampPrior(3), MixturePrior(3)], ids=["vamp", "mixture"])
 def test_labels_beside_a_top_prior_are_refused(model: type[HVAE], prior: Any) -> None:
-    """With labels the top prior is learned from them: one of the two."""
+    """Labels and a top prior exclude each other: with labels the top prior is learned from them."""
     with pytest.raises(ValueError, match=rf"{model.__name__}\(classes=3, top_prior=.*only one of the two"):
         model(classes=3, top_prior=prior)
     model(classes=3, top_prior=NormalPrior())
 
 
 def test_what_needs_a_closed_kl_refuses_a_mixture() -> None:
-    """By the level's name."""
+    """The error names the level."""
     model, made = MODELS["top_down"], variables("top_down")
 
     def forward(variables: Any, x: jax.Array, key: jax.Array, **choices: Any) -> tuple[Trace, Any]:
@@ -303,7 +303,7 @@ def test_what_needs_a_closed_kl_refuses_a_mixture() -> None:
     ids=["vamp", "components", "spread", "infinite"],
 )
 def test_settings_that_cannot_be(make: Any, said: str) -> None:
-    """Refused when the prior is made."""
+    """Errors come at construction."""
     with pytest.raises(ValueError, match=said):
         make()
 
