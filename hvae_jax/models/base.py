@@ -49,6 +49,7 @@ class HVAE(nn.Module):
                 raise ValueError(
                     f"{type(self).__name__}({field.name}={bounds}): it has to be a lower bound and then a higher one."
                 )
+        # a single class would carry no information
         if self.classes < 0 or self.classes == 1:
             raise ValueError(f"{type(self).__name__}(classes={self.classes}): 0 for no labels, or 2 or more.")
 
@@ -144,6 +145,7 @@ class HVAE(nn.Module):
         temperature: ArrayLike = 1.0,
     ) -> Array:
         """Generate n new x: latents as in `decode`, then a sample of p(x | z)."""
+        # a key of its own for x, so that latents and x are independent draws
         key_latents, key_x = jax.random.split(fused(key))
         trace = self.decode(key_latents, n, y=y, latents=latents, noise=noise, temperature=temperature)
         return trace.x_dist.sample(key_x)

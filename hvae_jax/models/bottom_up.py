@@ -150,6 +150,7 @@ class BottomUpVAE(HVAE):
             r1, q = infer(1, x if stem is None else run(stem, x, train=train))
             for level in range(1, top):
                 z = pass_on(level, q)
+                # [B, latents of level l + hidden], or z_l alone
                 v = jnp.concatenate([z, r1], axis=-1) if self.posteriors_see_x else z
                 _, q = infer(level + 1, v)
             return q
@@ -177,6 +178,7 @@ class BottomUpVAE(HVAE):
         for level, level_key, pick in zip(range(top, 0, -1), jax.random.split(descent_key, top), picks, strict=True):
             above = levels[-1].z if levels else None
             prior, level_key = prior_of(self, ground, level, above, label, level_key, train)
+            # the top has its posterior alone; the levels below have a sample of theirs already
             levels.append(draw(level_key, prior, posteriors.get(level), pick, name=f"z{level}"))
 
         decoder = self.decoder or own_network(self, "px", self.depth + 1)

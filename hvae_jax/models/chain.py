@@ -70,6 +70,7 @@ def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
     check_top_prior(model)
     for name, networks in {"bottom_up": model.bottom_up, **heads, "prior": model.prior}.items():
         levels = len(model.latents)
+        # p(z_L) is the top prior: it has no network that reads a latent above
         count = levels - 1 if name == "prior" else levels
         if len(networks) not in (0, count):
             raise ValueError(
@@ -119,6 +120,7 @@ def likelihood_of(
         marginals.
     """
     h = call(decoder, z, train=train, remat=model.remat)  # [B, F]
+    # the biases of a convolutional readout keep their initialiser even under "glorot"
     if isinstance(readout, ConvDecoder):
         return model.likelihood(widen(call(readout, h, train=train, remat=model.remat)))
 

@@ -190,6 +190,7 @@ class ConvLadderVAE(HVAE):
         seen = pad_to_multiple(widen(seen), self.multiple)  # zeros, as in the padding of the convolutions
         stride = 2 if self.halve_first else 1
         h = self.block.activation(Conv(self.channels, stride, self.dtype, 5, name="stem")(seen))
+        # as in the code, the block after the first convolution has no gate
         ungated = ResidualBlock(dataclasses.replace(self.block, gated=False), self.dtype, name="stem_block")
         h = call(ungated, h, next(keys), train=train, remat=self.remat)
         ups = {}
@@ -215,6 +216,7 @@ class ConvLadderVAE(HVAE):
             merge = Merge(self.block if self.merge == "concat" else None, self.dtype, name=f"merge{level}")
             up = call(merge, up, h, next(keys), train=train, remat=self.remat)
         evidence = self._normal(f"q{level}", self.latents[-level], up)
+        # a concatenation has merged the paths already, and at the top there is nothing to merge
         if concat or h is None:
             return evidence
         return precision_weighted(prior, evidence) if self.merge == "precision" else residual(prior, evidence)

@@ -139,6 +139,7 @@ class LadderVAE(HVAE):
             above = levels[-1].z if levels else None
             prior = self._prior("", level, sizes[level], above, n, train)
             posterior = evidence.get(level)  # None without x
+            # at the top the evidence alone is the posterior
             if posterior is not None and above is not None:
                 merged = prior if self.share else self._prior("q_", level, sizes[level], above, n, train)
                 merge = precision_weighted if self.merge == "precision" else residual

@@ -118,6 +118,7 @@ class DescentBlock(nn.Module):
                 flow = InverseAutoregressive(*self.flow, name="flow")(base.sample(propose_key), context + evidence[1])
                 posterior = propose(propose_key, base, pick, flow)
         level = draw(draw_key, prior, posterior, pick, side=h.shape[1])
+        # z joins the features in their dtype; Gaussians and z are float32 at least
         v = nn.elu(jnp.concatenate([level.z.astype(v.dtype), v], axis=-1))
         stride = 2 if self.enlarge else 1
         v = WeightNormConv(width, stride=stride, transposed=self.enlarge, name="second")(v)
@@ -222,6 +223,7 @@ class ResNetVAE(HVAE):
         runs, edges = ({}, {}) if x is None else self._ascend(x)
 
         top = self.param("top", nn.initializers.zeros, (self.width,), jnp.float32)
+        # [n, h, w, width]: the same vector at all positions of the coarsest feature maps
         h = jnp.broadcast_to(top[None, None, None], (n, self._sides[0], self.image[1] // 2**resolutions, self.width))
         keys, levels, at = jax.random.split(key, self.num_levels), [], 0
         # at each resolution the run of blocks that keep it, then the edge, which doubles it
@@ -256,6 +258,7 @@ class ResNetVAE(HVAE):
         for r in reversed(range(len(self.blocks))):
             plain, settings, name = self._plain[r], (self.latents[r], self._context), f"up{self._sides[r]}"
             if r < len(self.blocks) - 1:
+                # true if the coarsest resolution has no block but this one
                 is_last = r == 0 and not plain
                 edge = once(AscentBlock, self.remat)(*settings, halve=True, last=is_last, name=f"{name}_edge")
                 h, edges[r] = edge(h)
@@ -270,6 +273,7 @@ class ResNetVAE(HVAE):
                 _, one = once(AscentBlock, self.remat)(*settings, last=True, name=f"{name}_top")(h)
                 found.insert(0, jax.tree.map(lambda leaf: leaf[None], one))
             if found:
+                # [plain, B, H, W, C], in the order of the descent
                 runs[r] = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
         return runs, edges
 

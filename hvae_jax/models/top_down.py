@@ -121,6 +121,7 @@ class TopDownVAE(HVAE):
         def ascend(x: Array, train: bool) -> dict[int, Normal]:
             """Return (dm_l, d log var_l) by level, from r_1 up to r_L."""
             offsets, r = {}, x if stem is None else run(stem, x, train=train)
+            # paths are ordered from level 1 up
             for level in paths:
                 r = run(paths[level], join(r, label), train=train)  # [B, hidden]
                 offsets[level] = gaussian(run(heads[level], join(r, label), train=train), clamp=self.clamp)
@@ -138,6 +139,7 @@ class TopDownVAE(HVAE):
         for level, level_key, pick in zip(sizes, jax.random.split(key, top), picks, strict=True):
             above = levels[-1].z if levels else None
             prior, level_key = prior_of(self, ground, level, above, label, level_key, train)
+            # an offset from the prior of this very pass, so that q shares the generative path
             posterior = residual(base_of(prior, (n, sizes[level])), offsets[level]) if offsets else None
             levels.append(draw(level_key, prior, posterior, pick, name=f"z{level}"))
 

@@ -120,6 +120,7 @@ class VAE(HVAE):
             seen = join(x if stem is None else run(stem, x, train=train), label)
             return gaussian(run(encoder, seen, train=train), clamp=self.clamp)
 
+        # without x, `draw` takes z from the prior
         posterior = None
         if x is not None:
             check_event(readout.event(), x)
@@ -129,6 +130,7 @@ class VAE(HVAE):
             learned = run(self._mlp("prior1", 2 * self.latents), label, train=train)
             prior = gaussian(learned, clamp=self.prior_clamp)
         else:
+            # in evaluation mode: pseudo-inputs of a top prior are no part of the batch
             event, bounds = (self.latents,), self.likelihood.value_range
             prior = self.top_prior(Ground(self, n, event, lambda u: encode(u, False), x, bounds))
         level = draw(key, prior, posterior, picks[0], name="z1")

@@ -131,6 +131,7 @@ class ConvDecoder(nn.Module):
         if self.dtype is not None:
             h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
         product = jnp.tensordot(h, kernel, 1)
+        # [B, H/4, W/4, 2 * width], then [B, H/2, W/2, width]
         h = self._finish((widen(product) + bias[None]).astype(product.dtype), 0, train)
         h = self._finish(Conv(self.width, dtype=self.dtype, name="conv")(enlarge(h, 2)), 1, train)
 

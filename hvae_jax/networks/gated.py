@@ -114,6 +114,7 @@ class GatedBlock(nn.Module):
         """The convolution that takes an auxiliary input of height `theirs` to x's height, `ours`."""
         if theirs == ours:
             return self.style.conv(self.features, 1, name="aux")
+        # strided down from a larger auxiliary input, transposed up from a smaller one
         ratio, transposed = max(theirs, ours) // min(theirs, ours), theirs < ours
         return self.style.conv(self.features, self.size, ratio, transposed=transposed, name="aux")
 

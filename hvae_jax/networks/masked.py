@@ -120,6 +120,7 @@ class MaskedLayers(nn.Module):
         channels = z.shape[-1]
         check_order("MaskedLayers", channels, self.hidden, self.size)
         widths = [degrees(width, channels) for width in self.hidden]
+        # each head has one output per channel, in the order of the channels
         outputs = [*widths, np.tile(np.arange(channels), self.heads)]
         layers: list[tuple[Array, Array]] = []
         h, below = z, np.arange(channels)

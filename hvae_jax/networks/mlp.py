@@ -92,6 +92,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         dtype, x = x.dtype, widen(x)
         if not train:
+            # running statistics are constants here: one product and one sum per element
             gain = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             y = x * prepend_axes(gain, x.ndim) + prepend_axes(bias - running_mean.value * gain, x.ndim)
             return y.astype(dtype)

@@ -40,6 +40,7 @@ def first_gain_and_bias(
     """
     axes = tuple(range(outputs.ndim - 1))
     mean, var = outputs.mean(axes), outputs.var(axes)
+    # relative to the mean, whose rounding alone gives a variance
     varies = var > 1e-10 * (1.0 + jnp.square(mean))
     gain = scale * jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, var, 1.0)), 1.0)
     return gain, -mean * gain

@@ -166,6 +166,7 @@ class BIVA(HVAE):
         top = len(self.stages)
         for stage, stage_key in enumerate(jax.random.split(key, top), start=1):
             bu = nets.up(f"up{stage}_bu", stage, bu, below if self.skip else None)
+            # the second path reads bu before z_l^bu is drawn from it
             features[stage] = td = nets.up(f"up{stage}_td", stage, td, bu)
             below = jnp.concatenate([bu, td], axis=-1)  # [B, h, w, 2 C]
             if stage < top:

@@ -80,6 +80,7 @@ class Skeleton:
     train: bool
 
     def __post_init__(self) -> None:
+        # one counter for all networks, so that the order of the calls decides which key each gets
         self._keys: Iterator[Array] = (jax.random.fold_in(self.key, i) for i in itertools.count())
 
     def framed(self, x: Array) -> Array:
@@ -130,6 +131,7 @@ class Skeleton:
         place = () if top.kernel is None else sides(model.image, model.pad, model.stages)[0]
         if not model.learn_top_prior:
             return Normal.standard((n, *place, top.latents))
+        # not clamped: `clamp` bounds the log variances that layers give
         return learned_top_prior(model.param, (*place, top.latents), n)
 
     def level(self, key: Array, prior: Normal, posterior: Normal | Drawn | None, pick: Pick, name: str) -> Level:

@@ -266,6 +266,7 @@ def _check_chain(model: EfficientVDVAE) -> None:
         )
     for i, stage in enumerate(model.downs):
         previous = model.downs[i - 1].side if i else stage.mixes_in
+        # a stage mixes in the state before it if the side changes, and nothing if it stays
         if stage.mixes_in != (None if stage.side == previous else previous):
             raise ValueError(
                 f"{name_down(model, i)}, comes after side {previous}: mixes_in has to be that side, or None to stay "
@@ -280,6 +281,7 @@ def _check_taps(model: EfficientVDVAE) -> None:
     """
     taps = [(stage.side, stage.skip) for stage in model.ups if stage.skip for _ in range(stage.blocks)]
     counts = [1 if stage.shared else stage.blocks for stage in model.downs]
+    # the last tap of the bottom-up path is the first to be read
     made = [side for side, _ in reversed(taps)]
     read = [stage.side for stage, count in zip(model.downs, counts, strict=True) for _ in range(count)]
     if made != read:

@@ -164,6 +164,7 @@ def _published(
     above: list[Up] = []
     for (side, plain, tapped), following in itertools.zip_longest(ups, ups[1:]):
         width, middle = widths[side]
+        # a pool leads to the next side; the last stage of a side has it
         pool = 1 if following is None else side // following[0]
         above += [Up(side, plain, width, middle=middle)] if plain else []
         above.append(Up(side, tapped, width, pool, middle, skip=width))
@@ -176,6 +177,7 @@ def _published(
             # A single block counts as sharing its tap, as in `efficient_levels`: imports then equal their preset.
             blocks, shared = (run, run == 1) if isinstance(run, int) else (run[0], True)
             below.append(Down(side, blocks, width, mixes_in, latents, middle, shared=shared))
+    # lower bound of the log scales in the published settings
     floor = -14.0 if values == 32 else -250.0
     mixture = LogisticMixture(
         values=values,

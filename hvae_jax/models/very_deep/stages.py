@@ -91,6 +91,7 @@ def _between(stage: Up | Down) -> int:
 
 
 def _kernel(stage: Up | Down) -> int:
+    # on 2x2 and 1x1 feature maps a 3x3 kernel would see mostly padding
     return (3 if stage.side > 2 else 1) if stage.size is None else stage.size
 
 
