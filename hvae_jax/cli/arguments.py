@@ -11,5 +11,5 @@ Import = Annotated[tuple[str, ...], tyro.conf.arg(name="import")]
 
 
 def columns(n: int) -> int:
-    """The number of columns of a grid of n images that is about as wide as it is high."""
+    """Number of columns of a grid of n pictures that is about as wide as it is high."""
     return max(1, int(np.ceil(np.sqrt(n))))

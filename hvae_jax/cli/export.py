@@ -27,5 +27,5 @@ class Export:
     import_: Import = ()
 
     def __call__(self) -> None:
-        """Carries it out."""
+        """Write the file and print its path."""
         print(exchange.export(self.run, self.file, self.overwrite, self.import_))

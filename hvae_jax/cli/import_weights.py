@@ -1,4 +1,4 @@
-"""`hvae import CODE FILE`: weights from outside as a run folder."""
+"""`hvae import CODE FILE`: a run folder from published weights or an exported file."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from hvae_jax.experiment import exchange, tables
 
 @dataclasses.dataclass(frozen=True)
 class PublishedFile:
-    """What the commands of all public codes take.
+    """Arguments that the commands of all public codes share.
 
     Attributes:
       file: a PyTorch file, a .safetensors, an .npz of arrays by name, or a Flax checkpoint.
@@ -45,7 +45,7 @@ class ImportPublished:
 
     Attributes:
       converter: the code.
-      given: what the commands of all codes take.
+      given: arguments that the commands of all codes share.
       options: an instance of `converter.options`.
     """
 
@@ -54,7 +54,7 @@ class ImportPublished:
     options: Any
 
     def __call__(self) -> None:
-        """Carries it out."""
+        """Make the run folder and print a summary."""
         others = {name: value for name, value in vars(self.given).items() if name not in ("file", "preset")}
         folder = exchange.import_published(self.converter, self.given.file, self.given.preset, self.options, **others)
         print(exchange.import_summary(tables.read(folder / "result.json"), folder))
@@ -77,7 +77,7 @@ class ImportOwn:
     import_: Import = ()
 
     def __call__(self) -> None:
-        """Carries it out."""
+        """Make the run folder and print a summary."""
         folder = exchange.import_own(self.file, self.folder, self.overwrite, self.import_)
         print(exchange.import_summary(tables.read(folder / "result.json"), folder))
 
@@ -126,5 +126,5 @@ class ImportWeights:
     code: Annotated[Any, tyro.conf.arg(name="", constructor=cast(Any, Union)[tuple(_COMMANDS)])]
 
     def __call__(self) -> None:
-        """Carries it out."""
+        """Run the subcommand."""
         self.code()

@@ -29,7 +29,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses the command line and runs the command.
+    """Parse the command line and runs the command.
 
     Exit codes: 0 for success, 1 for an error, whose message is printed, 2 for arguments that do not parse.
     """

@@ -1,4 +1,4 @@
-"""Weights of public codes as our models and variables."""
+"""Converters of weights of public codes to models and variables of this library."""
 
 from hvae_jax.convert.codes import CONVERTERS as CONVERTERS
 from hvae_jax.convert.codes import converter_of as converter_of

@@ -4,9 +4,9 @@ The configuration is read off the names and shapes in its `state_dict()`: levels
 batch norms, dropout, the order of the layers in a residual block, and the merge of the bottom-up and top-down paths.
 Its layer 0 is z1, the level next to x.
 
-That code computes its Bernoulli log-likelihood from p instead of the logit: log(1 - p) has the rounding of p, which is
-1 from a logit of 17 in float32 and of 37 in float64, and is cut off at -100. `Bernoulli(form="of_p")`, which the
-converter sets, does the same; training goes better with the exact form.
+That code computes its Bernoulli log-likelihood from p instead of the logit: log(1 - p) inherits the rounding of p,
+which is 1 from a logit of 17 in float32 and of 37 in float64, and is bounded below by -100. `Bernoulli(form="of_p")`,
+which the converter sets, does the same; training goes better with the exact form.
 """
 
 import collections
@@ -83,13 +83,13 @@ PRESETS: dict[str, Preset] = {
 
 @dataclasses.dataclass(frozen=True)
 class AddttOptions:
-    """Settings of that code that no weight tells. None takes the preset's, or without a preset that code's default.
+    """Settings that weights do not determine. None takes the preset's, or without a preset the public code's default.
 
     Attributes:
       image: height and width of x; needed without a preset.
-      likelihood: `likelihood_form`; needed without a preset.
+      likelihood: the setting `likelihood_form`; needed without a preset.
       nonlin: activation of the layers.
-      dropout: rate of the dropout of whole maps, if the file has any.
+      dropout: rate of channel dropout, if the model has dropout.
     """
 
     image: tuple[int, int] | None = None
@@ -104,10 +104,10 @@ class AddttOptions:
 def read(
     arrays: Mapping[str, Any], preset: Preset | None, options: AddttOptions = AddttOptions()
 ) -> tuple[ConvLadderVAE, dict[str, Any]]:
-    """(model, variables) of a file, whose configuration has to be the preset's, if there is one.
+    """(model, variables) of a file; with a preset, its configuration has to be the preset's.
 
-    Raises ValueError if neither preset nor options tell the size of x and the likelihood, for a configuration that is
-    not the preset's (with every setting that differs), and as `ladder_vae` does.
+    Raises ValueError if neither preset nor options give the size of x and the likelihood, if the configuration is not
+    the preset's, naming every setting that differs, and as `ladder_vae` does.
     """
     wanted = None if preset is None else preset.model()
     settings: dict[str, Any] = {}
@@ -122,12 +122,12 @@ def read(
     settings |= {name: value for name, value in vars(options).items() if value is not None}
     if not {"image", "likelihood"} <= set(settings):
         raise ValueError(
-            "No weight of this code tells the size of x and the likelihood: give --image HEIGHT WIDTH and "
-            "--likelihood, or --preset."
+            "The weights of this code do not determine the size of x and the likelihood: give --image HEIGHT WIDTH "
+            "and --likelihood, or --preset."
         )
     model, variables = ladder_vae(without_module(arrays), **settings)
     if wanted is not None:
-        # What no weight tells is as it was just set; the file has to agree in everything else.
+        # Settings that weights do not determine were just made equal; the file has to agree in all others.
         block = dataclasses.replace(
             wanted.block,
             activation=model.block.activation,
@@ -148,9 +148,9 @@ def ladder_vae(
       likelihood: the setting `likelihood_form` of that code. With the two discretised ones x is whole numbers 0..255
         here, and those over 255 in that code.
       nonlin: name of the activation in that code: "relu", "leakyrelu", "elu" or "selu".
-      dropout: rate of the dropout of whole maps; a state dict without dropout takes no notice of it.
+      dropout: rate of channel dropout; not used for a state dict without dropout.
 
-    Raises ValueError for an unknown form or activation, and for a state dict that does not fit, naming every array that
+    Raises ValueError if the form or the activation is unknown or the state dict does not fit, naming every array that
     is missing, not expected or of another shape.
     """
     if likelihood not in _FORMS:
@@ -160,7 +160,7 @@ def ladder_vae(
     family, gains, shifts = _in_our_units(likelihood)
     plain = _model(state_dict, image, family, BlockStyle(activation=_ACTIVATIONS[nonlin], dropout=dropout))
 
-    # The layers of a block are numbered, in an order and with a dropout that no shape tells: take what fits best.
+    # The layers of a block are only numbered: try every order, with dropout and without, and take what fits best.
     fits = []
     for order, drops in itertools.product(_ORDERS, (True, False)):
         if drops or order != "bacdbacd":  # that code has no "bacdbacd" without dropout
@@ -181,7 +181,7 @@ def ladder_vae(
 
 
 def _check_top_prior(state_dict: Mapping[str, Any], model: ConvLadderVAE) -> None:
-    """Checks the shape of a top prior that is N(0, I) against the shape of the top latent.
+    """Check the shape of a top prior that is N(0, I) against the shape of the top latent.
 
     Raises ValueError with both.
     """
@@ -216,7 +216,7 @@ def _in_our_units(likelihood: str) -> tuple[Likelihood, tuple[float, ...], tuple
 def _model(
     state_dict: Mapping[str, Any], image: tuple[int, int], family: Likelihood, block: BlockStyle
 ) -> ConvLadderVAE:
-    """The model that names and shapes tell, except for the order of the layers in a block."""
+    """The model that names and shapes determine, all but the order of the layers in a block."""
     levels = range(count(state_dict, "top_down_layers"))
     blocks = range(count(state_dict, "bottom_up_layers.0.net"))
 
@@ -248,7 +248,7 @@ def _model(
 
 
 def _misfits(state_dict: Mapping[str, Any], table: Mapping[str, Entry]) -> int:
-    """Number of arrays in only one of a table and a state dict, and of those with another number of axes."""
+    """Number of arrays that only one of table and state dict has, or that differ in the number of axes."""
     axes = [np.ndim(state_dict[name]) != len(table[name].axes or (0,)) for name in table if name in state_dict]
     return len(set(table) ^ set(state_dict)) + sum(axes)
 
@@ -262,8 +262,8 @@ def entries(model: ConvLadderVAE, drops: bool, parameters: int) -> Entries:
     """(public name, entry) of every array of a model.
 
     Args:
-      drops: whether the blocks have dropout, which counts in the numbering of their layers.
-      parameters: outputs of that code for each value of x.
+      drops: whether the blocks have dropout layers, which are numbered as the others.
+      parameters: number of outputs of that code for each value of x.
     """
     block = functools.partial(_block, model.block, drops)
     yield from _conv("first_bottom_up.0", "stem")
@@ -307,7 +307,7 @@ def _conv(theirs: str, ours: str, axes: tuple[int, ...] = CONV) -> Entries:
 
 
 def _block(style: BlockStyle, drops: bool, theirs: str, ours: str, gated: bool) -> Entries:
-    """A residual block; that code numbers all its layers, also those without weights."""
+    """A residual block; that code numbers all its layers, including those without weights."""
     letters = [c for c in style.order if (c != "b" or style.normalise) and (c != "d" or drops)]
     seen: collections.Counter[str] = collections.Counter()
     for number, letter in enumerate(letters):

@@ -19,7 +19,7 @@ from hvae_jax.runtime.errors import first_line
 
 WhichWeights = Literal["ema", "plain"]
 
-# names of the weights in checkpoints of several parts: the averaged and the trained ones
+# names that checkpoints of several parts give to the averaged and to the trained weights
 _ENTRIES: Mapping[str, tuple[str, ...]] = {
     "ema": ("ema_model_state_dict", "ema_state_dict", "ema_params"),
     "plain": ("model_state_dict", "state_dict", "params"),
@@ -36,7 +36,7 @@ class ArrayFile:
       kind: format of the file: "PyTorch", "safetensors", "npz" or "msgpack".
       entry: part of the checkpoint that the arrays are, such as "ema_model_state_dict"; None for a file of weights
         alone.
-      metadata: text by name; of safetensors files only.
+      metadata: text by name; empty except for safetensors files.
       sha256: checksum of the file, in hexadecimal.
     """
 
@@ -48,16 +48,16 @@ class ArrayFile:
 
 
 def read_arrays(path: Path, weights: WhichWeights | None = None) -> ArrayFile:
-    """Reads a file of weights; its first bytes tell the format.
+    """Read a file of weights, whose first bytes determine the format.
 
     Args:
       path: the file.
       weights: averaged ("ema") or plain weights of a checkpoint that may hold both; None takes the averaged ones if
         there are any.
 
-    Raises FileNotFoundError if there is no such file, ImportError for a PyTorch file if PyTorch is missing or too old,
-    and ValueError for a file of another format, a damaged one, one that holds anything but arrays (with what it is),
-    or one without the weights that are asked for.
+    Raises FileNotFoundError if there is no such file, ImportError if a PyTorch file is given and PyTorch is missing or
+    too old, and ValueError if the file has another format, is damaged, holds anything but arrays (naming it), or lacks
+    the weights that are asked for.
     """
     if path.is_dir():
         raise ValueError(
@@ -123,7 +123,7 @@ def _torch(path: Path) -> Any:
             "2.6 or newer."
         )
     try:
-        with warnings.catch_warnings(action="ignore"):  # PyTorch's advice on how to read the file unsafely
+        with warnings.catch_warnings(action="ignore"):  # PyTorch advises how to read the file unsafely
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search("truncated|ran out of input", str(error), re.IGNORECASE):
@@ -179,7 +179,7 @@ def _msgpack(path: Path) -> Any:
 
 
 def _chosen(path: Path, tree: Any, weights: WhichWeights | None) -> tuple[str | None, Mapping[str, Any]]:
-    """(name, content) of the part of a checkpoint that is asked for; (None, everything) of a file of weights alone."""
+    """(name, content) of the part of a checkpoint that is asked for; (None, everything) for a file of weights alone."""
     if not isinstance(tree, Mapping):
         raise ValueError(f"{path} holds a {type(tree).__name__}, not arrays by name.")
     if set(tree) == {"state", "param_groups"}:
@@ -200,7 +200,7 @@ def _chosen(path: Path, tree: Any, weights: WhichWeights | None) -> tuple[str | 
 
 
 def _arrays(path: Path, entry: str | None, tree: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Arrays by name, nested names joined by ".". Raises ValueError naming everything else that is there."""
+    """Arrays by name, nested names joined by ".". Raises ValueError if there is anything else, naming it."""
     flat = list(_flat("", tree))
     odd = [f"{name} ({type(value).__name__})" for name, value in flat if not hasattr(value, "shape")]
     if odd or not flat:

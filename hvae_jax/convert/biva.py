@@ -3,7 +3,7 @@
 The configuration is read off the names and shapes in the `state_dict()` of a `DeepVae`: which of the three models it
 is, stages, blocks, widths, kernel sizes, whether latents are vectors or maps, skips, a conditional bottom-up prior and
 a learned top prior. Its stage 0 is z1, the one next to x. A layer without weight norm becomes one with weight norm: its
-weight is the direction, the norm of its weight the gain.
+weight becomes the direction, and the norm of its weight the gain.
 
 The KLs of that code are log-ratios at the sample, our `Trace.ratios`, and its ELBO is our log weight.
 """
@@ -45,7 +45,7 @@ from hvae_jax.records import check_choices
 
 Entries = Iterator[tuple[str, Entry]]
 
-# by the names in that code's settings
+# heads and activations by the names in that code's settings
 _HEADS = {
     "softplus": ScaleHead("softplus_log_var"),
     "none": ScaleHead("log_var"),
@@ -73,7 +73,7 @@ PRESETS: dict[str, Preset] = {
 
 @dataclasses.dataclass(frozen=True)
 class BIVAOptions:
-    """Settings of BIVA's code that no weight tells. None takes the preset's, or without a preset that code's default.
+    """Settings that weights do not determine. None takes the preset's, or without a preset that of BIVA's code.
 
     Attributes:
       image: height and width of x; needed without a preset.
@@ -101,10 +101,10 @@ class BIVAOptions:
 def read(
     arrays: Mapping[str, Any], preset: Preset | None, options: BIVAOptions = BIVAOptions()
 ) -> tuple[BIVA | GatedLadderVAE, dict[str, Any]]:
-    """(model, variables) of a file, whose configuration has to be the preset's, if there is one.
+    """(model, variables) of a file; with a preset, its configuration has to be the preset's.
 
-    Raises ValueError if neither preset nor options tell the size of x, for a configuration that is not the preset's
-    (with every setting that differs), and as `deep_vae` does.
+    Raises ValueError if neither preset nor options give the size of x, if the configuration is not the preset's, naming
+    every setting that differs, and as `deep_vae` does.
     """
     wanted = None if preset is None else preset.model()
     settings: dict[str, Any] = {}
@@ -119,19 +119,19 @@ def read(
         }
     settings |= {name: value for name, value in vars(options).items() if value is not None}
     if "image" not in settings:
-        raise ValueError("No weight of BIVA's code tells the size of x: give --image HEIGHT WIDTH, or --preset.")
+        raise ValueError("The weights of BIVA do not determine the size of x: give --image HEIGHT WIDTH, or --preset.")
     if options.strides is not None:
         settings["strides"] = _parsed(options.strides)
     model, variables = deep_vae(without_module(arrays), **settings)
     if wanted is not None:
-        # What no weight tells is as it was just set; the file has to agree in everything else.
+        # Settings that weights do not determine were just made equal; the file has to agree in all others.
         untold = {name: getattr(model, name) for name in CONVERTER.untold if name != "image"}
         check_is_preset(model, wanted.clone(image=(*model.image[:2], wanted.image[2]), **untold))
     return model, variables
 
 
 def _parsed(strides: tuple[str, ...]) -> list[list[int]]:
-    """Strides of each stage's blocks, from words such as "1,1,2". Raises ValueError for other words."""
+    """Strides of each stage's blocks, from words such as "1,1,2". Raises ValueError if a word does not parse."""
     try:
         return [[int(stride) for stride in stage.split(",")] for stage in strides]
     except ValueError as error:
@@ -161,8 +161,8 @@ def deep_vae(
         stride, 1 elsewhere.
       pad, log_var_act, nonlinearity, q_dropout, p_dropout: as in `BIVAOptions`.
 
-    Raises ValueError for an unknown activation, and for a state dict that does not fit, naming every array that is
-    missing, not expected or of another shape, or that has not been through its data-dependent initialisation.
+    Raises ValueError if an activation is unknown or the state dict does not fit, naming every array that is missing,
+    not expected or of another shape, or every layer that its data-dependent initialisation still has to set.
     """
     if nonlinearity not in _ACTIVATIONS:
         raise ValueError(f"deep_vae(nonlinearity={nonlinearity!r}): one of {', '.join(_ACTIVATIONS)}.")
@@ -202,7 +202,7 @@ def deep_vae(
 
 
 def _check_top_prior(state_dict: Mapping[str, Any], model: BIVA | GatedLadderVAE) -> None:
-    """Checks the shape of a top prior that is N(0, I) against the shape of the top latent.
+    """Check the shape of a top prior that is N(0, I) against the shape of the top latent.
 
     In a model whose latents are all maps, no other array depends on the image size.
 
@@ -230,7 +230,7 @@ def _weight(state_dict: Mapping[str, Any], layer: str) -> str:
 
 
 def _check_initialised(state_dict: Mapping[str, Any]) -> None:
-    """Checks that data-dependent initialisation is over.
+    """Check that data-dependent initialisation has run.
 
     Raises ValueError naming every layer that the next forward pass of that code would initialise anew.
     """
@@ -242,8 +242,8 @@ def _check_initialised(state_dict: Mapping[str, Any]) -> None:
     waiting = [layer for layer in layers if _has(state_dict, rf"{re.escape(layer)}\.(conv|linear)\.weight_g$")]
     if waiting:
         raise ValueError(
-            f"The state dict has not been initialised: that code's first forward pass would draw {', '.join(waiting)} "
-            "anew. Run one, and take the state dict after it."
+            f"The state dict has not been initialised: that code's first forward pass would do it for "
+            f"{', '.join(waiting)}. Run one, and take the state dict after it."
         )
 
 
@@ -281,6 +281,7 @@ def _likelihood(channels: int, outputs: int) -> Likelihood:
     if outputs == channels:
         return Bernoulli()
     colours = 3 if channels == 3 else 1
+    # outputs per component: a logit, means and log scales, and in colour three coefficients between channels
     each = 10 if channels == 3 else 3
     if outputs % each:
         raise ValueError(
@@ -315,7 +316,7 @@ def entries(model: BIVA | GatedLadderVAE) -> Entries:
 
 
 def _biva_latents(model: BIVA, theirs: str, number: int, stage: Stage, place: tuple[int, int]) -> Entries:
-    """The latents of one of BIVA's stages, and what connects them to the two paths."""
+    """The latents of one of BIVA's stages, and the layers between them and the paths."""
     if number == len(model.stages):
         yield from _block(f"{theirs}.q_top", f"merge{number}", stage.channels)
         yield from _head(f"{theirs}.stochastic.qx2z", f"q{number}", stage, place)
@@ -331,7 +332,7 @@ def _biva_latents(model: BIVA, theirs: str, number: int, stage: Stage, place: tu
 
 
 def _ladder_latents(model: GatedLadderVAE, theirs: str, number: int, stage: Stage, place: tuple[int, int]) -> Entries:
-    """The latent of a stage of the Ladder VAE or VAE, and what connects it to the two paths."""
+    """The latent of a stage of the Ladder VAE or VAE, and the layers between it and the paths."""
     top = number == len(model.stages)
     yield from _head(f"{theirs}.stochastic.qx2z", f"q{number}", stage, place)
     if not top:
@@ -395,7 +396,7 @@ def _layer(theirs: str, ours: str, features: int, *, transposed: bool = False) -
 
 
 def _head(theirs: str, ours: str, stage: Stage, place: tuple[int, int]) -> Entries:
-    """From maps to mean and log variance: a convolution, or a linear layer for a latent that is a vector."""
+    """The layer from feature maps to mean and log variance: a convolution, or linear if the latent is a vector."""
     features = 2 * stage.latents
     if stage.kernel is not None:
         yield from _layer(f"{theirs}.conv", f"{ours}/conv", features)
@@ -409,7 +410,7 @@ def _head(theirs: str, ours: str, stage: Stage, place: tuple[int, int]) -> Entri
 
 
 def _to_map(theirs: str, ours: str, stage: Stage, place: tuple[int, int], latents: int) -> Entries:
-    """The linear layer from `latents` vectors to maps; there is none for latents that are maps."""
+    """The linear layer from `latents` vectors to feature maps; there is none for latents that are maps."""
     if stage.kernel is not None:
         return
     maps, inputs = (stage.channels, *place), latents * stage.latents
@@ -423,7 +424,7 @@ def _to_map(theirs: str, ours: str, stage: Stage, place: tuple[int, int], latent
 def _in_weight_norm(state_dict: Mapping[str, Any], table: Mapping[str, Entry], stages: int) -> dict[str, Any]:
     """The state dict with weight norm in every layer, and without the VAE's layer above its top latent.
 
-    Nothing reads the output of that layer: it would lead to one more stage.
+    That layer would lead to one more stage; nothing reads its output.
     """
     carried: dict[str, Any] = {}
     for name, value in state_dict.items():

@@ -15,6 +15,6 @@ CONVERTERS: tuple[Converter[Any], ...] = (
 
 
 def converter_of(names: Iterable[str]) -> Converter[Any] | None:
-    """The converter of the code that wrote arrays of these names; None if it is none of `CONVERTERS`."""
+    """The converter of the code that wrote arrays of these names; None if no converter knows them."""
     names = tuple(names)
     return next((converter for converter in CONVERTERS if converter.wrote(names)), None)

@@ -1,4 +1,4 @@
-"""`Converter`: how the weights of one public code are read. `Preset`: one configuration that it published."""
+"""`Converter`, which reads the weights of one public code, and `Preset`, one of its published configurations."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +31,7 @@ class Preset:
 
 @dataclasses.dataclass(frozen=True)
 class Converter(Generic[Options]):
-    """How the weights of one public code become a model and its variables.
+    """A reader of the weights of one public code, as a model and its variables.
 
     Attributes:
       code: name of the code on the command line and in result.json.
@@ -42,7 +42,7 @@ class Converter(Generic[Options]):
       read: function of (arrays by name, preset or None, options) that returns (model, variables). The model has the
         likelihood that the code trains and measures, so that published numbers come out again. Raises ValueError for
         arrays that do not fit, naming each.
-      untold: fields of the model that no weight tells, such as "block.dropout"; `hvae import` prints them.
+      untold: fields of the model that weights do not determine, such as "block.dropout"; `hvae import` prints them.
       needs_preset: whether files are read with a preset only; otherwise `read` takes None and reads the configuration
         off the arrays.
     """
@@ -58,23 +58,21 @@ class Converter(Generic[Options]):
 
     def wrote(self, names: Iterable[str]) -> bool:
         """Whether arrays of these names are weights of this code."""
-        # Training in parallel and checkpoints put "module." and the like before a name: a mark may begin any part.
+        # Parallel training and checkpoints put "module." and the like before a name: a mark may begin any part of it.
         return any(f".{mark}" in f".{name.replace('/', '.')}" for name in names for mark in self.marks)
 
     def preset(self, name: str | None) -> Preset | None:
-        """The preset of this name, or None for no name. Raises ValueError, with all names, for one that is unknown."""
+        """The preset of this name, or None for no name. Raises ValueError, with all names, if the name is unknown."""
         if name in self.presets:
             return self.presets[name]
         if name is None and not self.needs_preset:
             return None
-        given = (
-            "The weights do not tell which configuration they are of" if name is None else f"Unknown preset {name!r}"
-        )
+        given = "The weights do not determine their configuration" if name is None else f"Unknown preset {name!r}"
         raise ValueError(f"{given}: --preset is one of {', '.join(self.presets)} for {self.code}.")
 
 
 def check_is_preset(found: HVAE, wanted: HVAE) -> None:
-    """Checks a model that was read off a file against the preset's.
+    """Check a model that was read off a file against the preset's.
 
     Raises ValueError naming every field that differs, with both values.
     """
@@ -90,5 +88,5 @@ def check_is_preset(found: HVAE, wanted: HVAE) -> None:
     if odd:
         raise ValueError(
             f"The file is of another configuration than the preset: {'; '.join(odd)}. Without --preset the "
-            "configuration is read off the file; --image and --data say then what no weight tells."
+            "configuration is read off the file; then --image and --data give what the weights do not determine."
         )

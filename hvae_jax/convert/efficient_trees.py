@@ -60,7 +60,7 @@ class TorchTree:
         return f"{block}.residual_block.{i}"
 
     def net(self, block: str, of: str) -> str:
-        """Name of a block's network `of` "prior" or "posterior"."""
+        """Name of a block's prior or posterior network; `of` is "prior" or "posterior"."""
         return f"{block}.{of}_net.0"
 
     def head(self, block: str, of: str) -> str:
@@ -120,7 +120,7 @@ class TorchTree:
         return i
 
     def check_whole(self) -> None:
-        """Checks that levels, and blocks of a level, have consecutive indices.
+        """Check that levels, and blocks of a level, have consecutive indices.
 
         Raises ValueError naming every block that is left out.
         """
@@ -152,7 +152,7 @@ class TorchTree:
             block = self.down(i, None)
             unpool = self.conv(self.unpool(block))
             above, stride = side, 1
-            # The learned maps tell the resolution after unpooling; where a block has none, the stride of the pool does.
+            # The resolution after unpooling is that of the learned maps; without any, the opposite pool has the stride.
             if unpool in self.arrays:
                 maps = self.scale_bias(block)
                 stride = self.side(maps) // side if maps in self.arrays else strides[number - 1 - i]
@@ -161,13 +161,13 @@ class TorchTree:
             downs[-1] |= self._cells(block) | {"latents": self.inputs(self.conv(self.project(block)))}
             posterior = self.outputs(self.conv(self.layer(self.net(block, "posterior"), 0)))
             downs[-1] |= {"mixes_in": above if stride > 1 else None, "posterior_middle": posterior}
-        for up in ups:  # from the resolution of x, which the top-down path has arrived at
+        for up in ups:  # from the resolution of x, at which the top-down path has ended
             up["side"], side = side, side // up["pool"]
         ups[-1]["pool"] = 1
         return tuple(_tidy(Up(**up)) for up in ups), tuple(_tidy(Down(**down)) for down in downs)
 
     def _cells(self, block: str) -> dict[str, int]:
-        """The settings that the shapes of a block's first cell tell."""
+        """The settings that follow from the shapes of a block's first cell."""
         first = self.cell_conv(block, 0, 0)
         layers = self.number(lambda i: self.layer(self.cell(block, 0), i)) - 2
         return {

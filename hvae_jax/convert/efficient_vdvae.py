@@ -1,6 +1,6 @@
-"""Weights of Efficient-VDVAE, Rayhane-mamah/Efficient-VDVAE at f779c40, as `EfficientVDVAE`: of both its trees.
+"""Weights of Efficient-VDVAE, Rayhane-mamah/Efficient-VDVAE at f779c40, as `EfficientVDVAE`.
 
-Reads the `state_dict()` of the PyTorch tree, and the parameters of the JAX tree, nested or with names joined by "/" or
+Reads the `state_dict()` of its PyTorch tree, and the parameters of its JAX tree, nested or with names joined by "/" or
 ".". Levels, blocks, widths, kernels, strides and latents are read off the arrays. A pool after the last level, whose
 output nothing reads, is left out.
 
@@ -32,7 +32,7 @@ Base = Literal["std", "logstd"]
 # the form of `ScaleHead` for each base
 FORMS: Mapping[str, Literal["softplus_std", "log_std"]] = {"std": "softplus_std", "logstd": "log_std"}
 
-# Its ImageNets are the box-filtered ones.
+# The ImageNets of this code are the box-filtered ones.
 PRESETS: dict[str, Preset] = {
     "mnist": Preset(models.efficient_vdvae_mnist, "binary MNIST, 70 million parameters", "mnist", binarise="dynamic"),
     "cifar10": Preset(models.efficient_vdvae_cifar10, "CIFAR-10, 57 million parameters", "cifar10"),
@@ -99,9 +99,9 @@ class EfficientVDVAEOptions:
     """Settings of Efficient-VDVAE's code in which a file differs from its preset; None takes the preset's.
 
     Attributes:
-      structure: "file" to read blocks and widths off the file; "preset" to refuse a file of other ones.
-      distribution_base: whether a latent's standard deviation ("std") or its logarithm ("logstd") is what the layer
-        gives.
+      structure: "file" to read blocks and widths off the file; "preset" to refuse a file whose blocks or widths differ.
+      distribution_base: output of the layer to a latent's scale: its standard deviation ("std") or the logarithm of it
+        ("logstd").
       gradient_smoothing_beta: beta of the latents' scales.
       use_residual_distribution: whether posteriors are offsets from the priors.
       output_distribution_base: the likelihood's `distribution_base`.
@@ -126,12 +126,12 @@ def read(
 ) -> tuple[EfficientVDVAE, dict[str, Any]]:
     """(model, variables) of a file, with the preset's blocks and widths or with those of the file.
 
-    The published files are of larger models than the published settings.
+    The published files hold larger models than the published settings describe.
 
-    Raises ValueError without a preset, and for arrays that do not fit, as `efficient_vdvae` does.
+    Raises ValueError if there is no preset or arrays do not fit, as `efficient_vdvae` does.
     """
     if preset is None:
-        raise ValueError("No weight of Efficient-VDVAE tells its scales and the data: a preset has to be given.")
+        raise ValueError("The weights of Efficient-VDVAE do not determine its scales and the data: give a preset.")
     model = _with_options(as_published(preset.model()), options)
     if options.structure == "preset":
         try:
@@ -164,7 +164,7 @@ def read(
 
 
 def as_published(model: EfficientVDVAE) -> EfficientVDVAE:
-    """A preset's model with the likelihood that Efficient-VDVAE's code trains and measures."""
+    """A preset's model with the likelihood that Efficient-VDVAE's code trains and evaluates."""
     family = model.likelihood
     if not isinstance(family, LogisticMixture):
         return model
@@ -173,7 +173,7 @@ def as_published(model: EfficientVDVAE) -> EfficientVDVAE:
 
 
 def _with_options(model: EfficientVDVAE, options: EfficientVDVAEOptions) -> EfficientVDVAE:
-    """The model with the settings that are given. Raises ValueError for scales of a likelihood that has none."""
+    """The model with the given settings. Raises ValueError if there are scales for a likelihood that has none."""
 
     def given(**values: Any) -> dict[str, Any]:
         return {name: value for name, value in values.items() if value is not None}
@@ -217,7 +217,7 @@ def efficient_vdvae(
         28x28 in frames of 32x32; otherwise that code's mixture of discretised logistics.
       pad: zeros on each side of x; None takes 2 with one output for each channel, 0 otherwise.
 
-    Raises ValueError for an unknown base, other bits than 5 and 8, and a state dict that does not fit, naming every
+    Raises ValueError if a base is unknown, num_bits is neither 5 nor 8, or the state dict does not fit, naming every
     array that is missing, not expected or of another shape.
     """
     for name, base in (
@@ -228,7 +228,7 @@ def efficient_vdvae(
             raise ValueError(f"efficient_vdvae({name}={base!r}): {' or '.join(map(repr, FORMS))}.")
     if num_bits not in (5, 8):
         raise ValueError(f"efficient_vdvae(num_bits={num_bits}): 8 or 5.")
-    num_bits = int(num_bits)  # that code's settings write 8.
+    num_bits = int(num_bits)  # settings of that code have it as a float
     arrays = _flat(state_dict)
     tree = TREES["jax" if any("block_up_level" in name for name in arrays) else "torch"](arrays)
     outputs = size(arrays, tree.bias("top_down", "output_conv"))
@@ -267,7 +267,7 @@ def efficient_vdvae(
 
 
 def _edge(tree: TorchTree) -> int | None:
-    """Kernel size of the bottlenecks' first layers; None if it changes with the level."""
+    """Kernel size of the bottlenecks' first layers; None if it differs between levels."""
     levels = range(tree.number(lambda i: tree.up(i, None)))
     sizes = {tree.kernel(tree.cell_conv(tree.up(level, None), 0, 0)) for level in levels}
     return sizes.pop() if len(sizes) == 1 else None
@@ -289,7 +289,7 @@ def variables_of(state_dict: Mapping[str, Any], model: EfficientVDVAE) -> dict[s
 
 
 def _check_blocks(tree: TorchTree, table: Mapping[str, Entry], arrays: Mapping[str, Any], misfits: Misfits) -> None:
-    """Checks which blocks there are, and their widths.
+    """Check which blocks there are, and their widths.
 
     Raises ValueError naming blocks that are missing, not expected or of another width, and all other misfits.
     """
@@ -314,7 +314,7 @@ def _check_blocks(tree: TorchTree, table: Mapping[str, Entry], arrays: Mapping[s
 
 
 def _widths_that_differ(tree: TorchTree, blocks: list[str], misfits: Misfits) -> list[tuple[list[str], str]]:
-    """Blocks whose first layer has another shape than the configuration's, and what is said of them."""
+    """Runs of blocks whose first layer has another shape than the configuration's, each with a remark for the error."""
     runs: dict[tuple[int, ...], list[str]] = {}
     for block in blocks:
         first = tree.cell_conv(block, 0, 0)

@@ -1,4 +1,4 @@
-"""State dicts, arrays by the names that a public code gave them, as our variables.
+"""Reading of state dicts, arrays by the names of a public code, as variables of our models.
 
 A converter writes a table {public name: `Entry`} with the path and the axes of each array. `to_variables` reads a state
 dict by that table, and raises one error that names every array that does not fit.
@@ -80,9 +80,9 @@ def to_variables(
       state_dict: arrays, or anything NumPy makes an array of, by their public names.
       table: the entry of every public array.
       template: our variables or their shapes, as `template_of` gives them.
-      ignored: last parts of names that carry no weights, such as "num_batches_tracked".
+      ignored: last parts of the names of arrays that are not weights, such as "num_batches_tracked".
 
-    Raises ValueError that names every array that is missing, not expected, or of another shape.
+    Raises ValueError, naming every array that is missing, not expected or of another shape, if there is any.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves_by_path(template).items()}
     names: dict[str, list[str]] = {path: [] for path in shapes}
@@ -119,7 +119,7 @@ class Misfits:
     def of(
         cls, state_dict: Mapping[str, Any], table: Mapping[str, Entry], template: Any, ignored: Iterable[str] = ()
     ) -> "Misfits":
-        """Compares names and shapes. The arguments are those of `to_variables`."""
+        """Compare names and shapes. The arguments are those of `to_variables`."""
         ours, skipped = {path: tuple(leaf.shape) for path, leaf in leaves_by_path(template).items()}, set(ignored)
         wanted = {name: entry.expected(ours[entry.path]) for name, entry in table.items()}
         found = {name: tuple(np.shape(value)) for name, value in state_dict.items()}
@@ -160,7 +160,7 @@ def without_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def enumerated(names: Sequence[str]) -> str:
-    """Names separated by commas; of more than three, the first, the last and their number."""
+    """Names separated by commas; if there are more than three, the first, the last and their number."""
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]} ({len(names)} of them)"
 
 
@@ -173,7 +173,7 @@ def count(state_dict: Mapping[str, Any], prefix: str) -> int:
 
 
 def check_numbering(state_dict: Mapping[str, Any], *prefixes: str) -> None:
-    """Checks that the modules "prefix.0", "prefix.1", ... have consecutive indices.
+    """Check that the modules "prefix.0", "prefix.1", ... have consecutive indices.
 
     Raises ValueError naming every module that is left out.
     """
@@ -202,7 +202,7 @@ def size(state_dict: Mapping[str, Any], name: str, axis: int = 0) -> int:
 
 
 def _hint(state_dict: Mapping[str, Any]) -> str:
-    """What to do with a checkpoint, or with names that begin with "module."; "" for neither."""
+    """Advice for a checkpoint, or for names that begin with "module."; "" for neither."""
     nested = [name for name, value in state_dict.items() if isinstance(value, Mapping)]
     if nested:
         return f" Is it a checkpoint that holds one? Then take one of its {', '.join(map(repr, nested))}."

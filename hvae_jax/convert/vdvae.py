@@ -1,7 +1,7 @@
 """Weights of VDVAE, openai/vdvae at ea35b49, as `VDVAE`.
 
 The configuration is read off the names and shapes in the `state_dict()` of its `VAE`: widths, latents, the learned
-first maps and the size of the mixture. The resolution of each block is in no weight; block strings give it.
+first maps and the size of the mixture. Weights do not determine the resolution of a block; block strings do.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ PRESETS: dict[str, Preset] = {
     "imagenet64": Preset(
         models.vdvae_imagenet64, "ImageNet 64x64, van den Oord's, 125 million parameters", "downsampled_imagenet64"
     ),
-    # bits=8: of FFHQ-256 five bits are scored, but the bottom-up path reads all eight (`Quantised`).
+    # bits=8: five bits of FFHQ-256 are scored, but the bottom-up path reads all eight (`Quantised`).
     "ffhq256": Preset(models.vdvae_ffhq256, "FFHQ 256x256 at 5 bits, 115 million parameters; give --data", None),
     "ffhq1024": Preset(
         models.vdvae_ffhq1024, "FFHQ 1024x1024, 109 million parameters; give --data and --enc-blocks", None
@@ -56,7 +56,7 @@ class VDVAEOptions:
 
     Attributes:
       enc_blocks: blocks of the bottom-up path, "32x11,32d2,..."; None takes the preset's. Widths are read off the file.
-      dec_blocks: blocks of the top-down path, "1x1,4m1,..."; likewise.
+      dec_blocks: blocks of the top-down path, "1x1,4m1,..."; None takes the preset's.
       no_bias_above: largest resolution that begins with a learned feature map; None takes the preset's.
     """
 
@@ -70,12 +70,12 @@ def read(
 ) -> tuple[VDVAE, dict[str, Any]]:
     """(model, variables) of a file, with the preset's blocks unless the options give others.
 
-    The published FFHQ-1024 has two blocks fewer on its bottom-up path than its settings.
+    The published weights of FFHQ-1024 have two bottom-up blocks fewer than the published settings.
 
-    Raises ValueError without a preset, and for arrays that do not fit, as `vdvae` does.
+    Raises ValueError if there is no preset or arrays do not fit, as `vdvae` does.
     """
     if preset is None:
-        raise ValueError("No weight of VDVAE tells the resolutions and the data: a preset has to be given.")
+        raise ValueError("The weights of VDVAE do not determine the resolutions and the data: give a preset.")
     model = as_published(preset.model())
     if options.no_bias_above is not None:
         model = model.clone(no_bias_above=options.no_bias_above)
@@ -100,7 +100,7 @@ def read(
 
 
 def as_published(model: VDVAE) -> VDVAE:
-    """A preset's model with the likelihood that VDVAE's code trains and measures, and without a clamp.
+    """A preset's model with the likelihood that VDVAE's code trains and evaluates, and without a clamp.
 
     A model of 32 values becomes one of 256 values that scores their five leading bits, as FFHQ-256 was measured.
     """
@@ -116,7 +116,7 @@ def as_published(model: VDVAE) -> VDVAE:
 
 
 def _with_mixtures(family: Likelihood, components: int) -> Likelihood:
-    """The likelihood with this number of components, where it has any."""
+    """The likelihood with this number of components, if it is a mixture."""
     if isinstance(family, Quantised):
         return dataclasses.replace(family, of=dataclasses.replace(family.of, mixtures=components))
     return dataclasses.replace(family, mixtures=components) if isinstance(family, LogisticMixture) else family
@@ -140,10 +140,10 @@ def vdvae(
       standardise: mean and standard deviation of the data, (-shift, 1/scale) in that code; x is whole numbers here.
       likelihood: None takes that code's mixture of discretised logistics with 8 bits. For the 5 bits of FFHQ-256 give
         `Quantised(LogisticMixture(values=32, form="vdvae_5_bits"), 8)`: x is 0..255, as the bottom-up path reads it.
-      no_bias_above: the setting of this name, 64 as published. None infers it from the learned first maps that are in
-        the state dict; a state dict that lacks the last of them is then read all the same.
+      no_bias_above: the setting of this name, 64 as published. None infers it from the learned first maps in the state
+        dict, and so does not notice if the last of them are missing.
 
-    Raises ValueError for a state dict that does not fit, naming the blocks that differ and every other array that is
+    Raises ValueError if the state dict does not fit, naming the blocks that differ and every other array that is
     missing, not expected or of another shape.
     """
     state_dict = without_module(state_dict)
@@ -153,7 +153,7 @@ def vdvae(
     ups, downs = _widths_up(state_dict, ups), _widths_down(state_dict, downs)
     biased = count(state_dict, "decoder.bias_xs")
     sides = sorted({stage.side for stage in downs})
-    # As many maps as 64 gives: it is 64, as published. Otherwise the largest side that has one.
+    # 64, as published, if the number of maps agrees with it; otherwise the largest side that has a map.
     inferred = 64 if biased == sum(side <= 64 for side in sides) else ([0, *sides])[min(biased, len(sides))]
     model = VDVAE(
         image=(image_size, image_size, size(state_dict, "encoder.in_conv.weight", 1)),
@@ -234,10 +234,10 @@ def _counts(state_dict: Mapping[str, Any], ups: tuple[Up, ...], downs: tuple[Dow
 
 
 def _check_counts(state_dict: Mapping[str, Any], ups: tuple[Up, ...], downs: tuple[Down, ...]) -> None:
-    """Checks the number of blocks on both paths.
+    """Check the number of blocks on both paths.
 
-    Raises ValueError naming the blocks that are missing or not expected, and the first ones whose kernels differ: there
-    the configuration departs from the file.
+    Raises ValueError naming the blocks that are missing or not expected, and the first blocks whose kernels differ,
+    where the configuration departs from the file.
     """
     counts, differences = _counts(state_dict, ups, downs), {}
     for prefix, stages in (("encoder.enc_blocks", ups), ("decoder.dec_blocks", downs)):
@@ -262,7 +262,7 @@ def _shape_of(state_dict: Mapping[str, Any], prefix: str, at: int) -> tuple[int,
 
 
 def _differences(state_dict: Mapping[str, Any], prefix: str, stages: tuple[Up, ...] | tuple[Down, ...]) -> Remarks:
-    """Runs of blocks whose width or kernel size is not their stage's. A stage's width of 1 stands for unknown."""
+    """Runs of blocks whose width or kernel size differs from their stage's. A stage of width 1 is of unknown width."""
     runs: dict[tuple[Any, ...], list[str]] = {}
     for at, stage in enumerate(_blocks(stages)):
         found, wanted = _shape_of(state_dict, prefix, at), (stage.width, stage.kernel)

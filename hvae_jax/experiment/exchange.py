@@ -1,4 +1,4 @@
-"""Weights from outside as a run folder, and a run as one file: what `hvae import` and `hvae export` do."""
+"""`hvae import` and `hvae export`: run folders from published weights, and a run as one file."""
 
 import dataclasses
 import json
@@ -46,13 +46,13 @@ def import_published(
     data_directory: str | None = None,
     binarise: Binarise | None = None,
 ) -> Path:
-    """Makes a run folder of published weights; nothing is measured.
+    """Make a run folder from published weights; nothing is evaluated.
 
     Args:
       converter: the code that the weights are of.
       path: the file.
       preset: name of the configuration, one of `converter.presets`; None reads it off the file, if the code allows it.
-      options: settings that differ from the preset's, or that no weight tells; None gives none.
+      options: settings that differ from the preset's or that weights do not determine; None gives none.
       folder: the run folder; None takes runs/CODE_PRESET.
       overwrite: delete what an earlier run left in the folder.
       weights: averaged or plain weights, as `read_arrays` takes them.
@@ -60,8 +60,8 @@ def import_published(
 
     Returns: the run folder.
 
-    Raises ValueError for an unknown preset or data set, a folder that holds a run, weights of another code (with the
-    command that takes them), and arrays that do not fit (with each of them); FileNotFoundError, ImportError and
+    Raises ValueError if the preset or data set is unknown, the folder holds a run, the weights are of another code
+    (naming the command that takes them) or arrays do not fit (naming each); FileNotFoundError, ImportError and
     ValueError as `read_arrays` does; OSError if the folder cannot be written.
     """
     known, options = converter.preset(preset), converter.options() if options is None else options
@@ -82,6 +82,7 @@ def import_published(
     side = model.image[0]
     if source.name not in NAMES and not source.name.endswith(".npz"):  # a folder of pictures, or "tfds:NAME"
         source = dataclasses.replace(source, size=side)
+    # about 2^16 pixels in memory at once, and one draw: the plain ELBO
     evaluation = Evaluation(draws=1, other_draws=1, chunk=1, size=max(1, 2**16 // side**2))
     record = _record(converter.code, path, file) | ({} if preset is None else {"preset": preset})
     if given := _given(options):
@@ -93,7 +94,7 @@ def import_published(
 
 
 def import_own(path: Path, folder: Path | None = None, overwrite: bool = False, modules: Sequence[str] = ()) -> Path:
-    """Makes a run folder of a file of `export`: the same settings, and the same variables bit for bit.
+    """Make a run folder from a file of `export`: the same settings, and the same variables bit for bit.
 
     Args:
       path: the file.
@@ -103,8 +104,8 @@ def import_own(path: Path, folder: Path | None = None, overwrite: bool = False, 
 
     Returns: the run folder.
 
-    Raises ValueError for a file that `export` did not write (with the command that takes it), one of another format,
-    and arrays that do not fit the settings (with each of them); otherwise as `import_published`.
+    Raises ValueError if `export` did not write the file (naming the command that takes it), its format is another, or
+    arrays do not fit the settings (naming each); otherwise as `import_published`.
     """
     if folder is not None:
         _check_free(folder, overwrite)
@@ -134,7 +135,7 @@ def import_own(path: Path, folder: Path | None = None, overwrite: bool = False, 
 
 
 def export(run: Path, file: Path | None = None, overwrite: bool = False, modules: Sequence[str] = ()) -> Path:
-    """Writes the best variables of a run, the ones that its numbers are of, as one .safetensors file.
+    """Write the best variables of a run, those that its results are of, as one .safetensors file.
 
     Names are paths such as "params/stem/kernel", and dtypes are kept. The metadata is text: `settings` (settings.json),
     `hvae_jax` (the version), `format`, `event` (shape of one x), `progress`, and `result` (result.json) if there is
@@ -179,7 +180,7 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
 
 
 def import_summary(result: dict[str, Any], folder: Path) -> str:
-    """Text on an imported run: where its weights came from, what they became, and whether they were measured."""
+    """A text on an imported run: source of its weights, settings of its model, and whether it was evaluated."""
     source = result["imported"]
     given = {name: source[name] for name in ("preset", "entry") if name in source} | source.get("options", {})
     which = ", ".join([source["code"], *(f"{name} {value}" for name, value in given.items())])
@@ -194,19 +195,19 @@ def import_summary(result: dict[str, Any], folder: Path) -> str:
 
 
 def _record(code: str, path: Path, file: ArrayFile) -> dict[str, Any]:
-    """What result.json keeps of the file."""
+    """The entry of result.json that describes the file."""
     record = {"code": code, "file": path.name, "kind": file.kind, "sha256": file.sha256}
     return record if file.entry is None else record | {"entry": file.entry}
 
 
 def _given(options: Any) -> dict[str, Any]:
-    """The options that are not at their defaults, by name."""
+    """The options that differ from their defaults, by name."""
     usual = type(options)()
     return {name: _plain(value) for name, value in vars(options).items() if value != getattr(usual, name)}
 
 
 def _plain(value: Any) -> Any:
-    """A setting as a number or text: 28x28x1 of a tuple, elu of a function."""
+    """A setting as a number or text, such as "28x28x1" for a tuple and "elu" for a function."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple):
@@ -215,7 +216,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
-    """Raises ValueError for a folder that holds a run, unless it may be deleted."""
+    """Raise ValueError if the folder holds a run, unless it may be overwritten."""
     if not overwrite and any((folder / name).exists() for name in run_folder.CONTENTS):
         raise ValueError(f"{folder} holds a run already. --overwrite replaces it, --folder takes another folder.")
 
@@ -226,13 +227,13 @@ def _is_exported(file: ArrayFile) -> bool:
 
 
 def _check_code(converter: Converter[Any], path: Path, file: ArrayFile) -> None:
-    """Raises ValueError for a file of another code, with the command that takes it, or of none, with what it holds."""
+    """Raise ValueError if the code did not write the file, naming the command that takes it or what it holds."""
     if not converter.wrote(file.arrays):
         raise ValueError(f"{path} holds no weights of {converter.code}. {_looks_like(path, file)}")
 
 
 def _looks_like(path: Path, file: ArrayFile) -> str:
-    """A sentence on the code that a file is of, with the command that takes it, or on what it holds."""
+    """A sentence that names the code that wrote a file and the command that takes it, or else what it holds."""
     found = converter_of(file.arrays)
     code = "hvae_jax" if _is_exported(file) else found and found.code
     if code is not None:
@@ -244,7 +245,7 @@ def _looks_like(path: Path, file: ArrayFile) -> str:
 
 
 def _data(preset: Preset | None, data: str | None, directory: str | None, binarise: Binarise | None) -> Data:
-    """The data set that is given, or the preset's, prepared as the preset's. Raises ValueError if there is none."""
+    """The given data set or else the preset's, prepared as the preset's. Raises ValueError if there is neither."""
     name = data or (None if preset is None else preset.data)
     if name is None:
         which = "Without a preset no data set is known" if preset is None else "The preset's images have no name here"
@@ -259,7 +260,7 @@ def _data(preset: Preset | None, data: str | None, directory: str | None, binari
 
 
 def _warn_not_finite(path: Path, variables: Any) -> None:
-    """Warns of arrays with values that are not finite."""
+    """Warn if arrays hold values that are not finite."""
     odd = [name for name, leaf in leaves_by_path(variables).items() if not np.isfinite(leaf).all()]
     if odd:
         what = f"{len(odd)} arrays hold values that are" if len(odd) > 1 else "one array holds values that are"
@@ -267,7 +268,7 @@ def _warn_not_finite(path: Path, variables: Any) -> None:
 
 
 def _fitting(path: Path, model: HVAE, event: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Any:
-    """A model's variables from arrays by path. Raises ValueError naming every array that does not fit."""
+    """A model's variables from arrays by path. Raises ValueError if arrays do not fit, naming each."""
     template = template_of(model, event)
     wanted = leaves_by_path(template)
     problems = [f"{name} is missing" for name in wanted if name not in arrays]
@@ -285,7 +286,7 @@ def _fitting(path: Path, model: HVAE, event: tuple[int, ...], arrays: Mapping[st
 def _write_run(
     folder: Path, experiment: Experiment, variables: Any, progress: Progress, result: dict[str, Any], overwrite: bool
 ) -> None:
-    """Writes a run at step 0 with these as its best variables; `result.json` comes last."""
+    """Write a run at step 0 with these as its best variables; `result.json` comes last."""
     optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
     state = state_from(variables, experiment.objective, optimiser, ema)
     run_folder.check(folder, experiment, resume=False, overwrite=True)

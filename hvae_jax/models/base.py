@@ -1,4 +1,4 @@
-"""The calls that every model answers, written once over its one forward pass, `descend`."""
+"""`HVAE`: the methods that all models share, written once over the forward pass, `descend`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -30,29 +30,30 @@ class HVAE(nn.Module):
         model.apply(variables, x, key, y=, method="encode")                                      -> latents, top first
 
     latents: a tuple, top first, with None for each latent that is not given; which ones are given is static.
-    noise: a tuple of the same kind, of the standard normal noise that takes the place of a level's own.
-    temperature: `[]` or `[L]`, of the priors; data, so it may be traced.
-    keep_top: levels from this index on are sampled from their priors although x is known; data, so it may be traced.
-      It counts stages where a model's levels come in stages (`levels_per_stage`).
+    noise: a tuple of the same kind, with the standard normal noise that a level's sample is made of.
+    temperature: temperature of the priors, `[]` or `[L]`, top first; may be traced.
+    keep_top: number of top levels that are inferred from x, while those below are sampled from their priors; None
+      infers all. In a model whose levels come in stages (`levels_per_stage`) it is a number of stages. May be traced.
     train: training mode; pass `mutable=["batch_stats"]` as well.
 
-    Raises ValueError, when a model is made, if a field annotated with a Literal has another value, bounds of a clamp
-    are not in order, or there is one class.
+    Raises ValueError at construction if a field annotated with a Literal has another value, the bounds of a clamp are
+    not in order, or the number of classes is negative or 1.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self)
-        for field in dataclasses.fields(self):  # of the subclass
+        for field in dataclasses.fields(self):  # fields of the subclass
             bounds = getattr(self, field.name)
             if field.name in ("clamp", "prior_clamp") and bounds is not None and not bounds[0] < bounds[1]:
                 raise ValueError(
                     f"{type(self).__name__}({field.name}={bounds}): it has to be a lower bound and then a higher one."
                 )
+        # a single class would carry no information
         if self.classes < 0 or self.classes == 1:
             raise ValueError(f"{type(self).__name__}(classes={self.classes}): 0 for no labels, or 2 or more.")
 
-    # What a model is (`trace.Model`), with defaults; most are fields of the models for which they differ.
+    # Defaults of the properties that `trace.Model` asks for; models for which they differ override most by fields.
 
     @property
     def num_levels(self) -> int:
@@ -61,7 +62,7 @@ class HVAE(nn.Module):
 
     @property
     def levels_per_stage(self) -> tuple[int, ...]:
-        """Number of levels that each step of `keep_top` counts, top first; one unless a model says otherwise."""
+        """Number of levels in each stage, the unit of `keep_top`, top first; one level per stage by default."""
         return (1,) * self.num_levels
 
     @property
@@ -71,7 +72,7 @@ class HVAE(nn.Module):
 
     @property
     def image(self) -> tuple[int, ...] | None:
-        """Shape of one x, `(H, W, C)`; None where the variables say it and no setting does."""
+        """Shape of one x, `(H, W, C)`; None if no setting has it and the variables record it."""
         return None
 
     @property
@@ -81,7 +82,7 @@ class HVAE(nn.Module):
 
     @property
     def stacked(self) -> tuple[str, ...]:
-        """Prefixes of the paths ("down4/") of parameters with a leading axis of blocks, those of scanned runs."""
+        """Path prefixes ("down4/") of parameters stacked along a leading axis of blocks: those of scanned runs."""
         return ()
 
     def descend(
@@ -111,7 +112,7 @@ class HVAE(nn.Module):
         keep_top: ArrayLike | None = None,
         train: bool = False,
     ) -> Trace:
-        """Infers the latents of x `[B, *event]` that are not given and above keep_top, and scores x."""
+        """Infer the latents of x `[B, *event]`, except those given or below the top `keep_top`, and score x."""
         x = jnp.asarray(x)
         choices = picks(
             self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top), noise=noise
@@ -129,7 +130,7 @@ class HVAE(nn.Module):
         noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Trace:
-        """Samples the latents that are not given from their priors, for n examples. Without x, log_px is None."""
+        """Sample the latents that are not given from their priors, for n examples; log_px of the Trace is None."""
         choices = picks(self.num_levels, latents, temperature, noise=noise)
         return self.descend(None, n, fused(key), y=_array(y), picks=choices, train=False)
 
@@ -143,7 +144,8 @@ class HVAE(nn.Module):
         noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Array:
-        """Generates n new x: latents as in `decode`, then a sample of p(x | z)."""
+        """Generate n new x: latents as in `decode`, then a sample of p(x | z)."""
+        # a key of its own for x, so that latents and x are independent draws
         key_latents, key_x = jax.random.split(fused(key))
         trace = self.decode(key_latents, n, y=y, latents=latents, noise=noise, temperature=temperature)
         return trace.x_dist.sample(key_x)
@@ -157,18 +159,18 @@ class HVAE(nn.Module):
         keep_top: ArrayLike | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Array:
-        """Returns E[x | z] with the top `keep_top` levels inferred from x and the rest sampled from their priors."""
+        """Return E[x | z] with the top `keep_top` levels inferred from x and the rest sampled from their priors."""
         return self(x, key, y=y, keep_top=keep_top, temperature=temperature).x_dist.mean
 
     def encode(self, x: ArrayLike, key: Array, *, y: ArrayLike | None = None) -> tuple[Array, ...]:
-        """Returns a sample of all latents of x, top first, as `decode(latents=...)` takes them."""
+        """Return a sample of all latents of x, top first, as `decode(latents=...)` takes them."""
         return self(x, key, y=y).latents
 
 
 def levels_kept(levels_per_stage: tuple[int, ...], keep_top: ArrayLike | None) -> ArrayLike | None:
-    """Returns the number of levels in the top `keep_top` stages; a traced number is clipped to the stages there are.
+    """Return the number of levels in the top `keep_top` stages; a traced `keep_top` is clipped to all stages.
 
-    Raises ValueError for a plain number outside 0 to the number of stages, where stages have several levels.
+    Raises ValueError if `keep_top` is an integer outside 0 to the number of stages and stages have several levels.
     """
     if keep_top is None or max(levels_per_stage) == 1:
         return keep_top

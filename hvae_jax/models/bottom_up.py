@@ -16,7 +16,7 @@ E_q[log q(z_l | z_{l-1}) - log p(z_l | z_{l+1})].
 
     E[log p(z_l | z_{l+1})] under q's joint of z_l and z_{l+1}, minus the same under the product of its marginals,
 
-  nats of either sign, though usually too much: the better z_{l+1} predicts z_l, the more the formula charges for it.
+  an error of either sign, though usually positive: the better z_{l+1} predicts z_l, the more the formula charges.
   The right rate is log q - log p at the sample. It may be negative, but the mean of the sum over levels, KL(q(z | x) ||
   p(z)), is not.
 
@@ -27,12 +27,12 @@ the mean
 
 the rate of another posterior, in which z1 and z2 are independent, plus a charge for the information that z2 has about
 z1. The printed formula is below log p(x) on average, but it is not the ELBO of this q, may lie above or below it by
-nats, and is largest when z2 carries no information: trained on it, z2 collapses in good part for that reason alone.
+nats, and is largest when z2 carries no information: training on it makes z2 collapse, largely for that reason alone.
 Log weights, and with them the IWAE bounds, are right either way.
 
 keep_top = k infers the top k levels through bottom-up samples of the levels below, which are then replaced by draws
-from their priors; E w = p(x) still holds. Under one key the levels that are kept have the values of the plain pass. The
-levels above a given latent are inferred from it.
+from their priors; E w = p(x) still holds. For the same key, the k levels have the values that they have without
+keep_top. Levels above a given latent are inferred from it.
 
 Source: J. Tomczak, "Hierarchical Variational Auto-Encoders" (the article), "Two-level VAE". It does not specify the
 networks; these are those of its top-down code where they apply. Burda et al. (2015), section 3, has the log-ratio.
@@ -64,11 +64,11 @@ class BottomUpVAE(HVAE):
     """The article's bottom-up VAE. The defaults have 660,368 parameters on 8x8 digits of 17 values.
 
     Attributes:
-      latents: size of each latent vector, top first; of any length. By default z2 has 8, z1 has 16, as in the article's
-        top-down code.
+      latents: size of each latent vector, top first, for any number of levels. By default z2 has 8, z1 has 16, as in
+        the article's top-down code.
       hidden: width of every network.
       depth: number of hidden layers (linear, sigmoid-GELU, batch norm) of every network; the decoder has one more.
-      posteriors_see_x: whether the posteriors above z1 read x too, as its features r_1 beside z_{l-1}.
+      posteriors_see_x: whether the posteriors above z1 read x too: its features r_1, appended to z_{l-1}.
       network: layers next to x. "dense": linear layers on flattened x. "conv": a `ConvEncoder` before the first network
         and a `ConvDecoder` in place of the last linear layer, for images `[B, H, W, C]` with H and W multiples of 4.
       width: channels of the convolutions at half the resolution; twice as many at a quarter. Not used by "dense".
@@ -76,21 +76,22 @@ class BottomUpVAE(HVAE):
       top_prior: p(z_L); `NormalPrior()`, N(0, I), is the article's.
       clamp: bounds of each posterior's log variance.
       prior_clamp: bounds of each learned prior's log variance; None for none.
-      classes: number of class labels; 0 for a model without y. With labels, a one-hot y joins the input of every
-        network and the top prior is learned from y.
-      bottom_up: networks that replace f_L, ..., f_1, top first; None in a level's place, or () for all, keeps the
-        model's own. Each is called as `net(v, train=train)`: f_1 (with the convolutions) with x `[B, *event]` itself in
-        a model without labels, else `[B, F]`; the others with z_{l-1} `[B, latents]`, beside r_1, beside y. They return
-        the features r_l `[B, F']`.
+      classes: number of class labels; 0 for a model without y. With labels, a one-hot y is appended to the
+        input of every network, and the top prior is learned from y.
+      bottom_up: networks that replace f_L, ..., f_1, top first; None for a level, or () for all levels, keeps the
+        model's own. Each is called as `net(v, train=train)` and returns the features r_l, `[B, F']`. f_1, convolutions
+        included, reads x itself, `[B, *event]`, or with labels `[B, F]`; the others read z_{l-1} `[B, latents]`, with
+        r_1 and y appended if the model has them.
       posterior: networks that replace those from r_l to mean and log variance, likewise: `[B, F]` to
         `[B, 2 * latents[i]]`.
       prior: networks that replace those of the L - 1 priors below the top, likewise: `[B, latents[i]]` to
         `[B, 2 * latents[i + 1]]`.
-      decoder: network that replaces the decoder: z1 `[B, latents[-1]]` to the features `[B, F]` that the readout takes.
+      decoder: network that replaces the decoder, from z1 `[B, latents[-1]]` to the features `[B, F]` that the readout
+        reads.
       initialisation: initialiser of the model's own dense networks, "pytorch" or "glorot", as in `VAE`.
       dtype: precision of products and activations in the model's own networks: "bfloat16" takes less memory and uses
         the fast units of a TPU or GPU; None is the precision of the parameters. Parameters, gradients, statistics,
-        latents, KLs and likelihoods are float32 either way. Networks that replace others keep their own.
+        latents, KLs and likelihoods are float32 either way. Replacement networks keep their own dtype.
       remat: whether the backward pass recomputes each network's activations instead of storing them: less memory for
         about a third more arithmetic.
 
@@ -124,7 +125,7 @@ class BottomUpVAE(HVAE):
 
     @property
     def num_levels(self) -> int:
-        """L."""
+        """L, the number of latents."""
         return len(self.latents)
 
     @nn.compact
@@ -135,11 +136,11 @@ class BottomUpVAE(HVAE):
         label = one_hot(y, self.classes, n)  # [n, classes], or None
         readout = readout_of(self, None if x is None else x.shape[1:])
         ascent_key, descent_key = jax.random.split(key)
-        # made here and not in the ascent, which may run twice: a top prior may send inputs of its own through it
+        # made outside the ascent, so that its two calls share them: a top prior sends inputs of its own through it
         stem, paths, heads = ascent_of(self, self.posterior, "q")
 
         def ascend(x: Array, train: bool, pass_on: Callable[[int, Normal], Array]) -> Normal:
-            """Returns q(z_L | .); the z_l that each level below the top passes on is `pass_on(l, q(z_l | .))`."""
+            """Return q(z_L | .); each level below the top passes `pass_on(l, q(z_l | .))` up as its z_l."""
 
             def infer(level: int, v: Array) -> tuple[Array, Normal]:
                 """r_l and q(z_l | .), from what the level below passes on."""
@@ -149,6 +150,7 @@ class BottomUpVAE(HVAE):
             r1, q = infer(1, x if stem is None else run(stem, x, train=train))
             for level in range(1, top):
                 z = pass_on(level, q)
+                # [B, latents of level l + hidden], or z_l alone
                 v = jnp.concatenate([z, r1], axis=-1) if self.posteriors_see_x else z
                 _, q = infer(level + 1, v)
             return q
@@ -156,17 +158,19 @@ class BottomUpVAE(HVAE):
         posteriors: dict[int, Normal | Drawn] = {}
         if x is not None:
             check_event(readout.event(), x)
+            # a key for each level's sample; draws from the priors have keys of their own, so that keep_top changes none
             keys = jax.random.split(ascent_key, top)
 
             def sample(level: int, q: Normal) -> Array:
-                """z_l ~ q, kept for the descent, where its prior is known."""
+                """Draw z_l ~ q, and keep it for the descent, where its prior is known."""
+                # picks are listed top first
                 posteriors[level] = drawn = propose(keys[level - 1], q, picks[-level], name=f"z{level}")
                 return drawn.z
 
             posteriors[top] = ascend(x, train, sample)
 
         def encode(u: Array) -> Normal:
-            """q(z_L | u) of a top prior's own inputs: nothing is drawn, and no batch statistics change."""
+            """q(z_L | u) of a top prior's own inputs u: nothing is drawn, and no batch statistics change."""
             return ascend(u, False, lambda level, q: q.mean)
 
         ground = Ground(self, n, (self.latents[0],), encode, x, self.likelihood.value_range)
@@ -174,6 +178,7 @@ class BottomUpVAE(HVAE):
         for level, level_key, pick in zip(range(top, 0, -1), jax.random.split(descent_key, top), picks, strict=True):
             above = levels[-1].z if levels else None
             prior, level_key = prior_of(self, ground, level, above, label, level_key, train)
+            # the top has its posterior alone; the levels below have a sample of theirs already
             levels.append(draw(level_key, prior, posteriors.get(level), pick, name=f"z{level}"))
 
         decoder = self.decoder or own_network(self, "px", self.depth + 1)

@@ -1,7 +1,7 @@
-"""What the article's models share: a chain of vectors with a network a level, networks next to x, the top prior.
+"""Functions that the article's models share: networks of each level, networks next to x, and the top prior.
 
-x can be met by linear layers or by convolutions (`network`): convolutions are a `ConvEncoder`, the stem, before the
-first network of the way up, and a `ConvDecoder` in place of the last linear layer, the readout.
+The networks next to x are dense or convolutional (`network`). With "conv", a `ConvEncoder`, the stem, precedes the
+first bottom-up network, and a `ConvDecoder` replaces the last linear layer, the readout.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from hvae_jax.records import check_sizes
 
 @runtime_checkable
 class ArticleModel(Protocol):
-    """Fields of any of the article's models that the functions of this file read."""
+    """Fields of the article's models that the functions of this file read."""
 
     network: NetworkKind
     width: int
@@ -38,7 +38,7 @@ class ArticleModel(Protocol):
 
 @runtime_checkable
 class Chain(ArticleModel, Protocol):
-    """Fields of a model with a network a level."""
+    """Fields of a model with one network per level."""
 
     latents: tuple[int, ...]
     hidden: int
@@ -49,7 +49,7 @@ class Chain(ArticleModel, Protocol):
 
 
 def check_top_prior(model: ArticleModel) -> None:
-    """Raises ValueError for labels together with a top prior: with labels the top prior is learned from them."""
+    """Raise ValueError if there are both labels and a top prior: with labels, the top prior is learned from y."""
     if model.classes and model.top_prior != NormalPrior():
         raise ValueError(
             f"{type(model).__name__}(classes={model.classes}, top_prior={model.top_prior}): with labels the top prior "
@@ -58,10 +58,10 @@ def check_top_prior(model: ArticleModel) -> None:
 
 
 def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
-    """Checks the fields of `Chain`, and the networks that replace the model's own.
+    """Check the fields of `Chain`, and the networks that replace the model's own.
 
     Args:
-      heads: the field of the heads' replacements, by its name.
+      heads: the networks that replace the model's heads, under the name of their field.
 
     Raises ValueError if a size is below 1, there are labels and a top prior, or the number of networks does not fit
     the number of levels.
@@ -70,6 +70,7 @@ def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
     check_top_prior(model)
     for name, networks in {"bottom_up": model.bottom_up, **heads, "prior": model.prior}.items():
         levels = len(model.latents)
+        # p(z_L) is the top prior: it has no network that reads a latent above
         count = levels - 1 if name == "prior" else levels
         if len(networks) not in (0, count):
             raise ValueError(
@@ -81,10 +82,11 @@ def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
 def stem_of(
     model: ArticleModel, replaced: bool, activation: Callable[[Array], Array] = sigmoid_gelu
 ) -> ConvEncoder | None:
-    """Returns the convolutions before the first network of the way up; None for a dense model.
+    """Return the convolutions before the first bottom-up network; None for a dense model.
 
     Args:
-      replaced: whether the user has replaced the first network, which then takes x itself.
+      replaced: whether the user has replaced the first network, which then reads x itself: there is no stem.
+      activation: nonlinearity of the convolutions.
     """
     if model.network == "dense" or replaced:
         return None
@@ -94,10 +96,10 @@ def stem_of(
 def readout_of(
     model: ArticleModel, event: tuple[int, ...] | None, activation: Callable[[Array], Array] = sigmoid_gelu
 ) -> ConvDecoder | Readout:
-    """Returns the last layer, from the decoder's features to the parameters of p(x | z1).
+    """Return the last layer, from the decoder's features to the parameters of p(x | z1).
 
     Args:
-      event: shape of one x; None where the variables remember it.
+      event: shape of one x; None if the variables record it.
       activation: nonlinearity of the convolutions; not used by linear layers.
     """
     count, channels = model.likelihood.parameters, model.likelihood.channels
@@ -109,18 +111,20 @@ def readout_of(
 def likelihood_of(
     model: ArticleModel, decoder: nn.Module, readout: ConvDecoder | Readout, z: Array, x: Array | None, train: bool
 ) -> LikelihoodRecord:
-    """Returns p(x | z1).
+    """Return p(x | z1).
 
     Args:
       decoder: the network before the readout.
-      z: z1, or z1 beside y, `[B, d]`.
-      x: the examples at hand, or None. With Glorot's initialisation the readout's biases start at their marginals.
+      z: z1, with y appended if there are labels, `[B, d]`.
+      x: the examples `[B, *event]`, or None. Under Glorot's initialisation the readout's biases start at their
+        marginals.
     """
     h = call(decoder, z, train=train, remat=model.remat)  # [B, F]
+    # the biases of a convolutional readout keep their initialiser even under "glorot"
     if isinstance(readout, ConvDecoder):
         return model.likelihood(widen(call(readout, h, train=train, remat=model.remat)))
 
-    # a function, because it is wanted only while the model is initialised
+    # a function, so that the marginals are computed at initialisation only
     def first_bias() -> Array | None:
         return None if x is None or model.initialisation == "pytorch" else model.likelihood.marginals(x)
 
@@ -130,7 +134,7 @@ def likelihood_of(
 def own_network(
     model: Chain, name: str, depth: int, features: int | None = None, last: Callable[[Array], Array] = identity
 ) -> MLP:
-    """Returns a dense network with a last linear layer to `features`, or without one."""
+    """Return a dense network that ends with a linear layer to `features`, or with its last hidden layer for None."""
     return MLP(
         (model.hidden,) * depth,
         features,
@@ -149,8 +153,8 @@ def network(
     features: int,
     last: Callable[[Array], Array] = identity,
 ) -> nn.Module:
-    """Returns the user's replacement for this level's network, or the model's own."""
-    # top first, so that the last one is level 1's
+    """Return the user's replacement for this level's network, or the model's own."""
+    # replacements are listed top first: the last one is that of level 1
     if replacements and (replacement := replacements[-level]) is not None:
         return replacement
     return own_network(model, name, model.depth, features, last)
@@ -159,10 +163,10 @@ def network(
 def ascent_of(
     model: Chain, heads: tuple[nn.Module | None, ...], name: str
 ) -> tuple[ConvEncoder | None, dict[int, nn.Module], dict[int, nn.Module]]:
-    """Returns the networks of the way up: the stem, and by level f_l to the features r_l and the head that reads r_l.
+    """Return the bottom-up networks: the stem, and by level f_l to the features r_l and the head that reads r_l.
 
     Args:
-      heads: the user's replacements for the heads, top first; a head gives mean and log variance, `[B, 2 d]`.
+      heads: the user's replacements for the heads, top first; a head returns mean and log variance, `[B, 2 d]`.
       name: name of the model's own heads without the level, "q" for q1, q2, ...
     """
     stem = stem_of(model, bool(model.bottom_up) and model.bottom_up[-1] is not None)
@@ -178,7 +182,7 @@ def ascent_of(
 def prior_of(
     model: Chain, ground: Ground, level: int, above: Array | None, label: Array | None, key: Array, train: bool
 ) -> tuple[Latent, Array]:
-    """Returns p(z_level | z above, y), and the key for the level's sample.
+    """Return p(z_level | z above, y), and the key for the level's sample.
 
     At the top, where `above` is None, that is the top prior, or a Gaussian learned from the labels. A network that
     draws (`Drawing`) gets a key that is split off the level's.
@@ -191,12 +195,13 @@ def prior_of(
     else:
         return model.top_prior(ground), key
     own_key = None
-    if isinstance(net, Drawing):  # nothing is split for other networks, whose models keep their samples by that
+    # split only for a network that draws: a split would change the samples of all other models
+    if isinstance(net, Drawing):
         own_key, key = jax.random.split(key)
     h = call(net, given, train=train, remat=model.remat, key=own_key)
     return gaussian(h, clamp=model.prior_clamp), key
 
 
 def base_of(prior: Latent, shape: tuple[int, ...]) -> Normal:
-    """Returns the Gaussian that a posterior is an offset from: the prior, or N(0, I) where the prior is none."""
+    """Return the Gaussian that a posterior is an offset from: the prior, or N(0, I) if the prior is not a Gaussian."""
     return prior if isinstance(prior, Normal) else Normal.standard(shape)

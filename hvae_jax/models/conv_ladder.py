@@ -11,9 +11,9 @@ from u_l and t_{l+1}: through a network that reads both, or as one of the two me
 its own level's sample, so every KL is analytic; `Trace.ratios` has the log-ratios at the sample.
 
 Source: A. Dittadi's Ladder VAE (addtt/ladder-vae-pytorch). Departs from that code in two things: log variances are
-clamped by default, and rates are always analytic, where the code can take the log-ratio instead, of the same mean.
+clamped by default, and rates are always analytic, whereas the code can take the log-ratio, which has the same mean.
 The paper, Soenderby et al. (2016), has vectors, the merge "precision" and no skips; that model is in `ladder.py`. The
-two share the merges, which are in `distributions.py`, and no network.
+two models share the merges of `distributions.py`, but no networks.
 """
 
 import contextlib
@@ -44,31 +44,31 @@ ConvMerge = Literal["concat", "concat_linear", "precision", "residual"]
 
 
 class ConvLadderVAE(HVAE):
-    """The Ladder VAE of feature maps. The defaults have 3,209,153 parameters on 28x28 binary images.
+    """The Ladder VAE with feature maps as latents. The defaults have 3,209,153 parameters on 28x28 binary images.
 
-    x is padded with zeros to a multiple of its downsampling factor; the output is cropped again.
+    x is padded with zeros to a multiple of the downsampling factor (`multiple`); the output is cropped to `image`.
 
     Attributes:
       image: `(H, W, C)` of one x.
       latents: channels of each latent, top first.
-      downsample: number of halvings of the resolution on the way up to each latent, top first; at most one a block.
+      downsample: number of blocks that downsample by 2 on the bottom-up path to each latent, top first.
       channels: channels of all other feature maps.
-      blocks: number of residual blocks between two latents, each way.
+      blocks: number of residual blocks between two latents, on each path.
       block: settings of the residual blocks.
-      halve_first: whether the first convolution, 5x5, halves the resolution; a bilinear doubling then precedes the last
+      halve_first: whether the first convolution, 5x5, downsamples by 2; bilinear upsampling by 2 then precedes the last
         `blocks` residual blocks.
-      merge: how u_l and the way down give the posterior. "concat": a 1x1 convolution of both, a residual block, and a
-        3x3 convolution to mean and log variance. "concat_linear": the same without the block. "precision" and
+      merge: how u_l and the top-down path give the posterior. "concat": a 1x1 convolution of both, a residual block and
+        a 3x3 convolution to mean and log variance. "concat_linear": the same without the block. "precision" and
         "residual": a 3x3 convolution of u_l alone, merged with the prior by `distributions.precision_weighted` or
         `distributions.residual`.
-      skip: whether t_{l+1} bypasses z_l on the way down.
+      skip: whether a skip connection carries t_{l+1} past z_l on the top-down path.
       learn_top_prior: whether p(z_L) has a learned mean and log variance for each element, which start at N(0, I);
         otherwise it is N(0, I).
       clamp: bounds of every log variance; None for none, as published.
-      data_dependent_init: whether the x that the model is initialised with scales its convolutions such that, in
-        training mode, every output has mean 0 and standard deviation 0.1. Pass `init` a whole batch then.
-      scale: divisor of x before the first convolution, such as 255; None for the likelihood's own scaling, which takes
-        whole numbers to [-1, 1] and leaves others as they are.
+      data_dependent_init: whether convolutions are rescaled so that, in training mode and on the batch that `init` is
+        called with, the output of each has mean 0 and standard deviation 0.1. Pass `init` a whole batch then.
+      scale: divisor of x before the first convolution, such as 255; None is the likelihood's own scaling, whole numbers
+        to [-1, 1] and others unchanged.
       likelihood: p(x | z1), a family from `hvae_jax.likelihoods`; a 3x3 convolution gives its parameters.
       dtype: precision of products and activations: "bfloat16" takes less memory and uses the fast units of a TPU or
         GPU; None is the precision of the parameters. Parameters, gradients, statistics, latents, KLs and likelihoods
@@ -77,7 +77,8 @@ class ConvLadderVAE(HVAE):
         third more arithmetic.
 
     Raises ValueError if latents and downsample differ in length, there are more halvings than blocks or than the image
-    allows, a size is below 1, the likelihood does not take the image's channels, or merge or dtype is not known.
+    allows, a size is below 1, scale is not positive, the likelihood does not take the image's channels, or merge or
+    dtype is not known.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -107,7 +108,7 @@ class ConvLadderVAE(HVAE):
         self.likelihood.outputs(self.image[-1])
 
     def _check_halvings(self) -> None:
-        """Raises ValueError if the halvings do not fit the levels, the blocks or the image."""
+        """Raise ValueError if the halvings do not fit the levels, the blocks or the image."""
         if len(self.image) != 3:
             raise ValueError(f"ConvLadderVAE(image={self.image}): it has to be height, width and channels of one x.")
         if len(self.downsample) != len(self.latents):
@@ -129,12 +130,12 @@ class ConvLadderVAE(HVAE):
 
     @property
     def num_levels(self) -> int:
-        """L."""
+        """L, the number of latents."""
         return len(self.latents)
 
     @property
     def multiple(self) -> int:
-        """Downsampling factor from x to z_L, to a multiple of which x is padded."""
+        """Downsampling factor from x to z_L; x is padded to a multiple of it."""
         return 2 ** (sum(self.downsample) + self.halve_first)
 
     @property
@@ -147,7 +148,7 @@ class ConvLadderVAE(HVAE):
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        one_hot(y, 0, n)  # refuses a label
+        one_hot(y, 0, n)  # raises ValueError for labels
         initialises = self.data_dependent_init and self.is_initializing() and x is not None
         with nn.intercept_methods(standardised(0.1)) if initialises else contextlib.nullcontext():
             # in training mode, so that the batch norms in between see the statistics that they will see in training
@@ -155,11 +156,11 @@ class ConvLadderVAE(HVAE):
 
     def _descend(self, x: Array | None, n: int, key: Array, picks: tuple[Pick, ...], train: bool) -> Trace:
         latent_key, block_key = jax.random.split(key)
-        keys = (jax.random.fold_in(block_key, i) for i in itertools.count())  # dropout: the next one for each network
+        keys = (jax.random.fold_in(block_key, i) for i in itertools.count())  # for dropout: each network takes the next
         ups = {} if x is None else self._ascend(x, keys, train)
 
         levels: list[Level] = []
-        h = None  # t_{l+1}
+        h = None  # t_{l+1}; nothing lies above the top
         halvings_of = dict(zip(range(self.num_levels, 0, -1), self.downsample, strict=True))
         for (level, halvings), level_key, pick in zip(
             halvings_of.items(), jax.random.split(latent_key, self.num_levels), picks, strict=True
@@ -183,12 +184,13 @@ class ConvLadderVAE(HVAE):
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
 
     def _ascend(self, x: Array, keys: Iterator[Array], train: bool) -> dict[int, Array]:
-        """Returns u_1, ..., u_L by level."""
+        """Return u_1, ..., u_L by level."""
         check_image(self, x)
         seen = self.likelihood.as_input(x) if self.scale is None else x / self.scale
-        seen = pad_to_multiple(widen(seen), self.multiple)  # zeros, which is what the convolutions pad with too
+        seen = pad_to_multiple(widen(seen), self.multiple)  # zeros, as in the padding of the convolutions
         stride = 2 if self.halve_first else 1
         h = self.block.activation(Conv(self.channels, stride, self.dtype, 5, name="stem")(seen))
+        # as in the code, the block after the first convolution has no gate
         ungated = ResidualBlock(dataclasses.replace(self.block, gated=False), self.dtype, name="stem_block")
         h = call(ungated, h, next(keys), train=train, remat=self.remat)
         ups = {}
@@ -208,12 +210,13 @@ class ConvLadderVAE(HVAE):
     def _posterior(
         self, level: int, up: Array, h: Array | None, prior: Normal, keys: Iterator[Array], train: bool
     ) -> Normal:
-        """q(z_level | above, x) from u_level merged with the way down; from u_level alone at the top."""
+        """q(z_level | above, x) from u_level merged with the top-down path; from u_level alone at the top."""
         concat = self.merge in ("concat", "concat_linear")
         if concat and h is not None:
             merge = Merge(self.block if self.merge == "concat" else None, self.dtype, name=f"merge{level}")
             up = call(merge, up, h, next(keys), train=train, remat=self.remat)
         evidence = self._normal(f"q{level}", self.latents[-level], up)
+        # a concatenation has merged the paths already, and at the top there is nothing to merge
         if concat or h is None:
             return evidence
         return precision_weighted(prior, evidence) if self.merge == "precision" else residual(prior, evidence)
@@ -228,16 +231,16 @@ class ConvLadderVAE(HVAE):
 
 
 def addtt_mnist(layers: int = 3) -> ConvLadderVAE:
-    """The published model of binary 28x28 images, with 3, 6 or 12 layers (any multiple of 3 works).
+    """The published model of binary 28x28 images, with 3, 6 or 12 layers; any multiple of 3 works.
 
-    Trained with FreeBits(0.5, "level", "sample"), 1.0 above six layers, and Adamax at 3e-4 in batches of 64. Published
+    Trained with FreeBits(0.5, "level", "sample"), or 1.0 above six layers, and Adamax at 3e-4, batch size 64. Published
     on static MNIST: -ELBO 82.14, 80.74 and 80.50 nats, and 79.24, 78.52 and 78.30 with 1000 importance samples.
     """
     return ConvLadderVAE(latents=(32,) * layers, downsample=_thirds(layers), clamp=None)
 
 
 def addtt_cifar10(layers: int = 3) -> ConvLadderVAE:
-    """The published model of 32x32 colour images, with 3, 6 or 15 layers (any multiple of 3 works).
+    """The published model of 32x32 colour images, with 3, 6 or 15 layers; any multiple of 3 works.
 
     Trained as `addtt_mnist`. Published on CIFAR-10: -ELBO 3.59, 3.44 and 3.35 bits per dimension.
     """
@@ -252,9 +255,9 @@ def addtt_cifar10(layers: int = 3) -> ConvLadderVAE:
 
 
 def _thirds(layers: int) -> tuple[int, ...]:
-    """Halvings of the presets, top first: three, one at the bottom of each third of the levels.
+    """`downsample` of the presets, top first: one halving in each third of the levels, at its lowest level.
 
-    The published account says that there are three, evenly spaced.
+    The published description says only that there are three, evenly spaced.
     Raises ValueError unless the number of layers is a multiple of 3.
     """
     if layers < 3 or layers % 3:

@@ -4,15 +4,15 @@
     q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z1 | z2, x)
 
 A deterministic path leads up, d_l = f_l(d_{l-1}), and gives for each latent the evidence of x alone, N(m_l, var_l). On
-the way down the posterior is the product of the evidence and the prior N(m_p, var_p),
+the top-down path the posterior is the normalised product of the evidence and the prior N(m_p, var_p),
 
     1/var_q = 1/var_l + 1/var_p,          m_q = var_q (m_l/var_l + m_p/var_p),
 
-and the evidence itself at the top. No prior depends on its own level's sample, so every KL is analytic.
+and at the top the evidence itself. No prior depends on its own level's sample, so every KL is analytic.
 
 Source: Soenderby et al. (2016), whose equations 17 to 19 are the merge, and where the paper is silent their code
 (casperkaae/LVAE): f_l is twice linear, batch norm, leaky ReLU; means and variances have batch norm too; a variance is
-softplus(1 + a) + 1e-5. Departs from both in the rates: theirs are log-ratios at the sample, of the same mean. Their
+softplus(1 + a) + 1e-5. Departs from both in the rates: theirs are log-ratios at the sample, with the same mean. Their
 warm-up is a beta schedule of the objective. For latents that are feature maps, and the merge by concatenation, see
 `conv_ladder.py`.
 """
@@ -71,12 +71,12 @@ class LadderVAE(HVAE):
 
     Attributes:
       latents: size of each latent vector, top first.
-      hidden: width of the networks up into each latent and down out of it, top first.
+      hidden: width of the bottom-up and the top-down network of each level, top first.
       merge: how the evidence and the prior give the posterior. "precision": the product above. "residual": the prior
         with its mean moved by m_l and its variance multiplied by var_l.
-      share: whether the evidence is merged with p's own prior; otherwise q has networks of its own on the way down, of
+      share: whether the evidence is merged with the generative prior; otherwise q has top-down networks of its own, of
         the same shape, as in the code by default.
-      only_mu_up: whether the way up goes on from m_l instead of d_l, as in the code's published runs.
+      only_mu_up: whether f_{l+1} reads m_l instead of d_l, as in the code's published runs.
       normalise: whether there is batch norm.
       head: how a linear layer's output becomes a variance; "softplus_var" is the paper's, "log_var" is e^a.
       clamp: bounds of the log variances; None for none, as in the paper.
@@ -87,7 +87,7 @@ class LadderVAE(HVAE):
       remat: whether the backward pass recomputes each network's activations instead of storing them: less memory for
         about a third more arithmetic.
 
-    Raises ValueError if latents and hidden differ in length, a size is below 1, or merge, head or dtype is not known.
+    Raises ValueError if latents and hidden differ in length, a size is below 1, or merge or dtype is not known.
     """
 
     latents: tuple[int, ...] = (4, 8, 16, 32, 64)
@@ -114,14 +114,14 @@ class LadderVAE(HVAE):
 
     @property
     def num_levels(self) -> int:
-        """L."""
+        """L, the number of latents."""
         return len(self.latents)
 
     @nn.compact
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        one_hot(y, 0, n)  # refuses a label
+        one_hot(y, 0, n)  # raises ValueError for labels
         sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
         readout = Readout(self.likelihood.parameters, self.dtype, self.likelihood.channels, name="readout")
 
@@ -138,7 +138,8 @@ class LadderVAE(HVAE):
         for level, level_key, pick in zip(sizes, jax.random.split(key, len(sizes)), picks, strict=True):
             above = levels[-1].z if levels else None
             prior = self._prior("", level, sizes[level], above, n, train)
-            posterior = evidence.get(level)
+            posterior = evidence.get(level)  # None without x
+            # at the top the evidence alone is the posterior
             if posterior is not None and above is not None:
                 merged = prior if self.share else self._prior("q_", level, sizes[level], above, n, train)
                 merge = precision_weighted if self.merge == "precision" else residual
@@ -150,20 +151,20 @@ class LadderVAE(HVAE):
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
 
     def _prior(self, whose: str, level: int, size: int, above: Array | None, n: int, train: bool) -> Normal:
-        """p(z_level | z above), N(0, I) at the top. With `whose` "q_" the networks are q's own."""
+        """p(z_level | z above), N(0, I) at the top; from networks of q's own if `whose` is "q_"."""
         if above is None:
             return Normal.standard((n, size))
         h = self._path(f"{whose}down{level + 1}", level + 1, above, train)
         return self._normal(f"{whose}p{level}", size, h, train)
 
     def _path(self, name: str, level: int, v: Array, train: bool) -> Array:
-        """A deterministic network at v, of that level's width."""
+        """The output `[B, hidden]` of a deterministic network of the level's width."""
         net = _Deterministic(self.hidden[-level], self.normalise, self.dtype, name=name)
         return call(net, v, train=train, remat=self.remat)
 
     def _normal(self, name: str, size: int, h: Array, train: bool) -> Normal:
         """The Gaussian whose mean and variance a linear layer gives."""
-        # one layer for both: the batch norm is of each unit, so that two layers side by side would be the same
+        # one layer for both: batch norm acts on each unit separately, so that two layers would compute the same
         layer = _Linear(2 * size, self.normalise, self.dtype, name=name)
         return gaussian(layer(h, train=train), self.head, self.clamp)
 

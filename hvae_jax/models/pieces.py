@@ -15,7 +15,7 @@ _LOG_VAR = ScaleHead()
 
 @runtime_checkable
 class ForImages(Protocol):
-    """A model whose settings say what images it takes."""
+    """A model with a setting for the shape of its images."""
 
     @property
     def image(self) -> tuple[int, ...] | None:
@@ -24,7 +24,7 @@ class ForImages(Protocol):
 
 
 def check_image(model: ForImages, x: Array) -> None:
-    """Raises ValueError unless x is a batch of the images that the model's settings say, `[B, *image]`."""
+    """Raise ValueError unless x is a batch of the model's images, `[B, *model.image]`."""
     if x.shape[1:] != model.image:
         raise ValueError(
             f"x has shape {tuple(x.shape)}, that is examples of {tuple(x.shape[1:])}, but "
@@ -33,11 +33,12 @@ def check_image(model: ForImages, x: Array) -> None:
 
 
 def gaussian(h: Array, head: ScaleHead = _LOG_VAR, clamp: tuple[float, float] | None = None) -> Normal:
-    """Returns the diagonal Gaussian that a layer's output describes, in float32 at least.
+    """Return the diagonal Gaussian parametrised by a layer's output, in float32 at least.
 
     Args:
-      h: `[..., 2 d]`, the mean and then the numbers that `head` makes a scale of.
-      clamp: bounds of the log variance (of the log standard deviation for a `head` that speaks of it); None for none.
+      h: `[..., 2 d]`, the means and then the d numbers that `head` turns into scales.
+      clamp: bounds of the log variance, or of the log standard deviation if `head` is "log_std" or "softplus_std"; None
+        for no bounds.
     """
     mean, a = jnp.split(widen(h), 2, axis=-1)
     return Normal(mean, head.log_std(a, clamp))
@@ -46,12 +47,13 @@ def gaussian(h: Array, head: ScaleHead = _LOG_VAR, clamp: tuple[float, float] | 
 def learned_top_prior(
     param: Callable[..., Array], shape: tuple[int, ...], n: int, clamp: tuple[float, float] | None = None
 ) -> Normal:
-    """Returns p(z_L) for n examples, `[n, *shape]`, with a learned mean and log variance for each element.
+    """Return p(z_L) for n examples, `[n, *shape]`, with a learned mean and log variance for each element.
 
     Args:
-      param: the model's own `param`; the parameter is "top_prior", `[*shape[:-1], 2 * shape[-1]]`, and starts at zero,
+      param: the `param` method of the model. The parameter "top_prior", `[*shape[:-1], 2 * shape[-1]]`, starts at zero,
         so that p(z_L) starts as N(0, I).
-      clamp: bounds of the log variance; None for none.
+      shape: shape of one z_L, channels last.
+      clamp: bounds of the log variance; None for no bounds.
     """
     both = param("top_prior", nn.initializers.zeros, (*shape[:-1], 2 * shape[-1]), jnp.float32)
     return gaussian(jnp.broadcast_to(both[None], (n, *both.shape)), clamp=clamp)

@@ -3,8 +3,8 @@
     p(x, z) = p(x | h_0) prod_l p(z_l | z_>l)          every Gaussian diagonal; h_0 reads all of z
     q(z | x) = prod_l q(z_l | z_>l, x)                 from the top, each through a flow of its own
 
-Every latent is a feature map and has two blocks, one bottom-up and one top-down; the first passes only its terms of
-the posterior to the second. Each block splits a convolution of elu(h) by channels:
+Every latent is a feature map and has two blocks, one bottom-up and one top-down; the bottom-up block passes only its
+terms of the posterior to the top-down block. Each block splits a convolution of elu(h) by channels:
 
     bottom-up:   m_q, s_q, c_q, d                      h <- h + 0.1 conv(elu(d))
     top-down:    m_p, s_p, m_r, s_r, c_r, d            h <- h + 0.1 conv(elu([z_l, d]))
@@ -20,12 +20,12 @@ Source: Kingma et al. (2016), section 6.2 and appendix, and their two codes. It 
 - The KL is analytic where there is no flow.
 - The default flow has the gate of the paper's algorithm 1; their code for CIFAR-10 has the form "published".
 - Gains of weight norm are initialised from the first batch. Their TensorFlow code stores log(gain)/3 and reads it as
-  log(gain), so that they begin elsewhere.
+  log(gain), so that its gains begin at other values.
 - Masked kernels have no row below the centre, instead of one multiplied by 0, and the topmost bottom-up block has no
   second convolution, which nothing would read: the model is the same.
-- Log variances are clamped (`clamp`), wide of what training needs; None is their unbounded form.
-- p(x | z) is exact; the bins at both ends of their range do not reach to infinity, and probabilities are floored
-  (`DiscretisedLogistic`).
+- Log variances are clamped (`clamp`), with bounds far beyond what training needs; None is their unbounded form.
+- p(x | z) is exact (`DiscretisedLogistic`). In their codes the first and the last bin do not reach to infinity, and
+  probabilities are floored.
 """
 
 from collections.abc import Sequence
@@ -59,13 +59,13 @@ Evidence = tuple[Array, Array]
 
 
 class AscentBlock(nn.Module):
-    """A bottom-up block: h `[B, H, W, width]` to the same shape, or half the side if `halve`, and its evidence.
+    """A bottom-up block: h `[B, H, W, width]` to the same shape, or half the side if `halve`, and the block's evidence.
 
     Attributes:
       latents: channels of z.
       context: channels of the flow's context; 0 for no flow.
       halve: whether the first convolution has stride 2, and the skip connection takes every second row and column.
-      last: whether no block is above, so that h ends here.
+      last: whether this is the topmost block, whose h nothing reads.
     """
 
     latents: int
@@ -86,7 +86,7 @@ class AscentBlock(nn.Module):
 
 
 class DescentBlock(nn.Module):
-    """A top-down block: h `[B, H, W, width]` to the same shape, or twice the side if `enlarge`, and its level.
+    """A top-down block: h `[B, H, W, width]` to the same shape, or twice the side if `enlarge`, and the block's level.
 
     Attributes:
       latents, context: as in `AscentBlock`.
@@ -113,10 +113,12 @@ class DescentBlock(nn.Module):
         if evidence is not None:
             posterior = base = self._gaussian(r + evidence[0])
             if self.flow is not None:
-                # The flow is initialised on this sample of its base, as the other layers are on their inputs.
+                # The flow is initialised on a sample of its base, as the other layers are on their inputs: the one that
+                # `propose` draws below, by the same key.
                 flow = InverseAutoregressive(*self.flow, name="flow")(base.sample(propose_key), context + evidence[1])
                 posterior = propose(propose_key, base, pick, flow)
         level = draw(draw_key, prior, posterior, pick, side=h.shape[1])
+        # z joins the features in their dtype; Gaussians and z are float32 at least
         v = nn.elu(jnp.concatenate([level.z.astype(v.dtype), v], axis=-1))
         stride = 2 if self.enlarge else 1
         v = WeightNormConv(width, stride=stride, transposed=self.enlarge, name="second")(v)
@@ -124,6 +126,7 @@ class DescentBlock(nn.Module):
 
     def _gaussian(self, h: Array) -> Normal:
         """The Gaussian of mean and log standard deviation `[B, H, W, 2 latents]`, its log variance clamped."""
+        # the head clamps the log standard deviation, half the log variance
         return gaussian(h, _LOG_STD, None if self.clamp is None else (0.5 * self.clamp[0], 0.5 * self.clamp[1]))
 
 
@@ -145,12 +148,13 @@ class ResNetVAE(HVAE):
         as many channels as the first.
       likelihood: p(x | h_0).
       clamp: bounds of every log variance; None for no bounds.
-      unroll: number of equal blocks written out per turn of the loop. 1 compiles in a time that does not grow with
-        depth; on a CPU all of them run several times as fast.
-      remat: whether the backward pass recomputes the inside of each block instead of keeping it.
+      unroll: number of blocks of a scan that are unrolled per iteration. At 1 compile time does not grow with depth; on
+        a CPU, unrolling all blocks runs several times as fast.
+      remat: whether the backward pass recomputes the activations of each block instead of storing them.
 
     Raises ValueError if `blocks` and `latents` differ in length, a size is below 1, the image cannot be halved as
-    often as needed, the flow's form is unknown, or `flow_hidden` does not divide by `latents` or the other way round.
+    often as needed, the flow's form is unknown, or a width in `flow_hidden` is neither a multiple nor a divisor of a
+    number in `latents`.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -196,7 +200,7 @@ class ResNetVAE(HVAE):
 
     @property
     def stacked(self) -> tuple[str, ...]:
-        """Runs of blocks that keep their resolution are scanned."""
+        """Path prefixes of the runs of blocks that keep their resolution, which are scanned."""
         return tuple(f"{path}{side}/" for side in self._sides for path in ("up", "down"))
 
     @property
@@ -213,14 +217,16 @@ class ResNetVAE(HVAE):
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        one_hot(y, 0, n)  # raises for labels, which this model has no use for
+        one_hot(y, 0, n)  # raises ValueError for labels
         channels, resolutions, context = self.image[2], len(self.blocks), self._context
         flow = None if self.flow is None else (self.flow_steps, self.flow_hidden, self.flow)
         runs, edges = ({}, {}) if x is None else self._ascend(x)
 
         top = self.param("top", nn.initializers.zeros, (self.width,), jnp.float32)
+        # [n, h, w, width]: the same vector at all positions of the coarsest feature maps
         h = jnp.broadcast_to(top[None, None, None], (n, self._sides[0], self.image[1] // 2**resolutions, self.width))
         keys, levels, at = jax.random.split(key, self.num_levels), [], 0
+        # at each resolution the run of blocks that keep it, then the edge, which doubles it
         for r, (side, plain) in enumerate(zip(self._sides, self._plain, strict=True)):
             settings = (self.latents[r], context, flow, self.clamp)
             if plain:
@@ -252,19 +258,22 @@ class ResNetVAE(HVAE):
         for r in reversed(range(len(self.blocks))):
             plain, settings, name = self._plain[r], (self.latents[r], self._context), f"up{self._sides[r]}"
             if r < len(self.blocks) - 1:
+                # true if the coarsest resolution has no block but this one
                 is_last = r == 0 and not plain
                 edge = once(AscentBlock, self.remat)(*settings, halve=True, last=is_last, name=f"{name}_edge")
                 h, edges[r] = edge(h)
             found: list[Evidence] = []
-            # The topmost block of all has fewer parameters than the others, and so stays outside their run.
+            # The topmost block has fewer parameters than the others, and so stays outside the run.
             has_top = r == 0 and plain > 0
             if inner := plain - has_top:
                 h, run = self._run(AscentBlock, inner, ())(*settings, name=name)(h)
+                # stacked from the bottom by the scan, read from the top
                 found.append(jax.tree.map(lambda leaf: leaf[::-1], run))
             if has_top:
                 _, one = once(AscentBlock, self.remat)(*settings, last=True, name=f"{name}_top")(h)
                 found.insert(0, jax.tree.map(lambda leaf: leaf[None], one))
             if found:
+                # [plain, B, H, W, C], in the order of the descent
                 runs[r] = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
         return runs, edges
 

@@ -54,22 +54,24 @@ class TopDownVAE(HVAE):
         and a `ConvDecoder` in place of the last linear layer, for images `[B, H, W, C]` with H and W multiples of 4.
       width: channels of the convolutions at half the resolution; twice as many at a quarter. Not used by "dense".
       likelihood: p(x | z1), a family from `hvae_jax.likelihoods`.
-      top_prior: p(z_L); `NormalPrior()`, N(0, I), is the article's. Offsets at the top are from N(0, I) in any case.
+      top_prior: p(z_L); `NormalPrior()`, N(0, I), is the article's. Offsets at the top are from N(0, I) under
+        other top priors too.
       clamp: bounds of d log var at each level, the article's hardtanh.
       prior_clamp: bounds of each learned prior's log variance; None for none, as in the article.
-      classes: number of class labels; 0 for a model without y. With labels, a one-hot y joins the input of every
-        network and the top prior is learned from y.
-      bottom_up: networks that replace f_L, ..., f_1, top first; None in a level's place, or () for all, keeps the
-        model's own. Each is called as `net(v, train=train)`: f_1 with x `[B, *event]` itself in a model without labels,
-        all others with `[B, F]`, to `[B, F']`.
+      classes: number of class labels; 0 for a model without y. With labels, a one-hot y is appended to the
+        input of every network, and the top prior is learned from y.
+      bottom_up: networks that replace f_L, ..., f_1, top first; None for a level, or () for all levels, keeps the
+        model's own. Each is called as `net(v, train=train)` and returns features `[B, F']`; v is `[B, F]`, except that
+        without labels f_1 reads x itself, `[B, *event]`.
       delta: networks that replace those of the offsets, likewise: `[B, F]` to `[B, 2 * latents[i]]`.
       prior: networks that replace those of the L - 1 priors below the top, likewise: `[B, latents[i]]` to
         `[B, 2 * latents[i + 1]]`.
-      decoder: network that replaces the decoder: z1 `[B, latents[-1]]` to the features `[B, F]` that the readout takes.
+      decoder: network that replaces the decoder, from z1 `[B, latents[-1]]` to the features `[B, F]` that the readout
+        reads.
       initialisation: initialiser of the model's own dense networks, "pytorch" or "glorot", as in `VAE`.
       dtype: precision of products and activations in the model's own networks: "bfloat16" takes less memory and uses
         the fast units of a TPU or GPU; None is the precision of the parameters. Parameters, gradients, statistics,
-        latents, KLs and likelihoods are float32 either way. Networks that replace others keep their own.
+        latents, KLs and likelihoods are float32 either way. Replacement networks keep their own dtype.
       remat: whether the backward pass recomputes each network's activations instead of storing them: less memory for
         about a third more arithmetic.
 
@@ -102,7 +104,7 @@ class TopDownVAE(HVAE):
 
     @property
     def num_levels(self) -> int:
-        """L."""
+        """L, the number of latents."""
         return len(self.latents)
 
     @nn.compact
@@ -113,12 +115,13 @@ class TopDownVAE(HVAE):
         sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
         label = one_hot(y, self.classes, n)  # [n, classes], or None
         readout = readout_of(self, None if x is None else x.shape[1:])
-        # made here and not in the ascent, which may run twice: a top prior may send inputs of its own through it
+        # made outside the ascent, so that its two calls share them: a top prior sends inputs of its own through it
         stem, paths, heads = ascent_of(self, self.delta, "delta")
 
         def ascend(x: Array, train: bool) -> dict[int, Normal]:
-            """Returns (dm_l, d log var_l) by level, from r_1 up to r_L."""
+            """Return (dm_l, d log var_l) by level, from r_1 up to r_L."""
             offsets, r = {}, x if stem is None else run(stem, x, train=train)
+            # paths are ordered from level 1 up
             for level in paths:
                 r = run(paths[level], join(r, label), train=train)  # [B, hidden]
                 offsets[level] = gaussian(run(heads[level], join(r, label), train=train), clamp=self.clamp)
@@ -136,6 +139,7 @@ class TopDownVAE(HVAE):
         for level, level_key, pick in zip(sizes, jax.random.split(key, top), picks, strict=True):
             above = levels[-1].z if levels else None
             prior, level_key = prior_of(self, ground, level, above, label, level_key, train)
+            # an offset from the prior of this very pass, so that q shares the generative path
             posterior = residual(base_of(prior, (n, sizes[level])), offsets[level]) if offsets else None
             levels.append(draw(level_key, prior, posterior, pick, name=f"z{level}"))
 

@@ -35,7 +35,7 @@ from hvae_jax.trace import Trace
 class VAE(HVAE):
     """The VAE of one latent vector. The defaults have 440,416 parameters on 8x8 digits of 17 values.
 
-    The default networks are those of the author's one-level code, with the width of the article's top-down model and
+    The default networks are those of J. Tomczak's one-level code, with the width of the article's top-down model and
     the latents of its z1: 64 -> 256 -> 256 -> 32 and 16 -> 256 -> 256 -> 64*17 with leaky ReLUs. The article's own
     layers are `activation=sigmoid_gelu, normalise=True`.
 
@@ -54,21 +54,21 @@ class VAE(HVAE):
       top_prior: p(z1); `NormalPrior()` is N(0, I).
       clamp: bounds of the posterior's log variance.
       prior_clamp: bounds of the log variance of p(z1 | y); None for none. Not used without labels.
-      classes: number of class labels; 0 for a model without y. With labels, a one-hot y joins the input of every
-        network and the prior is learned from y.
-      encoder: network that replaces the encoder, convolutions included. It is called as `net(v, train=train)`, with x
-        `[B, *event]` itself in a model without labels, else `[B, F]`, and returns mean and log variance,
-        `[B, 2 * latents]`.
-      decoder: network that replaces the decoder: z1 `[B, latents]`, beside y, to the features `[B, F]` that the readout
-        takes.
+      classes: number of class labels; 0 for a model without y. With labels, a one-hot y is appended to the
+        input of every network, and the prior is learned from y.
+      encoder: network that replaces the encoder, convolutions included. It is called as `net(v, train=train)` and
+        returns mean and log variance, `[B, 2 * latents]`; v is x itself, `[B, *event]`, or with labels x flattened and
+        y appended, `[B, F]`.
+      decoder: network that replaces the decoder, from z1 `[B, latents]`, with y appended, to the features `[B, F]` that
+        the readout reads.
       initialisation: initialiser of the model's own dense networks. "pytorch": PyTorch's default for kernels and
-        biases. "glorot": Glorot's for kernels and 0 for biases; the readout's biases, where the likelihood can say
-        them, start such that p(x | z) is the marginals of the examples that the model is initialised on
+        biases. "glorot": Glorot's for kernels and 0 for biases; the readout's biases, if the likelihood has
+        `marginals`, start so that p(x | z) has the marginals of the examples that the model is initialised on
         (`Training.init_examples`). Without that, units die while the biases are learned: on static MNIST the IWAE
         paper's network is 18 nats worse after ten epochs.
       dtype: precision of products and activations in the model's own networks: "bfloat16" takes less memory and uses
         the fast units of a TPU or GPU; None is the precision of the parameters. Parameters, gradients, statistics,
-        latents, KLs and likelihoods are float32 either way. Networks that replace others keep their own.
+        latents, KLs and likelihoods are float32 either way. Replacement networks keep their own dtype.
       remat: whether the backward pass recomputes each network's activations instead of storing them: less memory for
         about a third more arithmetic.
 
@@ -101,7 +101,7 @@ class VAE(HVAE):
 
     @property
     def num_levels(self) -> int:
-        """One."""
+        """One: z1."""
         return 1
 
     @nn.compact
@@ -111,7 +111,7 @@ class VAE(HVAE):
         run = functools.partial(call, remat=self.remat)
         label = one_hot(y, self.classes, n)  # [n, classes], or None
         readout = readout_of(self, None if x is None else x.shape[1:], activation=self.activation)
-        # made here and not in `encode`, which may run twice: a top prior may send inputs of its own through it
+        # made outside `encode`, so that its two calls share them: a top prior sends inputs of its own through it
         stem = stem_of(self, self.encoder is not None, activation=self.activation)
         encoder = self.encoder or self._mlp("q1", 2 * self.latents)
 
@@ -120,6 +120,7 @@ class VAE(HVAE):
             seen = join(x if stem is None else run(stem, x, train=train), label)
             return gaussian(run(encoder, seen, train=train), clamp=self.clamp)
 
+        # without x, `draw` takes z from the prior
         posterior = None
         if x is not None:
             check_event(readout.event(), x)
@@ -129,6 +130,7 @@ class VAE(HVAE):
             learned = run(self._mlp("prior1", 2 * self.latents), label, train=train)
             prior = gaussian(learned, clamp=self.prior_clamp)
         else:
+            # in evaluation mode: pseudo-inputs of a top prior are no part of the batch
             event, bounds = (self.latents,), self.likelihood.value_range
             prior = self.top_prior(Ground(self, n, event, lambda u: encode(u, False), x, bounds))
         level = draw(key, prior, posterior, picks[0], name="z1")
@@ -138,7 +140,7 @@ class VAE(HVAE):
         return Trace(None if x is None else x_dist.log_prob(x), (level,), x_dist)
 
     def _mlp(self, name: str, features: int | None = None) -> MLP:
-        """A dense network with a last linear layer to `features`, or without one."""
+        """A dense network that ends with a linear layer to `features`, or with its last hidden layer for None."""
         hidden = (self.hidden,) * self.depth
         settings = {"normalise": self.normalise, "dtype": self.dtype, "initialisation": self.initialisation}
         return MLP(hidden, features, self.activation, name=name, **settings)

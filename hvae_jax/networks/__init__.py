@@ -1,4 +1,4 @@
-"""Flax modules with no probability in them."""
+"""Layers, blocks and networks: Flax modules that know of no distributions."""
 
 from hvae_jax.networks.conv import ConvDecoder as ConvDecoder
 from hvae_jax.networks.conv import ConvEncoder as ConvEncoder

@@ -33,7 +33,7 @@ class BottleneckStyle:
       activation: activation before each convolution of a bottleneck.
       initialisation: initialiser of kernels, U(-b, b): "pytorch" with b = 1/sqrt(fan_in), or "glorot" with
         b = sqrt(6/(fan_in + fan_out)).
-      edge: kernel size of a bottleneck's first and last convolution; None is that of the others.
+      edge: kernel size of a bottleneck's first and last convolution; None is that of the other convolutions.
       dtype: dtype of products and activations; None is the parameters'.
       precision: precision of products on accelerators.
     """
@@ -46,7 +46,7 @@ class BottleneckStyle:
 
 
 def _bound(initialisation: Initialisation, shape: tuple[int, ...]) -> float:
-    """b, for a kernel `[height, width, inputs, outputs]` that begins as U(-b, b)."""
+    """b of the initialiser U(-b, b), for a kernel `[height, width, inputs, outputs]`."""
     fan_in, fan_out = math.prod(shape[:3]), shape[0] * shape[1] * shape[3]
     return math.sqrt(6 / (fan_in + fan_out)) if initialisation == "glorot" else fan_in**-0.5
 
@@ -58,7 +58,7 @@ class BottleneckConv(nn.Module):
       features: channels of the output.
       size: height and width of the kernel.
       stride: stride; x is padded with zeros at stride 1 only, which keeps the resolution.
-      scale: factor of the kernel at initialisation, beside the style's.
+      scale: factor of the kernel at initialisation; 1 is the style's initialiser.
       style: settings of all convolutions.
     """
 
@@ -78,7 +78,7 @@ class BottleneckConv(nn.Module):
         """The convolution of x, or of x and `more` concatenated along the channels.
 
         Args:
-          begin: draws from U(-1, 1) that the kernel is initialised with; None draws its own.
+          begin: draws from U(-1, 1) that the kernel is initialised with, flattened; None makes new ones.
         """
         inputs = x.shape[-1] + (0 if more is None else more.shape[-1])
         style, shape = self.style, (self.size, self.size, inputs, self.features)
@@ -141,7 +141,7 @@ class Bottleneck(nn.Module):
         for i, size in enumerate(sizes):
             scale = self.scale if i == len(sizes) - 1 else 1.0
             conv = BottleneckConv(channels[i + 1], size, scale=scale, style=self.style, name=f"conv_{i}")
-            # h and `more` are activated apart: XLA merges a(h) with the same of another bottleneck that reads h.
+            # h and `more` are activated separately: XLA then shares a(h) with another bottleneck that reads h.
             second = None if more is None or i else self.style.activation(more)
             h = conv(self.style.activation(h), second, begin[i])
         return h

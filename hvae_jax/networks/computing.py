@@ -1,4 +1,4 @@
-"""Settings of computation that change no parameter, dtype, precision and recomputation, and what layers share."""
+"""Computation of layers: settings of dtype, precision and recomputation, which change no parameter, and helpers."""
 
 from typing import Any, Literal
 
@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Num
 
-# Dtype of products and activations, as a name that JSON and a command line can say; parameters keep theirs. None is
+# Dtype of products and activations, as a name for JSON and the command line; parameters keep theirs. None is
 # what parameters and inputs promote to.
 ComputeDtype = Literal["bfloat16"] | None
 
@@ -28,8 +28,8 @@ def widen(h: Num[Array, "..."]) -> Float[Array, "..."]:
 def prepend_axes(v: Num[Array, "..."], ndim: int) -> Num[Array, "..."]:
     """v with axes of size 1 in front, `ndim` axes in all: `[C]` becomes `[1, ..., 1, C]`.
 
-    Broadcasting would add them silently, and would as silently do so where an axis is missing by mistake; the tests
-    forbid that (`jax_numpy_rank_promotion="raise"`).
+    Broadcasting would add them silently, even if an axis is missing by mistake; the tests forbid that
+    (`jax_numpy_rank_promotion="raise"`).
     """
     return v.reshape((1,) * (ndim - v.ndim) + v.shape)
 
@@ -42,13 +42,14 @@ class Drawing(nn.Module):
 
 
 def call(net: nn.Module, *inputs: Any, train: bool, remat: bool = False, key: Array | None = None) -> Any:
-    """Calls `net(*inputs, train=train)`; with `remat` the backward pass recomputes activations instead of keeping them.
+    """Call `net(*inputs, train=train)`; with `remat` the backward pass recomputes activations instead of storing them.
 
-    With `remat` only the inputs are kept, at the price of one more forward pass. Parameters, their paths, the
-    statistics and the outputs are the same. Any bound module whose `__call__` takes `train` will do; blocks under a
-    scan are wrapped as classes, by `networks.scan.scanned`.
-    Memory is saved on accelerators, and on CPUs with JAX 0.12. XLA's CPU backend of JAX 0.7 and 0.10 recomputes as soon
-    as it can, and so keeps as much as without.
+    With `remat` only the inputs are stored, at the cost of one more forward pass. Parameters, their paths, the
+    statistics and the outputs are the same. `net` is any bound module whose `__call__` takes `train`; blocks under a
+    scan are wrapped as classes instead, by `networks.scan.scanned`.
+
+    Memory is saved on accelerators, and on CPUs with JAX 0.12. XLA's CPU backend of JAX 0.7 and 0.10 recomputes as
+    early as it can, and so needs as much memory as without `remat`.
 
     Args:
       key: key for a network that draws; None for one that does not.

@@ -1,7 +1,7 @@
 """Small convolutional networks for images: from `[B, H, W, C]` down to features, and from features up to p(x | z).
 
 The encoder halves the resolution twice, the decoder doubles it twice, so that height and width are multiples of 4: 8x8
-digits, 28x28 MNIST, 32x32 CIFAR-10. Every kernel is 3x3 and, like every bias, initialised as PyTorch does it,
+digits, 28x28 MNIST, 32x32 CIFAR-10. Every kernel is 3x3 and, like every bias, initialised as in PyTorch,
 U(-1/sqrt(fan_in), 1/sqrt(fan_in)) with fan_in = 9 * inputs.
 """
 
@@ -23,7 +23,7 @@ NetworkKind = Literal["dense", "conv"]
 
 
 def check_image(event: tuple[int, ...]) -> None:
-    """Raises ValueError unless one x is an image `[H, W, C]` whose height and width can be halved twice."""
+    """Raise ValueError unless one x is an image `[H, W, C]` whose height and width can be halved twice."""
     if len(event) != 3 or event[0] % 4 or event[1] % 4 or min(event) < 1:
         raise ValueError(
             f"The convolutional networks take images [B, H, W, C] with H and W multiples of 4, but x has examples of "
@@ -60,16 +60,16 @@ class Conv(nn.Module):
 class ConvEncoder(nn.Module):
     """Images to features: two convolutions of stride 2, each with activation and normalisation, then flattened.
 
-    `[B, H, W, C]`, integers as they are, to `[B, (H/4) * (W/4) * 2 * width]`. The order of the layers is the article's:
-    linear, activation, batch norm.
+    `[B, H, W, C]`, integers not rescaled, to `[B, (H/4) * (W/4) * 2 * width]`. The order of the layers is the
+    article's: linear, activation, batch norm.
 
     Attributes:
       width: channels at half the resolution; twice as many at a quarter.
       activation: activation after each convolution.
       normalise: whether a `BatchNorm` over examples and pixels follows each activation.
-      dtype: dtype of products, activations and the output; None is what the parameters have.
+      dtype: dtype of products, activations and the output; None is the dtype of the parameters.
 
-    Raises ValueError for an x that is no image, or whose height or width is no multiple of 4.
+    Raises ValueError if x is not a batch of images, or their height or width is not a multiple of 4.
     """
 
     width: int = 32
@@ -101,10 +101,10 @@ class ConvDecoder(nn.Module):
       parameters: `Likelihood.parameters`, numbers in a set.
       image: `(H, W, C)`; may be None once there are variables.
       width, activation, normalise: as in `ConvEncoder`.
-      dtype: dtype of products and activations; None is what the parameters have. The output is float32 at least.
+      dtype: dtype of products and activations; None is the dtype of the parameters. The output is float32 at least.
       channels: number of the image's channels that share one set of parameters.
 
-    Raises ValueError for a shape that is no image, channels that `channels` does not divide, or a shape not known yet.
+    Raises ValueError if the shape is not that of an image, it is not known yet, or `channels` does not divide C.
     """
 
     parameters: int
@@ -131,6 +131,7 @@ class ConvDecoder(nn.Module):
         if self.dtype is not None:
             h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
         product = jnp.tensordot(h, kernel, 1)
+        # [B, H/4, W/4, 2 * width], then [B, H/2, W/2, width]
         h = self._finish((widen(product) + bias[None]).astype(product.dtype), 0, train)
         h = self._finish(Conv(self.width, dtype=self.dtype, name="conv")(enlarge(h, 2)), 1, train)
 
@@ -142,7 +143,7 @@ class ConvDecoder(nn.Module):
         return widen(pixels).reshape(-1, *image, self.parameters) + prepend_axes(bias, 5)
 
     def _finish(self, h: Array, i: int, train: bool) -> Array:
-        """Applies activation and normalisation of layer i."""
+        """Apply activation and normalisation of layer i."""
         h = self.activation(h)
         return BatchNorm(name=f"norm_{i}")(h, train=train) if self.normalise else h
 

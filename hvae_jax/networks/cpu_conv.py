@@ -1,6 +1,6 @@
 """Convolutions in the forms that XLA's CPU backend computes fast; other backends get the plain convolution.
 
-Everything here has the same values and derivatives as `plain`. Times are of one core, rates of two.
+Everything here has the same values and derivatives as `plain`. Times are those of one core, rates those of two.
 """
 
 import functools
@@ -19,10 +19,11 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 def convolve(x: Array, kernel: Array, stride: int, padding: Padding, precision: str | None) -> Array:
     """XLA's convolution, with gradients made of convolutions that are fast on a CPU.
 
-    XLA's CPU backend turns a convolution into its own order of axes only in the outermost computation: a gradient in
-    another order takes a hundred times as long inside a loop, such as a scan over blocks or steps. And the gradient of
-    a kernel is a convolution whose kernel is the gradient of the maps, as large as all maps together, so that it falls
-    out of the cache: 3x3, 64 channels, 48 images of 32x32 or 16x16: 35 GFLOP/s at once, 80 in blocks of examples.
+    XLA's CPU backend rewrites a convolution to its own order of axes only in the outermost computation: inside a loop,
+    such as a scan over blocks or steps, a gradient in another order takes a hundred times as long. And the gradient of
+    a kernel is a convolution whose kernel is the gradient of the output: as large as all feature maps together, it does
+    not fit the cache. For 3x3, 64 channels and 48 images of 32x32 or 16x16 it runs at 35 GFLOP/s at once, and at 80 in
+    blocks of examples.
 
     Args:
       x: `[B, H, W, inputs]`.
@@ -75,7 +76,7 @@ def _linear_in_kernel(x: Array, kernel: Array, stride: int, padding: Padding, pr
     return y.transpose(2, 0, 1, 3)  # [H, W, B, outputs] to [B, H, W, outputs]
 
 
-# Number of places of x that one convolution may sum over for the gradient of a kernel.
+# Largest number of pixels of x, over all examples, that one convolution sums over for the gradient of a kernel.
 BLOCK = 4096
 
 
@@ -94,7 +95,7 @@ def _in_blocks(x: Array, kernel: Array, stride: int, padding: Padding, precision
         m = part.shape[0]
         tall = part.reshape(1, m * rows, columns, channels)
         out = _linear_in_kernel(tall, kernel, stride, ((0, 0), (0, 0)), precision)
-        # m * rows - height + 1 rows come out: as many as went in again, so that they can be told apart by example
+        # m * rows - height + 1 rows come out; padded to m * rows again, they can be split by example
         out = jnp.pad(out, ((0, 0), (0, height - 1), (0, 0), (0, 0)))
         parts.append(out.reshape(m, rows, columns - width + 1, outputs)[:, : rows - height + 1])
     return jnp.concatenate(parts)

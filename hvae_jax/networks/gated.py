@@ -3,9 +3,9 @@
     y = conv2(drop(a(conv1(a(x)) + aux(a(s)))))          a the activation, s the auxiliary input, y of 2 C channels
     block(x, s) = v sigmoid(w) + shortcut(x)             v and w the halves of y
 
-Every convolution has weight norm, and conv2 has the stride. The shortcut passes x on; where x has too many channels,
-its first ones, and where it has too many pixels, their averages. There is no shortcut where x has too few of either.
-Blocks pass on their output without activation: each activates its own inputs.
+Every convolution has weight norm, and conv2 has the stride. The shortcut is x, of which excess channels are dropped and
+excess pixels averaged; there is no shortcut if x has too few channels or pixels. The output of a block is not
+activated: each block activates its own inputs.
 
 Source: Maaloe et al. (2019), and V. Lievin's code (vlievin/biva-pytorch) for what the paper leaves open.
 """
@@ -32,8 +32,7 @@ class GatedStyle:
     Attributes:
       activation: nonlinearity at the input of each layer.
       dropout: probability that an element is set to zero before each conv2 in training; the others are scaled up.
-      data_dependent: whether the batch that the model is initialised with decides how its layers start, with outputs of
-        standard deviation `scale`.
+      data_dependent: whether layers are initialised from the batch that `init` is called with.
       scale: standard deviation of every output on that batch.
       dtype: precision of products and activations; None is the precision of the parameters.
     """
@@ -45,13 +44,13 @@ class GatedStyle:
     dtype: ComputeDtype = None
 
     def conv(self, features: int, size: int, stride: int = 1, *, transposed: bool = False, name: str) -> WeightNormConv:
-        """Returns a convolution in this style."""
+        """Return a convolution in this style."""
         return WeightNormConv(
             features, size, stride, transposed, self.scale, self.data_dependent, self.dtype, name=name
         )
 
     def dense(self, features: int, name: str) -> WeightNormDense:
-        """Returns a linear layer in this style."""
+        """Return a linear layer in this style."""
         return WeightNormDense(features, self.scale, self.data_dependent, self.dtype, name=name)
 
 
@@ -62,7 +61,7 @@ def drop(h: Float[Array, "..."], key: Key[Array, ""], probability: float) -> Flo
 
 
 def shortcut(x: Maps, rows: int, channels: int) -> Num[Array, "batch rows2 columns2 channels2"] | None:
-    """Returns x with that height and number of channels, or None where it has fewer.
+    """Return x with that height and number of channels, or None if x has fewer of either.
 
     Only the first channels are kept. Pixels are averaged over 3x3, zeros beyond the edges included.
     """
@@ -81,7 +80,7 @@ class GatedBlock(nn.Module):
       size: kernel size.
       stride: stride of conv2.
       transposed: whether conv2 is transposed, so that the stride upsamples.
-      residual: whether there is a shortcut; without it x is not activated either.
+      residual: whether there is a shortcut; without one, x is not activated before conv1 either.
       style: settings of the layers.
     """
 
@@ -115,6 +114,7 @@ class GatedBlock(nn.Module):
         """The convolution that takes an auxiliary input of height `theirs` to x's height, `ours`."""
         if theirs == ours:
             return self.style.conv(self.features, 1, name="aux")
+        # strided down from a larger auxiliary input, transposed up from a smaller one
         ratio, transposed = max(theirs, ours) // min(theirs, ours), theirs < ours
         return self.style.conv(self.features, self.size, ratio, transposed=transposed, name="aux")
 
@@ -142,10 +142,10 @@ class GatedRun(nn.Module):
     def __call__(
         self, x: Maps, skips: tuple[Array, ...] | None, key: Key[Array, ""], *, train: bool
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Returns the last output and the queue. If `skips` is None no block takes one."""
+        """Return the last output and the queue. If `skips` is None, no block has an auxiliary input."""
         queue = list(skips or ())
         for i, block in enumerate(self.blocks):
-            # a queue shorter than the run is topped up by the run's own outputs
+            # if the queue is shorter than the run, later blocks take outputs of this run
             aux = None if skips is None else queue.pop(0)
             residual = self.residual or i > 0
             net = GatedBlock(*block, self.transposed, residual, self.style, name=f"block_{i}")

@@ -1,13 +1,13 @@
 """Masked convolutions: autoregressive networks, in which each element of a map depends only on those before it.
 
-Elements are ordered by rows, then columns, then channels. A kernel covers the rows above and its own row, where what
-lies to the right is masked and, at the centre, what the order of channels forbids. Over a map of C channels, the F
-units of a layer form C blocks of F/C, or each unit stands for a block of C/F channels. Unit u depends on the channels
-up to its degree,
+Elements are ordered by rows, then columns, then channels. A kernel covers the rows above and its own row; in its own
+row, everything to the right of the centre is masked and, at the centre, the channels that the order forbids. Over a map
+of C channels, the F units of a layer form C blocks of F/C, or each unit stands for a block of C/F channels. Unit u
+depends on the channels up to its degree,
 
     floor(u C/F) where F >= C,        (u + 1) C/F - 1 where F < C.
 
-It reads units whose degree is at most its own; an output reads units of lower degree only.
+A hidden unit reads units whose degree is at most its own; an output reads units of lower degree only.
 
 Source: Kingma et al. (2016), section 4, and their code for the blocks at the centre (where rows and columns are in the
 opposite order); Germain et al. (2015), "MADE", for degrees.
@@ -30,7 +30,7 @@ Layers = tuple[tuple[Array, Array], ...]
 
 
 def check_order(owner: str, channels: int, hidden: Sequence[int], size: int = 3) -> None:
-    """Raises ValueError, naming `owner`, unless hidden layers of these widths can keep the order of the channels."""
+    """Raise ValueError, naming `owner`, unless hidden layers of these widths can keep the order of the channels."""
     if not hidden or min(hidden) < 1 or channels < 1:
         raise ValueError(
             f"{owner}: {channels} channels and hidden layers of {tuple(hidden)}, but at least one layer is needed, and "
@@ -56,7 +56,7 @@ def kernel_mask(size: int, inputs: np.ndarray, outputs: np.ndarray, *, strict: b
 
     Args:
       inputs, outputs: degrees of the units.
-      strict: whether an output reads only lower degrees at its own place, or its own degree too.
+      strict: whether an output reads lower degrees only at its own position; False lets it read its own degree too.
     """
     reach = size // 2
     mask = np.ones((reach + 1, size, len(inputs), len(outputs)), np.float32)
@@ -102,11 +102,11 @@ class MaskedLayers(nn.Module):
     Attributes:
       hidden: widths of the hidden layers, each a multiple or a divisor of the number of channels of z.
       heads: number of outputs for each element of z.
-      size: size of the kernels, odd.
+      size: kernel size, an odd number.
       scale: standard deviation of the outputs of every layer on the first batch.
 
     Source: Salimans & Kingma (2016) for weight norm; Kingma et al. (2016), their code, for the scale of 0.1.
-    Raises ValueError for widths that cannot keep the order of the channels of z.
+    Raises ValueError if a width cannot keep the order of the channels of z.
     """
 
     hidden: tuple[int, ...]
@@ -116,10 +116,11 @@ class MaskedLayers(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w channels"], context: Float[Array, "b h w width"] | None) -> Layers:
-        """The values of z and context decide gains and biases at initialisation; afterwards only sizes matter."""
+        """Kernels and biases. Their initial values depend on those of z and context; later only shapes matter."""
         channels = z.shape[-1]
         check_order("MaskedLayers", channels, self.hidden, self.size)
         widths = [degrees(width, channels) for width in self.hidden]
+        # each head has one output per channel, in the order of the channels
         outputs = [*widths, np.tile(np.arange(channels), self.heads)]
         layers: list[tuple[Array, Array]] = []
         h, below = z, np.arange(channels)
@@ -128,7 +129,7 @@ class MaskedLayers(nn.Module):
             direction = self.param(f"kernel_{i}", nn.initializers.normal(0.05), mask.shape, jnp.float32) * mask
             unit = directions(direction)
             gain, bias = jnp.ones(len(above)), jnp.zeros(len(above))
-            if self.is_initializing():
+            if self.is_initializing():  # from the statistics of this layer at the outputs h of the layer below
                 gain, bias = first_gain_and_bias(causal_convolve(h, unit), self.scale)
             gain = self.param(f"gain_{i}", lambda _, gain=gain: gain.astype(jnp.float32))
             bias = self.param(f"bias_{i}", lambda _, bias=bias: bias.astype(jnp.float32))

@@ -92,6 +92,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         dtype, x = x.dtype, widen(x)
         if not train:
+            # running statistics are constants here: one product and one sum per element
             gain = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             y = x * prepend_axes(gain, x.ndim) + prepend_axes(bias - running_mean.value * gain, x.ndim)
             return y.astype(dtype)
@@ -101,7 +102,7 @@ class BatchNorm(nn.Module):
         # The variance of centred values: E x^2 - (E x)^2, Flax's default, loses digits in float32.
         centred = x - prepend_axes(mean, x.ndim)
         var = jnp.square(centred).mean(axes)
-        if not self.is_initializing():  # or init would return statistics of its batch
+        if not self.is_initializing():  # else `init` would return the statistics of its batch
             unbiased = var * (count / max(count - 1, 1))
             keep = self.momentum
             running_mean.value = keep * running_mean.value + (1.0 - keep) * jax.lax.stop_gradient(mean)
@@ -121,7 +122,7 @@ class MLP(nn.Module):
       activation: activation after each hidden linear layer.
       last_activation: activation after the last linear layer.
       normalise: whether a `BatchNorm` follows each hidden activation.
-      dtype: dtype of products, activations and the output; None is what the parameters have.
+      dtype: dtype of products, activations and the output; None is the dtype of the parameters.
       initialisation: initialiser of every kernel and bias.
     """
 
@@ -150,15 +151,15 @@ class MLP(nn.Module):
 
 
 def join(v: Num[Array, "batch ..."], label: Float[Array, "batch classes"] | None) -> Num[Array, "batch ..."]:
-    """v, flattened, with a one-hot label appended; v as it is if there is no label."""
+    """v, flattened, with a one-hot label appended; v itself if there is no label."""
     return v if label is None else jnp.concatenate([v.reshape(v.shape[0], -1), label], axis=-1)
 
 
 def one_hot(y: Num[Array, "..."] | None, classes: int, n: int) -> Float[Array, "batch classes"] | None:
     """Labels `[n]` as one-hot rows, or None in a model without classes.
 
-    Raises ValueError for missing or unexpected labels, for another shape and, unless y is traced, for a label that is
-    no whole number from 0 to classes - 1.
+    Raises ValueError if labels are missing or unexpected, y has another shape or, unless y is traced, a label is not a
+    whole number from 0 to classes - 1.
     """
     if (y is None) != (classes == 0):
         was, wants = ("no y", f"y of shape [{n}]") if y is None else ("a y", "classes=K to use labels")
@@ -182,12 +183,12 @@ class Readout(nn.Module):
 
     Attributes:
       parameters: `Likelihood.parameters`, numbers in a set.
-      dtype: dtype of the product; None is what the parameters have. The bias is added in float32 either way, and the
+      dtype: dtype of the product; None is the dtype of the parameters. The bias is added in float32 either way, and the
         output is float32 at least.
       channels: number of neighbours on the last axis of x that share one set.
       initialisation: initialiser of kernel and bias.
 
-    Raises ValueError for an x whose last axis is no multiple of `channels`, or if its shape is not known yet.
+    Raises ValueError if the last axis of x is not a multiple of `channels`, or its shape is not known yet.
     """
 
     parameters: int
@@ -202,10 +203,11 @@ class Readout(nn.Module):
         event: tuple[int, ...] | None,
         start: Callable[[], Array | None] = lambda: None,
     ) -> Float[Array, "batch ..."]:
-        """Maps `h` to `[batch, *event, parameters]`; `event` may be None once there are variables.
+        """Map `h` to `[batch, *event, parameters]`; `event` may be None once there are variables.
 
         Args:
-          start: called at initialisation: what the biases `[*event, parameters]` begin as; None for the initialiser's.
+          start: returns the initial biases `[*event, parameters]`, or None for the initialiser's; called at
+            initialisation.
         """
         event = self.event() or event
         if event is None:
@@ -224,8 +226,8 @@ class Readout(nn.Module):
         if self.dtype is not None:
             product = jnp.tensordot(h.astype(self.dtype), kernel.astype(self.dtype), 1)
             return widen(product) + bias[None]
-        # The bias is a row of the product: if it is added afterwards, XLA's CPU backend fuses its broadcast into the
-        # likelihood, and takes twice as long for the two together.
+        # The bias is one more row of the kernel: added afterwards, its broadcast would be fused into the likelihood by
+        # XLA's CPU backend, which takes twice as long for the two together.
         ones = jnp.ones((h.shape[0], 1), h.dtype)
         weights = jnp.concatenate([kernel.reshape(h.shape[-1], -1), bias.reshape(1, -1)])
         flat = jnp.concatenate([h, ones], axis=1) @ weights
@@ -242,7 +244,7 @@ class Readout(nn.Module):
 def sets(event: tuple[int, ...], channels: int) -> tuple[int, ...]:
     """Number of sets of parameters along each axis of one x; `channels` neighbours on the last axis share a set.
 
-    Raises ValueError if the last axis is no multiple of `channels`.
+    Raises ValueError if the last axis is not a multiple of `channels`.
     """
     if channels == 1:
         return event
@@ -255,7 +257,7 @@ def sets(event: tuple[int, ...], channels: int) -> tuple[int, ...]:
 
 
 def check_event(event: tuple[int, ...] | None, x: Array) -> None:
-    """Raises ValueError if x does not have the shape that the variables were initialised for."""
+    """Raise ValueError if x does not have the shape that the variables were initialised for."""
     if event is not None and x.shape[1:] != event:
         raise ValueError(
             f"x has shape {tuple(x.shape)}, that is examples of {tuple(x.shape[1:])}, but these variables were "

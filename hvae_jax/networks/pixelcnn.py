@@ -1,11 +1,11 @@
 """A gated PixelCNN without blind spot: its weights, one pass over a whole image, and generation pixel by pixel.
 
 Two stacks of layers. The vertical stack ("down") sees the rows above, to both sides; the horizontal stack ("across")
-sees the pixels to the left and, at each layer, the output of the vertical stack at the same place. A layer of reach r
+sees the pixels to the left and, at each layer, the output of the vertical stack at the same pixel. A layer of reach r
 sees r rows up with r columns to either side, and r columns to the left in its own row, so that the reaches of all
 layers add up to the receptive field R: pixel (i, j) depends on all (i', j') with i - R <= i' < i, |j' - j| <= R or
 i' = i, j - R <= j' < j, and on nothing else. Kernels cover only what may be seen, so that no multiplication is wasted
-on a mask.
+on masked weights.
 
 Source: van den Oord et al. (2016b), "Conditional Image Generation with PixelCNN Decoders", section 2; the order of
 colours within a pixel is that of van den Oord et al. (2016a), here by a head for each channel.
@@ -61,7 +61,7 @@ class PixelCNNWeights(nn.Module):
 
         zeros = nn.initializers.zeros
         for layer, r in enumerate(reaches(self.reach, self.layers)):
-            # Only the first layer reads the image, and may not see the place itself; features of it are safe.
+            # Only the first layer reads the image, and must not see the pixel itself; later ones may see its features.
             inputs, own = (self.width, 1) if layer else (channels, 0)
             if self.reach:
                 param(f"down_{layer}", (r + own, 2 * r + 1, inputs, gates))
@@ -90,7 +90,7 @@ def _gate(pre: Array) -> Array:
 
 
 def _convolve(x: Array, kernel: Array, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
-    """A cross-correlation with this many lines of zeros before and after; -1 drops the last line."""
+    """A cross-correlation padded with (before, after) lines of zeros; -1 drops the last line."""
     # Padded separately: with a 1x1 kernel and negative padding in the convolution itself, the dropped line shows up in
     # the next row of the derivative of a vmapped convolution (jax 0.10.2, CPU).
     padded = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
@@ -111,7 +111,7 @@ def one_pass(
     x: Float[Array, "batch rows columns channels"],
     context: Float[Array, "batch rows columns context"],
 ) -> Float[Array, "batch rows columns channels parameters"]:
-    """Parameters of the conditional of each channel of each pixel given those before it in x, all at once."""
+    """Parameters of the conditionals of all channels of all pixels, each given the channels before it, in one pass."""
     v = h = x  # features of the vertical and the horizontal stack, [batch, rows, columns, channels, then width]
     for layer in range(_layers(weights)):
         own = min(layer, 1)
@@ -129,6 +129,7 @@ def one_pass(
         h = h + found if layer else found
     pre = _plus(jnp.einsum("bijf,cfg->bijcg", jax.nn.relu(h), weights["head"]), weights["head_bias"])
     if "colours" in weights:
+        # 1 for the channels before each one
         before = np.tri(x.shape[-1], k=-1, dtype=np.float32)[:, :, None]
         pre += jnp.einsum("bijd,cdg->bijcg", x, weights["colours"] * before)
     return _plus(jnp.einsum("bijcg,cgp->bijcp", jax.nn.relu(pre), weights["last"]), weights["last_bias"])
@@ -143,8 +144,8 @@ def pixel_by_pixel(
     """An image whose values are chosen in turn, each given those before: `[batch, rows, columns, channels]`.
 
     Each layer keeps its features of the rows above and the pixels to the left, as far as it reaches. So a row costs one
-    pass of the vertical stack, and a pixel one of the horizontal stack at that pixel alone: the whole image costs about
-    as much as `one_pass`, however many pixels it has.
+    pass of the vertical stack, and a pixel one pass of the horizontal stack at that pixel alone: the whole image costs
+    about as much as `one_pass`, whatever its number of pixels.
 
     Args:
       choose: takes the parameters of a conditional, `[batch, parameters]`, and its index `[]`, which counts channels
@@ -168,6 +169,7 @@ def pixel_by_pixel(
             if linked is not None:
                 pre += linked[n] @ weights[f"link_{n}"]
             if f"across_{n}" in weights:
+                # [batch, r, width] to the left and, but in the first layer, the pixel itself
                 window = jnp.concatenate([left[n], h[:, None]], axis=1) if n else left[n]
                 pre += jnp.einsum("bki,kio->bo", window, weights[f"across_{n}"][0])
             found = _plus(_gate(pre) @ weights[f"out_{n}"], weights[f"out_bias_{n}"])
@@ -191,6 +193,7 @@ def pixel_by_pixel(
         here, indices = at
         v, seen, linked = None, [], []
         for n in range(count if any(above) else 0):
+            # [batch, r, columns, width] above and, but in the first layer, the row itself
             window = up[n] if v is None else jnp.concatenate([up[n], v[:, None]], axis=1)
             down = _convolve(window, weights[f"down_{n}"], (0, 0), (above[n], above[n]))[:, 0]
             down += _plus(here @ weights[f"down_context_{n}"], weights[f"down_bias_{n}"])

@@ -1,7 +1,7 @@
-"""Changing the resolution of maps `[B, H, W, C]`: strided and transposed convolutions, upsampling, pooling, padding.
+"""Resampling of feature maps `[B, H, W, C]`: strided and transposed convolutions, upsampling, pooling, padding.
 
-Functions of arrays with every padding explicit, so that the conventions of other libraries can be met. Times are
-milliseconds on one CPU core.
+Every padding is explicit, so that the conventions of other libraries can be matched. Times are milliseconds on one CPU
+core.
 """
 
 import jax
@@ -41,13 +41,13 @@ def convolve(
         # A matrix product: 8 ms with gradients for 48 images of 16x16 from 64 to 128 channels, 21 as a convolution.
         return jnp.tensordot(x, kernel[0, 0], 1, precision=exact)
     if stride == 1 and x.shape[1] < height and x.shape[2] < width:
-        # Maps smaller than the kernel, likewise: 0.6 ms for 3x3 at 2x2, 4 as a convolution.
+        # Feature maps smaller than the kernel, likewise: 0.6 ms for 3x3 at 2x2, 4 as a convolution.
         return _gathered(x, kernel, padding, exact)
     return cpu_conv.convolve(x, kernel, stride, padding, exact)
 
 
 def _gathered(x: Array, kernel: Array, padding: cpu_conv.Padding, precision: str | None) -> Array:
-    """The convolution at stride 1 as one matrix product: what each output sees, side by side, for small maps."""
+    """The convolution at stride 1 as a product of the inputs of each output with the kernel, for small feature maps."""
     height, width, _, outputs = kernel.shape
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
@@ -66,9 +66,9 @@ def convolve_transposed(
     """A transposed convolution that multiplies the resolution by its stride.
 
     full[stride i + a] += x[i] kernel[a], for rows and columns alike; then `crop` pixels are cut off before and after.
-    An output whose position is r modulo the stride sees only every stride-th row of the kernel. So the whole is
-    stride^2 small convolutions of x with interleaved outputs, without products with the zeros that dilating x would put
-    in (8x8 to 16x16, 64 channels, 48 images, with gradients: 8 ms, dilated 173).
+    An output whose position is r modulo the stride sees only every stride-th row of the kernel. So it is computed as
+    stride^2 small convolutions of x with interleaved outputs, without products with the zeros that dilating x would
+    insert (8x8 to 16x16, 64 channels, 48 images, with gradients: 8 ms, dilated 173).
 
     Args:
       kernel: PyTorch's `[inputs, outputs, height, width]` with its axes moved, not flipped.
@@ -76,7 +76,7 @@ def convolve_transposed(
         (1, 0) for its 3x3 of stride 2, padding 1, output_padding 1.
       dtype: as in `convolve`.
 
-    Raises ValueError for a crop whose sum is not size - stride.
+    Raises ValueError if a crop is negative or their sum is not size - stride.
     """
     for size in kernel.shape[:2]:
         if min(crop) < 0 or sum(crop) != size - stride:
@@ -109,7 +109,7 @@ def _phases(size: int, stride: int, before: int) -> list[tuple[slice, tuple[int,
 
 
 def double_bilinear(x: Float[Array, "batch rows columns channels"]) -> Float[Array, "batch rows2 columns2 channels"]:
-    """Doubles height and width: out[2i] = x[i-1]/4 + 3 x[i]/4, out[2i+1] = 3 x[i]/4 + x[i+1]/4, edges repeated.
+    """Double height and width: out[2i] = x[i-1]/4 + 3 x[i]/4, out[2i+1] = 3 x[i]/4 + x[i+1]/4, edges repeated.
 
     Bilinear interpolation with half-pixel centres, PyTorch's `align_corners=False`.
     """
@@ -125,9 +125,9 @@ def double_bilinear(x: Float[Array, "batch rows columns channels"]) -> Float[Arr
 
 
 def enlarge(x: Num[Array, "batch rows columns channels"], factor: int) -> Num[Array, "batch rows2 columns2 channels"]:
-    """Multiplies height and width by `factor`: nearest-neighbour upsampling, each pixel factor^2 times.
+    """Multiply height and width by `factor`: nearest-neighbour upsampling, each pixel factor^2 times.
 
-    Followed by a convolution it leaves no checkerboard artifacts, as strided transposed convolutions do.
+    Followed by a convolution it leaves no checkerboard artifacts, unlike a strided transposed convolution.
     Source: Odena et al. (2016), "Deconvolution and Checkerboard Artifacts".
     """
     b, rows, columns, channels = x.shape
@@ -150,15 +150,15 @@ def padded_size(size: int, multiple: int) -> int:
 
 
 def pad_to_multiple(x: Num[Array, "batch rows columns channels"], multiple: int) -> Num[Array, "batch ..."]:
-    """Pads the maps with zeros up to the next multiple: half of them (rounded down) before, the rest after."""
+    """Pad feature maps with zeros up to the next multiple: half of them (rounded down) before, the rest after."""
     widths = [(total // 2, total - total // 2) for total in (-x.shape[1] % multiple, -x.shape[2] % multiple)]
     return jnp.pad(x, ((0, 0), *widths, (0, 0)))
 
 
 def crop_to(x: Num[Array, "batch rows columns channels"], rows: int, columns: int) -> Num[Array, "batch ..."]:
-    """Crops the maps to their middle, the inverse of `pad_to_multiple`.
+    """Crop feature maps to their middle, the inverse of `pad_to_multiple`.
 
-    Raises ValueError for maps that are smaller.
+    Raises ValueError if they are smaller.
     """
     if x.shape[1] < rows or x.shape[2] < columns:
         raise ValueError(f"Maps of {x.shape[1]}x{x.shape[2]} cannot be cropped to {rows}x{columns}.")

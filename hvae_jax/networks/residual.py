@@ -2,8 +2,8 @@
 
     block(x) = x + gate(f(x))          gate(h) = a(v) sigmoid(g),  v and g the halves of a 1x1 convolution of h
 
-A string gives the layers of f: b batch norm, a activation, c convolution, d dropout. The number of channels is the same
-throughout.
+A string of letters gives the layers of f: b batch norm, a activation, c convolution, d dropout. All feature maps have
+the same number of channels.
 
 Source: the Ladder VAE of A. Dittadi (addtt/ladder-vae-pytorch), gate with activation included.
 """
@@ -32,13 +32,14 @@ class BlockStyle:
     """Settings that the residual blocks of a model have in common.
 
     Attributes:
-      order: layers of f in order, letters of "bacd" as above; "bacdbacd", "bacdbac" and "cabdcabd" are known to work.
+      order: layers of f in order, by the letters above; "bacdbacd", "bacdbac" and "cabdcabd" are known to work.
       gated: whether f ends with the gate.
       activation: nonlinearity of each a, and of the gate's value.
       normalise: whether there is batch norm.
-      dropout: probability that each d sets a channel to zero in training, all pixels at once; the others are scaled up.
+      dropout: probability that a dropout layer sets a channel, at all pixels, to zero in training; the other channels
+        are scaled up.
 
-    Raises ValueError for another letter, an order without a convolution, or a probability outside [0, 1).
+    Raises ValueError if `order` has another letter or no convolution, or a probability is outside [0, 1).
     """
 
     order: str = "bacdbacd"
@@ -60,7 +61,7 @@ class BlockStyle:
 def gate(
     h: Float[Array, "batch rows columns both"], activation: Callable[[Array], Array]
 ) -> Float[Array, "batch rows columns half"]:
-    """Returns a(v) sigmoid(g), where v and g are the first and the second half of h's channels."""
+    """Return a(v) sigmoid(g), where v and g are the first and the second half of h's channels."""
     value, opening = jnp.split(h, 2, axis=-1)
     return activation(value) * jax.nn.sigmoid(opening)
 
@@ -107,8 +108,8 @@ class ResidualRun(nn.Module):
 
     Attributes:
       blocks: number of blocks.
-      resamplings: number of blocks, from the first on, that start with a convolution of stride 2.
-      direction: "down" halves the resolution with it, "up" doubles the resolution with a transposed one.
+      resamplings: number of blocks, from the first on, that a convolution of stride 2 precedes.
+      direction: "down" halves the resolution by that convolution; "up" doubles it by a transposed one.
       style, dtype: as in `ResidualBlock`.
       remat: whether the backward pass recomputes each block instead of storing it.
     """
@@ -136,7 +137,7 @@ class ResidualRun(nn.Module):
 
 
 class Merge(nn.Module):
-    """Merges two sets of feature maps: concatenation, a 1x1 convolution to the second's channels, a block.
+    """Merge two sets of feature maps: concatenation, a 1x1 convolution to the second's channels, a block.
 
     Attributes:
       style: settings of the block, which is gated in any case; None leaves the block out.

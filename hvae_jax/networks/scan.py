@@ -15,22 +15,22 @@ def scanned(
     unroll: int = 1,
     remat: bool = False,
 ) -> Any:
-    """Returns a module class that applies `length` equal blocks one after the other, `h = block_i(h, inputs_i)`.
+    """Return a module class that applies `length` equal blocks one after the other, `h = block_i(h, inputs_i)`.
 
     Every collection (parameters, batch statistics, whatever else the blocks keep) is stacked, `[length, ...]`, so that
-    compiling takes as long as one block. The block's `__call__` takes the carry and then `len(in_axes)` inputs, by
-    position, and answers `(carry, outputs)`; outputs are stacked.
+    compile time is that of one block. The block's `__call__` takes the carry and then `len(in_axes)` inputs, by
+    position, and returns `(carry, outputs)`; outputs are stacked.
 
     Args:
       parent: the module that the run is a part of; while it initialises, nothing is unrolled, since a loop initialises
         in a tenth of the time.
-      in_axes: for each input the axis that is scanned, or `nn.broadcast` for one that all blocks read alike.
-      unroll: number of blocks written out per turn of the loop. 1 compiles fastest; on a CPU, where XLA's convolutions
-        are slow inside loops, all of them are several times as fast.
-      remat: recompute what is inside a block in the backward pass instead of keeping it.
+      in_axes: for each input the axis that is scanned, or `nn.broadcast` for an input that all blocks share.
+      unroll: number of blocks unrolled per iteration of the loop. 1 compiles fastest; on a CPU, where XLA's
+        convolutions are slow inside loops, unrolling all blocks runs several times as fast.
+      remat: whether the backward pass recomputes the activations inside a block instead of storing them.
     """
     return nn.scan(
-        # inside a scan nothing can be merged across the loop's turns, so that the barrier against it is not needed
+        # the barrier against common subexpressions is not needed: none can be shared across iterations of a scan
         nn.remat(block, prevent_cse=False) if remat else block,
         variable_axes={True: 0},  # every collection there is
         split_rngs={"params": True},
@@ -41,5 +41,5 @@ def scanned(
 
 
 def once(block: type[nn.Module], remat: bool) -> Any:
-    """The module class of a single block outside a run; with `remat` its backward pass recomputes what is inside."""
+    """The module class of a single block outside a run; with `remat` its backward pass recomputes activations."""
     return nn.remat(block) if remat else block

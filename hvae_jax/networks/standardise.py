@@ -11,7 +11,7 @@ from hvae_jax.networks.resample import TransposedConv
 
 
 def standardised(std: float = 0.1) -> Callable[..., Any]:
-    """Returns an interceptor for `nn.intercept_methods` around the forward pass that initialises a model.
+    """Return an interceptor for `nn.intercept_methods` around the forward pass that initialises a model.
 
     Every convolution is rescaled so that each channel of its output has mean 0 and standard deviation `std` over
     examples and pixels. With y the output and m, s a channel's mean and standard deviation,
@@ -19,7 +19,7 @@ def standardised(std: float = 0.1) -> Callable[..., Any]:
         kernel <- kernel std/s          bias <- (bias - m) std/s          y <- (y - m) std/s
 
     so that the scale the kernels were initialised with cancels. The pass should be in training mode, so that the batch
-    norms in between do what they do in training.
+    norms in between use the statistics of the batch.
 
     Source: Salimans & Kingma (2016), section 3, without weight norm; in addtt's Ladder VAE std is 0.1.
     """
@@ -34,6 +34,6 @@ def standardised(std: float = 0.1) -> Callable[..., Any]:
         kernel, bias = (module.get_variable("params", name) for name in ("kernel", "bias"))
         module.put_variable("params", "kernel", kernel * gain)
         module.put_variable("params", "bias", (bias - mean.ravel()) * gain.ravel())
-        return (y - mean) * gain  # so that the next convolution sees what it will see with the new parameters
+        return (y - mean) * gain  # the output under the new parameters, for the layers that follow
 
     return intercept

@@ -3,8 +3,8 @@
     kernel = gain v/|v|          the norm taken over all inputs of one output
 
 v is initialised as N(0, 0.05^2). Gain and bias are initialised so that, on the batch that `init` is called with, each
-output has mean 0 and standard deviation `scale` over examples and places, layer after layer in the order of the forward
-pass: no layer begins too large or too small, however many there are. So give `init` a whole batch.
+output has mean 0 and standard deviation `scale` over examples and positions, layer after layer in the order of the
+forward pass: outputs begin neither too large nor too small at any depth. So call `init` with a whole batch.
 
 Source: Salimans & Kingma (2016), equations 2, 5 and 6.
 """
@@ -26,7 +26,7 @@ def inverse_norm(v: Float[Array, "... outputs"]) -> Float[Array, " outputs"]:
 
 
 def directions(v: Float[Array, "*inputs outputs"]) -> Float[Array, "*inputs outputs"]:
-    """v/|v| for each output; 0 for an output without inputs, whose v is 0 (a mask leaves it none)."""
+    """v/|v| for each output; 0 for an output that a mask leaves without inputs, whose v is 0."""
     return v * prepend_axes(inverse_norm(v), v.ndim)
 
 
@@ -40,6 +40,7 @@ def first_gain_and_bias(
     """
     axes = tuple(range(outputs.ndim - 1))
     mean, var = outputs.mean(axes), outputs.var(axes)
+    # relative to the mean, whose rounding alone gives a variance
     varies = var > 1e-10 * (1.0 + jnp.square(mean))
     gain = scale * jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, var, 1.0)), 1.0)
     return gain, -mean * gain
@@ -73,15 +74,15 @@ class WeightNormDense(nn.Module):
 class WeightNormConv(nn.Module):
     """A convolution with weight norm: `[B, H, W, C]` to `[B, H/stride, W/stride, features]`; transposed, times stride.
 
-    x is padded with as few zeros as outputs of size H/stride, rounded up, need: half of them (rounded down) before.
-    Transposed, size - stride lines are cropped, half of them (rounded down) before. A kernel smaller than its stride
-    leaves gaps between the places where it is laid; those at the edges of the output are 0, without the bias.
+    x is padded with as few zeros as an output of size H/stride, rounded up, needs: half of them (rounded down) before.
+    The output of a transposed convolution is cropped by size - stride lines, half of them (rounded down) before. A
+    transposed kernel smaller than its stride leaves gaps in the output; those at its edges are 0, without the bias.
 
     Attributes:
       features: channels of the output.
       size: height and width of the kernel.
       stride: stride of the kernel, in rows and columns.
-      transposed: whether the stride enlarges the map instead of reducing it.
+      transposed: whether the stride upsamples instead of downsampling.
       scale, data_dependent, dtype: as in `WeightNormDense`.
     """
 
@@ -100,11 +101,12 @@ class WeightNormConv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         v = self.param("kernel", nn.initializers.normal(0.05), shape, jnp.float32)
         if self.is_initializing():
+            # gain and bias follow from the statistics of the output at gain 1
             product = self._convolve(x, directions(v))
             gain, bias = _gain_and_bias(self, widen(product), self.scale, self.data_dependent)
             product = product * prepend_axes(gain, 4).astype(product.dtype)
         else:
-            gain, bias = _gain_and_bias(self, v, self.scale, self.data_dependent)
+            gain, bias = _gain_and_bias(self, v, self.scale, self.data_dependent)  # of v, only the last axis matters
             # Outside of initialisation gain/|v| scales the kernel, which is smaller than the maps.
             product = self._convolve(x, v * prepend_axes(gain * inverse_norm(v), 4))
         return self._without_gaps((widen(product) + prepend_axes(bias, 4)).astype(product.dtype))

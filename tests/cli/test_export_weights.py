@@ -1,4 +1,4 @@
-"""`hvae export`, and the way back by `hvae import hvae_jax`."""
+"""`hvae export` and its inverse, `hvae import hvae_jax`."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ said = pytest.fixture(what_fails)
 
 
 def test_an_exported_run_comes_back_bit_for_bit(said: Said) -> None:
-    """Settings, variables, how far it had come, and its numbers; a file that is there is not replaced unasked."""
+    """Settings, variables, progress and results come back; an existing file is replaced only with --overwrite."""
     np.savez("w.npz", **weights_of(smallest()))
     main(["import", "vdvae", "w.npz", "--preset", "smallest"])
     run = Path("runs/vdvae_smallest")
@@ -38,7 +38,7 @@ def test_an_exported_run_comes_back_bit_for_bit(said: Said) -> None:
 
 
 def test_an_exported_file_that_was_changed(said: Said) -> None:
-    """Arrays that do not fit the settings are named, each; so is a newer format, and one without settings."""
+    """Errors name each array that does not fit, a newer format, and a file without settings."""
     np.savez("w.npz", **weights_of(smallest()))
     main(["import", "vdvae", "w.npz", "--preset", "smallest"])
     main(["export", "runs/vdvae_smallest", "mine.safetensors"])
@@ -60,7 +60,7 @@ def test_an_exported_file_that_was_changed(said: Said) -> None:
 
 
 def test_dtypes_stay() -> None:
-    """bfloat16 among them, and arrays whose memory lies otherwise."""
+    """Dtypes, bfloat16 included, and values of arrays that are not contiguous come back."""
     given = {
         "a.b": np.arange(6, dtype=np.float32).reshape(2, 3).astype(ml_dtypes.bfloat16),
         "c": np.arange(6.0).reshape(2, 3),

@@ -1,4 +1,4 @@
-"""`hvae import` of published weights: the models, the numbers and the folders that come of them."""
+"""`hvae import` of published weights: models, numbers and run folders."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ said = pytest.fixture(what_fails)
 
 
 def test_an_imported_model_scores_as_the_public_code_did() -> None:
-    """From a safetensors file through the folder to the recorded bound; in float32 here, to 1e-9 in tests/x64."""
+    """A safetensors file, imported, gives the recorded bound; in float32 here, to 1e-9 in tests/x64."""
     save_file(golden(), "weights.safetensors")
     main(["import", "vdvae", "weights.safetensors", "--preset", "tiny"])
     experiment, variables, _ = open_variables(Path("runs/vdvae_tiny"))
@@ -56,7 +56,7 @@ def test_an_imported_model_scores_as_the_public_code_did() -> None:
 
 @pytest.mark.slow
 def test_training_goes_on_from_imported_variables() -> None:
-    """By another optimiser, which begins; where something was trained it is refused."""
+    """Another optimiser starts from them; it is an error if the run has been trained already."""
     np.savez("weights.npz", **weights_of(smallest()))
     main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
     folder = Path("runs/vdvae_smallest")
@@ -68,7 +68,7 @@ def test_training_goes_on_from_imported_variables() -> None:
         training=Training(batch_size=2, epochs=1, steps=1, ema=0.9),
     )
     run(experiment, folder, resume=True)
-    # a step at a rate of 0: what is averaged is the same, up to rounding
+    # a step at learning rate 0: averaged parameters stay the same up to rounding
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), open_variables(folder)[1], imported)
     again = dataclasses.replace(experiment, optimiser=Adamax(), training=Training(batch_size=2, epochs=1, steps=2))
     with pytest.raises(ValueError, match="this model's variables, but the state of another optimiser"):
@@ -76,7 +76,7 @@ def test_training_goes_on_from_imported_variables() -> None:
 
 
 def test_every_command_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    """Show says that nothing was measured; evaluate measures; pictures need no data where the model says its shape."""
+    """show says that nothing was evaluated; evaluate does; samples need no data if the model has the shape of x."""
     np.savez("weights.npz", **{f"module.{name}": value for name, value in weights_of(smallest()).items()})
     main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
     folder = "runs/vdvae_smallest"
@@ -104,7 +104,7 @@ def test_every_command_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_what_no_weight_tells(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
-    """The preset's unless it is given, and printed; the size of the mixture is read off a file of other blocks."""
+    """Options replace the preset's settings and are printed; a file of other blocks gives the size of the mixture."""
     np.savez("weights.npz", **of_efficient("colour", "torch"))
     wanted = ["--distribution-base", "logstd", "--use-residual-distribution", "True"]
     more = ["--output-gradient-smoothing-beta", "1.0", "--gradient-smoothing-beta", "0.5"]
@@ -132,7 +132,7 @@ def test_what_no_weight_tells(said: Said, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.slow
 def test_an_imported_folder_is_diagnosed() -> None:
-    """The report compiles for a minute."""
+    """The diagnosis of an imported folder succeeds; its compilation takes a minute."""
     np.savez("weights.npz", **weights_of(smallest()))
     main(["import", "vdvae", "weights.npz", "--preset", "smallest"])
     effort = ("examples", "draws", "k", "latents", "probed")
@@ -141,7 +141,7 @@ def test_an_imported_folder_is_diagnosed() -> None:
 
 
 def test_presets_as_published() -> None:
-    """The likelihoods that were trained and measured, no clamp; x of FFHQ-256 is of 8 bits, of which 5 are scored."""
+    """Presets have the published likelihoods and no clamp; x of FFHQ-256 has 8 bits, of which 5 are scored."""
     for name, preset in vdvae.PRESETS.items():
         model = vdvae.as_published(preset.model())
         assert model.clamp is None
@@ -158,7 +158,7 @@ def test_presets_as_published() -> None:
 
 
 def test_block_strings_of_presets() -> None:
-    """They are written as they are read."""
+    """Block strings written from stages parse to the same stages."""
     for preset in vdvae.PRESETS.values():
         model = preset.model()
         ups, downs = up_stages(up_string(model.ups), 1), down_stages(down_string(model.downs), 1)
@@ -167,7 +167,7 @@ def test_block_strings_of_presets() -> None:
 
 
 def test_a_file_with_two_blocks_fewer(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the published FFHQ-1024: the blocks are named, and with --enc-blocks the file is read."""
+    """As with the published FFHQ-1024, the error names the blocks, and with --enc-blocks the file is read."""
     more = smallest().clone(ups=up_stages("4x2,4d4,1x1", 4))
     np.savez("weights.npz", **weights_of(smallest()))
     monkeypatch.setitem(vdvae.PRESETS, "more", Preset(lambda: more, "two blocks more", "data.npz"))
@@ -181,7 +181,7 @@ def test_a_file_with_two_blocks_fewer(said: Said, monkeypatch: pytest.MonkeyPatc
 
 
 def test_another_preset_names_the_blocks(said: Said) -> None:
-    """Of both codes: blocks that are missing or wider, then everything else, one by one."""
+    """For both codes the error names blocks that are missing or wider, then all other arrays one by one."""
     np.savez("weights.npz", **golden())
     error = said("import", "vdvae", "weights.npz", "--preset", "cifar10")
     assert "encoder.enc_blocks.5 to encoder.enc_blocks.32 (28 of them) missing" in error
@@ -196,7 +196,7 @@ def test_another_preset_names_the_blocks(said: Said) -> None:
 
 @pytest.mark.parametrize("tree", TREES)
 def test_every_odd_array_is_named(tree: str, said: Said) -> None:
-    """Missing, not expected, of another shape; blocks are all there."""
+    """If all blocks are there, the error names each array missing, not expected or of another shape."""
     odd = of_efficient("shared", tree)
     names = list(odd)
     odd["extra"] = np.zeros(1, np.float32)
@@ -211,7 +211,7 @@ def test_every_odd_array_is_named(tree: str, said: Said) -> None:
 @pytest.mark.parametrize("tree", TREES)
 @pytest.mark.parametrize("structure", ["preset", "file"])
 def test_both_trees_of_efficient_vdvae(tree: str, structure: Any) -> None:
-    """By the preset, or by what the file has; the model is the same."""
+    """The model read by the preset equals the one read off the file."""
     given = of_efficient("colour", tree)
     options = efficient.EfficientVDVAEOptions(structure=structure)
     model, variables = efficient.read(given, efficient.PRESETS["colour"], options)
@@ -221,7 +221,7 @@ def test_both_trees_of_efficient_vdvae(tree: str, structure: Any) -> None:
 
 
 def test_a_flax_checkpoint_has_averaged_and_plain_weights(said: Said) -> None:
-    """The averaged ones unless others are asked for; nothing in it is executed, since there is nothing but arrays."""
+    """Averaged weights are read unless plain ones are asked for; the file holds nothing but arrays."""
     plain = of_efficient("shared", "jax")
     averaged = {name: 2 * value for name, value in plain.items()}
     state = {"step": 7, "params": nested(plain), "ema_params": nested(averaged), "opt_state": {}, "ema_decay": 0.9}

@@ -63,7 +63,7 @@ def weights(code: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("code", FLAGS)
 def test_a_file_becomes_a_run_that_samples(code: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """From an .npz to pictures; the import prints what no weight tells."""
+    """An imported .npz gives samples; the import prints what weights do not determine."""
     np.savez("w.npz", **weights(code))
     main(["import", code, "w.npz", *FLAGS[code]])
     printed = capsys.readouterr().out
@@ -74,7 +74,7 @@ def test_a_file_becomes_a_run_that_samples(code: str, capsys: pytest.CaptureFixt
 
 
 def test_what_the_folder_says() -> None:
-    """The configuration is read off a file without a preset; options and what no weight tells are kept."""
+    """Without a preset the configuration is read off; options and what weights do not determine are recorded."""
     np.savez("w.npz", **weights("biva"))
     main(
         [
@@ -132,7 +132,7 @@ def test_a_file_of_no_code(code: str, said: Said) -> None:
 
 
 def test_an_exported_file_under_the_name_of_a_code(said: Said) -> None:
-    """Its metadata tells that `hvae export` wrote it."""
+    """Its metadata shows that `hvae export` wrote it."""
     save_file({"params/a": np.zeros(1)}, "mine.safetensors", {"hvae_jax": "0", "settings": "{}"})
     error = said("import", "vdvae", "mine.safetensors", "--preset", "tiny")
     assert "`hvae import hvae_jax mine.safetensors` takes it" in error
@@ -140,7 +140,7 @@ def test_an_exported_file_under_the_name_of_a_code(said: Said) -> None:
 
 @pytest.mark.parametrize("converter", CONVERTERS, ids=lambda converter: converter.code)
 def test_help_names_the_presets(converter: Converter, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each with what it is; options are those of the code alone."""
+    """Help describes each preset, and has the options of this code alone."""
     with pytest.raises(SystemExit):
         main(["import", converter.code, "--help"])
     shown = capsys.readouterr().out
@@ -156,7 +156,7 @@ def test_help_names_the_presets(converter: Converter, capsys: pytest.CaptureFixt
     ids=["option", "own", "code", "none"],
 )
 def test_arguments_that_do_not_parse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Options of another code, and codes that are not known."""
+    """Options of another code and unknown codes do not parse."""
     with pytest.raises(SystemExit) as left:
         main(["import", *arguments])
     assert left.value.code == 2

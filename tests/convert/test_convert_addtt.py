@@ -63,7 +63,7 @@ def with_block(**settings: Any) -> ConvLadderVAE:
     ],
 )
 def test_the_configuration_is_read_off(model: ConvLadderVAE, drops: bool, form: str, nonlin: str) -> None:
-    """There and back: names and shapes of a configuration give that configuration."""
+    """Names and shapes of a configuration give that configuration again."""
     form = "discr_log_mix" if form == "mix" else form
     arrays = of_addtt(model, drops)
     got, variables = addtt.ladder_vae(arrays, model.image[:2], form, nonlin)
@@ -100,14 +100,14 @@ def test_a_discretised_logistic_is_in_our_units() -> None:
 
 
 def test_dropout_is_taken_where_there_is_any() -> None:
-    """Its share is said; blocks without have none."""
+    """Its rate is an argument; blocks without dropout layers have none."""
     assert addtt.ladder_vae(published(), (28, 28), "bernoulli", dropout=0.3)[0].block.dropout == 0.3
     model = with_block(order="bacdbac", dropout=0.0)
     assert addtt.ladder_vae(of_addtt(model, False), (12, 8), "bernoulli", dropout=0.3)[0].block.dropout == 0.0
 
 
 def test_a_prior_that_is_not_learned_tells_the_size() -> None:
-    """Nothing else does, where all latents are maps."""
+    """If all latents are maps, no other array depends on the size."""
     arrays = of_addtt(PLAIN.clone(learn_top_prior=False))
     assert not addtt.ladder_vae(arrays, (12, 8), "bernoulli")[0].learn_top_prior
     with pytest.raises(ValueError, match=r"top_prior_params is \(1, 4, 2, 1\), but with image=\(40, 40\)"):
@@ -129,7 +129,7 @@ def test_presets(name: str) -> None:
 
 
 def test_a_preset_and_options() -> None:
-    """Options replace what no weight tells; a file of another configuration than the preset's is refused."""
+    """Options replace what weights do not determine; a file of another configuration than the preset's is an error."""
     arrays, preset = of_addtt(PLAIN), Preset(lambda: PLAIN.clone(likelihood=Bernoulli()), "small", None)
     assert addtt.read({f"module.{name}": value for name, value in arrays.items()}, preset)[0] == PLAIN
     found, _ = addtt.read(arrays, preset, addtt.AddttOptions(nonlin="selu", dropout=0.1))
@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_named(change: Callable[[dict], dict], message: str
     ],
 )
 def test_arguments_that_do_not_fit(arguments: tuple, message: str) -> None:
-    """Names that are not known, and statements that the shapes contradict."""
+    """Unknown names, and arguments that contradict the shapes, are errors."""
     with pytest.raises(ValueError, match=message):
         addtt.ladder_vae(published(), *arguments)
 

@@ -35,14 +35,14 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_model_is_read_off(name: str) -> None:
-    """From names and shapes alone; every array finds its place."""
+    """Names and shapes determine the model; every array is read."""
     model, variables = biva.deep_vae(of_biva(MODELS[name]), (8, 8))
     assert model == MODELS[name]
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, template_of(model))
 
 
 def test_layouts() -> None:
-    """Kernels of convolutions, transposed ones, and linear layers of and to maps that were flattened there."""
+    """Convolutions, transposed ones, and linear layers from and to flattened maps have their axes in our order."""
     arrays = of_biva(MODELS["vectors"])
     params = biva.deep_vae(arrays, (8, 8))[1]["params"]
     conv = arrays["stages.0.q_bu_convs.layers.0.conv1.conv.weight_v"]
@@ -58,7 +58,7 @@ def test_layouts() -> None:
 
 
 def test_what_no_weight_tells() -> None:
-    """Said by the caller: strides other than 2, zeros around x, dropout, activations, another likelihood."""
+    """Arguments give strides other than 2, padding, dropout, activations and another likelihood."""
     model, _ = biva.deep_vae(
         of_biva(BIVA((10, 10, 1), (Stage(2, ((4, 3, 3),)),), pad=1)),
         (10, 10),
@@ -77,7 +77,7 @@ def test_what_no_weight_tells() -> None:
 
 
 def test_without_weight_norm() -> None:
-    """A plain weight is a direction, its norm the gain."""
+    """A plain weight becomes the direction, and its norm the gain."""
     arrays = of_biva(MODELS["one_stage"])
     gains = [name for name in arrays if name.endswith("weight_g")]
     plain = {name: value for name, value in arrays.items() if name not in gains}
@@ -105,7 +105,7 @@ def test_buffers_and_what_leads_nowhere() -> None:
 
 
 def test_a_prior_that_is_not_learned_tells_the_size() -> None:
-    """Of maps nothing else says what strides above 2, padding or another image make of them."""
+    """For latents that are maps, no other array depends on strides above 2, padding or the image size."""
     arrays = of_biva(MODELS["maps"].clone(learn_top_prior=False))
     prior = {"stages.1.stochastic.prior": np.zeros((4, 2, 2), np.float32)}
     assert biva.deep_vae(arrays | prior, (8, 8))[0] == MODELS["maps"].clone(learn_top_prior=False)
@@ -117,7 +117,7 @@ def test_a_prior_that_is_not_learned_tells_the_size() -> None:
 
 
 def test_what_holds_a_state_dict() -> None:
-    """What to take of it is said."""
+    """The error says which part of a checkpoint to take."""
     arrays = of_biva(MODELS["vae"])
     with pytest.raises(ValueError, match="take one of its 'model_state_dict'"):
         biva.deep_vae({"epoch": 3, "model_state_dict": arrays}, (8, 8))
@@ -126,7 +126,7 @@ def test_what_holds_a_state_dict() -> None:
 
 
 def test_everything_that_does_not_fit_is_named() -> None:
-    """In one message: missing, not expected, of another shape."""
+    """One error names all arrays that are missing, not expected or of another shape."""
     arrays = of_biva(MODELS["vectors"])
     missing = "stages.0.merge.aux_op.conv.weight_g"
     del arrays[missing]
@@ -154,7 +154,7 @@ def test_everything_that_does_not_fit_is_named() -> None:
     ids=["not_initialised", "outputs", "stages", "blocks", "nonlinearity", "log_var_act", "image"],
 )
 def test_refused(change: dict[str, Any], settings: dict[str, Any], said: tuple[str, ...]) -> None:
-    """With what was given, what is allowed, what to do."""
+    """Errors say what was given, what is allowed and what to do."""
     with pytest.raises(ValueError) as error:  # noqa: PT011
         biva.deep_vae(of_biva(MODELS["vectors"]) | change, **({"image": (8, 8)} | settings))
     assert all(part in str(error.value) for part in said), error.value
@@ -174,7 +174,7 @@ def test_presets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_preset_and_options() -> None:
-    """Options replace what no weight tells; a file of another configuration than the preset's is refused."""
+    """Options replace what weights do not determine; a file of another configuration than the preset's is an error."""
     arrays, preset = of_biva(MODELS["maps"]), Preset(lambda: MODELS["maps"], "small", None)
     assert biva.read(arrays, preset)[0] == MODELS["maps"]
     options = biva.BIVAOptions(log_var_act="tanh", nonlinearity="relu", q_dropout=0.1)
@@ -193,7 +193,7 @@ def test_a_preset_and_options() -> None:
 
 
 def test_without_a_preset() -> None:
-    """Only the size of x has to be given."""
+    """Without a preset only the size of x has to be given."""
     arrays = of_biva(MODELS["ladder"])
     assert biva.read(arrays, None, biva.BIVAOptions(image=(8, 8)))[0] == MODELS["ladder"]
     with pytest.raises(ValueError, match="give --image HEIGHT WIDTH, or --preset"):
@@ -201,6 +201,6 @@ def test_without_a_preset() -> None:
 
 
 def test_another_code_altogether() -> None:
-    """Names what should be there."""
+    """The error names an array that should be there."""
     with pytest.raises(ValueError, match=r"stages\.0\.q_convs"):
         biva.deep_vae({"weight": np.zeros(3)}, (8, 8))

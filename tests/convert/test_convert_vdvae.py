@@ -18,7 +18,7 @@ from hvae_jax.models import Down, EfficientVDVAE, Up, down_stages, up_stages
 
 
 def test_vdvae_is_read_off() -> None:
-    """Widths, latents, biases, mixture; the block strings are given. Names may begin with "module."."""
+    """Widths, latents, biases and mixture are read off; block strings are given. Names may begin with "module."."""
     given = of_vdvae(MODEL)
     model, variables = deep.vdvae({f"module.{name}": value for name, value in given.items()}, ENC, DEC, 8)
     assert model == MODEL
@@ -30,7 +30,7 @@ def test_vdvae_is_read_off() -> None:
 
 
 def test_first_maps_that_are_missing() -> None:
-    """A number left out is noticed; the last ones may be a setting, unless it is said."""
+    """A hole in the numbering is an error; missing last maps are one only if `no_bias_above` is given."""
     given = of_vdvae(MODEL)
     count = sum(name.startswith("decoder.bias_xs") for name in given)
     with pytest.raises(ValueError, match=r"not whole: decoder.bias_xs.0 missing"):
@@ -42,7 +42,7 @@ def test_first_maps_that_are_missing() -> None:
 
 
 def test_blocks_that_are_missing() -> None:
-    """All of them, before anything is made of the others."""
+    """Missing blocks are all named, before others are read."""
     given = of_vdvae(MODEL)
     holes = ("decoder.dec_blocks.1.", "encoder.enc_blocks.2.")
     with pytest.raises(ValueError, match=r"not whole: encoder.enc_blocks.2, decoder.dec_blocks.1 missing"):
@@ -54,7 +54,7 @@ def test_blocks_that_are_missing() -> None:
 
 
 def test_taps_of_other_widths() -> None:
-    """Levels that are alike but for their taps are stages of their own."""
+    """Levels that differ in their taps alone are stages of their own."""
     ups = (Up(4, 1, 8, skip=8), Up(4, 1, 8, skip=9))
     downs = (Down(4, 2, 8, latents=2, shared=False),)
     with pytest.raises(ValueError, match=r"stage 0, 2 blocks at side 4, reads taps of \[9, 8\]"):
@@ -74,13 +74,13 @@ def test_taps_of_other_widths() -> None:
 
 
 def test_vdvae_of_five_bits() -> None:
-    """The likelihood is given, and x is of 8 bits."""
+    """The likelihood is an argument, and x has 8 bits."""
     family = Quantised(LogisticMixture(2, 32, form="vdvae_5_bits"), 8)
     assert deep.vdvae(of_vdvae(MODEL), ENC, DEC, 8, likelihood=family)[0].likelihood == family
 
 
 def test_ffhq1024_has_two_blocks_fewer() -> None:
-    """The published file ends at block 67 on the way up: the message names the two that its settings have besides."""
+    """The published file has bottom-up blocks 0 to 67: the error names the two others of its settings."""
     model = models.vdvae_ffhq1024()
     given = of_vdvae(model, real=False)
     fewer = {
@@ -96,7 +96,7 @@ def test_ffhq1024_has_two_blocks_fewer() -> None:
 
 
 def test_another_preset() -> None:
-    """Blocks of another width or kernel are named; and what is missing, not expected, or of another shape."""
+    """The error names blocks of another width or kernel, and arrays missing, not expected or of another shape."""
     given = of_vdvae(MODEL)
     wide = MODEL.clone(ups=up_stages(ENC, 8, "4:16,1:16"), downs=down_stages(DEC, 8, "4:16,1:16", latents=3))
     with pytest.raises(ValueError, match=r"enc_blocks.2, .*blocks.4 have width 12 .* has 16 and 3x3.*bias_xs.1"):
@@ -116,14 +116,14 @@ def test_another_preset() -> None:
 @pytest.mark.parametrize("tree", TREES)
 @pytest.mark.parametrize("name", EFFICIENT)
 def test_efficient_vdvae_is_read_off(name: str, tree: str) -> None:
-    """Everything but what no weight tells, from either tree."""
+    """All that weights determine is read off, from either tree."""
     model, variables = efficient.efficient_vdvae(of_efficient(name, tree))
     assert model == EFFICIENT[name]
     assert len(jax.tree.leaves(variables)) == len({e.path for _, e in entries(model, TREES[tree]({}))})
 
 
 def test_the_jax_tree_orders_its_mixture_by_number() -> None:
-    """[3 M, C] after the logits, ours [C, 3 M]; nested, with "params" in front, or flat with slashes."""
+    """It is [3 M, C] after the logits, ours [C, 3 M]; names are nested, begin with "params", or have slashes."""
     given = of_efficient("colour", "jax")
     kernel = given["top_down.output_conv.conv.kernel"]
     ours = efficient.efficient_vdvae({"params": nested(given)})[1]["params"]["readout"]["kernel"]
@@ -135,7 +135,7 @@ def test_the_jax_tree_orders_its_mixture_by_number() -> None:
 
 
 def test_what_no_weight_tells() -> None:
-    """Bases, betas, the residual posterior, bits, the floor of the scales."""
+    """Arguments give bases, betas, the residual posterior, bits and the bound of the scales."""
     model, _ = efficient.efficient_vdvae(
         of_efficient("colour", "torch"),
         distribution_base="logstd",
@@ -152,7 +152,7 @@ def test_what_no_weight_tells() -> None:
 
 
 def test_efficient_vdvae_refused() -> None:
-    """Every array that is missing, not expected or of another shape; unknown settings; another code."""
+    """Errors name arrays missing, not expected or of another shape; unknown settings; and another code."""
     given = of_efficient("shared", "torch")
     odd = given | {"top_down.output_conv.bias": given["top_down.output_conv.bias"][:20].copy(), "more": np.zeros(1)}
     del odd["top_down.levels_down.0.1.z_projection.weight"]

@@ -1,4 +1,4 @@
-"""Reading state dicts: layouts, and what is said of one that does not fit."""
+"""Reading of state dicts: layouts, and errors of those that do not fit."""
 
 import jax
 import jax.numpy as jnp
@@ -36,14 +36,14 @@ SHAPES = {
 
 
 def state_dict() -> dict[str, np.ndarray]:
-    """What the table wants, and a counter that carries nothing."""
+    """The arrays of the table, and a counter, which is ignored."""
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
     return arrays | {"n.num_batches_tracked": np.int64(3)}
 
 
 def read(arrays: dict) -> dict:
-    """By the table."""
+    """Variables read by the table."""
     return to_variables(arrays, TABLE, TEMPLATE, ignored=("num_batches_tracked",))
 
 
@@ -64,7 +64,7 @@ def test_layouts() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    """All of it in one error: missing, unexpected and misshapen, with the shapes that are needed."""
+    """One error names arrays missing, unexpected and misshapen, with the shapes that are needed."""
     arrays = state_dict()
     del arrays["d.weight"]
     arrays["extra"] = np.zeros(3)
@@ -78,14 +78,14 @@ def test_what_does_not_fit_is_named() -> None:
 
 
 def test_a_table_that_leaves_out_a_variable() -> None:
-    """A converter's own mistake."""
+    """It is an error of the converter, which names the variable."""
     short = {name: entry for name, entry in TABLE.items() if name != "d.weight"}
     with pytest.raises(ValueError, match=r"differ in .*params/dense"):
         to_variables(state_dict(), short, TEMPLATE)
 
 
 def test_what_a_state_dict_tells() -> None:
-    """How many modules of a list there are, and how wide they are."""
+    """The number of modules of a list and their widths are read off; errors say what is missing."""
     arrays = {"a.0.weight": np.zeros((2, 3)), "a.11.weight": np.zeros(()), "a.net.weight": np.zeros(())}
     assert (count(arrays, "a"), count(arrays, "b")) == (12, 0)
     assert size(arrays, "a.0.weight", 1) == 3

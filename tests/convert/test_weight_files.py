@@ -1,4 +1,4 @@
-"""Files of weights in every format: what is refused, with which error, and that nothing in them is executed."""
+"""Files of weights in every format: errors, and that nothing in them is executed."""
 
 import os
 import pickle
@@ -145,7 +145,7 @@ def test_an_old_pytorch_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pickle_that_runs_code_is_refused(said: Said) -> None:
-    """In PyTorch's zip and as a bare pickle; nothing is executed."""
+    """Such a pickle is an error in PyTorch's zip and on its own; nothing is executed."""
     torch = pytest.importorskip("torch")
     torch.save({"encoder.enc_blocks.0": Evil()}, "evil.th")
     Path("bare.th").write_bytes(pickle.dumps({"encoder.enc_blocks.0": Evil()}, protocol=2))

@@ -1,4 +1,4 @@
-"""BIVA and its code's Ladder VAE and VAE: factorisation, stages, sizes, initialisation, what they refuse."""
+"""BIVA and its code's Ladder VAE and VAE: dependencies, stages, sizes, initialisation and errors."""
 
 import dataclasses
 import functools
@@ -48,17 +48,17 @@ def variables(model: HVAE = MODEL) -> Any:
     ids=["biva_mnist", "biva_cifar10", "ladder_mnist", "vae_mnist", "ladder_cifar10"],
 )
 def test_published_sizes(preset: Callable[[], HVAE], count: int) -> None:
-    """The published code's number of parameters, gains included; for its VAE, without a layer that is not used."""
+    """Parameter counts are the published code's, gains included; its VAE's is without the layer that nothing reads."""
     model = preset()
     shapes = jax.eval_shape(model.init, KEY, jnp.zeros((2, *model.image), jnp.uint8), KEY)
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])) == count
 
 
-# ---- factorisation
+# ---- dependencies
 
 
 def dependence(model: HVAE) -> dict[str, set[str]]:
-    """Returns what each level's prior and posterior, "p z1" and "q z1", depend on: x and names of latents."""
+    """What each prior and posterior, "p z1" and "q z1", depends on: x, and names of latents."""
     params, x = variables(model), X.astype(jnp.float32)
     names = jax.eval_shape(lambda: model.apply(params, x, KEY)).names
     latents = jax.jit(lambda: model.apply(params, x, KEY).latents)()
@@ -73,7 +73,7 @@ def dependence(model: HVAE) -> dict[str, set[str]]:
 
 
 def summary(normal: Normal) -> jax.Array:
-    """Returns one number that depends on all of a Gaussian's parameters."""
+    """One number that depends on all parameters of a Gaussian."""
     weights = jnp.arange(1.0, normal.mean.size + 1.0).reshape(normal.mean.shape)
     return (weights * (normal.mean + 3.0 * normal.log_std)).sum()
 
@@ -91,7 +91,7 @@ def every_stage_above(model: BIVA, stage: int) -> set[str]:
     ],
 )
 def test_factorisation(model: BIVA) -> None:
-    """Both formulas at the top of models/biva/biva.py."""
+    """p and q factorise as at the top of models/biva/biva.py."""
     top = len(model.stages)
     expected: dict[str, set[str]] = {f"p z{top}": set(), f"q z{top}": {"x"} | {f"z{i}_bu" for i in range(1, top)}}
     for stage in range(1, top):
@@ -105,7 +105,7 @@ def test_factorisation(model: BIVA) -> None:
 
 @pytest.mark.slow
 def test_factorisation_without_skips() -> None:
-    """A prior depends on the stage above it alone; the second path up still sees x and all samples of the first."""
+    """A prior depends on the stage above alone; the second bottom-up path reads x and all samples of the first."""
     found = dependence(MODEL.clone(skip=False))
     assert found["p z1_td"] == found["p z1_bu"] == {"z2_td", "z2_bu"}
     assert found["p z2_td"] == {"z3"}
@@ -116,7 +116,7 @@ def test_factorisation_without_skips() -> None:
 
 @pytest.mark.parametrize("inference", [pytest.param("top_down", marks=pytest.mark.slow), "bottom_up"])
 def test_factorisation_of_the_ladder(inference: str) -> None:
-    """The two directions at the top of models/biva/gated_ladder.py; p is the same."""
+    """p and q factorise as at the top of models/biva/gated_ladder.py, in both directions of inference."""
     expected: dict[str, set[str]] = {}
     for stage in (1, 2, 3):
         above, below = ({f"z{i}" for i in range(1, 4) if (i - stage) * way > 0} for way in (1, -1))
@@ -136,13 +136,13 @@ def test_resolutions() -> None:
 
 @functools.cache
 def kept(keep_top: int | None) -> tuple[Level, ...]:
-    """Returns the levels of a pass."""
+    """The levels of a pass with this `keep_top`."""
     return jax.jit(lambda v: MODEL.apply(v, X, KEY, keep_top=keep_top).levels)(variables())
 
 
 @pytest.mark.slow
 def test_names_and_sizes() -> None:
-    """Levels come in generative order, with the top-down latent of a stage first."""
+    """Levels come in generative order, the top-down latent of a stage first."""
     levels = kept(None)
     assert [level.name for level in levels] == ["z3", "z2_td", "z2_bu", "z1_td", "z1_bu"] == list(MODEL.names)
     assert [level.z.shape for level in levels] == [(8, 2), (8, 3), (8, 3), (8, 4), (8, 4)]
@@ -151,7 +151,7 @@ def test_names_and_sizes() -> None:
 
 @pytest.mark.parametrize(("keep_top", "levels"), [(0, 0), (1, 1), (2, 3), (3, 5)])
 def test_keep_top_counts_stages(keep_top: int, levels: int) -> None:
-    """Levels that are kept have the latents and rates of the plain pass; the others are sampled from their priors."""
+    """Kept levels have the latents and rates of a pass without keep_top; the others are drawn from their priors."""
     for i, (one, plain) in enumerate(zip(kept(keep_top), kept(None), strict=True)):
         if i < levels:
             np.testing.assert_allclose(one.z, plain.z, rtol=1e-4, atol=1e-5)
@@ -164,13 +164,13 @@ def test_keep_top_counts_stages(keep_top: int, levels: int) -> None:
 
 @pytest.mark.parametrize("keep_top", [-1, 4])
 def test_keep_top_beyond_the_stages(keep_top: int) -> None:
-    """The error names the number of stages and of levels."""
+    """The error names both counts."""
     with pytest.raises(ValueError, match=rf"{keep_top}.*3 stages \(of 5 levels\): it has to be from 0 to 3"):
         MODEL.apply(variables(), X, KEY, keep_top=keep_top)
 
 
 def test_diagnostics_count_stages() -> None:
-    """L^{>k} and the reconstructions level by level: k goes up to the number of stages."""
+    """In L^{>k} and in reconstructions level by level, k goes up to the number of stages."""
     above = jax.jit(lambda v, k: bound_above(MODEL, v, X, KEY, k, 2))
     values = [above(variables(), jnp.int32(k)) for k in (0, 1, 3)]
     assert all((one != other).any() for one, other in itertools.combinations(values, 2))
@@ -181,7 +181,7 @@ def test_diagnostics_count_stages() -> None:
 
 
 def test_a_given_bottom_up_latent_goes_both_ways() -> None:
-    """Levels above it are inferred from it, and p(x | z) depends on it."""
+    """Latents above it are inferred from it, and x is generated from it."""
     z = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4)), jnp.float32)
     given = jax.jit(lambda v, z: MODEL.apply(v, X, KEY, latents=(None, None, None, None, z)))
     one, other = given(variables(), z), given(variables(), z + 1.0)
@@ -192,7 +192,7 @@ def test_a_given_bottom_up_latent_goes_both_ways() -> None:
 
 
 def test_maps_and_padding() -> None:
-    """Latents are maps at each stage's resolution; x is padded with zeros and the output cropped again."""
+    """Latents that are maps have each stage's resolution; the frame of zeros around x is cropped again."""
     stages = (Stage(2, ((3, 3, 2),), 2), Stage(3, ((3, 3, 2),), 3))
     model = BIVA(image=(6, 6, 3), stages=stages, pad=1, likelihood=LogisticMixture(2))
     x = integers(256, 6, 6, 3)
@@ -208,12 +208,12 @@ def test_maps_and_padding() -> None:
     assert drawn.shape == (5, 6, 6, 3)
 
 
-# ---- initialisation and training
+# ---- initialisation, and what changes in training
 
 
 @pytest.mark.parametrize("model", [MODEL, LADDER], ids=["biva", "ladder"])
 def test_first_batch(model: HVAE) -> None:
-    """On the batch and key of initialisation, the outputs of each layer have mean 0 and standard deviation 0.01."""
+    """On the batch and key of initialisation, each layer's outputs have mean 0 and standard deviation 0.01."""
     trace = jax.jit(lambda v: model.apply(v, X, KEY))(variables(model))
     logits = trace.x_dist.logits
     np.testing.assert_allclose([logits.mean(), logits.std()], [0.0, 0.01], atol=1e-5)
@@ -232,7 +232,7 @@ def test_plain_start() -> None:
 
 @pytest.mark.parametrize(("shares", "differs"), [((0.0, 0.0), False), ((0.5, 0.0), True), ((0.0, 0.5), True)])
 def test_dropout(shares: tuple[float, float], differs: bool) -> None:
-    """Dropout acts in training only, depends on the key only, and works on the way up and on the way down."""
+    """Dropout depends on the key and acts in training only, on the bottom-up and on the top-down path."""
     model = MODEL.clone(q_dropout=shares[0], p_dropout=shares[1])
     latents = tuple(level.z for level in kept(None))
     forward = jax.jit(lambda key: model.apply(variables(), X, key, latents=latents, train=True).rates)
@@ -242,7 +242,7 @@ def test_dropout(shares: tuple[float, float], differs: bool) -> None:
 
 @functools.cache
 def rates_and_gradient(model: BIVA) -> tuple[jax.Array, Any]:
-    """Returns rates and gradient at the plain pass's latents and parameters."""
+    """Rates and gradient of a model at the latents and parameters of the plain model."""
     latents = tuple(level.z for level in kept(None))
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
@@ -256,7 +256,7 @@ def rates_and_gradient(model: BIVA) -> tuple[jax.Array, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [{"remat": True}, {"dtype": "bfloat16"}], ids=["remat", "bfloat16"])
 def test_how_it_is_computed(change: dict[str, Any]) -> None:
-    """remat and bfloat16 give nearly the same rates and gradient at the same parameters; rates stay float32."""
+    """Neither remat nor dtype changes parameters, nor numbers by much; latents and rates stay float32."""
     rates, gradient = rates_and_gradient(MODEL)
     changed_rates, changed = rates_and_gradient(MODEL.clone(**change))
     assert changed_rates.dtype == jnp.float32
@@ -271,7 +271,7 @@ def test_how_it_is_computed(change: dict[str, Any]) -> None:
 
 
 def test_log_variances() -> None:
-    """The heads of the published codes, where "clip" is a clamp; what is clamped is the log variance itself."""
+    """Heads give the log variances of the published codes, whose "clip" is a clamp of the log variance itself."""
     a = jnp.asarray([-20.0, -1.0, 0.0, 2.0, 20.0])
     expected = {
         "log_var": np.asarray(a),
@@ -296,7 +296,7 @@ def test_as_settings(model: HVAE) -> None:
     assert parsed.stages == (dataclasses.replace(model.stages[0], latents=5), *model.stages[1:])
 
 
-# ---- what they refuse
+# ---- errors
 
 
 @pytest.mark.parametrize("model", [BIVA, GatedLadderVAE])
@@ -315,7 +315,7 @@ def test_as_settings(model: HVAE) -> None:
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_refused_settings(model: type[HVAE], wrong: dict[str, Any], said: tuple[str, ...]) -> None:
-    """Refused at construction: the error says what was given and what is allowed."""
+    """Errors come at construction, with what was given and what is allowed."""
     with pytest.raises(ValueError, match=None if "likelihood" in wrong else model.__name__) as error:
         model(**wrong)
     assert all(part in str(error.value) for part in said), error.value
@@ -333,14 +333,14 @@ def test_refused_settings(model: type[HVAE], wrong: dict[str, Any], said: tuple[
     ids=["latents", "none", "two", "stride", "kernel"],
 )
 def test_refused_stages(wrong: dict[str, Any], said: str) -> None:
-    """A stage checks its own settings."""
+    """A stage checks its own sizes."""
     with pytest.raises(ValueError, match="Stage") as error:
         Stage(**wrong)
     assert said in str(error.value)
 
 
 def test_refused_at_the_call() -> None:
-    """x of another shape, labels, an unknown inference and a kernel of size 0 are refused."""
+    """x of another shape, labels, an unknown inference and a kernel of size 0 are errors."""
     with pytest.raises(ValueError, match=r"\(8, 4\).*image=\(2, 2, 1\)"):
         MODEL.apply(variables(), X.reshape(8, 4), KEY)
     with pytest.raises(ValueError, match="classes=0"):

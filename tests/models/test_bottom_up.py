@@ -1,4 +1,4 @@
-"""BottomUpVAE: the right rates in closed form, how far off the article's printed ones are, what the model refuses."""
+"""BottomUpVAE: the right rates in closed form, the error of the article's printed rates, and errors of settings."""
 
 import dataclasses
 import functools
@@ -30,18 +30,18 @@ DRAWS = 20_000
 
 @functools.cache
 def variables(model: BottomUpVAE = MODEL) -> dict[str, Any]:
-    """Variables of a model, made for x of 2x2."""
+    """Variables of a model, for x of 2x2."""
     return jax.jit(model.init)(KEY, X, KEY)
 
 
 def parameters(model: BottomUpVAE, *event: int) -> int:
-    """Number of parameters for x of that shape."""
+    """Number of parameters of a model for x of that shape."""
     shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, *event), jnp.uint8), KEY)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
 
 def test_sizes() -> None:
-    """The top-down model's 721,808 parameters, but for q(z2 | z1), which reads 16 numbers instead of 256."""
+    """The model has the top-down model's 721,808 parameters, but q(z2 | z1) reads 16 numbers instead of 256."""
     assert parameters(BottomUpVAE(), 8, 8, 1) == 721_808 - (256 - 16) * 256 == 660_368
     assert parameters(BottomUpVAE(posteriors_see_x=True), 8, 8, 1) == 660_368 + 256 * 256
     stem, top = (9 * 32 + 32) + (9 * 32 * 64 + 64), 2 * 2 * 64
@@ -87,7 +87,7 @@ class Linear:
             return {"last": {"kernel": kernel, "bias": np.concatenate([shift, 2 * np.log(std)])}}
 
         slope, shift, std = self.px
-        bound = 5.0  # of Gaussian's log_std, bound * tanh(h / bound)
+        bound = 5.0  # Gaussian has log_std = bound * tanh(h / bound)
         params = {
             "posterior_1": layer(*self.q1),
             "posterior_0": layer(*self.q2),
@@ -133,7 +133,7 @@ class Linear:
 
 
 def related() -> Linear:
-    """x of 3, z1 of 2, z2 of 2, each way of nearly the same relation; scales such that the weights have a variance."""
+    """x of 3, z1 and z2 of 2 numbers; p and q have nearly the same slopes, and scales that give weights a variance."""
     turn = np.array([[0.6, 0.2], [-0.2, 0.5]])
     up = np.array([[0.3, 0.1, 0.0], [-0.1, 0.2, 0.2]])
     return Linear(
@@ -151,7 +151,7 @@ FIVE_ONES = Linear(  # the example of one dimension: q(z1) = N(0, 1), q(z2 | z1)
 
 
 def printed_rates(trace: Trace) -> jax.Array:
-    """The article's rates, KL(q_l || p_l) in closed form of the q and p that were drawn, `[L, B]`."""
+    """The article's rates, `[L, B]`: KL(q_l || p_l) in closed form, for the q and p of one trace."""
     return jnp.stack([sum_event(kl(level.q, level.p)) for level in trace.levels])
 
 
@@ -198,7 +198,7 @@ def test_the_example_of_one_dimension() -> None:
 
 @pytest.mark.leg
 def test_the_right_rates() -> None:
-    """Both levels have the mean they ought to have; the top one's is analytic and spreads less than its ratio."""
+    """Rates of both levels have the right mean; the top rate is analytic and varies less than its log-ratio."""
     linear, draws = related(), drawn("related")
     x = data_of(linear)
     expected = linear.rates(x, printed=False)
@@ -213,7 +213,7 @@ def test_the_right_rates() -> None:
 
 
 def test_the_printed_rates() -> None:
-    """The top one is right, the lower one is off by what the closed form says, many standard errors."""
+    """The printed top rate is right; the lower one is off by the closed form's difference, many standard errors."""
     linear, draws = related(), drawn("related")
     x = data_of(linear)
     right, printed = linear.rates(x, printed=False), linear.rates(x, printed=True)
@@ -227,7 +227,7 @@ def test_the_printed_rates() -> None:
 
 @pytest.mark.parametrize("name", ["related", "one"])
 def test_the_objective_that_trains_on_the_printed_rates(name: str) -> None:
-    """Its loss has the mean of -(log p(x | z1) - printed rates); its metrics say both, and `elbo` is the true one."""
+    """Its loss has the mean of -(log p(x | z1) - printed rates); metrics have both bounds, `elbo` the true one."""
     linear = {"related": related(), "one": FIVE_ONES}[name]
     x, model = data_of(linear), linear.model()
 
@@ -249,7 +249,7 @@ def test_the_objective_that_trains_on_the_printed_rates(name: str) -> None:
 
 
 def opposed() -> Linear:
-    """z2 tells of z1 with the opposite sign of p(z1 | z2); z1 is distributed as in the prior, and x tells nothing."""
+    """q(z2 | z1) has the opposite sign of p(z1 | z2); q(z1) is the prior's marginal, and x carries no information."""
     slope, std = 0.9, 0.5
     return Linear(
         (np.zeros((1, 1)), np.zeros(1), np.full(1, math.hypot(slope, std))),
@@ -261,7 +261,7 @@ def opposed() -> Linear:
 
 @pytest.mark.parametrize("linear", [related(), opposed(), FIVE_ONES], ids=["related", "opposed", "one"])
 def test_what_the_printed_rates_are(linear: Linear) -> None:
-    """KL(q(z1 | x) q(z2 | x) || p(z1, z2)) + I_q(z1; z2 | x): so their "ELBO" stays below log p(x)."""
+    """Their sum is KL(q(z1 | x) q(z2 | x) || p(z1, z2)) + I_q(z1; z2 | x): so the printed "ELBO" is below log p(x)."""
     (a, shift, std), (b, b_shift, b_std), (c, c_shift, c_std) = linear.q1, linear.q2, linear.p1
     x = data_of(linear)
     s1 = np.diag(std**2)
@@ -283,7 +283,7 @@ def test_what_the_printed_rates_are(linear: Linear) -> None:
 
 
 def test_the_printed_elbo_may_lie_above_the_elbo() -> None:
-    """By more than a nat either way: above where z2 tells of z1 with the wrong sign, below where with the right one."""
+    """It is off by more than a nat: above if q(z2 | z1) has the wrong sign, below if it has the right one."""
     for linear, sign in ((opposed(), 1.0), (FIVE_ONES, -1.0)):
         x = data_of(linear)
         above = linear.rates(x, printed=False).sum(0) - linear.rates(x, printed=True).sum(0)
@@ -321,7 +321,7 @@ def printed_row(name: str) -> Row:
 
 
 def test_the_contract_catches_the_printed_rates() -> None:
-    """Their mean is not the mean log-ratio, as tests/test_contract.py shows that the model's own is."""
+    """Their mean is not the mean log-ratio; that of the model's own rates is (tests/test_contract.py)."""
     with pytest.raises(AssertionError):
         contract.mean_rate_is_mean_ratio(printed_row("bottom_up_vae"))
 
@@ -344,14 +344,14 @@ def apply(*args: Any, model: BottomUpVAE = MODEL, **choices: Any) -> Any:
 
 
 def test_names_are_the_papers() -> None:
-    """Top first; z1 is next to x."""
+    """Names are listed top first; z1 is next to x."""
     trace = apply(X, KEY)
     assert trace.names == ("z2", "z1")
     assert [level.z.shape for level in trace.levels] == [(8, 2), (8, 3)]
 
 
 def test_levels_that_are_kept_do_not_notice_the_others() -> None:
-    """keep_top = 1 has the plain pass's z2, of a z1 that is then drawn anew from p(z1 | z2)."""
+    """keep_top = 1 has the same z2, inferred from a z1 that is then replaced by a draw from p(z1 | z2)."""
     plain, kept = apply(X, KEY), apply(X, KEY, keep_top=1)
     np.testing.assert_allclose(kept.latents[0], plain.latents[0], rtol=1e-5)
     assert (kept.latents[1] != plain.latents[1]).all()
@@ -360,7 +360,7 @@ def test_levels_that_are_kept_do_not_notice_the_others() -> None:
 
 @pytest.mark.parametrize("sees_x", [False, True])
 def test_what_the_top_posterior_reads(sees_x: bool) -> None:
-    """With z1 given, q(z2 | z1) is the same for every x, and q(z2 | z1, x) is not."""
+    """Given z1, q(z2 | z1) is the same for every x, but q(z2 | z1, x) is not."""
     model = MODEL.clone(posteriors_see_x=sees_x)
     z1 = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
     one, other = (apply(x, KEY, model=model, latents=(None, z1)).levels[0] for x in (X, X[::-1]))
@@ -407,7 +407,7 @@ def test_decoding_never_touches_the_inference_networks() -> None:
 
 @pytest.mark.slow
 def test_remat_and_bfloat16_with_convolutions() -> None:
-    """Recomputing changes no number and no parameter; bfloat16 leaves everything that is kept in float32."""
+    """remat changes neither numbers nor parameters; under bfloat16 traces and parameters stay float32."""
     plain = MODEL.clone(network="conv", width=2)
     x = integers(4, 4, 4, 1)
     made = jax.jit(plain.init)(KEY, x, KEY)
@@ -448,7 +448,7 @@ def test_remat_and_bfloat16_with_convolutions() -> None:
     ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, Any], message: str) -> None:
-    """Refused when the model is made: what was given and what is allowed."""
+    """Errors come at construction, with what was given and what is allowed."""
     with pytest.raises(ValueError, match=message):
         BottomUpVAE(**wrong)
 

@@ -1,4 +1,4 @@
-"""jax.export: the train step, the ELBO and generation, each lowered once for CPU, CUDA and TPU; the CPU's is run."""
+"""jax.export: train step, ELBO and generation, each lowered once for CPU, CUDA and TPU, and run on the CPU."""
 
 import functools
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def generate(variables: Any, key: jax.Array, temperature: jax.Array) -> jax.Arra
 
 
 def cases() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """What is exported, and what it is run on."""
+    """Functions to export, and arguments to run them on."""
     return {
         "step": (flat_step, tuple(jax.tree.leaves((state(), Batch(X), KEY)))),
         "elbo": (elbo_of, (state().variables, X, KEY)),
@@ -58,7 +58,7 @@ def cases() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("name", ["step", "elbo", "generate"])
 def test_export(name: str) -> None:
-    """One artefact for three platforms, whose CPU program computes after a round trip what the function does."""
+    """One artefact serves three platforms; after a round trip its CPU program computes what the function does."""
     function, arguments = cases()[name]
     exported = export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(*arguments)
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}

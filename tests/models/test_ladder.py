@@ -1,4 +1,4 @@
-"""The Ladder VAEs: sizes, merges, what they refuse, dropout, and data-dependent initialisation."""
+"""The Ladder VAEs: sizes, merges, errors, dropout and data-dependent initialisation."""
 
 import functools
 import itertools
@@ -65,7 +65,7 @@ def test_published_sizes(model: ConvLadderVAE, parameters: int) -> None:
 
 
 def test_the_papers_size() -> None:
-    """Twice linear with scale and shift on every way, heads twice as wide as their latents, and the readout."""
+    """Each path has two linear layers with scale and shift; heads are twice as wide as latents; then the readout."""
     widths, latents = (784, 512, 256, 128, 64, 32), (64, 32, 16, 8, 4)
 
     def path(inputs: int, width: int) -> int:
@@ -79,7 +79,7 @@ def test_the_papers_size() -> None:
 
 
 def test_separate_networks_have_their_own_parameters() -> None:
-    """share=False adds a copy of the way down without its last part, and decoding does without it."""
+    """share=False adds a copy of the top-down path but for its last network, and decoding does not need it."""
     model = LadderVAE((2, 3, 4), (5, 6, 7), share=False)
     params = shapes(model, (9,))["params"]
     copies = {name for name in params if name.startswith("q_")}
@@ -90,14 +90,14 @@ def test_separate_networks_have_their_own_parameters() -> None:
 
 
 def test_only_the_mean_goes_up() -> None:
-    """With only_mu_up the second network reads z1's size, and not the first one's width."""
+    """With only_mu_up the second network reads a vector of z1's size instead of the first one's width."""
     params = shapes(LadderVAE((2, 3), (5, 6), only_mu_up=True), (9,))["params"]
     assert params["up2"]["first"]["linear"]["kernel"].shape == (3, 5)
     assert casperkaae_mnist().only_mu_up and not casperkaae_mnist().share
 
 
 def test_depth_names_and_maps() -> None:
-    """Any depth, top first; the side of a level is its maps' height, after padding and the halvings below."""
+    """Levels of any depth come top first; a level's side is the height of its maps, after padding and halvings."""
     for levels in (1, 5):
         model = LadderVAE((2,) * levels, (3,) * levels)
         trace = jax.eval_shape(lambda model=model: model.init_with_output(KEY, jnp.zeros((2, 4)), KEY)[0])
@@ -116,7 +116,7 @@ def test_depth_names_and_maps() -> None:
 @pytest.mark.parametrize("merge", ["precision", "residual"])
 @pytest.mark.parametrize("share", [True, False])
 def test_dense_merges(merge: Any, share: bool) -> None:
-    """Below the top the posterior is the named merge of the evidence of x with p's prior, or with q's own."""
+    """Below the top the posterior is the named merge of the evidence with p's prior, or with q's own."""
     model = LadderVAE((2, 3), (4, 5), merge=merge, share=share, clamp=None)
     x = integers(2, 6)
 
@@ -140,14 +140,14 @@ def test_dense_merges(merge: Any, share: bool) -> None:
 
 
 def test_exponential_variances_are_clamped() -> None:
-    """The last layer gives the log variance itself, within bounds."""
+    """With "log_var" the output of the last layer is the log variance itself, clamped."""
     model = LadderVAE((2,), (4,), head=ScaleHead("log_var"), clamp=(-0.1, 0.1), normalise=False)
     trace = jax.jit(lambda: model.init_with_output(KEY, 9.0 * jnp.ones((2, 6)), KEY)[0])()
     assert jnp.abs(trace.levels[0].q.log_var).max() <= 0.1 + 1e-6
 
 
 def test_heads_that_cannot_be() -> None:
-    """An unknown form is refused with a list of the known ones, and so is a slope of 0."""
+    """An unknown form, whose error names the known ones, and a slope of 0 are errors."""
     with pytest.raises(ValueError, match=r"form='exp'.*'log_var'.*'softplus_var'"):
         ScaleHead("exp")
     with pytest.raises(ValueError, match=r"beta=0\.0.*positive"):
@@ -168,7 +168,7 @@ def test_convolutional_merges() -> None:
     assert names("precision") == names("residual")
 
 
-# ---- what is refused
+# ---- errors
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_convolutional_merges() -> None:
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
-    """Refused when the model is made: what was given and what is allowed."""
+    """Errors come at construction, with what was given and what is allowed."""
     with pytest.raises(ValueError, match=message):
         LadderVAE(**settings)
 
@@ -207,7 +207,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
     ],
 )
 def test_convolutional_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
-    """Wrong lengths, halvings, shapes and names are refused when the model is made."""
+    """Likewise for lengths, halvings, shapes and names."""
     with pytest.raises(ValueError, match=message):
         ConvLadderVAE(**settings)
 
@@ -221,7 +221,7 @@ def test_convolutional_settings_that_cannot_be(settings: dict[str, Any], message
     ],
 )
 def test_blocks_that_cannot_be(settings: dict[str, Any], message: str) -> None:
-    """Unknown layers and dropout probabilities are refused."""
+    """Unknown letters and probabilities outside [0, 1) are errors."""
     with pytest.raises(ValueError, match=message):
         BlockStyle(**settings)
 
@@ -234,7 +234,7 @@ def test_presets_of_another_depth() -> None:
 
 
 def test_data_of_another_shape_and_labels() -> None:
-    """x has to have the shape that the model was made for; there are no labels."""
+    """x of another shape than the model's, and labels, are errors."""
     with pytest.raises(ValueError, match=r"\(4, 6, 1\).*image=\(6, 4, 1\)"):
         TINY.init(KEY, jnp.zeros((2, 4, 6, 1)), KEY)
     for model, x in ((TINY, X), (LadderVAE((2,), (3,)), X)):
@@ -246,7 +246,7 @@ def test_data_of_another_shape_and_labels() -> None:
 
 
 def test_channels_are_dropped_whole() -> None:
-    """Whole channels are zero or scaled up, with the given probability."""
+    """Channels are zero or scaled up; the mean does not change, and the rate is the one that was set."""
     dropped = np.asarray(drop_channels(jnp.ones((200, 2, 2, 50)), KEY, 0.3))
     assert np.ptp(dropped, axis=(1, 2)).max() == 0
     np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.7], rtol=1e-6)
@@ -255,7 +255,7 @@ def test_channels_are_dropped_whole() -> None:
 
 @pytest.mark.slow
 def test_dropout_is_of_training_alone() -> None:
-    """In evaluation the key decides latents only; in training feature maps too, differently for each example."""
+    """In evaluation the key decides the latents alone; in training also the dropout, different for each example."""
     weights = variables()
 
     @jax.jit
@@ -268,12 +268,12 @@ def test_dropout_is_of_training_alone() -> None:
     first, second = logits(KEY, latents), logits(OTHER_KEY, latents)
     np.testing.assert_array_equal(first[0], second[0])
     assert (first[1] != second[1]).any()
-    assert np.ptp(first[1], axis=0).max() > 1e-3  # equal latents, so that nothing else tells examples apart
+    assert np.ptp(first[1], axis=0).max() > 1e-3  # latents are equal, so that examples differ by dropout alone
 
 
 @pytest.mark.parametrize(("order", "gated"), [("bacdbacd", True), ("cabdcabd", False), ("bacdbac", True)])
 def test_a_block_is_its_letters(order: str, gated: bool) -> None:
-    """A block computes its layers in order, here by hand in evaluation mode."""
+    """A block computes its layers in the order of the letters, in evaluation."""
     style = BlockStyle(order, gated, activation=jnp.tanh)
     x = jax.random.normal(KEY, (2, 3, 3, 4))
     got, variables = ResidualBlock(style).init_with_output(KEY, x, KEY, train=False)
@@ -294,7 +294,7 @@ def test_a_block_is_its_letters(order: str, gated: bool) -> None:
 
 
 def test_padding_is_seen_as_zeros() -> None:
-    """Whole numbers are seen from -1 to 1, or divided by `scale`; what is around the image is 0."""
+    """Whole numbers are scaled to [-1, 1], or divided by `scale`; the padding is 0."""
     model = TINY.clone(likelihood=Categorical(5), image=(5, 5, 1), downsample=(0, 1), data_dependent_init=False)
     x = jnp.full((1, 5, 5, 1), 4, jnp.uint8)
 
@@ -341,7 +341,7 @@ def test_data_dependent_initialisation() -> None:
     assert len(scaled) == sum(path[-1].key == "kernel" for path, _ in jax.tree_util.tree_leaves_with_path(variables()))
     for name, y in scaled.items():
         mean, std = y.mean((0, 1, 2)), y.std((0, 1, 2))
-        constant = std < 1e-3  # a unit that sees nothing but zeros
+        constant = std < 1e-3  # a unit whose inputs are all zero
         np.testing.assert_allclose(mean, 0, atol=1e-3, err_msg=name)
         np.testing.assert_allclose(std[~constant], 0.1, rtol=0.02, err_msg=name)
     fresh = variables()["batch_stats"]
@@ -349,7 +349,7 @@ def test_data_dependent_initialisation() -> None:
 
 
 def test_initialising_shapes_alone() -> None:
-    """Shapes are the same with and without data-dependent initialisation, and with remat."""
+    """Variables have the same shapes with data-dependent initialisation, without it, and with remat."""
     plain = shapes(TINY.clone(data_dependent_init=False), TINY.image)
     for model in (TINY, TINY.clone(remat=True)):
         assert shapes(model, TINY.image) == plain

@@ -1,4 +1,4 @@
-"""Computing in bfloat16, and recomputing instead of remembering: what changes by it, and what must not."""
+"""bfloat16 and remat: what they change, and what they must not."""
 
 import dataclasses
 import functools
@@ -73,7 +73,7 @@ def primitives(function: Callable[..., Any], *arguments: Any) -> list[tuple[str,
 
 
 def test_everything_that_is_kept_is_float32() -> None:
-    """Parameters, their gradients, statistics, and every array of a trace: z, KLs, densities, distributions."""
+    """Parameters, gradients, statistics and every array of a trace (z, KLs, densities, distributions) are float32."""
     for tree in (variables(HALF), *trained(HALF)):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} == {"float32"}
     drawn = jax.eval_shape(lambda: HALF.apply(variables(), KEY, 4, method="decode"))
@@ -81,13 +81,13 @@ def test_everything_that_is_kept_is_float32() -> None:
 
 
 def test_the_same_parameters() -> None:
-    """The dtype of computing has no part in the initialisation."""
+    """Initialisation does not depend on dtype."""
     jax.tree.map(np.testing.assert_array_equal, variables(HALF), variables())
 
 
 @pytest.mark.parametrize("train", [False, True])
 def test_networks_compute_in_bfloat16_and_distributions_do_not(train: bool) -> None:
-    """All products of the forward pass read bfloat16; beside them only activations and changes of shape do.
+    """All products of the forward pass read bfloat16; of other operations only activations and reshapes do.
 
     The products are those of 5 networks of 2 hidden layers and a last one, of a decoder of 3, and of the readout.
     """
@@ -105,7 +105,7 @@ def test_networks_compute_in_bfloat16_and_distributions_do_not(train: bool) -> N
 
 
 def test_the_gradient_computes_in_bfloat16_too() -> None:
-    """Three products a layer, but for x, which has no gradient; sums (of biases, of statistics) are float32."""
+    """Each layer has three products, or two where x has no gradient; sums (biases, statistics) are float32."""
     found = primitives(jax.grad(loss_of(HALF), has_aux=True), variables()["params"])
     products = [dtypes for name, dtypes in found if name == "dot_general"]
     assert products == [{"bfloat16"}] * (3 * 19 - 1)
@@ -115,9 +115,9 @@ def test_the_gradient_computes_in_bfloat16_too() -> None:
 def test_bfloat16_is_near_float32() -> None:
     """Terms of the ELBO within 1%; statistics and gradient off by what rounding to eight bits explains.
 
-    What one rounding does is seen in float32 at parameters rounded to bfloat16. In bfloat16 each product has three
-    more (its input, its output, the activation), and independent errors add in squares: twice as much, bounded by
-    three times.
+    The effect of one rounding is measured in float32 at parameters rounded to bfloat16. In bfloat16 each product has
+    three more (its input, its output, the activation), and independent errors add in squares: twice as much, bounded
+    by three times.
     """
     trace, updates, gradient = trained(PLAIN)
     half_trace, half_updates, half_gradient = trained(HALF)
@@ -135,7 +135,7 @@ def test_bfloat16_is_near_float32() -> None:
 
 @functools.cache
 def half_row() -> Row:
-    """Two levels in bfloat16, for the contract."""
+    """A row of the contract: two levels in bfloat16."""
     row = case("top_down_2")
     return Row(dataclasses.replace(row, name="bfloat16", model=row.model.clone(dtype="bfloat16")))
 
@@ -144,16 +144,16 @@ def half_row() -> Row:
     "promise", [promise for promise in PROMISES if promise not in (jit_equals_eager, sharded_is_the_same)]
 )
 def test_bfloat16_keeps_the_contract(promise: Callable[[Row], None]) -> None:
-    """Bounds are bounds of a model that rounds: every promise but two, to the tolerances of float32.
+    """Bounds hold for the model with its rounding: every promise but two, to the tolerances of float32.
 
-    The two compare different programs of the same pass, and XLA may leave out a rounding to bfloat16 and back where
-    it fuses two operations: they agree to bfloat16's precision alone, and would need a tolerance that shows nothing.
+    These two promises compare different programs of the same pass, and XLA may omit a rounding to bfloat16 and back
+    where it fuses two operations: they agree to bfloat16's precision alone, a tolerance that would show nothing.
     """
     promise(half_row())
 
 
 def test_networks_that_replace_others_keep_their_own_precision() -> None:
-    """A bfloat16 network in a float32 model, and the reverse: distributions are float32 either way."""
+    """A bfloat16 network in a float32 model, or the reverse, keeps its dtype; distributions are float32."""
     nets = {"delta": (MLP((), 6), None), "prior": (MLP((5,), 8),), "decoder": MLP((7,))}
     wide = HALF.clone(**nets)
     narrow = PLAIN.clone(
@@ -186,7 +186,7 @@ def test_batch_norm_of_bfloat16() -> None:
 
 
 def test_layers_in_bfloat16() -> None:
-    """A linear layer answers in bfloat16; the readout, whose bias is not rounded, in float32."""
+    """A linear layer returns bfloat16; the readout, whose bias is not rounded, returns float32."""
     h = jax.random.normal(KEY, (4, 6))
     y, _ = Dense(3, "bfloat16").init_with_output(KEY, h)
     assert y.dtype == jnp.bfloat16
@@ -201,7 +201,7 @@ def test_layers_in_bfloat16() -> None:
 
 
 def test_other_dtypes_are_refused() -> None:
-    """What was given, what is allowed."""
+    """The error names what was given and what is allowed."""
     with pytest.raises(ValueError, match=r"TopDownVAE\(dtype='half'\): it has to be 'bfloat16' or None"):
         TopDownVAE(dtype="half")
     with pytest.raises(ValueError, match="it has to be 'bfloat16' or None"):
@@ -209,7 +209,7 @@ def test_other_dtypes_are_refused() -> None:
 
 
 def test_settings_round_trip(tmp_path: Path) -> None:
-    """Both are settings like the others."""
+    """dtype and remat come back from JSON like other settings."""
     model = HALF.clone(remat=True, decoder=MLP((7,), dtype="bfloat16"))
     settings.save(tmp_path / "model.json", model)
     assert settings.load(tmp_path / "model.json") == model
@@ -223,7 +223,7 @@ def test_settings_round_trip(tmp_path: Path) -> None:
 
 
 def test_remat_changes_nothing_but_memory() -> None:
-    """The same initial parameters at the same paths, and the same trace, statistics and gradient."""
+    """Initial parameters, their paths, the trace, statistics and gradient are the same."""
     jax.tree.map(np.testing.assert_array_equal, variables(REMAT), variables())
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, trained(REMAT), trained(PLAIN))
@@ -232,12 +232,12 @@ def test_remat_changes_nothing_but_memory() -> None:
 
 
 def statistics() -> Any:
-    """Fresh ones."""
+    """Fresh batch statistics."""
     return {"batch_stats": variables()["batch_stats"]}
 
 
 def test_remat_outside_training() -> None:
-    """In evaluation, in generation and under vmap it is the plain model."""
+    """In evaluation, in generation and under vmap the model equals the one without remat."""
     row = case("top_down_2")
     made = jax.jit(row.model.init)(KEY, row.x, KEY)
 
@@ -251,7 +251,7 @@ def test_remat_outside_training() -> None:
 
 
 def test_remat_computes_again() -> None:
-    """The gradient has the networks' products once more, but for last layers whose output the way back does not ask."""
+    """The gradient has each product once more, except in last layers whose output the backward pass does not need."""
     counts = []
     for model in (PLAIN, REMAT):
         found = primitives(jax.grad(loss_of(model), has_aux=True), variables()["params"])
@@ -261,17 +261,17 @@ def test_remat_computes_again() -> None:
 
 
 def test_remat_of_networks_that_replace_others() -> None:
-    """Their parameters stay where they were."""
+    """Paths of their parameters stay the same."""
     row = case("replaced")
     plain, remat = (jax.eval_shape(model.init, KEY, row.x, KEY) for model in (row.model, row.model.clone(remat=True)))
     assert jax.tree.structure(plain) == jax.tree.structure(remat)
 
 
 def test_remat_remembers_less() -> None:
-    """What the backward pass is handed, and the memory of the compiled gradient, for a model of seven deep networks.
+    """The backward pass gets fewer residuals, and the compiled gradient needs less memory, with seven deep networks.
 
-    XLA's CPU backend of JAX 0.7 and 0.10 computes the second forward pass as soon as the first, so that its memory
-    does not show it; what the backward pass is handed is the same on every version.
+    XLA's CPU backend of JAX 0.7 and 0.10 computes the second forward pass together with the first, so that its memory
+    does not show it; the residuals are the same on every version.
     """
     x = jnp.zeros((512, 12), jnp.uint8)
     remembered, compiled = [], []

@@ -34,7 +34,7 @@ def trace(tiny: tuple[jax.Array, Any]) -> Trace:
 
 
 def test_levels(trace: Trace) -> None:
-    """Two levels of 2x2x2, then three of 4x4x3; all but the one that doubles the resolution are scanned."""
+    """There are two levels of 2x2x2, then three of 4x4x3; all but the one that doubles the resolution are scanned."""
     assert trace.names == ("z2.0", "z2.1", "z4.0", "z4.1", "z4.2")
     assert [z.shape[1:] for z in trace.latents] == [(2, 2, 2)] * 2 + [(4, 4, 3)] * 3
     assert [level.side for level in trace.unstack()] == [2, 2, 4, 4, 4]

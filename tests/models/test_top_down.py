@@ -1,4 +1,4 @@
-"""TopDownVAE: the article's sizes, what it refuses, and the wrappers that every model has over its descent."""
+"""TopDownVAE: the article's sizes, errors, and the methods that every model has over its descent."""
 
 import functools
 from typing import Any
@@ -20,7 +20,7 @@ X = integers(4, 2, 2)
 
 @functools.cache
 def variables() -> dict[str, Any]:
-    """Variables of MODEL, made for x of 2x2."""
+    """Variables of MODEL, for x of 2x2."""
     return jax.jit(MODEL.init)(KEY, X, KEY)
 
 
@@ -31,7 +31,7 @@ def test_the_articles_size() -> None:
 
 
 def test_names_are_the_papers() -> None:
-    """Top first; z1 is next to x."""
+    """Names are listed top first; z1 is next to x."""
     trace = jax.eval_shape(lambda v: MODEL.apply(v, X, KEY), variables())
     assert trace.names == ("z2", "z1")
     assert [level.z.shape for level in trace.levels] == [(8, 2), (8, 3)]
@@ -81,25 +81,25 @@ def test_decoding_never_touches_the_inference_networks() -> None:
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
-    """Refused when the model is made: what was given and what is allowed."""
+    """Errors come at construction, with what was given and what is allowed."""
     with pytest.raises(ValueError, match=message):
         TopDownVAE(**settings)
 
 
 def test_data_of_another_shape() -> None:
-    """x has to have the shape that the variables were made for: both are named."""
+    """x of another shape than the variables' is an error that names both shapes."""
     with pytest.raises(ValueError, match=r"\(3, 2\).*initialised for examples of \(2, 2\)"):
         MODEL.apply(variables(), jnp.zeros((8, 3, 2), jnp.uint8), KEY)
 
 
 def test_generating_before_there_are_variables() -> None:
-    """The shape of x is remembered by the variables; without an x there is none."""
+    """Variables record the shape of x; without variables or an x generating is an error."""
     with pytest.raises(ValueError, match="initialise the model with an x first"):
         MODEL.init(KEY, KEY, 5, method="decode")
 
 
 def test_labels_where_they_belong() -> None:
-    """A missing label, one too many, and labels of another shape."""
+    """Missing labels, unexpected labels, and labels of another shape are errors."""
     with pytest.raises(ValueError, match="classes=0 and was given a y"):
         MODEL.apply(variables(), X, KEY, y=jnp.zeros(8, int))
     row = case("classes")
@@ -109,7 +109,7 @@ def test_labels_where_they_belong() -> None:
 
 
 def test_labels_change_what_is_generated() -> None:
-    """p(x | y): another class, another top prior and other probabilities."""
+    """Another class has another top prior and other probabilities of x."""
     row = case("classes")
     variables = jax.jit(row.model.init)(KEY, row.x, KEY, y=row.y)
     decode = jax.jit(lambda y: row.model.apply(variables, KEY, 4, y=y, method="decode"))
@@ -131,7 +131,7 @@ def test_a_model_has_to_say_what_it_is() -> None:
 
 
 def test_batch_norm_is_pytorchs() -> None:
-    """Training takes the batch's mean and biased variance, keeps 0.9 of the old and 0.1 of the new, unbiased there."""
+    """Training normalises by the batch's biased variance, and averages 0.9 of the running, 0.1 of the unbiased one."""
     x = (3.0 + 2.0 * np.random.default_rng(0).normal(size=(6, 4))).astype(np.float32)
     mean, var = np.mean(x, 0, np.float64), np.var(x, 0, dtype=np.float64)
     layer = BatchNorm()
@@ -146,7 +146,7 @@ def test_batch_norm_is_pytorchs() -> None:
 
 
 def test_batch_norm_far_from_zero() -> None:
-    """The variance is of centred values: a mean of 1,000 costs no digits but those of x itself."""
+    """The variance is computed from centred values: a mean of 1,000 loses no digits but those of x itself."""
     x = 1000.0 + jnp.arange(8.0)[:, None] / 8
     y, _ = BatchNorm().init_with_output(KEY, x, train=True)
     centred = np.arange(8.0) / 8 - 3.5 / 8

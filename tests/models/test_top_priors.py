@@ -77,7 +77,7 @@ def log_mixture(weights: np.ndarray, means: np.ndarray, stds: np.ndarray, z: np.
 
 
 def mixture(*event: int) -> NormalMixture:
-    """K Gaussians over z of that shape, for a batch of 8, each example's own."""
+    """K Gaussians over z of that shape, different for each of 8 examples."""
     rng = np.random.default_rng(0)
     mean, log_std = rng.normal(size=(8, K, *event)), 0.5 * rng.normal(size=(8, K, *event))
     logits = jnp.asarray(rng.normal(size=(8, K)), jnp.float32)
@@ -86,7 +86,7 @@ def mixture(*event: int) -> NormalMixture:
 
 @pytest.mark.parametrize("event", [(1,), (3,), (2, 2, 3)], ids=str)
 def test_a_mixture_is_scipys(event: tuple[int, ...]) -> None:
-    """Density, mean, and the component's mean where the density is highest; latents may be maps."""
+    """Density, mean and mode (the component's mean of highest density) agree with SciPy; latents may be maps."""
     p = mixture(*event)
     z = np.random.default_rng(1).normal(size=(8, *event)).astype(np.float32)
     weights = special.softmax(np.asarray(p.logits, np.float64), axis=-1)
@@ -101,7 +101,7 @@ def test_a_mixture_is_scipys(event: tuple[int, ...]) -> None:
 
 
 def test_samples_of_a_mixture() -> None:
-    """Mean and covariance of 40,000 draws within 4.5 standard errors; at temperature 0 the mode, whatever the key."""
+    """40,000 draws have the right mean and covariance within 4.5 standard errors; at temperature 0 all are the mode."""
     p = mixture(2)
     draws = np.asarray(jax.jit(jax.vmap(p.sample))(jax.random.split(KEY, 40_000)), np.float64)  # [S, B, d]
     weights = special.softmax(np.asarray(p.logits, np.float64), axis=-1)
@@ -153,7 +153,7 @@ def test_the_vamp_prior_is_the_mean_of_posteriors(name: str) -> None:
     """log p(z_L) = log 1/K sum_k q(z_L | u_k), and the level's rate is log q - log p at the sample."""
     q, top = posteriors_by_hand(name), passes(name)["plain"].levels[0]
     expected = log_mixture(np.full(K, 1 / K), np.asarray(q.mean), np.asarray(q.std), np.asarray(top.z))
-    assert np.ptp(np.asarray(q.mean), axis=0).min() > 0.05  # pseudo-inputs that differ have posteriors that do
+    assert np.ptp(np.asarray(q.mean), axis=0).min() > 0.05  # posteriors of different pseudo-inputs differ
     np.testing.assert_allclose(top.log_p, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(top.rate, top.log_q - top.log_p, rtol=1e-5, atol=1e-6)
 
@@ -179,7 +179,7 @@ def test_decoding_needs_no_x(name: str) -> None:
 
 @each_model
 def test_pseudo_inputs_are_no_part_of_the_batch(name: str) -> None:
-    """Statistics move as they do under N(0, I), and those that run, not the batch's, normalise the pseudo-inputs."""
+    """Running statistics change as under N(0, I), and normalise pseudo-inputs in training too."""
     found, made = passes(name), variables(name)
     plain = MODELS[name].clone(top_prior=NormalPrior())
     params = {path: leaf for path, leaf in made["params"].items() if path != "pseudo_inputs"}
@@ -304,7 +304,7 @@ def test_what_needs_a_closed_kl_refuses_a_mixture() -> None:
     ids=["vamp", "components", "spread", "infinite"],
 )
 def test_settings_that_cannot_be(make: Any, said: str) -> None:
-    """Refused when the prior is made."""
+    """Errors come at construction."""
     with pytest.raises(ValueError, match=said):
         make()
 

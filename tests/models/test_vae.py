@@ -1,4 +1,4 @@
-"""VAE: its sizes, a closed form, what it refuses; dense and convolutional."""
+"""VAE, dense and convolutional: sizes, a closed form and errors."""
 
 import functools
 from typing import Any
@@ -25,12 +25,12 @@ IMAGES = integers(4, 8, 4, 1)
 
 @functools.cache
 def variables() -> dict[str, Any]:
-    """Variables of CONV, made for images of 8x4."""
+    """Variables of CONV, for images of 8x4."""
     return jax.jit(CONV.init)(KEY, IMAGES, KEY)
 
 
 def parameters(model: VAE, *event: int) -> int:
-    """Number of parameters for x of that shape."""
+    """Number of parameters of a model for x of that shape."""
     shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, *event), jnp.uint8), KEY)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
@@ -52,7 +52,7 @@ def test_sizes() -> None:
 def test_with_the_exact_posterior_every_weight_is_px() -> None:
     """x ~ N(Q c z + d, I): q with mean c (x - d) Q / (1 + c^2), variance 1/(1 + c^2) has log w = log p(x) for all z."""
     basis, c, d = orthonormal(3, 2), np.array([0.8, 1.7]), np.array([0.3, -0.2, 0.5])
-    # One linear layer each way, and log_std 0 of x.
+    # Encoder and decoder are one linear layer each, and p(x | z) has log_std 0.
     model = VAE(latents=2, likelihood=Gaussian(), encoder=MLP((), 4), decoder=MLP(()))
     x = reals(3)
     gain = basis * (c / (1 + c**2))
@@ -73,7 +73,7 @@ def test_with_the_exact_posterior_every_weight_is_px() -> None:
 
 
 def test_wrappers() -> None:
-    """A model with convolutions reconstructs, encodes, and generates images of the shape its variables remember."""
+    """A model with convolutions reconstructs, encodes, and generates images of the shape its variables record."""
 
     @jax.jit
     def all_of(variables: Any) -> tuple[Any, ...]:
@@ -96,7 +96,7 @@ def test_decoding_never_touches_the_inference_networks() -> None:
 
 
 def test_a_replaced_encoder_takes_the_image() -> None:
-    """In place of convolutions and dense layers; the decoder stays convolutional."""
+    """It replaces convolutions and dense layers; the decoder stays convolutional."""
     model = CONV.clone(encoder=MLP((4,), 6, normalise=False))
     params = jax.eval_shape(model.init, KEY, IMAGES, KEY)["params"]
     assert sorted(params) == ["encoder", "px", "readout"]
@@ -106,7 +106,7 @@ def test_a_replaced_encoder_takes_the_image() -> None:
 
 @pytest.mark.parametrize("network", ["dense", pytest.param("conv", marks=pytest.mark.slow)])
 def test_remat_and_bfloat16(network: str) -> None:
-    """Recomputing changes no number and no parameter; bfloat16 leaves everything that is kept in float32."""
+    """remat changes neither numbers nor parameters; under bfloat16 traces and parameters stay float32."""
     plain = CONV.clone(network=network, normalise=True)
     made = jax.jit(plain.init)(KEY, IMAGES, KEY)
 

@@ -1,4 +1,4 @@
-"""The activations of our own, against jax.nn's."""
+"""Activations of this library against those of jax.nn."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from hvae_jax.networks.mlp import MLP
 
 
 def test_exact_gelu_is_that_of_jax_with_its_derivatives() -> None:
-    """Value, first and second derivative, from deep in the left tail to the right, to two roundings of 1 + |x|."""
+    """Value and two derivatives agree from tail to tail, to two roundings of 1 + |x|."""
     x = jnp.linspace(-12.0, 12.0, 97)
     rounding = np.finfo(np.float32).eps / 2
     for order in range(3):
@@ -22,7 +22,7 @@ def test_exact_gelu_is_that_of_jax_with_its_derivatives() -> None:
 
 
 def test_an_activation_travels_in_settings() -> None:
-    """By its name, though it is an object with a rule for its derivative."""
+    """Settings hold an activation by its name, even an object with a custom derivative."""
     for activation in (exact_gelu, jax.nn.silu, jax.nn.relu, jax.nn.softplus):
         mlp = MLP((3, 2), activation=activation)
         assert settings.from_json(settings.to_json(mlp)) == mlp

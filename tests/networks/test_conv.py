@@ -1,4 +1,4 @@
-"""Convolutions against SciPy, the shapes they take, and what they refuse."""
+"""Convolutions against SciPy, their shapes and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def test_a_convolution_is_scipys(stride: int) -> None:
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_shapes(image: tuple[int, ...]) -> None:
-    """Any height and width that can be halved twice, integers too; the variables remember the image."""
+    """Any height and width that can be halved twice fit, integers too; the variables record the image's shape."""
     x = jnp.zeros((3, *image), jnp.uint8)
     features = jax.eval_shape(lambda: ConvEncoder(width=4).init_with_output(KEY, x)[0])
     assert features.shape == (3, image[0] // 4 * (image[1] // 4) * 8)
@@ -43,7 +43,7 @@ def test_shapes(image: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 8, 1), (8, 7, 1), (0, 4, 1), (8,)])
 def test_what_is_no_image(shape: tuple[int, ...]) -> None:
-    """Refused on both sides, with the shape and what would do."""
+    """Encoder and decoder raise an error with the shape and what would fit."""
     with pytest.raises(ValueError, match=r"multiples of 4, but x has examples of\s+shape \("):
         ConvEncoder().init(KEY, jnp.zeros((2, *shape)))
     with pytest.raises(ValueError, match="network='dense'"):
@@ -56,7 +56,7 @@ def test_an_image_that_is_not_known_yet() -> None:
 
 
 def test_initialisation() -> None:
-    """U(-b, b) with b = 1/sqrt(fan_in), for kernels and biases: the largest is near b, the deviation b/sqrt(3)."""
+    """Kernels and biases start as U(-b, b), b = 1/sqrt(fan_in): the largest is near b, the deviation b/sqrt(3)."""
     encoder = jax.jit(ConvEncoder(width=16).init)(KEY, jnp.zeros((1, 8, 8, 4)))["params"]
     decoder = jax.jit(ConvDecoder(3, (16, 16, 2), width=16).init)(KEY, jnp.zeros((1, 30)))["params"]
     for layer, kernel, bias, fan_in in (
@@ -73,7 +73,7 @@ def test_initialisation() -> None:
 
 
 def test_bfloat16() -> None:
-    """Products read bfloat16, parameters and the decoder's output are float32, and numbers are near."""
+    """Products read bfloat16; parameters and the decoder's output are float32, and close to those of float32."""
     x, h = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32), jnp.ones((4, 6))
     for half, plain, v in (
         (ConvEncoder(4, dtype="bfloat16"), ConvEncoder(4), x),

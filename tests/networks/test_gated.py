@@ -18,7 +18,7 @@ def random(*shape: int) -> jax.Array:
 
 
 def test_shortcut_of_maps() -> None:
-    """The shortcut is x, or its first channels; there is none where x has fewer channels or pixels."""
+    """The shortcut is x, or its first channels; there is none if x has fewer channels or pixels."""
     x = random(2, 4, 4, 3)
     np.testing.assert_array_equal(shortcut(x, 4, 3), x)
     np.testing.assert_array_equal(shortcut(x, 4, 2), x[..., :2])
@@ -27,7 +27,7 @@ def test_shortcut_of_maps() -> None:
 
 
 def test_shortcut_of_pixels() -> None:
-    """Pixels are means of nine, with zeros beyond the right and lower edge."""
+    """Excess pixels are averaged over 3x3, including zeros beyond the right and lower edge."""
     x = np.asarray(random(1, 4, 4, 1))
     padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
     expected = [[padded[0, i : i + 3, j : j + 3, 0].sum() / 9.0 for j in (0, 2)] for i in (0, 2)]
@@ -35,7 +35,7 @@ def test_shortcut_of_pixels() -> None:
 
 
 def apply(net: Any, *inputs: Any, train: bool = False) -> Any:
-    """Applies a network with parameters initialised on these inputs."""
+    """Output of a module at parameters initialised on these inputs."""
 
     def begun(*inputs: Any) -> Any:
         return net.apply(net.init(KEY, *inputs, KEY, train=False), *inputs, KEY, train=train)
@@ -47,7 +47,7 @@ def apply(net: Any, *inputs: Any, train: bool = False) -> Any:
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("side", [None, 2, 4, 8])
 def test_shapes(stride: int, transposed: bool, side: int | None) -> None:
-    """Every stride, either way, with an auxiliary input of half, the same or twice the resolution, or none."""
+    """Shapes for every stride, up and down, with an auxiliary input of half, equal or twice the resolution, or none."""
     aux = None if side is None else random(2, side, side, 5)
     block = GatedBlock(3, 3, stride, transposed)
     params = jax.eval_shape(lambda x: block.init(KEY, x, aux, KEY, train=False), random(2, 4, 4, 6))["params"]
@@ -58,7 +58,7 @@ def test_shapes(stride: int, transposed: bool, side: int | None) -> None:
 
 
 def test_the_queue_of_skips() -> None:
-    """Each block takes the oldest skip left, and the run's own outputs once the others are used up."""
+    """Each block takes the oldest skip that no block has taken, the run's own once the others are used up."""
     x, first = random(2, 4, 4, 2), random(2, 4, 4, 2)
     run = GatedRun(((2, 3, 1),) * 3)
     (last, queue), (alone, outputs) = apply(run, x, (first,)), apply(run, x, None)
@@ -71,7 +71,7 @@ def test_the_queue_of_skips() -> None:
 
 
 def test_dropout() -> None:
-    """Elements are zero with the given probability and the mean is kept; in training only."""
+    """Dropout sets a fraction of elements to 0 by the key, keeps the mean, and acts in training only."""
     h = drop(jnp.ones((100, 10, 10, 2)), KEY, 0.2)
     assert set(np.unique(h).tolist()) == {0.0, 1.25}
     assert abs(float(h.mean()) - 1.0) < 0.03

@@ -1,4 +1,4 @@
-"""Masked convolutions by their Jacobians: what each element sees, and what the first batch decides."""
+"""Masked convolutions: dependencies by their Jacobians, and initialisation from the first batch."""
 
 import itertools
 from typing import Any
@@ -54,7 +54,7 @@ def test_strictly_causal(shape: tuple[int, ...], hidden: tuple[int, ...], heads:
         moved |= np.moveaxis(jacobian, 2, 0).reshape(heads, count, count) != 0.0
     reach = size // 2 * (len(hidden) + 1)
     narrow = [width for width in hidden if width < shape[2]]
-    block = shape[2] // min(narrow) if narrow else 1  # channels that share a unit are not told apart
+    block = shape[2] // min(narrow) if narrow else 1  # channels that share a unit have the same dependencies
     for (p, (i, j, c)), (q, (k, m, d)) in itertools.product(enumerate(np.ndindex(shape)), repeat=2):
         if p <= q:
             assert not moved[:, p, q].any(), (p, q)
@@ -66,7 +66,7 @@ def test_strictly_causal(shape: tuple[int, ...], hidden: tuple[int, ...], heads:
 
 
 def test_the_context_reaches_everything_but_changes_no_order() -> None:
-    """It joins after the first hidden layer: the heads move with it at every place."""
+    """It is added after the first hidden layer: the heads depend on it at every position."""
     net, variables, z, context = made((3, 3, 2), (4,), 2)
     layers = net.apply(variables, z, context)
     jacobian = jax.jit(jax.jacobian(lambda c: apply_layers(layers, z, c)[0].sum(-1)))(context)[:, :, 0]
@@ -87,7 +87,7 @@ def test_blocks_of_channels() -> None:
 
 
 def test_the_first_batch_decides_gains_and_biases() -> None:
-    """Each layer's outputs have mean 0 and a standard deviation of 0.1 over it, and do not move with the seed."""
+    """Each layer's outputs have mean 0 and standard deviation 0.1 on that batch, for any seed."""
     rng = np.random.default_rng(1)
     z = jnp.asarray(3.0 + 2.0 * rng.normal(size=(16, 6, 6, 2)), jnp.float32)
     net = MaskedLayers((4, 8), 2)
@@ -99,7 +99,7 @@ def test_the_first_batch_decides_gains_and_biases() -> None:
 
 
 def test_a_first_batch_without_variance_is_finite() -> None:
-    """Zeros, and a map of one place, whose first channel's head sees nothing at all."""
+    """Zeros, or a map of one pixel, whose first channel's head has no inputs, give finite parameters."""
     for z in (jnp.zeros((4, 3, 3, 2)), jnp.ones((1, 1, 1, 2))):
         layers, _ = jax.jit(MaskedLayers((4,), 2).init_with_output)(KEY, z, jnp.zeros((*z.shape[:3], 4)))
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(layers))
@@ -116,6 +116,6 @@ def test_a_first_batch_without_variance_is_finite() -> None:
     ],
 )
 def test_orders_that_do_not_exist(channels: int, hidden: tuple[int, ...], size: int, message: str) -> None:
-    """Widths that the channels do not divide, and kernels without a centre."""
+    """Widths that do not divide and kernels without a centre are errors."""
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(MaskedLayers(hidden, 1, size).init, KEY, jnp.zeros((1, 3, 3, channels)), None)

@@ -1,4 +1,4 @@
-"""Strided and transposed convolutions, doubling, padding and cropping, against sums written out."""
+"""Strided and transposed convolutions, upsampling, padding and cropping against sums written out."""
 
 import itertools
 
@@ -25,12 +25,12 @@ KEY = jax.random.key(0)
 
 
 def normal(*shape: int) -> np.ndarray:
-    """Fixed normal numbers."""
+    """Normal numbers from a fixed seed."""
     return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
 
 
 def written_out(x: np.ndarray, kernel: np.ndarray, stride: int, padding: tuple) -> np.ndarray:
-    """A cross-correlation, an output at a time."""
+    """A cross-correlation, one output at a time."""
     x = np.pad(x, ((0, 0), *padding, (0, 0)))
     height, width = kernel.shape[:2]
     rows, columns = ((x.shape[1 + i] - kernel.shape[i]) // stride + 1 for i in (0, 1))
@@ -54,7 +54,7 @@ def written_out(x: np.ndarray, kernel: np.ndarray, stride: int, padding: tuple) 
     ],
 )
 def test_convolutions(image: tuple, size: int, stride: int, padding: tuple | None) -> None:
-    """Whatever form is taken: of one pixel, of maps smaller than the kernel, strided, padded unevenly."""
+    """All forms are right: 1x1, maps smaller than the kernel, strided, padded unevenly."""
     x, kernel = normal(2, *image, 3), normal(size, size, 3, 5)
     got = convolve(jnp.asarray(x), jnp.asarray(kernel), stride, padding)
     expected = written_out(x, kernel, stride, padding or ((size // 2,) * 2,) * 2)
@@ -62,7 +62,7 @@ def test_convolutions(image: tuple, size: int, stride: int, padding: tuple | Non
 
 
 def gradients(x: np.ndarray, kernel: np.ndarray, g: np.ndarray, stride: int, padding: tuple) -> tuple:
-    """Of sum(g * y) for x and the kernel, an output at a time."""
+    """Gradients of sum(g * y) for x and the kernel, one output at a time."""
     padded = np.pad(x, ((0, 0), *padding, (0, 0))).astype(float)
     dx, dkernel = np.zeros_like(padded), np.zeros(kernel.shape)
     height, width = kernel.shape[:2]
@@ -90,7 +90,7 @@ def gradients(x: np.ndarray, kernel: np.ndarray, g: np.ndarray, stride: int, pad
 def test_gradients_of_convolutions(
     image: tuple, size: int, stride: int, padding: tuple, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In blocks of one example, of some with a smaller last one, and at once; inside a loop as outside."""
+    """They are right in blocks of one or several examples, with a smaller last block, at once, and inside a loop."""
     monkeypatch.setattr("hvae_jax.networks.cpu_conv.BLOCK", block)
     x, kernel = normal(5, *image, 3), normal(size, size, 3, 4)
     y, pull = jax.vjp(jax.jit(lambda x, kernel: convolve(x, kernel, stride, padding)), x, kernel)
@@ -107,7 +107,7 @@ def test_gradients_of_convolutions(
 
 @pytest.mark.parametrize("block", [30, 4096])
 def test_derivatives_of_every_kind(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forwards, twice, and of a batch of kernels: a convolution is linear in either argument."""
+    """Forward-mode, second and batched derivatives are right: a convolution is linear in either argument."""
     monkeypatch.setattr("hvae_jax.networks.cpu_conv.BLOCK", block)
     x, kernel, dx, dkernel = (jnp.asarray(normal(*shape)) for shape in [(5, 4, 6, 2), (3, 3, 2, 3)] * 2)
     _, dy = jax.jvp(convolve, (x, kernel), (dx, dkernel))
@@ -127,7 +127,7 @@ def test_derivatives_of_every_kind(block: int, monkeypatch: pytest.MonkeyPatch) 
     ("size", "stride", "crop"), [(3, 2, (1, 0)), (3, 2, (0, 1)), (5, 2, (1, 2)), (4, 2, (1, 1)), (5, 4, (0, 1))]
 )
 def test_transposed_convolutions(size: int, stride: int, crop: tuple[int, int]) -> None:
-    """Each input adds its kernel to stride * i onwards; then the crop."""
+    """Each input i adds its kernel from stride * i on; then the output is cropped."""
     x, kernel = normal(2, 3, 4, 3), normal(size, size, 3, 5)
     full = np.zeros((2, 2 * stride + size, 3 * stride + size, 5))
     for i, j in itertools.product(range(3), range(4)):
@@ -150,7 +150,7 @@ def test_nearest_neighbours_repeat_pixels(factor: int) -> None:
 
 
 def test_a_transposed_convolution_is_the_gradient_of_a_strided_one() -> None:
-    """As ConvTranspose2d(3, stride=2, padding=1, output_padding=1) is of Conv2d(3, stride=2, padding=1)."""
+    """So is ConvTranspose2d(3, stride=2, padding=1, output_padding=1) of Conv2d(3, stride=2, padding=1)."""
     module = TransposedConv(3)
     small = jnp.asarray(normal(2, 4, 6, 5))
     got, variables = module.init_with_output(KEY, small)
@@ -163,13 +163,13 @@ def test_a_transposed_convolution_is_the_gradient_of_a_strided_one() -> None:
 
 
 def test_a_crop_that_gives_another_size() -> None:
-    """Named with the kernel, the stride and the sum that is needed."""
+    """The error names the kernel, the stride and the sum that is needed."""
     with pytest.raises(ValueError, match=r"crop=\(1, 1\).*3x3 and stride 2.*= 1"):
         convolve_transposed(jnp.zeros((1, 2, 2, 1)), jnp.zeros((3, 3, 1, 1)), 2, (1, 1))
 
 
 def test_bilinear_doubling() -> None:
-    """Half-pixel centres, edges repeated: SciPy's first-order spline at those points."""
+    """Half-pixel centres with edges repeated agree with SciPy's first-order spline."""
     x = normal(2, 3, 5, 2)
     rows, columns = np.meshgrid((np.arange(6) - 0.5) / 2, (np.arange(10) - 0.5) / 2, indexing="ij")
     got = double_bilinear(jnp.asarray(x))
@@ -179,7 +179,7 @@ def test_bilinear_doubling() -> None:
 
 
 def test_padding_and_cropping() -> None:
-    """To the next multiple, the odd zero after; cropping takes it off again."""
+    """Padding goes to the next multiple, an odd zero after; cropping inverts it."""
     x = jnp.asarray(normal(2, 5, 8, 1))
     padded = pad_to_multiple(x, 8)
     assert padded.shape == (2, 8, 8, 1)

@@ -1,4 +1,4 @@
-"""Weight normalisation: what the layers compute, against convolutions written out, and how they begin."""
+"""Weight normalisation: layers against convolutions written out, and data-dependent initialisation."""
 
 import functools
 from typing import Any
@@ -21,17 +21,17 @@ def random(*shape: int) -> np.ndarray:
 
 
 def begin(layer: nn.Module, x: Any) -> dict[str, Any]:
-    """Its parameters, initialised on x."""
+    """Parameters of a module, initialised on x."""
     return jax.jit(layer.init)(KEY, x)["params"]
 
 
 def run(layer: nn.Module, params: Any, x: Any) -> np.ndarray:
-    """What it gives at x."""
+    """Output of a module at x."""
     return np.asarray(jax.jit(lambda p, x: layer.apply({"params": p}, x))(params, x))
 
 
 def moved(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters that have left where they began."""
+    """Parameters moved away from their initial values."""
     return {name: np.asarray(leaf) + 0.3 * random(*leaf.shape) for name, leaf in params.items()}
 
 
@@ -42,7 +42,7 @@ def kernel_of(params: dict[str, Any]) -> np.ndarray:
 
 
 def test_dense() -> None:
-    """x @ kernel + bias, with kernels of the norm that the gain says."""
+    """The layer is x @ kernel + bias, with the gain as the norm of each output's kernel."""
     layer, x = WeightNormDense(4), random(7, 5)
     params = moved(begin(layer, x))
     kernel = kernel_of(params)
@@ -56,7 +56,7 @@ def test_dense() -> None:
     ("size", "stride", "before", "after"), [(3, 1, 1, 1), (5, 2, 1, 2), (3, 2, 0, 1), (1, 1, 0, 0), (4, 1, 1, 2)]
 )
 def test_convolution(size: int, stride: int, before: int, after: int) -> None:
-    """The product with each window of x, zeros around it."""
+    """The layer is the product of the kernel with each window of x, with zeros around x."""
     layer, x = WeightNormConv(2, size, stride), random(2, 4, 6, 3)
     params = moved(begin(layer, x))
     padded = np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
@@ -69,7 +69,7 @@ def test_convolution(size: int, stride: int, before: int, after: int) -> None:
 
 @pytest.mark.parametrize(("size", "stride"), [(3, 2), (5, 2), (4, 2), (5, 4), (3, 4), (2, 2)])
 def test_transposed_convolution(size: int, stride: int) -> None:
-    """Each pixel lays its kernel, the whole is cropped; where no kernel reaches the edge there is no bias either."""
+    """Each pixel adds its kernel, and the sum is cropped; edges that no kernel reaches have no bias either."""
     layer, x = WeightNormConv(2, size, stride, transposed=True), random(2, 3, 2, 3)
     params = moved(begin(layer, x))
     rows, columns = (stride * (side - 1) + size for side in x.shape[1:3])
@@ -95,14 +95,14 @@ LAYERS = (
 
 @functools.cache
 def first_batch(layer: nn.Module) -> np.ndarray:
-    """Sixteen examples, far from standard."""
+    """Sixteen examples whose mean and variance are far from 0 and 1."""
     shape = (16, 8) if isinstance(layer, WeightNormDense) else (16, 4, 4, 8)
     return 100.0 + 30.0 * random(*shape)
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=["dense", "strided", "transposed"])
 def test_first_batch(layer: nn.Module) -> None:
-    """On the batch it began with each output has mean 0 and the standard deviation that was asked for."""
+    """On the batch of initialisation each output has mean 0 and standard deviation `scale`."""
     x = first_batch(layer)
     params = begin(layer, x)
     outputs = run(layer, params, x).reshape(-1, 6)
@@ -115,7 +115,7 @@ def test_first_batch(layer: nn.Module) -> None:
 
 @pytest.mark.parametrize("layer", LAYERS, ids=["dense", "strided", "transposed"])
 def test_plain_start(layer: nn.Module) -> None:
-    """Without the batch gains are 1 and biases 0, whatever it is."""
+    """With data_dependent=False gains are 1 and biases 0 for every batch."""
     params = begin(layer.clone(data_dependent=False), first_batch(layer))
     assert (params["gain"] == 1).all()
     assert (params["bias"] == 0).all()
@@ -124,7 +124,7 @@ def test_plain_start(layer: nn.Module) -> None:
 @pytest.mark.parametrize("value", [0.0, 1000.0])
 @pytest.mark.parametrize("layer", LAYERS, ids=["dense", "strided", "transposed"])
 def test_a_batch_without_spread(layer: nn.Module, value: float) -> None:
-    """Examples that are all alike leave nothing to divide by: gains stay small, another batch stays finite."""
+    """If all examples are equal there is no deviation to divide by: gains stay small, and another batch finite."""
     shape = (1, *first_batch(layer).shape[1:])
     params = begin(layer, jnp.full(shape, value))
     assert np.isfinite(run(layer, params, first_batch(layer))).all()
@@ -133,7 +133,7 @@ def test_a_batch_without_spread(layer: nn.Module, value: float) -> None:
 
 
 def test_an_output_without_inputs() -> None:
-    """A v of zeros has the direction zero, and a gradient that is finite."""
+    """If v is 0, so is its direction, and its gradient is finite."""
     v = jnp.asarray(random(3, 3, 2, 4)).at[..., 1].set(0.0)
     assert (directions(v)[..., 1] == 0).all()
     gradient = jax.grad(lambda v: (directions(v) ** 3).sum())(v)
@@ -149,7 +149,7 @@ def test_gain_and_bias_of_a_constant() -> None:
 
 
 def test_gradients_keep_the_norm() -> None:
-    """|v| does not change to first order, and so only the direction learns: v is orthogonal to its gradient."""
+    """A gradient step changes v's direction alone: v is orthogonal to its gradient, and |v| constant to first order."""
     layer, x = WeightNormConv(3, 3), jnp.asarray(random(2, 4, 4, 2))
     params = moved(begin(layer, x))
     target = random(2, 4, 4, 3)
@@ -161,7 +161,7 @@ def test_gradients_keep_the_norm() -> None:
 
 @pytest.mark.parametrize("layer", LAYERS, ids=["dense", "strided", "transposed"])
 def test_bfloat16(layer: nn.Module) -> None:
-    """The output is bfloat16, the parameters are float32, and the answer is near."""
+    """The output is bfloat16 and close to that of float32; parameters are float32."""
     x = first_batch(layer) / 100.0
     params = begin(layer, x)
     narrow = layer.clone(dtype="bfloat16")

@@ -5,11 +5,11 @@
 
 with S stages, z_l = (z_l^td, z_l^bu), p(z_S) = N(0, I) and, if `conditional_bu`, p(z_l^bu | z_l^td, z_>l).
 
-Two paths lead up. Blocks of the first give q(z_l^bu | .), and its sample is what they pass on to the next stage. Blocks
-of the second, without samples, give the feature maps that z_l^td is inferred from; they read those of the first path as
-auxiliary inputs, and both paths read the stage below. One path leads down: its blocks turn z_l into the feature maps
-that the priors of the stage below come from. Each block reads one of the stage above as auxiliary input, so that every
-prior depends on all latents above; without these skips it depends on the next stage alone.
+Two paths lead up. Blocks of the first give q(z_l^bu | .) and pass its sample on to the next stage. Blocks of the
+second, without samples, give the feature maps that z_l^td is inferred from; they read the first path as auxiliary
+input, and both paths read the stage below. One path leads down: its blocks turn z_l into the feature maps that the
+priors of the stage below come from. Each of these blocks reads a block of the stage above as auxiliary input, so that
+every prior depends on all latents above; without these skips it depends on the next stage alone.
 
 Which rate is right depends on the direction of inference.
 
@@ -20,8 +20,8 @@ Which rate is right depends on the direction of inference.
 
 `Trace.ratios` has the log-ratios of all levels, which are the KLs of the published codes.
 
-`keep_top` counts stages: z_S, then z_l^td and z_l^bu together. Stages that are kept are inferred through bottom-up
-samples of the stages below, which are then replaced by draws from their priors; E w = p(x) still holds.
+`keep_top` counts stages: z_S, then z_l^td and z_l^bu together. The top stages are inferred through bottom-up samples of
+the stages below, which are then replaced by draws from their priors; E w = p(x) still holds.
 
 Source: Maaloe et al. (2019), equations 5 to 8, and the codes (larsmaaloee/BIVA; vlievin/biva-pytorch, whose weights
 `convert.biva` reads). Departs from both in the analytic rates and, by default, in the log variances: theirs are
@@ -55,17 +55,17 @@ class BIVA(HVAE):
       stages: latents and blocks, top first.
       pad: width of the frame of zeros around x, cropped again before p(x | z).
       conditional_bu: whether the prior of each bottom-up latent reads the top-down latent of its stage.
-      merge_kernel: kernel size of the blocks where the way up and the way down meet.
-      skip: whether blocks read the stage before as auxiliary inputs. The second path up reads the first in any case.
+      merge_kernel: kernel size of the blocks that merge the bottom-up and the top-down path.
+      skip: whether blocks read the stage before as auxiliary input. The second bottom-up path reads the first anyway.
       learn_top_prior: whether p(z_S) has a learned mean and log variance for each element, which start at N(0, I);
         otherwise it is N(0, I).
-      head: how a layer's output becomes a log variance, except that of p(z_S); "softplus_log_var" as published.
+      head: form of the log variances from a layer, all but that of p(z_S); "softplus_log_var" as published.
       clamp: bounds of these log variances; None for none, as published.
       activation: nonlinearity at the input of each layer.
-      q_dropout: dropout probability of the blocks on the way up, in training.
-      p_dropout: dropout probability of the blocks on the way down and where the two ways meet, in training.
-      data_dependent_init: whether the x that the model is initialised with sets gains and biases such that every output
-        has mean 0 and standard deviation 0.01. Pass `init` a whole batch then.
+      q_dropout: dropout probability of bottom-up blocks, in training.
+      p_dropout: dropout probability of top-down blocks and of those that merge the two paths, in training.
+      data_dependent_init: whether gains and biases are initialised so that, on the batch that `init` is called with,
+        the output of every layer has mean 0 and standard deviation 0.01. Pass `init` a whole batch then.
       likelihood: p(x | z), a family from `hvae_jax.likelihoods`; a 1x1 convolution gives its parameters.
       dtype: precision of products and activations: "bfloat16" takes less memory and uses the fast units of a TPU or
         GPU; None is the precision of the parameters. Parameters, gradients, latents, KLs and likelihoods are float32
@@ -74,7 +74,7 @@ class BIVA(HVAE):
         arithmetic.
 
     Raises ValueError if there are no stages, the strides do not divide the image, the likelihood does not take the
-    image's channels, a dropout probability is outside [0, 1), a size is below 1, or head or dtype is not known.
+    image's channels, a dropout probability is outside [0, 1), a size is below 1, or dtype is not known.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -102,12 +102,12 @@ class BIVA(HVAE):
 
     @property
     def num_levels(self) -> int:
-        """1 at the top, 2 in each stage below."""
+        """L: one level at the top, two in each stage below."""
         return sum(self.levels_per_stage)
 
     @property
     def levels_per_stage(self) -> tuple[int, ...]:
-        """What `keep_top` counts."""
+        """Number of levels in each stage, the unit of `keep_top`, top first."""
         return (1, *(2,) * (len(self.stages) - 1))
 
     @property
@@ -120,7 +120,7 @@ class BIVA(HVAE):
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        one_hot(y, 0, n)  # refuses a label
+        one_hot(y, 0, n)  # raises ValueError for labels
         ascent_key, descent_key, block_key = jax.random.split(key, 3)
         nets = Skeleton(self, block_key, train)
         # by name, because bottom-up levels are drawn in another order than they are scored
@@ -135,14 +135,14 @@ class BIVA(HVAE):
         levels = [level(f"z{top}", nets.top_prior(n), posteriors.get(f"z{top}"))]
         h, skips = nets.down(top, levels[0].z, None)
         for stage in range(top - 1, 0, -1):
-            # z_l^td: the features of the second path up meet the way down
+            # z_l^td: its posterior merges the second bottom-up path with the top-down path
             prior, posterior = nets.normal(f"p{stage}_td", stage, h), None
             if features:
                 merged = self._meet(nets, f"merge{stage}", stage, features[stage], h)
                 posterior = nets.normal(f"q{stage}_td", stage, merged)
             td = level(f"z{stage}_td", prior, posterior)
 
-            # z_l^bu: drawn on the way up, scored here under the prior
+            # z_l^bu: drawn in the ascent, scored here under its prior
             above = h
             if self.conditional_bu:
                 z_maps = nets.to_maps(f"condition{stage}_z", stage, td.z)
@@ -158,7 +158,7 @@ class BIVA(HVAE):
     def _ascend(
         self, x: Array, nets: Skeleton, key: Array, pick: dict[str, Pick]
     ) -> tuple[dict[str, Normal | Drawn], dict[int, Array]]:
-        """Returns the posteriors of z_S and of every z_l^bu, the latter drawn, and the features for every z_l^td."""
+        """Return the posteriors of z_S and, with samples, of every z_l^bu, and the feature maps for every z_l^td."""
         posteriors: dict[str, Normal | Drawn] = {}
         features: dict[int, Array] = {}
         bu = td = nets.framed(x)
@@ -166,6 +166,7 @@ class BIVA(HVAE):
         top = len(self.stages)
         for stage, stage_key in enumerate(jax.random.split(key, top), start=1):
             bu = nets.up(f"up{stage}_bu", stage, bu, below if self.skip else None)
+            # the second path reads bu before z_l^bu is drawn from it
             features[stage] = td = nets.up(f"up{stage}_td", stage, td, bu)
             below = jnp.concatenate([bu, td], axis=-1)  # [B, h, w, 2 C]
             if stage < top:
@@ -173,21 +174,21 @@ class BIVA(HVAE):
                 posteriors[name] = drawn = propose(stage_key, nets.normal(f"q{stage}_bu", stage, bu), pick[name])
                 bu = nets.to_maps(f"up{stage}_z", stage, drawn.z)  # the sample is what the first path passes on
         assert below is not None
-        # nothing lies above z_S, so its merge only joins the two paths up
+        # nothing lies above z_S, so that this block merges the two bottom-up paths alone
         kernel = self.stages[0].last_kernel
         joined = nets.block(f"merge{top}", top, below, None, kernel=kernel, dropout=self.q_dropout)
         posteriors[f"z{top}"] = nets.normal(f"q{top}", top, joined)
         return posteriors, features
 
     def _meet(self, nets: Skeleton, name: str, stage: int, h: Array, beside: Array) -> Array:
-        """The block where h meets the way down, `beside`."""
+        """The block that merges h with the top-down path, `beside`."""
         return nets.block(name, stage, h, beside, kernel=self.merge_kernel, dropout=self.p_dropout)
 
 
 def biva_mnist() -> BIVA:
     """The published model of 28x28 binary images: 31,550,946 parameters.
 
-    Trained with FreeBits(2.0, "level", "sample"), Adamax at 2e-3 decayed to 1e-4, batches of 48 and averaged
+    Trained with FreeBits(2.0, "level", "sample"), Adamax at 2e-3 decayed to 1e-4, batch size 48 and averaged
     parameters. Published on static MNIST: -ELBO 81.20 nats, and 78.59 with 1000 importance samples.
     """
     return BIVA(head=ScaleHead("softplus_log_var"), clamp=None)

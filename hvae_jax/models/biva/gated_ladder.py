@@ -5,16 +5,17 @@
     q(z | x) = q(z1 | x) q(z2 | z1, x) ... q(z_L | z_<L, x)                inference="bottom_up", the VAE
 
 p is the same in both: blocks turn z_l into the feature maps that the prior of the stage below comes from, and each
-block reads one of the stage above as auxiliary input.
+block reads a block of the stage above as auxiliary input.
 
-In the Ladder VAE a path without samples leads up, and in each stage a block merges its feature maps with those of the
-way down. No prior depends on its own level's sample, so every KL is analytic. In the VAE the sample of z_l is passed on
-to the next stage, with the feature maps it was inferred from as auxiliary input. Below the top the rates are log q -
-log p at the sample, since the priors depend on it (`bottom_up.py` has the derivation, and says how `keep_top` works).
+In the Ladder VAE the bottom-up path has no samples, and in each stage a block merges its feature maps with those of the
+top-down path. No prior depends on its own level's sample, so every KL is analytic. In the VAE the sample of z_l is
+passed on to the next stage, with the feature maps it was inferred from as auxiliary input. Below the top the rates are
+log q - log p at the sample, since the priors depend on it (`bottom_up.py` has the derivation, and says how `keep_top`
+works).
 
 Source: V. Lievin's code (vlievin/biva-pytorch), whose weights `convert.biva` reads; Soenderby et al. (2016) for the
-Ladder VAE, of which this one has the direction but not the merge (`ladder.py` has it). Departs from the code as BIVA
-does, in analytic rates and in the log variances (`head`).
+Ladder VAE, whose direction of inference this one has, but not its merge (see `ladder.py`). Departs from the code as
+BIVA does, in analytic rates and in the log variances (`head`).
 """
 
 from collections.abc import Callable
@@ -72,14 +73,14 @@ class GatedLadderVAE(HVAE):
 
     @property
     def num_levels(self) -> int:
-        """One in each stage."""
+        """L, one level in each stage."""
         return len(self.stages)
 
     @nn.compact
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
-        one_hot(y, 0, n)  # refuses a label
+        one_hot(y, 0, n)  # raises ValueError for labels
         ascent_key, descent_key, block_key = jax.random.split(key, 3)
         nets = Skeleton(self, block_key, train)
         features, drawn = ({}, {}) if x is None else self._ascend(x, nets, ascent_key, picks)
@@ -89,7 +90,8 @@ class GatedLadderVAE(HVAE):
         keys = jax.random.split(descent_key, self.num_levels)
         for stage, level_key, pick in zip(range(self.num_levels, 0, -1), keys, picks, strict=True):
             prior = nets.top_prior(n) if h is None else nets.normal(f"p{stage}", stage, h)
-            posterior = drawn.get(stage)  # bottom-up; drawn before this prior was known, below the top
+            # bottom-up inference: q, below the top with a sample that was drawn before this prior was known
+            posterior = drawn.get(stage)
             if features and self.inference == "top_down":
                 kernel = self.stages[-stage].last_kernel
                 merged = nets.block(f"merge{stage}", stage, features[stage], h, kernel=kernel, dropout=self.p_dropout)
@@ -102,7 +104,7 @@ class GatedLadderVAE(HVAE):
     def _ascend(
         self, x: Array, nets: Skeleton, key: Array, picks: tuple[Pick, ...]
     ) -> tuple[dict[int, Array], dict[int, Normal | Drawn]]:
-        """Returns each stage's feature maps and, bottom-up, its posterior, drawn below the top."""
+        """Return each stage's feature maps and, bottom-up only, its posterior, with a sample below the top."""
         features: dict[int, Array] = {}
         drawn: dict[int, Normal | Drawn] = {}
         h = nets.framed(x)

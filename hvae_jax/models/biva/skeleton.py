@@ -1,7 +1,7 @@
 """The skeleton that BIVA, its code's Ladder VAE and its code's VAE have in common.
 
-Blocks lead from x up to the top stage and from there down to x again; between the two, each model infers its latents in
-its own way. A stage's networks on the way down read the stage above as auxiliary inputs (skips), block by block.
+Blocks lead from x up to the top stage and from there down to x again; between the two paths each model infers its
+latents in its own way. Top-down blocks read the blocks of the stage above as auxiliary inputs (skips).
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Skips = tuple[Array, ...] | None
 
 @runtime_checkable
 class GatedModel(Protocol):
-    """Fields that the skeleton reads off a model. `BIVA` documents them."""
+    """Fields of a model that the skeleton reads; `BIVA` documents them."""
 
     image: tuple[int, int, int]
     stages: tuple[Stage, ...]
@@ -50,7 +50,7 @@ class GatedModel(Protocol):
 
 
 def check_gated(model: GatedModel) -> None:
-    """Checks the fields of `GatedModel`.
+    """Check the fields of `GatedModel`.
 
     Raises ValueError if the stages do not fit the image, a dropout probability is outside [0, 1), or the likelihood
     does not take the image's channels.
@@ -71,7 +71,7 @@ class Skeleton:
 
     Attributes:
       model: the model, inside its `descend`.
-      key: for dropout; every run and every single block takes the next one split off it.
+      key: PRNG key for dropout; each run and each single block takes the next key derived from it.
       train: whether dropout is applied.
     """
 
@@ -80,6 +80,7 @@ class Skeleton:
     train: bool
 
     def __post_init__(self) -> None:
+        # one counter for all networks, so that the order of the calls decides which key each gets
         self._keys: Iterator[Array] = (jax.random.fold_in(self.key, i) for i in itertools.count())
 
     def framed(self, x: Array) -> Array:
@@ -89,17 +90,17 @@ class Skeleton:
         return jnp.pad(widen(self.model.likelihood.as_input(x)), ((0, 0), frame, frame, (0, 0)))
 
     def up(self, name: str, stage: int, h: Array, beside: Array | None) -> Array:
-        """A stage's blocks on the way up; each reads `beside` as its auxiliary input."""
+        """The output of a stage's bottom-up blocks; each reads `beside` as its auxiliary input."""
         blocks = self._stage(stage).blocks
-        # the first block of all reads x, which is not activated and has no shortcut around it
+        # the very first block reads x, which is not activated and has no shortcut around it
         run = GatedRun(blocks, False, stage > 1, self._style(self.model.q_dropout), self.model.remat, name=name)
         skips = None if beside is None else (beside,) * len(blocks)
         return run(h, skips, next(self._keys), train=self.train)[0]
 
     def down(self, stage: int, z: Array, skips: Skips) -> tuple[Array, Skips]:
-        """The same blocks in reverse, from the stage's latents to the feature maps above the stage below.
+        """The output of a stage's top-down blocks, which are its bottom-up blocks in reverse, from its latents.
 
-        Returns those maps and the skips for the stage below.
+        Returns the feature maps and the skips that the stage below reads.
         """
         model, blocks = self.model, self._stage(stage).blocks[::-1]
         # no shortcut around the first block, so that nothing but blocks leads from the latents down
@@ -109,12 +110,12 @@ class Skeleton:
         return h, queue if model.skip else None
 
     def block(self, name: str, stage: int, h: Array, beside: Array | None, *, kernel: int, dropout: float) -> Array:
-        """One block, where two paths meet: h and, as its auxiliary input, `beside`."""
+        """A single block that merges two paths: h and, as its auxiliary input, `beside`."""
         net = GatedBlock(self._stage(stage).channels, kernel, style=self._style(dropout), name=name)
         return call(net, h, beside, next(self._keys), train=self.train, remat=self.model.remat)
 
     def to_maps(self, name: str, stage: int, z: Array) -> Array:
-        """A stage's latents, `[B, d]` or maps already, as feature maps."""
+        """A stage's latents as feature maps, by a linear layer from vectors `[B, d]`; maps stay as they are."""
         rows, columns = sides(self.model.image, self.model.pad, self.model.stages)[-stage]
         return ToMap((rows, columns, self._stage(stage).channels), self._style(0.0), name=name)(z)
 
@@ -130,6 +131,7 @@ class Skeleton:
         place = () if top.kernel is None else sides(model.image, model.pad, model.stages)[0]
         if not model.learn_top_prior:
             return Normal.standard((n, *place, top.latents))
+        # not clamped: `clamp` bounds the log variances that layers give
         return learned_top_prior(model.param, (*place, top.latents), n)
 
     def level(self, key: Array, prior: Normal, posterior: Normal | Drawn | None, pick: Pick, name: str) -> Level:
@@ -138,7 +140,7 @@ class Skeleton:
         return draw(key, prior, posterior, pick, name=name, side=side)
 
     def trace(self, x: Array | None, levels: Sequence[Level], h: Array) -> Trace:
-        """The answer of a forward pass: h, the feature maps below stage 1, give p(x | z)."""
+        """The Trace of a forward pass; the feature maps h below stage 1 give p(x | z)."""
         model, pad = self.model, self.model.pad
         h = h[:, pad : h.shape[1] - pad, pad : h.shape[2] - pad]  # [B, H, W, C] without the frame
         readout = self._style(0.0).conv(model.likelihood.outputs(model.image[-1]), 1, name="readout")
@@ -150,6 +152,6 @@ class Skeleton:
         return self.model.stages[-stage]
 
     def _style(self, dropout: float) -> GatedStyle:
-        """What the blocks and layers have in common."""
+        """Settings that the blocks and layers have in common."""
         model = self.model
         return GatedStyle(model.activation, dropout, model.data_dependent_init, dtype=model.dtype)

@@ -42,10 +42,10 @@ class Stage:
 
 
 def sides(image: tuple[int, ...], pad: int, stages: tuple[Stage, ...]) -> tuple[tuple[int, int], ...]:
-    """Returns height and width of each stage's feature maps, top first as the stages are."""
+    """Return height and width of each stage's feature maps, top first as the stages are."""
     rows, columns = (side + 2 * pad for side in image[:2])
     found: list[tuple[int, int]] = []
-    for stage in reversed(stages):
+    for stage in reversed(stages):  # from x up
         for _, _, stride in stage.blocks:
             rows, columns = rows // stride, columns // stride
         found.append((rows, columns))
@@ -53,10 +53,10 @@ def sides(image: tuple[int, ...], pad: int, stages: tuple[Stage, ...]) -> tuple[
 
 
 def check_stages(owner: str, image: tuple[int, ...], pad: int, stages: tuple[Stage, ...]) -> None:
-    """Checks that the stages fit the image.
+    """Check that the stages fit the image.
 
-    Raises ValueError if there are no stages, image or pad has no meaning, or a stride does not divide the resolution it
-    meets. `owner` is named in the error.
+    Raises ValueError, naming `owner`, if there are no stages, image is not three positive numbers, pad is negative, or
+    a stride does not divide the resolution of its block's input.
     """
     if len(image) != 3 or min(image) < 1 or pad < 0:
         raise ValueError(

@@ -39,4 +39,4 @@ class TopPrior(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, ground: Ground) -> Latent:
-        """Returns p(z_L) for `ground.n` examples; called within the model's forward pass, with x or without."""
+        """Return p(z_L) for `ground.n` examples; called within the model's forward pass, with x or without."""

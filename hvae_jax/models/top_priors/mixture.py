@@ -37,7 +37,7 @@ class MixturePrior(TopPrior):
             raise ValueError(f"MixturePrior(spread={self.spread}): it has to be positive and finite.")
 
     def __call__(self, ground: Ground) -> NormalMixture:
-        """Returns the mixture; parameters `top_prior_mean`, `top_prior_log_var` `[K, *shape]`, `top_prior_logits`."""
+        """Return the mixture; parameters `top_prior_mean`, `top_prior_log_var` `[K, *shape]`, `top_prior_logits`."""
         param, shape = ground.module.param, (self.components, *ground.shape)
         mean = param("top_prior_mean", nn.initializers.normal(self.spread), shape, jnp.float32)
         log_var = param("top_prior_log_var", nn.initializers.zeros, shape, jnp.float32)

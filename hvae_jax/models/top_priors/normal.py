@@ -11,5 +11,5 @@ class NormalPrior(TopPrior):
     """p(z_L) = N(0, I)."""
 
     def __call__(self, ground: Ground) -> Normal:
-        """Returns N(0, I), `[n, *shape]`; no parameters."""
+        """Return N(0, I), `[n, *shape]`; no parameters."""
         return Normal.standard((ground.n, *ground.shape))

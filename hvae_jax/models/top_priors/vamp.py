@@ -39,11 +39,12 @@ class VampPrior(TopPrior):
         check_sizes(self, "pseudo_inputs")
 
     def __call__(self, ground: Ground) -> NormalMixture:
-        """Returns the mixture; parameter `pseudo_inputs`, `[K, *event]`."""
+        """Return the mixture; parameter `pseudo_inputs`, `[K, *event]`."""
         u = self._inputs(ground)
         if ground.value_range is not None:
             u = hard_clamp(u, *ground.value_range)
         posteriors = ground.encode(u)  # [K, *shape]
+        # [n, K, *shape], the same for each example; all weights are equal
         components = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (ground.n, *leaf.shape)), posteriors)
         return NormalMixture(jnp.zeros((ground.n, self.pseudo_inputs), u.dtype), components)
 

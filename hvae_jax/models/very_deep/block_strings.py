@@ -20,7 +20,7 @@ def up_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[Up,
 
     Args:
       width: channels of each stage.
-      widths: other channels by side, "side:width,...".
+      widths: channels of the sides that have other ones, "side:width,...".
       more: settings of every `Up`.
 
     Raises ValueError naming the character at which a string does not parse.
@@ -28,6 +28,7 @@ def up_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[Up,
     of_side, stages = parse_widths(widths), []
     for side, mark, number in _tokens(text, "xd"):
         blocks, pool = (number, 1) if mark == "x" else (1, number)
+        # tokens of one side join into one stage, which a pool ends
         if stages and stages[-1].side == side and stages[-1].pool == 1:
             blocks += stages.pop().blocks
         stages.append(Up(side, blocks, of_side.get(side, width), pool, **more))
@@ -39,6 +40,7 @@ def down_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[D
     of_side, stages = parse_widths(widths), []
     for side, mark, number in _tokens(text, "xm"):
         blocks, mixes_in = (number, None) if mark == "x" else (1, number)
+        # tokens of one side join into one stage, which "m" begins
         if mixes_in is None and stages and stages[-1].side == side:
             blocks, mixes_in = blocks + stages[-1].blocks, stages.pop().mixes_in
         stages.append(Down(side, blocks, of_side.get(side, width), mixes_in, **more))

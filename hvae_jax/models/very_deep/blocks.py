@@ -67,7 +67,7 @@ class DownBlock(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class BottleneckOf:
-    """Bottlenecks of a stage, with its width inside, its number of layers and its kernel size.
+    """Bottlenecks with the inner width, the number of layers and the kernel size of a stage.
 
     Attributes:
       style: settings of the convolutions.

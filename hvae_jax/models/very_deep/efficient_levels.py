@@ -1,7 +1,7 @@
 """Efficient-VDVAE's levels, as its settings list them, regrouped into stages of equal blocks.
 
 A bottom-up level has any number of blocks, of which the last has a tap, and may end with a pool. A top-down level may
-begin with an unpool, and all its blocks read the tap of the level opposite. Published models have up to 70 levels of
+begin with an unpool, and all its blocks read the tap of one bottom-up level. Published models have up to 70 levels of
 one block each; levels that are alike become one stage, which is scanned.
 
 Source: Hazami et al. (2022), their code's settings `up_*` and `down_*`.

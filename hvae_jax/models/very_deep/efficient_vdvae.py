@@ -3,8 +3,8 @@
     std = log(1 + e^(beta a))/beta, beta = log 2        a is a layer's output: 1 at a = 0, at most linear in a
 
 Widths may taper with the resolution. The other differences are swish, Glorot's initialiser, a tap for each bottom-up
-block or one for several, a 1x1 convolution from features to each Gaussian, and a prior and a shift of h that begin
-like any other output.
+block or one for several, a 1x1 convolution from features to each Gaussian, and no zero initialisation of the prior and
+the shift of h.
 
 Source: Hazami et al. (2022), "Efficient-VDVAE: Less is more", and its code. It departs from that in these points:
 - beta is log 2, of which the code has seven digits.
@@ -40,7 +40,7 @@ from hvae_jax.trace import Trace
 
 @dataclasses.dataclass(frozen=True)
 class HeadPrior:
-    """A bottleneck to the shift of h and to as many features, from which a 1x1 convolution makes the prior.
+    """A bottleneck to the shift of h and as many features, and a 1x1 convolution from these features to the prior.
 
     Attributes:
       style: settings of the convolutions.
@@ -76,13 +76,13 @@ class HeadPosterior:
         outputs = (stage.width + tap.shape[-1]) // 2
         features = BottleneckOf(self.style).layer(stage, outputs, stage.posterior_between, "posterior")(h, tap)
         head = BottleneckConv(2 * stage.latents, style=self.style, name="posterior_head")
-        found = gaussian(head(features), self.head)  # outputs channels to 2 latents
+        found = gaussian(head(features), self.head)  # [B, side, side, latents], from (width + C)/2 channels
         return residual(prior, found) if self.offset else found
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvTaps:
-    """Each bottom-up block of a stage with `skip` has a tap, a 1x1 convolution; they are read in reverse.
+    """Taps by a 1x1 convolution after each bottom-up block of a stage with `skip`, read in reverse order.
 
     Attributes:
       style: settings of the convolutions.
@@ -95,7 +95,7 @@ class ConvTaps:
         return BottleneckConv(stage.skip, style=self.style, name="skip")(h) if stage.skip else None
 
     def read(self, found: Ascent, downs: Sequence[Down]) -> list[Reading]:
-        """The latest tap for each stage that shares one, `blocks` of them for a stage that does not."""
+        """One tap for each stage that shares it, `blocks` taps for a stage that does not, the latest first."""
         taps, readings = list(found.taps), []  # the last tap made, at the coarsest side, is the first read
         for stage in downs:
             if stage.shared:
@@ -116,7 +116,7 @@ class ConvPool:
     style: BottleneckStyle
 
     def __call__(self, h: Array, width: int, factor: int, name: str) -> Array:
-        """Squares of factor x factor pixels to one of `width` channels."""
+        """h `[B, side, side, C]` to `[B, side / factor, side / factor, width]`."""
         return LearnedPool(width, factor, self.style, name=name)(h)
 
 
@@ -131,7 +131,7 @@ class ConvUnpool:
     style: BottleneckStyle
 
     def __call__(self, above: Array, width: int, factor: int, name: str) -> Array:
-        """One pixel to factor x factor of `width` channels."""
+        """The state `[B, side, side, C]` to `[B, factor * side, factor * side, width]`."""
         return LearnedUnpool(width, factor, self.style, name=name)(above)
 
 
@@ -266,6 +266,7 @@ def _check_chain(model: EfficientVDVAE) -> None:
         )
     for i, stage in enumerate(model.downs):
         previous = model.downs[i - 1].side if i else stage.mixes_in
+        # a stage mixes in the state before it if the side changes, and nothing if it stays
         if stage.mixes_in != (None if stage.side == previous else previous):
             raise ValueError(
                 f"{name_down(model, i)}, comes after side {previous}: mixes_in has to be that side, or None to stay "
@@ -280,6 +281,7 @@ def _check_taps(model: EfficientVDVAE) -> None:
     """
     taps = [(stage.side, stage.skip) for stage in model.ups if stage.skip for _ in range(stage.blocks)]
     counts = [1 if stage.shared else stage.blocks for stage in model.downs]
+    # the last tap of the bottom-up path is the first to be read
     made = [side for side, _ in reversed(taps)]
     read = [stage.side for stage, count in zip(model.downs, counts, strict=True) for _ in range(count)]
     if made != read:

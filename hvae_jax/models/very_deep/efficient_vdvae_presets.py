@@ -14,6 +14,7 @@ from hvae_jax.models.very_deep.efficient_vdvae import EfficientVDVAE
 from hvae_jax.models.very_deep.stages import Down, Up
 
 Size = Literal["baseline", "C1", "compact"]
+# {side: (channels of the feature maps, channels inside bottlenecks)}.
 Widths = dict[int, tuple[int, int]]
 # (side, plain, tapped): numbers of bottom-up blocks at a side, first without a tap, then with one each.
 Ups = tuple[tuple[int, int, int], ...]
@@ -134,7 +135,7 @@ def _equal(ups: Ups, width: int) -> Widths:
 
 
 def _known(preset: str, size: str, *allowed: str) -> str:
-    """The size, if the preset has it; else raise ValueError naming those it has."""
+    """The size. Raises ValueError, naming the sizes of the preset, if it has no such size."""
     if size not in allowed:
         raise ValueError(f"{preset}(size={size!r}): {' or '.join(map(repr, allowed))}.")
     return size
@@ -163,6 +164,7 @@ def _published(
     above: list[Up] = []
     for (side, plain, tapped), following in itertools.zip_longest(ups, ups[1:]):
         width, middle = widths[side]
+        # a pool leads to the next side; the last stage of a side has it
         pool = 1 if following is None else side // following[0]
         above += [Up(side, plain, width, middle=middle)] if plain else []
         above.append(Up(side, tapped, width, pool, middle, skip=width))
@@ -175,6 +177,7 @@ def _published(
             # A single block counts as sharing its tap, as in `efficient_levels`: imports then equal their preset.
             blocks, shared = (run, run == 1) if isinstance(run, int) else (run[0], True)
             below.append(Down(side, blocks, width, mixes_in, latents, middle, shared=shared))
+    # lower bound of the log scales in the published settings
     floor = -14.0 if values == 32 else -250.0
     mixture = LogisticMixture(
         values=values,

@@ -68,6 +68,7 @@ def descend(
       `[B, side, side, width]`.
     """
     keys, levels, at = jax.random.split(key, len(picks)), [], 0
+    # without x nothing is read, and every block draws from its prior
     readings = [Reading(None, nn.broadcast)] * len(downs) if readings is None else readings
     states: dict[int, Array] = {}
     first = downs[0]
@@ -86,5 +87,6 @@ def descend(
         blocks = scanned(model, parts.down_block, stage.blocks, axes, unroll=parts.unroll, remat=parts.remat)
         h, level = blocks(stage, parts, name=name)(h, tap, keys[here], stack(picks[here]))
         levels.append(level.replace(stacked=True, name=level_name))
+        # a later stage at this side goes on from this state
         states[stage.side] = h
     return tuple(levels), states

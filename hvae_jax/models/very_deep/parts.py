@@ -45,7 +45,7 @@ class Posterior(Protocol):
 
 @runtime_checkable
 class Projection(Protocol):
-    """The way of a latent into the state."""
+    """The projection of a latent into the state."""
 
     def __call__(self, stage: Down, z: Array) -> Array:
         """z `[B, side, side, latents]` to `[B, side, side, width]`."""
@@ -118,7 +118,7 @@ class Taps(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What tells one family of very deep VAEs from another.
+    """The parts in which one family of very deep VAEs differs from another.
 
     Attributes:
       up_block, down_block: modules of one block, made as `block(stage, parts, name=...)` and scanned over the blocks of
@@ -126,7 +126,7 @@ class Parts:
       up_cell, down_cell: residual branches of the bottom-up and of the top-down blocks.
       taps: which feature maps of the bottom-up path the posteriors read.
       pool, unpool: change of resolution on the bottom-up and on the top-down path.
-      start: first state of a side.
+      start: state that a side begins with.
       prior, posterior: Gaussians of a level.
       projection: from z to what is added to the state.
       unroll, remat: as in `networks.scan.scanned`.

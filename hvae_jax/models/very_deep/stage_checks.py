@@ -1,6 +1,6 @@
-"""Checks that the stages of a very deep VAE fit together: what holds for every family.
+"""Check that the stages of a very deep VAE fit together, for all families.
 
-What a family adds, such as how widths may change, stands beside its model.
+Checks for one family, such as how widths may change, stand beside its model.
 """
 
 from typing import Protocol, runtime_checkable
@@ -84,6 +84,7 @@ def _check_downs(model: Staged, side: int) -> None:
             f"{type(model).__name__}(downs=()): at least one stage is needed, such as Down({side}, 2, 32)."
         )
     last, first = model.ups[-1], model.downs[0]
+    # a last pool leaves feature maps that no bottom-up stage follows, but that may be read
     reached = {stage.side for stage in model.ups} | {last.side // last.pool}
     # Width of the state of each side. The first stage may mix in a side of its own, which begins as feature maps.
     built = {} if first.mixes_in is None else {first.mixes_in: first.width}

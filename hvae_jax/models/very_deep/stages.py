@@ -19,7 +19,7 @@ class Up:
       pool: downsampling factor after the last block; 1 keeps the resolution.
       middle: channels inside a bottleneck; None is a quarter of `width`.
       layers: convolutions between a bottleneck's first and last.
-      size: kernel size of those; None is 3, or 1 for feature maps of 2x2 and 1x1.
+      size: kernel size of these convolutions; None is 3, or 1 for feature maps of 2x2 and 1x1.
       cells: bottlenecks in each block.
       skip: channels of the tap that each block leaves for the top-down path; 0 for no tap. Only `EfficientVDVAE`
         reads it.
@@ -91,6 +91,7 @@ def _between(stage: Up | Down) -> int:
 
 
 def _kernel(stage: Up | Down) -> int:
+    # on 2x2 and 1x1 feature maps a 3x3 kernel would see mostly padding
     return (3 if stage.side > 2 else 1) if stage.size is None else stage.size
 
 

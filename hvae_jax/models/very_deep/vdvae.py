@@ -8,7 +8,7 @@ bottlenecks, and those that project z, start 1/sqrt(depth) smaller than PyTorch'
 keeps its scale. `graph.py` and `blocks.py` have the forward pass; this file has VDVAE's parts.
 
 Source: Child (2021), "Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images", and its code.
-It departs from that in one thing: log standard deviations are clamped, wide of what training needs (`clamp`).
+It departs from that in one thing: log standard deviations are clamped (`clamp`), far beyond what training needs.
 """
 
 import dataclasses
@@ -111,21 +111,21 @@ class VDVAE(HVAE):
       ups: stages of the bottom-up path, from x.
       downs: stages of the top-down path, from the top.
       likelihood: p(x | h), from the last state at the image's side.
-      classes: number of classes; 0 for an unconditional model. Labels are added to the first state of each side, so
-        that priors and posteriors read them.
+      classes: number of class labels; 0 for a model without y. A learned vector for each label is added to the first
+        state of each side, so that priors and posteriors read it.
       standardise: mean and standard deviation of the data's values; the bottom-up path reads (x - mean)/deviation. None
         is `likelihood.as_input(x)`, whole numbers to -1 .. 1.
       no_bias_above: largest side whose state begins with learned feature maps; larger sides begin with zeros.
       clamp: bounds of every log standard deviation; None for no bounds, as published.
-      dtype: dtype of products and activations. "bfloat16" takes less memory and the fast units of a TPU or GPU; None is
-        the parameters' dtype. Parameters, gradients, latents, KLs and likelihoods are float32 either way.
+      dtype: dtype of products and activations. "bfloat16" takes less memory and uses the fast units of a TPU or GPU;
+        None is the parameters' dtype. Parameters, gradients, latents, KLs and likelihoods are float32 either way.
       precision: precision of products on accelerators: "default", the hardware's fastest, or "highest", float32.
-      unroll: number of equal blocks written out per turn of the loop. 1 compiles in a time that does not grow with
-        depth; on a CPU all of them run several times as fast.
-      remat: whether the backward pass recomputes the inside of each block instead of keeping it.
+      unroll: number of blocks of a scan that are unrolled per iteration. At 1 compile time does not grow with depth; on
+        a CPU, unrolling all blocks runs several times as fast.
+      remat: whether the backward pass recomputes the activations of each block instead of storing them.
 
-    Raises ValueError for an image that is not square, stages that do not follow from each other, mix in a side that is
-    not built yet or do not reach the image, a size below 1, or an unknown dtype or precision.
+    Raises ValueError if the image is not square, stages do not follow from each other, mix in a side that is not built
+    yet or do not reach the image's side, a size is below 1, or dtype or precision is not known.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -225,14 +225,14 @@ class VDVAE(HVAE):
 
 
 def _check_widths(model: VDVAE) -> None:
-    """Check that pools only add channels and unpools only crop them, else raise ValueError: they have no parameters."""
+    """Raise ValueError unless pools only add channels and unpools only crop them: they have no parameters."""
     for i, (before, stage) in enumerate(itertools.pairwise(model.ups), start=1):
         if stage.width < before.width:
             raise ValueError(
                 f"{name_up(model, i)}, has width {stage.width} after {before.width}: pooled feature maps get channels "
                 "of zeros, so that widths can only grow."
             )
-    # The graph could begin with the state of another side, as Efficient-VDVAE does; block strings have no word for it.
+    # The graph could begin with the state of another side, as Efficient-VDVAE does; block strings have no token for it.
     if model.downs[0].mixes_in is not None:
         raise ValueError(f"{name_down(model, 0)}, mixes in side {model.downs[0].mixes_in}, which is not built yet.")
     widths = {stage.side: stage.width for stage in model.downs}

@@ -13,8 +13,8 @@ from hvae_jax.models.very_deep.vdvae import VDVAE
 def vdvae_cifar10(unroll: int = 1, remat: bool = False) -> VDVAE:
     """The published model for CIFAR-10: 33 blocks up, 43 down, 39,145,700 parameters; 2.87 bits per dimension.
 
-    Trained with learning rate 2e-4, batch size 32, gradient norms (of nats per dimension) clipped at 200 and skipped
-    from 400, and EMA 0.9999, for about a million steps.
+    Trained with learning rate 2e-4, batch size 32, the gradient norm (of nats per dimension) clipped at 200, steps
+    skipped from a norm of 400, and EMA 0.9999, for about a million steps.
     """
     return _published(
         32,
@@ -30,7 +30,7 @@ def vdvae_cifar10(unroll: int = 1, remat: bool = False) -> VDVAE:
 def vdvae_imagenet32(unroll: int = 1, remat: bool = False) -> VDVAE:
     """The published model for ImageNet 32x32: 78 blocks down, 119,280,868 parameters; 3.80 bits per dimension.
 
-    Trained with learning rate 1.5e-4, batch size 256, gradient norms clipped at 200 and skipped from 300, EMA 0.999.
+    Trained with learning rate 1.5e-4, batch size 256, gradient norm clipped at 200, steps skipped from 300, EMA 0.999.
     """
     return _published(
         32,
@@ -46,7 +46,7 @@ def vdvae_imagenet32(unroll: int = 1, remat: bool = False) -> VDVAE:
 def vdvae_imagenet64(unroll: int = 1, remat: bool = False) -> VDVAE:
     """The published model for ImageNet 64x64: 75 blocks down, 125,005,860 parameters; 3.52 bits per dimension.
 
-    Trained with learning rate 1.5e-4, batch size 128, gradient norms clipped at 220 and skipped from 380, EMA 0.999.
+    Trained with learning rate 1.5e-4, batch size 128, gradient norm clipped at 220, steps skipped from 380, EMA 0.999.
     """
     return _published(
         64,
@@ -63,7 +63,7 @@ def vdvae_ffhq256(unroll: int = 1, remat: bool = False) -> VDVAE:
     """The published model for FFHQ 256x256 at 5 bits, x in 0..31: 66 blocks down, 114,874,852 parameters.
 
     Its 0.61 bits per dimension come from bins that overlap and from a bottom-up path that reads 8 bits; `Quantised` has
-    both. Trained with learning rate 1.5e-4, batch size 32, gradient norms clipped at 130 and skipped from 180, EMA
+    both. Trained with learning rate 1.5e-4, batch size 32, gradient norm clipped at 130, steps skipped from 180, EMA
     0.999.
     """
     model = _published(
@@ -82,7 +82,7 @@ def vdvae_ffhq1024(unroll: int = 1, remat: bool = False) -> VDVAE:
     """The published settings for FFHQ 1024x1024: 70 blocks up and down, 109,366,904 parameters.
 
     2.42 bits per dimension. The published weights have only 68 bottom-up blocks (`convert.vdvae`). Trained with
-    learning rate 7e-5, batch size 32, gradient norms clipped at 360 and skipped from 500, EMA 0.999.
+    learning rate 7e-5, batch size 32, gradient norm clipped at 360, steps skipped from 500, EMA 0.999.
     """
     model = _published(
         1024,
