@@ -144,7 +144,8 @@ class Normal:
     def log_prob(self, z: Array) -> Array:
         """log N(z; mean, std^2) = -log(2 pi)/2 - log_std - ((z - mean)/std)^2/2, elementwise nats."""
         standardised = (z - self.mean) * jnp.exp(-self.log_std)
-        # The constant comes last and is rounded to the dtype of z, not to float32, the top prior's beside a float64 z.
+        # The constant comes last, where the sum has the dtype of z: log_std of the top prior is float32 even beside a
+        # float64 z.
         return -0.5 * standardised**2 - self.log_std - _HALF_LOG_2PI
 
 

@@ -40,7 +40,7 @@ def autoregressive_step(network: Callable[[Array], Array], form: StepForm) -> Fl
     Args:
       network: function that computes m and s of each element from the elements before it, `[B, ..., C]` to
         `[B, ..., 2 C]`, m then s; for "mean_only" m alone, `[B, ..., C]`. Differentiable.
-      form: one of the forms above.
+      form: form of the step; the module's docstring has the formulas.
     """
 
     def terms(z: Array) -> tuple[Array, Array, Array]:
@@ -108,7 +108,7 @@ def triangular_fixed_point(function: Callable[[Array], Array], start: Array) -> 
         def once(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             count, z, _ = state
             new = function(z)
-            # Elements whose predecessors are still wrong may overflow; an inf would reach later ones as NaN.
+            # Elements whose predecessors are still wrong may overflow, and inf times a masked weight of 0 is NaN.
             new = jnp.where(jnp.isfinite(new), new, 0.0)
             return count + 1, new, (new != z).any()
 
@@ -143,7 +143,7 @@ class InverseAutoregressive(nn.Module):
     Attributes:
       steps: number of steps.
       hidden: widths of the hidden layers of each step's network, multiples or divisors of the number of channels of z.
-      form: form of the steps, as above.
+      form: form of the steps; the module's docstring has the formulas.
       size: kernel size, odd and 3 or more.
 
     Raises ValueError for fewer than one step, another form or kernel size, and at the first call if the widths cannot
@@ -170,7 +170,7 @@ class InverseAutoregressive(nn.Module):
         Args:
           z: sample of the base. Its number of channels decides the shapes of the weights, and at initialisation its
             values decide their gains and biases.
-          context: output of the encoder; None for a flow that does not depend on x.
+          context: output of the encoder; None for no context.
 
         Raises ValueError if the context has another number of channels.
         """
