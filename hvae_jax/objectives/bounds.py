@@ -130,7 +130,8 @@ def _importance(
         ), None
 
     def fold_chunk(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        # The draws of a chunk are made in parallel, `[chunk, B]`, but folded one by one: the order is that of any chunk.
+        # The draws of a chunk are made in parallel, `[chunk, B]`, but folded one by one, so that the order of the sum
+        # does not depend on the chunk.
         return jax.lax.scan(fold, carry, jax.vmap(draw_one)(i * chunk + jnp.arange(chunk)))[0]
 
     # Shape and dtype of the log weights, without computing them.
