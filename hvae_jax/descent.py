@@ -1,8 +1,8 @@
-"""The one descent: how each latent comes to be. Inferred, drawn from its prior, or given, in one function, `draw`.
+"""The descent through the levels: one function, `draw`, infers a latent, draws it from its prior or takes a given one.
 
-A model's forward pass asks for `picks(...)` once, and `draw`s its levels from the top down. Latents whose posterior
-is known before their prior (bottom-up inference, flows) are first `propose`d on the way up, and handed to `draw` on
-the way down.
+A model's forward pass calls `picks(...)` once, then `draw` for each level from the top down. A latent whose posterior
+is known before its prior (bottom-up inference, flows) is first drawn by `propose` on the bottom-up path, and passed to
+`draw` on the top-down path.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ class Flow(NamedTuple):
     """An invertible map of a latent, whose log-determinant is a sum over elements.
 
     Attributes:
-      forward: z0 to (z, log |dz/dz0|), `[B, ...]` each, the second elementwise.
-      inverse: z to (z0, log |dz/dz0|), likewise.
+      forward: function of z0 that returns (z, log |dz/dz0|), `[B, ...]` each, the second elementwise.
+      inverse: function of z that returns (z0, log |dz/dz0|), in the same shapes.
     """
 
     forward: Callable[[Array], tuple[Array, Array]]
@@ -34,16 +34,17 @@ class Flow(NamedTuple):
 
 @struct.dataclass
 class Pick:
-    """How one latent, or a scanned run of n, comes to be. None is static and costs nothing.
+    """How one latent, or a scanned run of n, is chosen. Fields of None are static and cost nothing.
 
     Attributes:
-      temperature: `[]` (`[n]`), of the prior where z is drawn from it: 1 as it is, 0 its mode.
-      infer: bool `[]` (`[n]`): from the posterior where there is one, else from the prior. None: always infer.
-      given: `[B, ...]` (`[n, B, ...]`), the value of z. None: not given.
-      is_given: bool `[n]`, which of a run are given; None outside runs, where `given` itself says it.
-      noise: `[B, ...]` (`[n, B, ...]`), the standard normal noise that z is made of; under a flow, what the flow's
-        base is made of. None: from the key.
-      has_noise: bool `[n]`, which of a run have noise; None outside runs.
+      temperature: temperature of the prior if z is drawn from it, `[]` (`[n]`); 1 is the prior itself, 0 its mode.
+      infer: whether z is drawn from its posterior instead of its prior, bool `[]` (`[n]`); None infers. A level without
+        a posterior is drawn from its prior.
+      given: value of z, `[B, ...]` (`[n, B, ...]`); None draws it.
+      is_given: which levels of a run are given, bool `[n]`; None outside runs, where `given` alone decides.
+      noise: standard normal noise that z is computed from, `[B, ...]` (`[n, B, ...]`); under a flow, the noise of its
+        base. None draws it from the key.
+      has_noise: which levels of a run have noise, bool `[n]`; None outside runs, where `noise` alone decides.
     """
 
     temperature: Array
@@ -54,9 +55,9 @@ class Pick:
     has_noise: Array | None = None
 
     def sample(self, key: Array, dist: Latent, temperature: Array | float, name: str) -> Array:
-        """A sample of `dist`, from the noise where there is some, else from the key.
+        """Samples `dist`, from the noise if there is some, else from the key.
 
-        Raises ValueError for noise of another shape, or for a record that is not made of standard noise.
+        Raises ValueError if the noise has another shape or `dist` is no `FromNoise`.
         """
         if self.noise is None:
             return dist.sample(key, temperature)
@@ -73,7 +74,11 @@ class Pick:
         return z if self.has_noise is None else jnp.where(self.has_noise, z, dist.sample(key, temperature))
 
     def place(self, z: Array) -> Array:
-        """z, or the given value in its place. What was given is never cast: parity in float64 needs its digits."""
+        """Returns z, or the given value in its place.
+
+        The given value is never cast: tests of parity in float64 need all its digits.
+        Raises ValueError if its shape is not that of z.
+        """
         if self.given is None:
             return z
         if self.given.shape != z.shape:
@@ -88,18 +93,20 @@ def picks(
     keep_top: ArrayLike | None = None,
     noise: Sequence[ArrayLike | None] | None = None,
 ) -> tuple[Pick, ...]:
-    """One `Pick` a level, top first.
+    """Makes one `Pick` per level, top first.
 
     Args:
-      num_levels: L.
-      latents: one entry a level from the top, None where not given; may be shorter than L. Which entries are given
-        is static.
-      temperature: one number, or `[L]`, top first. May be traced.
-      keep_top: levels at or below this index come from the prior although x is known. May be traced; None is L.
-      noise: one entry a level from the top, None for noise from the key; may be shorter than L.
+      num_levels: number of levels L.
+      latents: given latents, one entry per level from the top, None where not given; may be shorter than L. Which
+        entries are given is static.
+      temperature: temperature of the priors, one number or `[L]`, top first; may be traced.
+      keep_top: number of levels from the top that are inferred, the others come from their prior; may be traced. None
+        infers all.
+      noise: standard normal noise, one entry per level from the top, None for noise from the key; may be shorter than
+        L.
 
-    Raises ValueError for too many latents or noises, both for one level, a wrong number of temperatures, a temperature
-    below 0 or not finite, or a keep_top outside 0..L (the last two unless they are traced).
+    Raises ValueError for more latents or noises than levels, both for one level, a wrong number of temperatures, a
+    temperature below 0 or not finite, or a keep_top outside 0..L; values of traced arguments are not checked.
     """
     given, noises = _padded(latents, num_levels, "latents"), _padded(noise, num_levels, "noises")
     for level, (z, eps) in enumerate(zip(given, noises, strict=True)):
@@ -133,7 +140,7 @@ def picks(
 
 
 def _padded(values: Sequence[ArrayLike | None] | None, num_levels: int, what: str) -> tuple[ArrayLike | None, ...]:
-    """The values and None for the levels that have none. Raises ValueError for more values than levels."""
+    """Pads the values with None to one per level. Raises ValueError for more values than levels."""
     found = tuple(values) if values is not None else ()
     if len(found) > num_levels:
         raise ValueError(f"{len(found)} {what} were given, but the model has {num_levels} levels.")
@@ -141,13 +148,13 @@ def _padded(values: Sequence[ArrayLike | None] | None, num_levels: int, what: st
 
 
 def temperature_by_side(sides: Sequence[int], temperatures: Mapping[int, float]) -> np.ndarray:
-    """One temperature a level, `[L]` as `temperature=` takes them, from one for each resolution.
+    """Expands one temperature per resolution to one per level, `[L]`, for the argument `temperature=`.
 
     Args:
-      sides: of each level's maps, top first: `model.level_sides`, or `trace.sides`.
-      temperatures: by side, {1: 1.0, 4: 0.9, 8: 0.8}.
+      sides: height of each level's feature map, top first: `trace.sides`, or `trace.level_sides(model, data)`.
+      temperatures: temperature of each side, such as {1: 1.0, 4: 0.9, 8: 0.8}.
 
-    Raises ValueError unless every side has one, and every one a side, and for a temperature below 0 or not finite.
+    Raises ValueError if a side has no temperature, a temperature belongs to no side, is below 0 or is not finite.
     """
     if set(temperatures) != set(sides):
         raise ValueError(
@@ -163,7 +170,8 @@ def temperature_by_side(sides: Sequence[int], temperatures: Mapping[int, float])
 
 
 def stack(run: Sequence[Pick]) -> Pick:
-    """The picks of a run as one, every array with a leading axis, to be scanned along with the keys."""
+    """Stacks the picks of a run into one, every array with a leading axis n, to be scanned along with the keys."""
+    # `keep_top` sets `infer` of every level or of none, so the list below is complete or empty.
     infers = [pick.infer for pick in run if pick.infer is not None]
     given, is_given = _with_mask([pick.given for pick in run])
     noise, has_noise = _with_mask([pick.noise for pick in run])
@@ -178,7 +186,7 @@ def stack(run: Sequence[Pick]) -> Pick:
 
 
 def _with_mask(values: Sequence[Array | None]) -> tuple[Array | None, Array | None]:
-    """Values stacked, zeros where there is none, and which there are; None twice where there are none at all."""
+    """Stacks the values, zeros in place of None, and a mask of those that are not None; (None, None) if all are."""
     known = [value for value in values if value is not None]
     if not known:
         return None, None
@@ -192,9 +200,9 @@ class Drawn:
     """A latent that was drawn before its prior was known.
 
     Attributes:
-      z: `[B, ...]`, after the flow if there is one.
-      q: the record it was drawn from; under a flow, the base.
-      log_q: `[B, ...]`, elementwise log density of z, with the flow's log-determinant.
+      z: the sample, after the flow if there is one, `[B, ...]`.
+      q: record that it was drawn from; under a flow, the base.
+      log_q: log density of z, with the flow's log-determinant, nats: elementwise, or `[B]` for a joint density.
     """
 
     z: Array
@@ -203,9 +211,9 @@ class Drawn:
 
 
 def propose(key: Array, q: Latent, pick: Pick, flow: Flow | None = None, *, name: str = "z") -> Drawn:
-    """Draws z ~ q (through the flow), or takes the given value, on the way up.
+    """Draws z ~ q (through the flow), or takes the given value, on the bottom-up path.
 
-    log q(z) = log q(z0) - log |dz/dz0|. Where z is given its z0 is the flow's inverse.
+    log q(z) = log q(z0) - log |dz/dz0|. If z is given, z0 comes from the flow's inverse.
     Source: Kingma et al. (2016), equation 5, for the density under a flow.
     Raises ValueError as `draw` does.
     """
@@ -215,6 +223,7 @@ def propose(key: Array, q: Latent, pick: Pick, flow: Flow | None = None, *, name
         return Drawn(z, q, _density(q, z, name))
     z, log_det = flow.forward(z0)
     if pick.given is not None:
+        # The given z has another z0 and log-determinant than the one drawn.
         z = pick.place(z)
         z0, log_det = flow.inverse(z)
     return Drawn(z, q, _difference(_density(q, z0, name), log_det))
@@ -223,22 +232,23 @@ def propose(key: Array, q: Latent, pick: Pick, flow: Flow | None = None, *, name
 def draw(
     key: Array, prior: Latent, posterior: Latent | Drawn | None, pick: Pick, *, name: str = "z", side: int = 1
 ) -> Level:
-    """Makes one latent: the only place where z is chosen and its KL is taken.
+    """Makes one latent: the only place where z is chosen and its KL computed.
 
-    The type of `posterior` picks the right KL. A distribution was made by the descent itself, so the prior cannot
-    depend on this level's sample and the KL is the one in closed form, where the pair has one (`distributions.kl`). A
+    The type of `posterior` decides which KL is right. A distribution was made by the descent itself, so the prior
+    cannot depend on this level's sample and the KL is the closed form, if the pair has one (`distributions.kl`). A
     `Drawn` came before its prior, which depends on it: there the ELBO's term is log q - log p at the sample, and the
-    closed form would be no bound. The same term, right in either direction, stands in for a closed form that is not
-    there. None draws from the prior.
+    closed form would be no bound. The same term, right in both directions, is used for pairs without a closed form.
+    None draws from the prior.
 
     Args:
       key: consumed.
       prior: p(z | above).
-      posterior: what z is inferred from, if anything.
-      pick: inferred, from the prior, or given.
+      posterior: distribution to infer z from, a latent that was already drawn, or None.
+      pick: choice between posterior, prior and a given value.
+      name, side: name of the level and height of its feature map, for the trace.
     Source: the article's top-down VAE; Kingma et al. (2016), equation 3, for the bottom-up term.
-    Raises ValueError, naming the level, for a given value or noise of another shape, noise for a distribution that is
-    not made of noise, or a log_prob whose shape is neither z's nor a leading part of it.
+    Raises ValueError for a given value or noise of another shape, noise for a distribution that is no `FromNoise`, or a
+    log_prob whose shape is neither z's nor a leading part of it.
     """
     if posterior is None:
         return _from_prior(key, prior, pick, name, side)
@@ -254,13 +264,13 @@ def draw(
     inferred = Level(z, q, prior, divergence, sum_event(log_q), sum_event(log_p), name, side)
     if pick.infer is None:
         return inferred
-    # The same key twice: one of the two samples is thrown away.
+    # `infer` is traced, so both are computed. They may share the key: one of the two samples is thrown away.
     sampled = _from_prior(key, prior, pick, name, side)
     return _choose(pick.infer, inferred, sampled)
 
 
 def _from_prior(key: Array, prior: Latent, pick: Pick, name: str, side: int) -> Level:
-    """A level that claims nothing: kl 0 and log q = log p, so that any mix of choices is still a bound."""
+    """Draws a level from its prior, with kl 0 and log q = log p: any mix of such and inferred levels gives a bound."""
     z = pick.place(pick.sample(key, prior, pick.temperature, name))
     elementwise = _density(prior, z, name)
     log_p = sum_event(elementwise)
@@ -268,16 +278,16 @@ def _from_prior(key: Array, prior: Latent, pick: Pick, name: str, side: int) -> 
 
 
 def _choose(infer: Array, inferred: Level, sampled: Level) -> Level:
-    """Array by array, `inferred` where the traced `infer` says so.
+    """Selects `inferred` if the traced `infer` is true, else `sampled`, array by array.
 
-    Where q and p are records of different kinds there is nothing to choose between array by array: q is then an
-    `Either` of both.
+    Records q and p of different kinds have no arrays in common to select from: q is then an `Either` of both.
     """
     q = inferred.q
     if jax.tree.structure(q) != jax.tree.structure(sampled.q) or _shapes(q) != _shapes(sampled.q):
         q = Either(infer, q, sampled.q)
         inferred, sampled = (dataclasses.replace(level, q=q) for level in (inferred, sampled))
-    if inferred.kl.shape != sampled.kl.shape:  # elementwise in closed form, and of a joint density
+    # The KLs differ in shape if one is elementwise and the other is that of a joint density: both become `[B]`.
+    if inferred.kl.shape != sampled.kl.shape:
         inferred, sampled = (dataclasses.replace(one, kl=sum_event(one.kl)) for one in (inferred, sampled))
     return jax.tree.map(lambda a, b: jnp.where(infer, a, b), inferred, sampled)
 
@@ -287,9 +297,9 @@ def _shapes(record: Latent) -> list[tuple[int, ...]]:
 
 
 def _density(dist: Latent, z: Array, name: str) -> Array:
-    """log_prob of z, checked: its shape is z's, or z's without some of its last axes.
+    """Computes log_prob of z, and checks that its shape is z's or z's without some of its last axes.
 
-    Anything else would be broadcast where batch and latents happen to have the same size.
+    Another shape would be broadcast without an error if batch and latents happen to have the same size.
     """
     log_prob = dist.log_prob(z)
     if not log_prob.ndim or log_prob.shape != z.shape[: log_prob.ndim]:
@@ -301,5 +311,5 @@ def _density(dist: Latent, z: Array, name: str) -> Array:
 
 
 def _difference(a: Array, b: Array) -> Array:
-    """a - b: elementwise where both are, else per example, `[B]`."""
+    """a - b: elementwise if both have the same shape, else per example, `[B]`."""
     return a - b if a.shape == b.shape else sum_event(a) - sum_event(b)

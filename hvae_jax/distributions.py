@@ -2,14 +2,14 @@
 
     record             z                    log_prob                kl in closed form       gradient through the sample
     Normal             [B, ...]             elementwise             with Normal             yes
-    Known              [B, ...]             [B], 0                  no, -log p(z) is exact  yes (z is given)
+    Known              [B, ...]             [B], 0                  not needed: -log p(z)   yes (z is given)
     OneHotCategorical  [B, ..., K]          [B, ...]                with its own kind       biased: straight-through
     BernoulliLatent    [B, ...]             elementwise             with its own kind       biased: straight-through
-    NormalMixture      [B, ...]             [B], of all of z        no                      none for the component
+    NormalMixture      [B, ...]             [B], joint density      no                      none through the choice of k
 
 All densities are in nats. They are elementwise where the elements are independent, and one number per example where
-they are not; `sum_event` turns either into nats per example, `[B]`. Scales are kept as log standard deviations; a name
-that says `log_var` takes or gives a log variance, `log_var = 2 log_std`.
+they are not; `sum_event` turns either into nats per example, `[B]`. Scales are kept as log standard deviations; names
+with `log_var` stand for a log variance, `log_var = 2 log_std`.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ def sum_event(values: Num[Array, "batch ..."]) -> Num[Array, " batch"]:
 
 @runtime_checkable
 class Latent(Protocol):
-    """What a level's q and p are: any record, a pytree of `[B, ...]` arrays, that answers these.
+    """The distribution of a level, q or p: any record (a pytree of `[B, ...]` arrays) with these methods.
 
-    A record whose samples carry the whole gradient of their parameters says `reparameterised = True`: DReG and
-    sticking-the-landing need that. One whose samples are a function of standard noise has `from_noise` and `to_noise`
-    as well (`FromNoise`). Records of p(x | z) are Latents too, and are the priors of observed levels.
+    A record whose samples carry the whole gradient of its parameters has `reparameterised = True`, which DReG and
+    sticking-the-landing need. A record whose samples are a function of standard normal noise also has `from_noise` and
+    `to_noise` (`FromNoise`). Records of p(x | z) are Latents too: they are the priors of observed levels.
     """
 
     def sample(self, key: Array, temperature: Array | float = 1.0) -> Array:
@@ -59,7 +59,7 @@ class Latent(Protocol):
 
         @property
         def mode(self) -> Array:
-            """What temperature 0 gives, `[B, ...]`."""
+            """The sample at temperature 0, `[B, ...]`."""
             ...
 
 
@@ -68,11 +68,11 @@ class FromNoise(Latent, Protocol):
     """A Latent whose samples are a function of standard normal noise of z's shape."""
 
     def from_noise(self, noise: Array, temperature: Array | float = 1.0) -> Array:
-        """The z that this noise makes."""
+        """Turns noise into z."""
         ...
 
     def to_noise(self, z: Array) -> Array:
-        """The noise that makes this z, at temperature 1."""
+        """Turns z back into its noise at temperature 1."""
         ...
 
     if TYPE_CHECKING:
@@ -88,8 +88,8 @@ class Normal:
     """A diagonal Gaussian N(mean, exp(log_std)^2), as a record.
 
     Attributes:
-      mean: `[...]`.
-      log_std: `[...]`, natural logarithm of the standard deviation, same shape as `mean`.
+      mean: mean of each element, `[...]`.
+      log_std: natural logarithm of the standard deviation, in the shape of `mean`.
     """
 
     mean: Array
@@ -104,7 +104,7 @@ class Normal:
 
     @classmethod
     def standard(cls, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> "Normal":
-        """N(0, I) of the given shape. Its zeros are exact, so that float32 is right beside float64 too."""
+        """N(0, I) of the given shape. Its zeros are exact, so float32 loses no precision beside a float64 z."""
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
     @property
@@ -122,13 +122,13 @@ class Normal:
 
         Args:
           key: consumed.
-          temperature: broadcasts against `mean`; scales the standard deviation. 0 gives the mode exactly.
+          temperature: factor of the standard deviation, broadcast against `mean`; 0 gives the mode exactly.
         Source: the reparameterisation of Kingma & Welling (2014), equation 10.
         """
         return self.from_noise(jax.random.normal(key, self.mean.shape, self.mean.dtype), temperature)
 
     def from_noise(self, noise: Array, temperature: Array | float = 1.0) -> Array:
-        """z = mean + temperature * std * noise: what `sample` makes of its eps."""
+        """mean + temperature * std * noise, as `sample` computes it from its eps."""
         scale = jnp.asarray(temperature, self.mean.dtype)
         return self.mean + scale * self.std * noise
 
@@ -144,7 +144,8 @@ class Normal:
     def log_prob(self, z: Array) -> Array:
         """log N(z; mean, std^2) = -log(2 pi)/2 - log_std - ((z - mean)/std)^2/2, elementwise nats."""
         standardised = (z - self.mean) * jnp.exp(-self.log_std)
-        # In this order the constant is rounded to the dtype of z: the top prior stays float32 beside a float64 z.
+        # The constant comes last, where the sum has the dtype of z: log_std of the top prior is float32 even beside a
+        # float64 z.
         return -0.5 * standardised**2 - self.log_std - _HALF_LOG_2PI
 
 
@@ -152,11 +153,11 @@ class Normal:
 class Known:
     """The posterior of a level that is a function of x, such as a smaller copy of the image: all mass on one value.
 
-    log q = 0, so that the level's rate is -log p(z | above). That is a bound of log p(x) only where z takes countably
+    log q = 0, so the level's rate is -log p(z | above). The ELBO is then a bound of log p(x) only if z takes countably
     many values: a density p(z | above) could grow without limit.
 
     Attributes:
-      z: `[B, ...]`. A value that is given in its place counts as known, too.
+      z: the known value, `[B, ...]`. Any latent given in its place counts as known too: log q is 0 at every value.
     """
 
     z: Array
@@ -164,7 +165,7 @@ class Known:
     reparameterised = True
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
-        """z; the key is not used."""
+        """Returns z; the key is not used."""
         return self.z
 
     def log_prob(self, z: Array) -> Array:
@@ -186,8 +187,8 @@ class Known:
 class OneHotCategorical:
     """Independent categorical variables of K classes; z is one-hot on its last axis.
 
-    Samples are exact in either form, so that densities and bounds are; the forms differ in the gradient that a sample
-    hands to the logits, which is biased in both:
+    Samples are exact in both forms, and so are densities and bounds. The forms differ in the gradient that a sample
+    passes to the logits, which is biased in both:
 
     "straight_through"   z + p - stop_gradient(p), p the probabilities        (Bengio et al., 2013)
     "gumbel"             z + s - stop_gradient(s), s = softmax((logits + Gumbel noise)/relaxation)
@@ -195,7 +196,7 @@ class OneHotCategorical:
 
     Attributes:
       logits: `[B, ..., K]`, unnormalised.
-      form: which gradient.
+      form: gradient estimator, one of the above.
       relaxation: temperature of the softmax in "gumbel"; smaller is less biased and noisier.
     """
 
@@ -211,12 +212,14 @@ class OneHotCategorical:
         return jax.nn.log_softmax(self.logits)
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
-        """One-hot z of softmax(logits / temperature), by the Gumbel-max trick; 0 gives the likeliest class."""
+        """Draws a one-hot z from softmax(logits / temperature) by the Gumbel-max trick; 0 gives the likeliest class."""
         gumbel = jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
+        # The temperature scales the noise instead of dividing the logits: the same argmax, and 0 is allowed.
         perturbed = self.logits + jnp.asarray(temperature, self.logits.dtype) * gumbel
         z = jax.nn.one_hot(perturbed.argmax(-1), self.logits.shape[-1], dtype=self.logits.dtype)
         soft = self.mean if self.form == "straight_through" else jax.nn.softmax(perturbed / self.relaxation)
-        return jax.lax.stop_gradient(z) + (soft - jax.lax.stop_gradient(soft))  # the bracket is 0 but for its gradient
+        # The bracket is 0 and only carries the gradient. It comes first, so that z stays exactly 0 or 1.
+        return jax.lax.stop_gradient(z) + (soft - jax.lax.stop_gradient(soft))
 
     def log_prob(self, z: Array) -> Array:
         """sum_k z_k log p_k, `[B, ...]`."""
@@ -235,10 +238,10 @@ class OneHotCategorical:
 
 @struct.dataclass
 class BernoulliLatent:
-    """Independent latents of 0 and 1. Samples are exact; their gradient is straight-through and biased.
+    """Independent binary latents, 0 or 1. Samples are exact; their gradient is straight-through and biased.
 
     Attributes:
-      logits: `[B, ...]`, log p/(1 - p).
+      logits: log(p/(1 - p)), p the probability of a 1, `[B, ...]`.
     """
 
     logits: Array
@@ -246,7 +249,7 @@ class BernoulliLatent:
     reparameterised = False
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
-        """z of sigmoid(logits / temperature), 0 or 1; temperature 0 gives the likelier value."""
+        """Draws z, 1 with probability sigmoid(logits / temperature); temperature 0 gives the likelier value."""
         noise = jax.random.logistic(key, self.logits.shape, self.logits.dtype)
         z = (self.logits + jnp.asarray(temperature, self.logits.dtype) * noise > 0).astype(self.logits.dtype)
         return z + (self.mean - jax.lax.stop_gradient(self.mean))
@@ -271,7 +274,7 @@ class NormalMixture:
     """A mixture of K diagonal Gaussians over the whole of z: log p(z) = logsumexp_k (log w_k + log N(z; m_k, s_k^2)).
 
     Attributes:
-      logits: `[B, K]`, of the weights, unnormalised.
+      logits: log weights of the components, unnormalised, `[B, K]`.
       components: the Gaussians, mean and log_std `[B, K, ...]`.
     """
 
@@ -281,14 +284,15 @@ class NormalMixture:
     reparameterised = False
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
-        """A component, then z from it. The temperature scales the choice's Gumbel noise and the standard deviation.
+        """Draws a component, then z from it; no gradient reaches the weights.
 
-        At temperature 0 it is `mode`. No gradient reaches the weights.
+        The temperature scales the Gumbel noise of the choice and the standard deviation; 0 gives `mode`.
         """
         component_key, key = jax.random.split(key)
         temperature = jnp.asarray(temperature, self.logits.dtype)
         gumbel = jax.random.gumbel(component_key, self.logits.shape, self.logits.dtype)
         chosen = (self.logits + temperature * gumbel).argmax(-1)
+        # At 0 the argmax is the component of largest weight, whose mean need not have the highest density.
         chosen = jnp.where(temperature == 0.0, self._densest, chosen)
         return Normal(self._of(chosen, self.components.mean), self._of(chosen, self.components.log_std)).sample(
             key, temperature
@@ -297,7 +301,7 @@ class NormalMixture:
     def log_prob(self, z: Array) -> Array:
         """log p(z), `[B]`."""
         each = self.components.log_prob(z[:, None])  # [B, K, ...]
-        by_component = each.reshape(*self.logits.shape, -1).sum(-1)
+        by_component = each.reshape(*self.logits.shape, -1).sum(-1)  # [B, K]
         return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + by_component, axis=-1)
 
     @property
@@ -308,29 +312,30 @@ class NormalMixture:
 
     @property
     def mode(self) -> Array:
-        """The component's mean at which the density is highest: the mode itself where components lie apart."""
+        """The component mean with the highest density: close to the true mode if the components lie apart."""
         return self._of(self._densest, self.components.mean)
 
     @property
     def _densest(self) -> Array:
-        """Index of that component, `[B]`. One component's mean at a time: `[B, K, K, ...]` would not fit."""
+        """Index of the component whose mean has the highest density, `[B]`."""
 
         def density(mean: Array) -> Array:
             return self.log_prob(mean)
 
+        # A map, one mean at a time: all pairs at once, `[B, K, K, ...]`, would not fit into memory.
         return jax.lax.map(density, jnp.moveaxis(self.components.mean, 1, 0)).argmax(0)
 
     def _of(self, chosen: Array, leaf: Array) -> Array:
-        """leaf `[B, K, ...]` at each example's component."""
+        """Takes each example's chosen component from leaf: `[B, K, ...]` to `[B, ...]`."""
         return jnp.take_along_axis(leaf, _beside(chosen[:, None], leaf), axis=1)[:, 0]
 
 
 @struct.dataclass
 class Either:
-    """`inferred` where a traced choice says so, else `prior`: a level's q when the two are records of different kinds.
+    """A level's q by a traced choice between two records of different kinds: `inferred` if true, else `prior`.
 
     Attributes:
-      choice: bool `[]`.
+      choice: whether z is inferred, bool `[]`.
       inferred, prior: Latents over z of the same shape.
     """
 
@@ -341,26 +346,26 @@ class Either:
     reparameterised = False
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
-        """Draws from the one that is chosen."""
+        """Draws from the chosen record."""
         return jnp.where(self.choice, self.inferred.sample(key, temperature), self.prior.sample(key, temperature))
 
     def log_prob(self, z: Array) -> Array:
-        """Of the one that is chosen, `[B]`."""
+        """log density of the chosen record, `[B]`."""
         return jnp.where(self.choice, sum_event(self.inferred.log_prob(z)), sum_event(self.prior.log_prob(z)))
 
     @property
     def mean(self) -> Array:
-        """Of the one that is chosen."""
+        """Mean of the chosen record."""
         return jnp.where(self.choice, self.inferred.mean, self.prior.mean)
 
     @property
     def mode(self) -> Array:
-        """Of the one that is chosen."""
+        """Mode of the chosen record."""
         return jnp.where(self.choice, self.inferred.mode, self.prior.mode)
 
 
 def _beside(values: Array, leaf: Array) -> Array:
-    """values `[B, K]` with trailing axes of size 1, as many axes as leaf has."""
+    """Appends axes of size 1 to values, `[B, K]`, until they have as many axes as leaf."""
     return values.reshape(*values.shape, *(1,) * (leaf.ndim - values.ndim))
 
 
@@ -371,11 +376,11 @@ def kl(q: Latent, p: Latent) -> Array | None: ...
 def kl(q: Latent, p: Latent) -> Array | None:
     """KL(q || p) in closed form, nats, elementwise; None for a pair of records that has no closed form.
 
-    Where it is None, log q - log p at a sample of q has the same mean: that is what `draw` takes.
+    Where it is None, log q - log p at a sample of q has the same expectation, and `draw` takes that.
 
     Normal with Normal: (e^{2d} - 1)/2 - d + ((m_q - m_p)/s_p)^2/2 with d = log s_q - log s_p. `expm1` keeps it
     accurate, and not negative beyond rounding, where q is close to p.
-    OneHotCategorical: sum_k p_q,k (log p_q,k - log p_p,k). BernoulliLatent: the same of two classes.
+    OneHotCategorical: sum_k q_k (log q_k - log p_k). BernoulliLatent: the same with two classes.
     Source: Kingma & Welling (2014), appendix B, for two general Gaussians.
     """
     if isinstance(q, Normal) and isinstance(p, Normal):
@@ -400,7 +405,7 @@ def residual(prior: Normal, delta: Normal) -> Normal:
 
     Args:
       prior: p(z | above).
-      delta: what the bottom-up path says: `mean` is dm, `log_std` is log ds.
+      delta: output of the bottom-up path: `mean` is dm, `log_std` is log ds.
     Source: Vahdat & Kautz (2020), section 3.2; the article's top-down VAE, steps 4 and 6.
     """
     return Normal(prior.mean + delta.mean, prior.log_std + delta.log_std)
@@ -411,7 +416,7 @@ def kl_residual(prior: Latent, delta: Latent) -> Array:
 
     Equal to `kl(residual(prior, delta), prior)`, without the cancellation of m_p in float32.
     Source: Vahdat & Kautz (2020), equation 2, as printed in the article.
-    Raises ValueError for anything but two Gaussians, which have no such form.
+    Raises ValueError unless both are Gaussians.
     """
     if not (isinstance(prior, Normal) and isinstance(delta, Normal)):
         raise ValueError(
@@ -449,8 +454,10 @@ def soft_clamp(values: Float[Array, "..."], bound: float) -> Float[Array, "..."]
 
 
 def log_softplus(a: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log log(1 + e^a), which is a itself far below 0: the logarithm of a scale that grows no faster than linearly."""
+    """log log(1 + e^a), the logarithm of a softplus scale, also where the softplus itself underflows."""
     far = a < -15.0
+    # Far below 0, log(1 + u) = u - u^2/2 with u = e^a gives a - e^a/2. The other branch is kept finite where it is not
+    # taken, or its gradient would be NaN.
     return jnp.where(far, a - 0.5 * jnp.exp(a), jnp.log(jax.nn.softplus(jnp.where(far, 0.0, a))))
 
 
@@ -458,7 +465,7 @@ def log_softplus(a: Float[Array, "..."]) -> Float[Array, "..."]:
 class ScaleHead:
     """How a layer's output a becomes the scale of a distribution.
 
-    form                  what it says                         where it comes from
+    form                  meaning of a                         source
     "log_var"             log variance = a                     the article, BIVA's "none" and "clip"
     "softplus_log_var"    log variance = log(1 + e^a)          BIVA, vlievin/biva-pytorch
     "tanh_log_var"        log variance = tanh(a)               vlievin/biva-pytorch
@@ -468,7 +475,7 @@ class ScaleHead:
 
     Attributes:
       form: one of the above.
-      beta: as there; no part in the others.
+      beta: positive factor of a in "log_std" and "softplus_std"; the other forms do not use it.
 
     Raises ValueError for another form, or a beta that is not positive and finite.
     """
@@ -482,7 +489,10 @@ class ScaleHead:
             raise ValueError(f"ScaleHead(beta={self.beta}): it has to be positive and finite.")
 
     def log_std(self, a: Float[Array, "..."], clamp: tuple[float, float] | None = None) -> Float[Array, "..."]:
-        """The log standard deviation. `clamp` bounds what the form speaks of: log variance, or for *_std log std."""
+        """Computes the log standard deviation.
+
+        `clamp` bounds the log standard deviation in the forms *_std, the log variance in the others.
+        """
         match self.form:
             case "log_std":
                 return _within(self.beta * a, clamp)
@@ -498,5 +508,5 @@ class ScaleHead:
 
 
 def _within(values: Float[Array, "..."], clamp: tuple[float, float] | None) -> Float[Array, "..."]:
-    """The values, clamped unless there are no bounds."""
+    """Clamps the values; None leaves them as they are."""
     return values if clamp is None else hard_clamp(values, *clamp)

@@ -1,16 +1,16 @@
-"""Inverse autoregressive flows: posteriors richer than a diagonal Gaussian, in one network pass forwards.
+"""Inverse autoregressive flows: posteriors richer than a diagonal Gaussian, sampled in one pass of a network.
 
-An autoregressive network gives m and s for each element of z from the elements before it, and from a context that the
-encoder gives. A step is elementwise, since the Jacobian is triangular:
+An autoregressive network computes m and s for each element of z from the elements before it and from a context, an
+output of the encoder. The Jacobian of a step is triangular, so its log-determinant is a sum over elements:
 
     "gate"        z' = g z + (1 - g) m,  g = sigmoid(s + 1.5)          log |dz'/dz| = log g
     "mean_only"   z' = z + m                                           0
     "published"   z' = (z - 0.1 m)/exp(0.1 s)                          -0.1 s
 
-Forwards it is one pass of the network. The inverse needs z_1 before z_2: it starts from any point and repeats the
-elementwise inverse of the step, z <- T^-1(z'; z), which makes one more element right each time. After D passes at most
-it is exact; it stops as soon as a pass changes nothing. Its derivative is that of the solution, by the implicit
-function theorem, not of the iterations.
+The forward direction takes one pass of the network. The inverse needs z_1 before z_2: it starts from any point and
+repeats the elementwise inverse of the step, z <- T^-1(z'; z), which makes one more element right each time. It is exact
+after at most D passes, D the number of elements, and stops as soon as a pass changes nothing. Its derivative is that of
+the solution, by the implicit function theorem, not of the iterations.
 
 Source: Kingma et al. (2016), section 4 and algorithm 1; "published" is what their code for CIFAR-10 computes.
 """
@@ -35,11 +35,12 @@ _OPEN = 1.5  # bias of the gate: at s = 0, sigmoid(1.5) = 0.82 of z passes; the 
 
 
 def autoregressive_step(network: Callable[[Array], Array], form: StepForm) -> Flow:
-    """One step of the flow.
+    """Makes one step of the flow.
 
     Args:
-      network: gives each element's m and s from the elements before it, `[B, ..., C]` to `[B, ..., 2 C]`, m then s; for
-        "mean_only" m alone, `[B, ..., C]`. Differentiable.
+      network: function that computes m and s of each element from the elements before it, `[B, ..., C]` to
+        `[B, ..., 2 C]`, m then s; for "mean_only" m alone, `[B, ..., C]`. Differentiable.
+      form: form of the step; the module's docstring has the formulas.
     """
 
     def terms(z: Array) -> tuple[Array, Array, Array]:
@@ -50,6 +51,7 @@ def autoregressive_step(network: Callable[[Array], Array], form: StepForm) -> Fl
         m, s = jnp.split(out, 2, axis=-1)
         if form == "published":
             return -0.1 * m * jnp.exp(-0.1 * s), jnp.exp(-0.1 * s), -0.1 * s
+        # 1 - g is sigmoid(-s - 1.5), which does not cancel where g is close to 1.
         return jax.nn.sigmoid(-s - _OPEN) * m, jax.nn.sigmoid(s + _OPEN), jax.nn.log_sigmoid(s + _OPEN)
 
     def forward(z0: Array) -> tuple[Array, Array]:
@@ -58,18 +60,19 @@ def autoregressive_step(network: Callable[[Array], Array], form: StepForm) -> Fl
 
     def inverse(z: Array) -> tuple[Array, Array]:
         def invert_at(z0: Array) -> Array:
-            """Inverts the affine map that the network gives at z0."""
+            """Inverts the affine map whose terms the network computes at z0."""
             shift, _, log_scale = terms(z0)
             return (z - shift) * jnp.exp(-log_scale)
 
         z0 = triangular_fixed_point(invert_at, z)
+        # log |dz/dz0| at the solution: the fixed point returns z0 alone.
         return z0, terms(z0)[2]
 
     return Flow(forward, inverse)
 
 
 def chain(flows: Sequence[Flow]) -> Flow:
-    """The flows one after the other; log-determinants add, elementwise."""
+    """Composes the flows, the first one first; their elementwise log-determinants add up."""
 
     def forward(z0: Array) -> tuple[Array, Array]:
         z, total = z0, jnp.zeros_like(z0)
@@ -91,9 +94,9 @@ def chain(flows: Sequence[Flow]) -> Flow:
 def triangular_fixed_point(function: Callable[[Array], Array], start: Array) -> Array:
     """Solves z = function(z), where each element of function(z) depends only on elements before it, in some order.
 
-    Exact after as many passes as an example has elements, D, or earlier if a pass changes nothing. Values that overflow
-    on the way are set to 0. Derivatives, with respect to whatever `function` closes over, solve a linear system of the
-    same triangular form by the same iteration.
+    Exact after at most D passes, D the number of elements of an example; stops earlier if a pass changes nothing.
+    Values that overflow on the way are set to 0. Derivatives with respect to whatever `function` closes over solve a
+    linear system of the same triangular form by the same iteration.
     """
     passes = start[0].size  # D
 
@@ -105,6 +108,7 @@ def triangular_fixed_point(function: Callable[[Array], Array], start: Array) -> 
         def once(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             count, z, _ = state
             new = function(z)
+            # Elements whose predecessors are still wrong may overflow, and inf times a masked weight of 0 is NaN.
             new = jnp.where(jnp.isfinite(new), new, 0.0)
             return count + 1, new, (new != z).any()
 
@@ -126,21 +130,24 @@ def triangular_fixed_point(function: Callable[[Array], Array], start: Array) -> 
         return jax.lax.while_loop(again, once, (jnp.int32(0), b, b - matvec(b)))[1]
 
     def tangent_solve(matvec: Callable[[Array], Array], b: Array) -> Array:
+        # The transpose of a nilpotent J is nilpotent too: the same solver serves reverse mode.
         return jax.lax.custom_linear_solve(matvec, b, solve_linear, transpose_solve=solve_linear)
 
+    # The solution does not depend on where the iteration starts, hence no gradient through `start`.
     return jax.lax.custom_root(lambda z: z - function(z), jax.lax.stop_gradient(start), solve, tangent_solve)
 
 
 class InverseAutoregressive(nn.Module):
-    """Steps over maps of latents; every second step has rows, columns and channels in the opposite order.
+    """Autoregressive steps over feature maps of latents; every second step reverses rows, columns and channels.
 
     Attributes:
       steps: number of steps.
       hidden: widths of the hidden layers of each step's network, multiples or divisors of the number of channels of z.
-      form: form of the steps.
-      size: size of the kernels.
+      form: form of the steps; the module's docstring has the formulas.
+      size: kernel size, odd and 3 or more.
 
-    Raises ValueError for no steps, another form, or widths that cannot keep the order of the channels of z.
+    Raises ValueError for fewer than one step, another form or kernel size, and at the first call if the widths cannot
+    keep the order of the channels of z.
     """
 
     steps: int = 1
@@ -153,14 +160,19 @@ class InverseAutoregressive(nn.Module):
         super().__post_init__()
         check_sizes(self, "steps")
         check_choices(self)
+        # The channels of z are not known yet: with 1, widths and kernel size alone are checked.
         check_order("InverseAutoregressive", 1, self.hidden, self.size)
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w channels"], context: Float[Array, "b h w width"] | None) -> Flow:
-        """The flow given a context, which has as many channels as the first hidden layer.
+        """Makes the flow given a context, which has as many channels as the first hidden layer.
 
         Args:
-          z: a draw of the base: its channels and, at initialisation, its values decide the weights.
+          z: sample of the base. Its number of channels decides the shapes of the weights, and at initialisation its
+            values decide their gains and biases.
+          context: output of the encoder; None for no context.
+
+        Raises ValueError if the context has another number of channels.
         """
         if context is not None and context.shape[-1] != self.hidden[0]:
             raise ValueError(
@@ -171,7 +183,8 @@ class InverseAutoregressive(nn.Module):
         heads = 1 if self.form == "mean_only" else 2
         for i in range(self.steps):
             odd = i % 2 == 1
-            # Channels of the context are units of a hidden layer: they are not in the order of those of z.
+            # The context is added to a hidden layer: its channels do not have the order of those of z, so only its
+            # rows and columns are reversed.
             seen = None if context is None else widen(_reversed(context, odd, channels=False))
             layers = MaskedLayers(self.hidden, heads, self.size, name=f"step_{i}")(_reversed(z, odd), seen)
 
@@ -180,11 +193,12 @@ class InverseAutoregressive(nn.Module):
                 return jnp.concatenate([_reversed(output, odd) for output in outputs], axis=-1)
 
             flows.append(autoregressive_step(network, self.form))
-            if self.is_initializing():  # the next step's first batch is what this one makes of z
+            # The next step's gains and biases are initialised on the output of this one.
+            if self.is_initializing():
                 z = flows[-1].forward(z)[0]
         return chain(flows)
 
 
 def _reversed(x: Array, odd: bool, *, channels: bool = True) -> Array:
-    """x with rows, columns and channels in the opposite order if the step is an odd one."""
+    """Reverses rows, columns and channels of x if the step is odd."""
     return jnp.flip(x, (1, 2, 3) if channels else (1, 2)) if odd else x

@@ -1,4 +1,4 @@
-"""The one record: `Level` and `Trace`, what every model answers with, in nats.
+"""`Trace` and its `Level`s: the record that every model returns, in nats.
 
 elbo = log_px - sum of rates        log_w = log_px + sum of (log_p - log_q)
 """
@@ -17,20 +17,20 @@ from hvae_jax.likelihoods import Likelihood, LikelihoodRecord
 
 @struct.dataclass
 class Level:
-    """One latent, or a run of `n` equal ones that were scanned (`stacked`; every array then has a leading axis n).
+    """One latent, or a scanned run of `n` latents of one shape (`stacked`: every array then has a leading axis n).
 
     Attributes:
-      z: `[B, ...]`, the sample.
-      q: the distribution z was inferred from, any `Latent` record of `[B, ...]` arrays; under a flow, its base. Where
-        there was no posterior it is the prior.
-      p: the prior p(z | above), likewise; of another kind than q where the model has it so.
-      kl: `[B, ...]`, elementwise nats: in closed form where there is one and the prior does not depend on this level's
-        own sample, else log q - log p at the sample. `[B]` where q or p is a joint density. 0 where z came from the
-        prior.
-      log_q: `[B]`, log density of z under what it was drawn from, with a flow's log-determinant, at temperature 1.
-      log_p: `[B]`, log density of z under the prior.
-      name: as in the paper: "z1" is next to x.
-      side: height of the latent's map, 1 for a vector.
+      z: the sample, `[B, ...]`.
+      q: distribution that z was drawn from, any `Latent` record of `[B, ...]` arrays: the posterior, under a flow its
+        base, or the prior if nothing was inferred.
+      p: prior p(z | above), a `Latent` record, possibly of another kind than q.
+      kl: KL(q || p) of each element, `[B, ...]`, nats: in closed form if there is one and the prior does not depend on
+        this level's own sample, else log q - log p at the sample. `[B]` if q or p is a joint density; 0 if z came from
+        the prior.
+      log_q: log density of z under q at temperature 1, with a flow's log-determinant, `[B]`, nats.
+      log_p: log density of z under the prior at temperature 1, `[B]`, nats.
+      name: name as in the paper: "z1" is next to x.
+      side: height of the latent's feature map; 1 for a vector.
       stacked: whether the arrays have a leading axis of levels.
     """
 
@@ -46,24 +46,25 @@ class Level:
 
     @property
     def rate(self) -> Array:
-        """Nats of KL per example, `[B]` (`[n, B]` for a run)."""
+        """KL per example, nats, `[B]` (`[n, B]` for a run)."""
         _refuse_extra_axes(self)
+        # `sum_event` takes the first axis for the batch: in a run, [n, B, ...], that is the second.
         return jax.vmap(sum_event)(self.kl) if self.stacked else sum_event(self.kl)
 
     @property
     def ratio(self) -> Array:
-        """log q - log p at the sample, per example, `[B]` (`[n, B]` for a run)."""
+        """log q - log p at the sample, per example, nats, `[B]` (`[n, B]` for a run)."""
         _refuse_extra_axes(self)
         return self.log_q - self.log_p
 
 
 @struct.dataclass
 class Trace:
-    """One joint sample of all latents and what it says of x.
+    """One joint sample of all latents, with p(x | z) given them.
 
     Attributes:
-      log_px: `[B]`, log p(x | z), or None where there was no x.
-      levels: in generative order, top first. A scanned run is one stacked `Level`.
+      log_px: log p(x | z), `[B]`, nats; None if there was no x.
+      levels: levels in generative order, top first; a scanned run is one stacked `Level`.
       x_dist: p(x | z), a record with `log_prob(x)`, `sample(key)`, `mean` and `mode`.
     """
 
@@ -75,23 +76,23 @@ class Trace:
     def rates(self) -> Array:
         """KL of each latent, `[L, B]`, nats, top first.
 
-        Raises ValueError on a Trace that was vmapped: its axes cannot be told apart outside.
+        Raises ValueError on a vmapped Trace, whose extra axis cannot be told from that of a run.
         """
         return jnp.concatenate([jnp.atleast_2d(level.rate) for level in self.levels])
 
     @property
     def ratios(self) -> Array:
-        """log q - log p of each latent at its sample, `[L, B]`, nats, top first. Raises as `rates` does."""
+        """log q - log p of each latent at its sample, `[L, B]`, nats, top first. Raises ValueError as `rates` does."""
         return jnp.concatenate([jnp.atleast_2d(level.ratio) for level in self.levels])
 
     @property
     def latents(self) -> tuple[Array, ...]:
-        """One array a latent, top first: exactly what `latents=` takes."""
+        """Samples of the latents, one array each, top first: what the argument `latents=` takes."""
         return tuple(level.z for level in self.unstack())
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name a latent, top first."""
+        """Names of the latents, top first."""
         return tuple(
             name
             for level in self.levels
@@ -100,19 +101,22 @@ class Trace:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """The height of each latent's maps, top first; 1 for a vector."""
+        """Height of each latent's feature map, top first; 1 for a vector."""
         return tuple(
             side for level in self.levels for side in [level.side] * (level.z.shape[0] if level.stacked else 1)
         )
 
     @property
     def rates_by_side(self) -> dict[int, Array]:
-        """KL of all latents of each resolution, {side: `[B]`}, nats, top first. Raises as `rates` does."""
+        """KL summed over the latents of each resolution, {side: `[B]`}, nats, top first.
+
+        Raises ValueError as `rates` does.
+        """
         sides, rates = np.array(self.sides), self.rates
         return {int(side): rates[sides == side].sum(0) for side in dict.fromkeys(self.sides)}
 
     def unstack(self) -> tuple[Level, ...]:
-        """One `Level` a latent; those of a run "z" are named "z.0", "z.1", ... from the top."""
+        """Splits runs into one `Level` per latent; those of a run "z" are named "z.0", "z.1", ... from the top."""
         single = []
         for level in self.levels:
             if not level.stacked:
@@ -126,11 +130,11 @@ class Trace:
 
 @runtime_checkable
 class Model(Protocol):
-    """What objectives, diagnostics and training ask of a model: Linen's `init` and `apply`, and what it is.
+    """What objectives, diagnostics and training need of a model: Linen's `init` and `apply`, and a few properties.
 
-    `apply` is typed Any where Linen says a union with (answer, updates): which of the two comes back depends on
-    `mutable=`, and what the answer is, a Trace or arrays, on `method=`. `models.HVAE` lists the calls. What
-    is said of itself has the defaults below, for a model that inherits from this class or from `models.HVAE`.
+    `apply` returns Any, where Linen annotates a union with (output, updates): `mutable=` decides whether updates are
+    returned, `method=` whether the output is a Trace or arrays. `models.HVAE` lists the calls. A model that inherits
+    from this class or from `models.HVAE` has the defaults below.
     """
 
     @property
@@ -140,35 +144,35 @@ class Model(Protocol):
 
     @property
     def image(self) -> tuple[int, ...] | None:
-        """Shape of one x, `(H, W, C)`, where a setting of the model says it; None where its variables do."""
+        """Shape of one x, `(H, W, C)`, if a setting of the model fixes it; None if its variables do."""
         return None
 
     @property
     def likelihood(self) -> Likelihood | None:
-        """The family of p(x | z); None for a model that has a likelihood of its own."""
+        """The family of p(x | z); None for a model with a built-in likelihood."""
         return None
 
     @property
     def num_levels(self) -> int:
-        """L, number of latents."""
+        """Number of latents L."""
         ...
 
     @property
     def levels_per_stage(self) -> tuple[int, ...]:
-        """Number of levels that each step of `keep_top` counts, top first; `(1,) * L` as a rule."""
+        """Number of levels in each stage, the unit of `keep_top`, top first; one level per stage by default."""
         return (1,) * self.num_levels
 
     @property
     def stacked(self) -> tuple[str, ...]:
-        """Prefixes of the paths ("down4/") of parameters with a leading axis of blocks, those of scanned runs."""
+        """Path prefixes, such as "down4/", of parameters with a leading axis of blocks, those of scanned runs."""
         return ()
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Fresh variables."""
+        """Initialises the variables."""
         ...
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """The forward pass, or the method that is named."""
+        """Runs the forward pass, or the method named by `method=`."""
         ...
 
 
@@ -176,18 +180,18 @@ def level_names(model: Model, data: Any) -> tuple[str, ...]:
     """Names of the model's levels, top first, from shapes alone: nothing is computed.
 
     Args:
-      data: `x` and `y`, arrays or anything else with a shape and a dtype, such as a split has them.
+      data: record with `x` and `y` (or None), arrays or anything with a shape and a dtype, such as a data split.
     """
     return _abstract_trace(model, data).names
 
 
 def level_sides(model: Model, data: Any) -> tuple[int, ...]:
-    """Height of each level's maps, top first, 1 for vectors, from shapes alone; `data` as `level_names` takes it."""
+    """Height of each level's feature map, top first, 1 for vectors, from shapes alone; `data` as in `level_names`."""
     return _abstract_trace(model, data).sides
 
 
 def _abstract_trace(model: Model, data: Any) -> Trace:
-    """A trace of one example of `data`, of shapes and dtypes instead of arrays."""
+    """Traces one example of `data` with shapes and dtypes in place of arrays."""
     one = [None if a is None else jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for a in (data.x, data.y)]
 
     def trace_of(x: Array, y: Array | None) -> Trace:

@@ -1,7 +1,7 @@
 """Strict JAX for every test: eight CPU devices, no silent rank promotion, types checked, our warnings are errors.
 
-float64 is a process of its own: with JAX_ENABLE_X64=1 only tests/x64 is collected, without it everything else is, and
-tests/test_x64.py starts that process.
+Tests in float64 run in a process of their own, which tests/test_x64.py starts: with JAX_ENABLE_X64=1 only tests/x64 is
+collected, without it everything else.
 """
 
 import os
@@ -43,18 +43,18 @@ LONGEST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--slow runs the tests marked slow too."""
+    """Adds --slow, which runs the tests marked slow too."""
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the filter; a warning of ours is an error."""
+    """Makes warnings from hvae_jax errors."""
     config.addinivalue_line("filterwarnings", r"error:::hvae_jax(\..*)?$")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests share a process, and with it compilations and fixtures; a contract row is a group of its own."""
+    """Runs a file's tests in one process, to share compilations and fixtures; each contract row is its own group."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByGroup(LoadScopeScheduling):
@@ -67,14 +67,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Collects tests/x64 under JAX_ENABLE_X64=1 alone, and nothing else there."""
+    """Collects tests/x64 if and only if JAX_ENABLE_X64=1, and the other tests otherwise."""
     if collection_path.suffix != ".py":
         return None
     return True if ("x64" in collection_path.parts) != jax.config.jax_enable_x64 else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips slow tests unless asked for; files that take minutes come first, so that no process waits for another."""
+    """Skips slow tests unless --slow is given; puts the longest files first, so that no process waits at the end."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="module")
 def compiled_once() -> Iterator[None]:
-    """A compilation cache, for modules that compile the same few programs over and over; child processes share it."""
+    """A compilation cache for modules that compile the same few programs repeatedly; child processes share it."""
     from jax.experimental.compilation_cache import compilation_cache
 
     compilation_cache.reset_cache()

@@ -1,4 +1,4 @@
-"""The one descent: which way each latent comes, what is refused, and that a run is its levels one by one."""
+"""The descent: how each latent is chosen, errors, and that a scanned run equals its levels one by one."""
 
 import functools
 from typing import Any
@@ -27,14 +27,14 @@ def gaussian(seed: int, size: int = 2) -> Normal:
 
 
 def refusal(**choices: Any) -> str:
-    """What picks says against these choices for three levels."""
+    """The error of `picks` for these choices and three levels."""
     with pytest.raises(ValueError, match=r".") as error:
         picks(3, **choices)
     return str(error.value)
 
 
 def test_picks_refuse_what_cannot_be() -> None:
-    """Too many latents or temperatures, a temperature below 0, keep_top outside 0..L: the error names both."""
+    """Errors name the value and what is allowed: too many latents, wrong temperatures, keep_top outside 0..L."""
     for choices, parts in (
         ({"latents": [None] * 4}, ("4 latents", "3 levels")),
         ({"temperature": [1.0, 0.5]}, ("(2,)", "3 levels")),
@@ -50,7 +50,7 @@ def test_picks_refuse_what_cannot_be() -> None:
 
 
 def test_picks_fill_up_from_the_top() -> None:
-    """Fewer latents than levels leave the lower ones free; one temperature serves all; keep_top cuts."""
+    """With fewer latents than levels the lower ones are free; one temperature holds for all; keep_top sets `infer`."""
     z = jnp.ones((B, 2))
     chosen = picks(3, latents=(None, z), temperature=0.5, keep_top=1)
     assert [pick.given is None for pick in chosen] == [True, False, True]
@@ -135,7 +135,7 @@ def test_a_flow_and_its_inverse() -> None:
 
 
 def test_stacked_picks() -> None:
-    """Every array gets a leading axis; what is not given in a run is zeros and a mask; None stays None."""
+    """Every array gets a leading axis; levels that are not given have zeros and False in the mask; None stays None."""
     z = jnp.full((B, 2), 3.0)
     run = stack(picks(3, latents=(None, z), temperature=[1.0, 0.5, 0.0], keep_top=2))
     np.testing.assert_array_equal(run.temperature, [1.0, 0.5, 0.0])
@@ -147,7 +147,7 @@ def test_stacked_picks() -> None:
 
 
 def in_a_loop(model: Scanned, params: dict, x: jax.Array, choices: tuple[Pick, ...], key: jax.Array) -> list[Any]:
-    """Scanned's run written out with the slices of its stacked parameters: levels, top first."""
+    """`Scanned` as a Python loop over the slices of its stacked parameters: levels, top first."""
 
     def linear(name: str, h: jax.Array, tree: dict) -> jax.Array:
         kernel = tree[name]["kernel"]
@@ -199,7 +199,7 @@ def as_array(choices: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def compiled_as(remat: bool, unroll: int) -> tuple[Any, ...]:
-    """Variables, gradient and trace of a run of two blocks, at the same keys however it is compiled."""
+    """Variables, gradient and trace of a run of two blocks with these settings, always at the same keys."""
     model, x = Scanned(blocks=2, remat=remat, unroll=unroll), integers(2, 4)
 
     def loss(variables: Any) -> tuple[jax.Array, Any]:
@@ -212,7 +212,7 @@ def compiled_as(remat: bool, unroll: int) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(("remat", "unroll"), [(False, 2), (True, 1)])
 def test_remat_and_unroll_change_rounding_alone(remat: bool, unroll: int) -> None:
-    """The same stacked parameters from the same key, traces and gradients."""
+    """The same key gives the same stacked parameters, traces and gradients, up to rounding."""
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
         compiled_as(remat, unroll),

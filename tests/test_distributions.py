@@ -33,7 +33,7 @@ def normal(mean: float, log_std: float) -> Normal:
 
 
 def test_sum_event_keeps_the_batch() -> None:
-    """Every axis but the first is summed, none for `[B]`."""
+    """Every axis but the first is summed; `[B]` stays as it is."""
     values = jnp.arange(24.0).reshape(2, 3, 4)
     np.testing.assert_array_equal(sum_event(values), np.arange(24.0).reshape(2, 12).sum(1))
     np.testing.assert_array_equal(sum_event(values[:, 0, 0]), [0.0, 12.0])
@@ -109,7 +109,7 @@ def test_kl_is_the_mean_log_ratio(moments: tuple[float, ...]) -> None:
 
 @given(m_p=numbers(-3, 3), s_p=numbers(-3, 3), d=numbers(-0.25, 0.25), dm=numbers(-0.25, 0.25), e=st.integers(0, 7))
 def test_kl_near_zero(m_p: float, s_p: float, d: float, dm: float, e: int) -> None:
-    """For q close to p the KL is right to rounding of d itself, so not negative beyond it (1 - e^2d alone is not)."""
+    """For q close to p the KL is right to the rounding of d, so at most that far below 0; 1 - e^2d alone is not."""
     p = normal(m_p, s_p)
     q = Normal(p.mean + np.float32(dm * 10.0**-e), p.log_std + np.float32(d * 10.0**-e))
     d64 = np.float64(q.log_std[0]) - np.float64(p.log_std[0])
@@ -133,14 +133,14 @@ def test_kl_residual_is_the_kl_of_the_residual(m: float, s: float, dm: float, ds
     """The article's formula is KL(residual(prior, delta) || prior)."""
     prior, delta = normal(m, s), normal(dm, ds)
     direct = kl(residual(prior, delta), prior)[0]
-    # m + dm is rounded to eps (|m| + |dm|), which the direct form then divides by s_p
+    # m + dm is rounded to eps (|m| + |dm|), which the direct form then divides by s_p.
     offset = np.exp(-s) * (abs(m) + abs(dm))
     tolerance = 16 * EPS * (1 + abs(s) + abs(ds) + np.exp(2 * ds) + offset * (1 + np.exp(-s) * abs(dm)))
     assert abs(kl_residual(prior, delta)[0] - direct) <= tolerance
 
 
 def test_kl_residual_does_not_cancel() -> None:
-    """Beside a prior mean of 1e6, where the direct form loses the offset, the residual form keeps it."""
+    """With a prior mean of 1e6 the direct form loses the offset; the residual form keeps it."""
     prior, delta = normal(1e6, 0.0), normal(1e-3, 0.0)
     np.testing.assert_allclose(kl_residual(prior, delta), [0.5e-6], rtol=1e-6)
     assert kl(residual(prior, delta), prior)[0] == 0.0
@@ -156,7 +156,7 @@ def test_residual_offsets_the_prior(m: float, s: float, dm: float, ds: float) ->
 
 @given(m_p=numbers(-3, 3), s_p=numbers(-3, 3), m_e=numbers(-3, 3), s_e=numbers(-3, 3))
 def test_precision_weighted_is_the_product(m_p: float, s_p: float, m_e: float, s_e: float) -> None:
-    """Precisions add, and the mean is weighted by them (float64 outside), whichever of the two is called prior."""
+    """Precisions add, and the mean is weighted by them; swapping prior and evidence changes nothing."""
     weights = np.exp(-2 * np.array([s_p, s_e]))
     for merged in (
         precision_weighted(normal(m_p, s_p), normal(m_e, s_e)),
@@ -181,7 +181,7 @@ def test_precision_weighted_at_extreme_scales(s_p: float, s_e: float) -> None:
 
 
 def test_hard_clamp() -> None:
-    """The identity inside, the bound outside, and no gradient there."""
+    """Inside the bounds the identity; outside the bound itself, without gradient."""
     values = jnp.array([-9.0, -7.0, 0.5, 2.0, 9.0])
     np.testing.assert_array_equal(hard_clamp(values, -7.0, 2.0), [-7.0, -7.0, 0.5, 2.0, 2.0])
     slope = jax.grad(lambda v: hard_clamp(v, -7.0, 2.0).sum())(values)
@@ -189,7 +189,7 @@ def test_hard_clamp() -> None:
 
 
 def test_soft_clamp() -> None:
-    """Odd, increasing, within the bound, with slope 1 at 0 and a positive one at three bounds."""
+    """Odd, increasing and within the bound; the slope is 1 at 0 and positive up to three times the bound."""
     values = jnp.linspace(-15.0, 15.0, 301)
     clamped = soft_clamp(values, 5.0)
     assert (jnp.abs(clamped) < 5.0).all()

@@ -1,4 +1,4 @@
-"""Records of latents beside Gaussians: sums over all values, KLs by enumeration, samples, and levels made of them."""
+"""Latents other than Gaussians: sums over all values, KLs by enumeration, samples, and levels with such latents."""
 
 import itertools
 from typing import Any
@@ -41,12 +41,12 @@ def array(*shape: int) -> Array:
 
 
 def normal(*shape: int) -> Normal:
-    """A random Gaussian of scales near 1."""
+    """A random Gaussian with scales near 1."""
     return Normal(array(*shape), 0.3 * array(*shape))
 
 
 def mixture(components: int = 3, size: int = 2) -> NormalMixture:
-    """A random mixture, another for each example."""
+    """A random mixture, different for each example."""
     return NormalMixture(array(B, components), normal(B, components, size))
 
 
@@ -56,7 +56,7 @@ def one_hots(classes: int) -> Array:
 
 
 def test_a_categorical_sums_to_one_and_has_its_kl() -> None:
-    """Over all classes: sum of p, sum of q (log q - log p)."""
+    """Sums over all classes: sum of p = 1, sum of q (log q - log p) = KL."""
     q, p = OneHotCategorical(array(B, 2, 3)), OneHotCategorical(array(B, 2, 3))
     every = [jnp.broadcast_to(z, (B, 2, 3)) for z in one_hots(3)]
     log_q, log_p = (np.stack([d.log_prob(z) for z in every]).astype(np.float64) for d in (q, p))
@@ -66,7 +66,7 @@ def test_a_categorical_sums_to_one_and_has_its_kl() -> None:
 
 
 def test_a_bernoulli_sums_to_one_and_has_its_kl() -> None:
-    """Over 0 and 1."""
+    """The same sums over 0 and 1."""
     q, p = BernoulliLatent(3.0 * array(B, 5)), BernoulliLatent(array(B, 5))
     log_q, log_p = (np.stack([d.log_prob(jnp.full((B, 5), z)) for z in (0.0, 1.0)]).astype(np.float64) for d in (q, p))
     np.testing.assert_allclose(np.exp(log_q).sum(0), 1.0, rtol=1e-5)
@@ -74,7 +74,7 @@ def test_a_bernoulli_sums_to_one_and_has_its_kl() -> None:
 
 
 def test_a_mixture_is_scipys() -> None:
-    """log p(z) of a joint density, `[B]`; its mean."""
+    """log p(z) of the joint density, `[B]`, and the mean."""
     p, z = mixture(), array(B, 2)
     weights = jax.nn.softmax(p.logits)
     densities = stats.norm.pdf(np.asarray(z)[:, None], p.components.mean, p.components.std).prod(-1)
@@ -96,7 +96,7 @@ def test_a_mixture_is_scipys() -> None:
     ids=lambda record: type(record).__name__,
 )
 def test_samples_have_their_mean_and_temperature_0_is_the_mode(record: Any) -> None:
-    """Within four standard errors of 4,000 draws; at temperature 0, traced or not, no key matters."""
+    """The mean of 4,000 draws within 4.5 standard errors; at temperature 0, traced or not, the mode for any key."""
     drawn = np.asarray(jax.vmap(record.sample)(jax.random.split(KEY, 4000)), np.float64)
     error = drawn.std(0) / np.sqrt(len(drawn))
     assert (np.abs(drawn.mean(0) - record.mean) < 4.5 * error + 1e-6).all()
@@ -114,7 +114,7 @@ def test_temperature_divides_the_logits(record: Any) -> None:
 
 @pytest.mark.parametrize("form", ["straight_through", "gumbel"])
 def test_one_hot_samples_are_exact_and_have_a_gradient(form: str) -> None:
-    """Zeros and one 1 to the bit; straight-through's gradient is that of the probabilities."""
+    """Samples are 0 but for a single 1, bit for bit; the straight-through gradient is that of the probabilities."""
     logits, weights = array(B, 3), array(B, 3)
     z = OneHotCategorical(logits, form).sample(KEY)
     assert set(np.unique(z)) == {0.0, 1.0} and (z.sum(-1) == 1.0).all()
@@ -130,7 +130,7 @@ def test_one_hot_samples_are_exact_and_have_a_gradient(form: str) -> None:
 
 
 def test_pairs_without_a_closed_form_say_so() -> None:
-    """None from `kl`, and kl_residual names the type and what to do."""
+    """`kl` returns None, and the error of `kl_residual` names the type and what to do."""
     q, p = normal(B, 2), mixture()
     assert kl(q, p) is None and not has_closed_kl(q, p) and has_closed_kl(q, q)
     assert kl(Known(q.mean), Bernoulli()(array(B, 2, 1))) is None
@@ -139,7 +139,7 @@ def test_pairs_without_a_closed_form_say_so() -> None:
 
 
 def test_a_level_without_a_closed_form_has_its_ratio() -> None:
-    """q Gaussian, p a joint density: kl = log q - log p at the sample, one number an example."""
+    """With a Gaussian q and a joint density p, kl = log q - log p at the sample, one number per example."""
     q, p = normal(B, 2), mixture()
     level = draw(KEY, p, q, INFER, name="z2")
     np.testing.assert_allclose(level.log_q, q.log_prob(level.z).sum(1), rtol=1e-6)
@@ -162,7 +162,7 @@ def test_what_is_known_costs_its_probability() -> None:
 
 @pytest.mark.parametrize("infer", [True, False])
 def test_kinds_differ_under_a_traced_choice(infer: bool) -> None:
-    """Inferred or from the prior, arrays are those of the one that is chosen; q answers for it."""
+    """Whether z is inferred or drawn from the prior, arrays and q are those of the chosen record."""
     q, p = normal(B, 2), mixture()
 
     @jax.jit
@@ -179,15 +179,15 @@ def test_kinds_differ_under_a_traced_choice(infer: bool) -> None:
 
 
 class Wrong(Normal):
-    """A Gaussian whose log_prob has an axis too few in front, or is transposed."""
+    """A Gaussian whose log_prob lacks the batch axis."""
 
     def log_prob(self, z: Array) -> Array:
-        """[D] where it has to be [B] or [B, D]."""
+        """`[D]`, although it has to be `[B]` or `[B, D]`."""
         return super().log_prob(z).sum(0)
 
 
 def test_densities_of_a_wrong_shape_are_refused() -> None:
-    """Also where batch and latent have the same size, so that broadcasting would do."""
+    """An error names the level; `[B]` and `[B, D]` with D = B are told apart, although they would broadcast."""
     q = normal(B, 3)
     wrong = Wrong(q.mean, q.log_std)
     with pytest.raises(ValueError, match=r"'z2'.*Wrong has shape \(3,\) for z of shape \(4, 3\).*\(4,\)"):
@@ -200,7 +200,7 @@ def test_densities_of_a_wrong_shape_are_refused() -> None:
 
 
 def test_noise_is_what_a_sample_is_made_of() -> None:
-    """The same noise, the same z: by key, given, in a level, on the way up, at a temperature from the prior."""
+    """Given noise decides z: inferred, from the prior at a temperature, and proposed on the bottom-up path."""
     q, eps = normal(B, 2), array(B, 2)
     noisy = Pick(jnp.float32(0.5), noise=eps)
     np.testing.assert_allclose(draw(KEY, q, q, noisy).z, q.mean + q.std * eps, rtol=1e-6)
@@ -210,7 +210,7 @@ def test_noise_is_what_a_sample_is_made_of() -> None:
 
 
 def test_noise_that_does_not_fit_is_refused() -> None:
-    """Too much, of another shape, beside a latent, for a distribution that is not made of noise."""
+    """Errors for too many noises, both noise and latent, another shape, and a distribution that is no `FromNoise`."""
     eps = array(B, 2)
     with pytest.raises(ValueError, match=r"4 noises.*3 levels"):
         picks(3, noise=[eps] * 4)
@@ -224,7 +224,7 @@ def test_noise_that_does_not_fit_is_refused() -> None:
 
 @pytest.mark.parametrize("given", list(itertools.product((False, True), repeat=3)))
 def test_noise_within_a_run(given: tuple[bool, ...]) -> None:
-    """Some levels of a scanned run have noise, the others the key's: as level after level in one more descent."""
+    """In a scanned run the given noise is used at its own levels alone; the others draw theirs from the key."""
     model = Scanned(blocks=2)
     x = integers(2, 4)[:B]
     variables = jax.jit(model.init)(KEY, x, KEY)
@@ -239,7 +239,7 @@ def test_noise_within_a_run(given: tuple[bool, ...]) -> None:
 
 
 def enumerated(form: str) -> float:
-    """sum_x sum_c q(c | x) w(x, c) of a model with one categorical level, every c given."""
+    """sum_x sum_c q(c | x) w(x, c) of a model with one categorical level, with each c given in turn."""
     model = CategoricalTop(size=0, form=form)
     x = jnp.asarray(list(itertools.product((0, 1), repeat=3)), jnp.uint8)
     variables = jax.jit(model.init)(KEY, x, KEY)
@@ -254,7 +254,7 @@ def enumerated(form: str) -> float:
 
 @pytest.mark.parametrize("form", ["straight_through", "gumbel"])
 def test_an_enumerated_categorical_top_sums_to_one(form: str) -> None:
-    """Exactly: the weights are those of a normalised p(x)."""
+    """The sum is 1 to rounding: the weights are those of a normalised p(x)."""
     assert abs(enumerated(form) - 1.0) < 1e-5
 
 

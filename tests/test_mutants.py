@@ -1,4 +1,4 @@
-"""The contract catches wrong maths: each mutant fails the promises that should notice it."""
+"""The contract catches wrong maths: each mutant (a deliberate mistake) fails the promises that should notice it."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 
 def dropped_log_determinant(patch: pytest.MonkeyPatch) -> None:
-    """A flow that forgets how it stretches space."""
+    """A flow without its log-determinant."""
 
     def forgetful(*terms: Any) -> descent.Flow:
         return tuple(lambda z, f=f: (f(z)[0], jnp.zeros_like(z)) for f in coupling(*terms))
@@ -29,7 +29,7 @@ def dropped_log_determinant(patch: pytest.MonkeyPatch) -> None:
 
 
 def dropped_log_determinant_of_maps(patch: pytest.MonkeyPatch) -> None:
-    """The same of the autoregressive flow within a scanned descent."""
+    """The same for the autoregressive flow within a scanned descent."""
 
     def forgetful(steps: Any) -> descent.Flow:
         return tuple(lambda z, f=f: (f(z)[0], jnp.zeros_like(z)) for f in chain(steps))
@@ -39,7 +39,7 @@ def dropped_log_determinant_of_maps(patch: pytest.MonkeyPatch) -> None:
 
 
 def swapped_kl(patch: pytest.MonkeyPatch) -> None:
-    """KL(p || q) for KL(q || p)."""
+    """KL(p || q) in place of KL(q || p)."""
     patch.setattr(descent, "kl", lambda q, p: distributions.kl(p, q))
 
 
@@ -59,7 +59,7 @@ def missing_two_pi_in_the_prior(patch: pytest.MonkeyPatch) -> None:
 
 
 def analytic_kl_bottom_up(patch: pytest.MonkeyPatch) -> None:
-    """The article's printed formula: the analytic KL where the prior depends on the level's own sample."""
+    """The article's printed formula: the analytic KL although the prior depends on the level's own sample."""
 
     def draw(key: Any, prior: Normal, posterior: Any, *args: Any, **names: Any) -> Level:
         level = descent.draw(key, prior, posterior, *args, **names)
@@ -69,7 +69,7 @@ def analytic_kl_bottom_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def latent_drawn_twice(patch: pytest.MonkeyPatch) -> None:
-    """A bottom-up latent drawn once on the way up and again, with an analytic KL, on the way down."""
+    """A bottom-up latent drawn on the bottom-up path and, with an analytic KL, once more on the top-down path."""
 
     def draw(key: Any, prior: Normal, posterior: Any, *args: Any, **names: Any) -> Level:
         again = posterior.q if isinstance(posterior, Drawn) else posterior
@@ -91,7 +91,7 @@ MUTANTS: tuple[tuple[Patch, str, tuple[Callable[[Row], None], ...]], ...] = (
 
 @functools.cache
 def mutant(mutate: Patch, name: str) -> Row:
-    """One row a mutant; its functions are compiled within the tests, while the patch is in place."""
+    """One row per mutant. Its functions are compiled within the tests, while the patch is in place."""
     return Row(case(name))
 
 
@@ -106,13 +106,13 @@ def mutant(mutate: Patch, name: str) -> Row:
 def test_mutant_is_caught(
     monkeypatch: pytest.MonkeyPatch, mutate: Patch, name: str, promise: Callable[[Row], None]
 ) -> None:
-    """The promise, which tests/test_contract.py holds the unharmed model to, fails for the mutant."""
+    """The promise fails for the mutant; in tests/test_contract.py it holds for the original model."""
     mutate(monkeypatch)
     with pytest.raises(AssertionError):
         promise(mutant(mutate, name))
 
 
 def test_what_a_dropped_log_determinant_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where kl is the log-ratio itself, "mean rate = mean log-ratio" is blind: why the weights have to be one too."""
+    """If kl is the log-ratio, "mean rate = mean log-ratio" cannot fail, so the contract has mean weights of 1 too."""
     dropped_log_determinant(monkeypatch)
     contract.mean_rate_is_mean_ratio(mutant(dropped_log_determinant, "flow"))

@@ -21,7 +21,7 @@ KEY = jax.random.key(7)
 
 @functools.cache
 def variables() -> dict[str, Any]:
-    """Parameters whose posterior is some tenths of a nat from the exact one."""
+    """Parameters whose posterior is a few tenths of a nat from the exact one."""
     return {"params": jitter(jax.jit(MODEL.init)(jax.random.key(0), X, KEY)["params"])}
 
 
@@ -65,7 +65,7 @@ def repeats(k: int, count: int) -> Importance:
 
 @pytest.mark.parametrize("k", [2, 7, 50, 120])
 def test_fields_are_their_definitions(k: int) -> None:
-    """Every field, from the log weights of the draws keyed fold_in(key, 0..K-1), in NumPy float64."""
+    """Every field follows from the log weights of draws with keys fold_in(key, 0..K-1), in NumPy float64."""
     log_w, elbos = weights(120)[0][:k], weights(120)[1][:k]
     w = np.exp(log_w)
     result = bounds(KEY, k)
@@ -88,16 +88,16 @@ def test_one_draw_is_log_weight() -> None:
 
 @pytest.mark.parametrize("chunk", [37, 500])
 def test_the_chunk_does_not_matter(chunk: int) -> None:
-    """K = 500 in chunks of 50, of 37 (the last one partial) and in one differ by float32 rounding alone."""
+    """Results for K = 500 in chunks of 50, of 37 (the last one partial) and of 500 differ by float32 rounding only."""
     one, other = bounds(KEY, 500), bounds(KEY, 500, chunk)
     for field in ("bound", "elbo", "effective_sample_size", "elbo_standard_error"):
         np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=2e-5)
-    # looser: K/ESS - 1 cancels if the weights are nearly equal, here by a factor of ten
+    # Looser, because K/ESS - 1 cancels if the weights are nearly equal, here by a factor of ten.
     np.testing.assert_allclose(one.standard_error, other.standard_error, rtol=1e-3)
 
 
 def test_a_plain_k_is_a_traced_k() -> None:
-    """K as a plain number, outside jit, smaller than a chunk."""
+    """A plain number K outside jit, smaller than a chunk, gives what a traced K gives."""
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-4),
         importance(MODEL, variables(), X, KEY, 7),
@@ -131,7 +131,7 @@ def test_labels_are_passed_on() -> None:
 
 @pytest.mark.parametrize("k", [0, -3, 2.5, np.int64(0), jnp.int32(0), jnp.ones(2, jnp.int32)], ids=repr)
 def test_less_than_one_draw_is_an_error(k: Any) -> None:
-    """Whatever type the number has."""
+    """An error for numbers below 1, fractions and arrays, of any type."""
     if not isinstance(k, float):  # pytest's type checks refuse a float first
         with pytest.raises(ValueError, match=r"importance\(k=.*whole number of 1 or more"):
             importance(MODEL, variables(), X, KEY, k)
@@ -142,7 +142,7 @@ def test_less_than_one_draw_is_an_error(k: Any) -> None:
 
 
 def test_the_bound_rises_to_log_px() -> None:
-    """The expected bound is below log p(x), rises with K, and at K = 100 is within 2% of the ELBO's gap."""
+    """The expected bound is below log p(x) and rises with K; at K = 100 its gap is below 2% of the ELBO's."""
     log_px, expected_elbo = oracle().log_px(np.asarray(X)), oracle().elbo(np.asarray(X))
     means = [expected_elbo]
     for k in (2, 10, 100):
@@ -164,8 +164,8 @@ def test_the_elbo_field_is_the_elbo() -> None:
 def test_standard_errors_are_calibrated() -> None:
     """Over 400 repeats and 8 examples, (estimate - truth)/error has mean 0 and deviation 1, for bound and ELBO alike.
 
-    The mean is allowed 4 of its standard errors, 0.018, and the skewness of K = 1000 draws, which moves a studentised
-    mean by about 0.03 (by 0.1 at K = 100).
+    The tolerance of the mean is 4 of its standard errors of 0.018, plus the effect of skewness, which moves a
+    studentised mean by about 0.03 at K = 1000 (by 0.1 at K = 100).
     """
     result = repeats(1000, 400)
     for estimated, error, truth in (
@@ -188,7 +188,7 @@ def test_exact_posterior() -> None:
 
 
 def test_data_without_probability() -> None:
-    """An x that the likelihood rules out has a bound of -inf; the other examples are not affected."""
+    """An x of probability 0 has a bound of -inf; the other examples are not affected."""
     row = case("top_down_2")
 
     @jax.jit

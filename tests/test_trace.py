@@ -1,4 +1,4 @@
-"""Level and Trace: what sums to what, runs unstacked, and refusals that say what to do."""
+"""Level and Trace: sums of rates and ratios, unstacked runs, and errors that say what to do."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ B, N = 4, 3
 
 
 def level(name: str, *event: int, run: bool = False) -> Level:
-    """A level of random numbers; with `run`, of N latents stacked."""
+    """A level of random numbers; with `run`, N stacked latents."""
     lead = (N, B) if run else (B,)
 
     def random(*shape: int) -> Array:
@@ -36,12 +36,12 @@ def level(name: str, *event: int, run: bool = False) -> Level:
 
 @pytest.fixture
 def trace() -> Trace:
-    """A latent of maps, then a run of three."""
+    """A latent of feature maps, then a run of three vectors."""
     return Trace(jnp.arange(4.0), (level("top", 2, 2, 3), level("run", 5, run=True)), Bernoulli()(jnp.zeros((B, 2, 1))))
 
 
 def test_rates_and_ratios_have_a_row_for_each_latent(trace: Trace) -> None:
-    """Nats summed over the event, never over the batch; the run's latents after the top."""
+    """Nats are summed over the event, not over the batch; the run's latents follow the top."""
     top, run = trace.levels
     expected = [np.asarray(top.kl).sum((1, 2, 3)), *np.asarray(run.kl).sum(-1)]
     np.testing.assert_allclose(trace.rates, expected, rtol=1e-5)
@@ -56,7 +56,7 @@ def test_bounds_are_sums(trace: Trace) -> None:
 
 
 def test_unstacked_latents_are_the_slices_of_the_run(trace: Trace) -> None:
-    """One array and one name a latent, top first; every leaf of the run is cut alike."""
+    """One array and one name per latent, top first; every leaf of the run is sliced in the same way."""
     assert trace.names == ("top", "run.0", "run.1", "run.2")
     assert [z.shape for z in trace.latents] == [(B, 2, 2, 3), *[(B, 5)] * N]
     for i, one in enumerate(trace.unstack()[1:]):
@@ -67,14 +67,14 @@ def test_unstacked_latents_are_the_slices_of_the_run(trace: Trace) -> None:
 
 
 def test_static_fields_are_no_leaves(trace: Trace) -> None:
-    """Names, sides and `stacked` pass through jit unseen by it."""
+    """Names, sides and `stacked` pass through jit as static values."""
     same = jax.jit(lambda t: t)(trace)
     assert [one.stacked for one in same.levels] == [False, True]
     assert same.names == trace.names
 
 
 def test_a_vmapped_trace_is_refused(trace: Trace) -> None:
-    """[K, B] cannot be told from [n, B] by shape alone: the error says to go inside the vmap, where it works."""
+    """`[K, B]` cannot be told from `[n, B]` by shape: the error says to use the properties inside the vmap."""
     many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), trace)
     for quantity in ("rates", "ratios"):
         with pytest.raises(ValueError, match="inside the vmap"):

@@ -25,7 +25,7 @@ def bound_above(
 ) -> Array:
     """L^{>k}, nats, `[B]`: the bound whose k lowest latents are drawn from their prior and the others inferred from x.
 
-    k = 0 is the ELBO itself. In a model whose levels come in stages, as BIVA's do, k counts stages.
+    k = 0 is the ELBO itself. In a model with stages of several levels, such as BIVA, k counts stages.
 
     Args:
       k: number of lowest levels drawn from their prior; may be traced, so that one compilation serves all.
@@ -43,7 +43,7 @@ def bound_above(
         raise ValueError(f"bound_above(k={k}): the model has {stages} {what}, so 0 to {stages}.")
     if draws < 1:
         raise ValueError(f"bound_above(draws={draws}): 1 or more are needed.")
-    # Stages to levels, `[L]`: temperature 1 for those that are inferred, where it has no part.
+    # From stages to levels, `[L]`. The temperature of inferred levels is not used; 1 is as good as any.
     inferred = np.repeat(np.arange(stages), sizes) < stages - jnp.asarray(k)
     temperatures = jnp.where(inferred, 1.0, temperature)
 
@@ -67,9 +67,9 @@ def likelihood_ratio(
     weighted: bool = False,
     temperature: float | Array = 1.0,
 ) -> Array:
-    """LLR^{>k} = L - L^{>k}, nats, `[B]`: what inferring the k lowest levels adds to the bound. High is unusual.
+    """LLR^{>k} = L - L^{>k}, nats, `[B]`: the gain of the bound from inferring the k lowest levels.
 
-    Args and errors as in `bound_above`.
+    High values mark unusual x. Args and errors are those of `bound_above`.
     Source: Havtorn et al. (2021), equation 10.
     """
     whole = bound_above(model, variables, x, key, 0, draws, y, weighted)

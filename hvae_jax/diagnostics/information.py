@@ -26,11 +26,11 @@ class Information:
 
     Attributes:
       names: names of the levels.
-      lower: E[log q(z | x) - log 1/N sum_j q(z | x_j)], x among the N examples; at most log N.
-      upper: the same with the mean over the N - 1 others.
-      rates: rates of each level and all above it, on the same draws: I <= R.
-      lower_error, upper_error, rates_error: standard errors over the examples whose latents were drawn.
-      ceiling: log N.
+      lower: lower bound, E[log q(z | x) - log 1/N sum_j q(z | x_j)] with x among the N examples, at most log N; nats.
+      upper: upper bound, the same with the mean over the N - 1 other examples; nats.
+      rates: summed rate of each level and all above it, on the same draws: I <= R; nats.
+      lower_error, upper_error, rates_error: standard errors over the examples whose latents were drawn; nats.
+      ceiling: log N, the largest value that `lower` can have; nats.
     """
 
     names: tuple[str, ...]
@@ -104,7 +104,7 @@ def information(
     upper = own - (_logsumexp(others) - math.log(n - 1))
     rates = np.cumsum(np.asarray(trace.rates, np.float64), axis=0)
 
-    # The density of a Known level is 0 or 1, which log q = 0 at every given value does not say.
+    # A Known level has log q = 0 at every given value, although its mass is all on one value.
     known = np.cumsum([isinstance(level.q, Known) for level in trace.unstack()]) > 0
     hidden = known | ~_tractable(model, variables, first, trace.latents, key, few)
     for values in (lower, upper):
@@ -123,7 +123,7 @@ def information(
 
 @partial(jax.jit, static_argnames="model")
 def _draw(model: Model, variables: Any, x: Array, key: Array, y: Array | None) -> Trace:
-    """One trace of each x; without its likelihood, which is not needed."""
+    """One trace of x, without p(x | z), which is not needed."""
     return model.apply(variables, x, key, y=y).replace(x_dist=None)
 
 
@@ -139,13 +139,14 @@ def _densities_jitted(model: Model, variables: Any, x: Array, latents: Any, key:
         levels = model.apply(variables, x, key, y=y, latents=given).unstack()
         return jnp.stack([level.log_q for level in levels])
 
+    # [draws, L, N] to [L, draws, N]
     return jnp.moveaxis(jax.lax.map(of_one, latents), 1, 0)
 
 
 def _tractable(model: Model, variables: Any, x: Any, latents: Any, key: Array, y: Any) -> np.ndarray:
-    """Whether log q of each level and all above it depends only on these levels and x: `[L]`, by trying.
+    """Tests whether log q of each level and all above it depends only on these levels and x, bool `[L]`.
 
-    The levels below are replaced, and so is the key, of which log q of given latents depends only where a network draws
+    The latents below and the key are replaced. With all latents given, log q depends on the key only if a network draws
     random numbers.
     """
     other_key = jax.random.fold_in(key, 1)
@@ -160,7 +161,7 @@ def _tractable(model: Model, variables: Any, x: Any, latents: Any, key: Array, y
 
 @partial(jax.jit, static_argnames="model")
 def _log_q(model: Model, variables: Any, x: Array, latents: Any, key: Array, y: Array | None) -> Array:
-    """log q of each level at the latents: `[L, B]`."""
+    """log q of each level at the given latents, `[L, B]`."""
     levels = model.apply(variables, x, key, y=y, latents=latents).unstack()
     return jnp.stack([level.log_q for level in levels])
 

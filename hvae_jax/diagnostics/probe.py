@@ -1,4 +1,4 @@
-"""Accuracy of simple classifiers on latents: which label they have, or whether posterior or prior made them."""
+"""Accuracy of simple classifiers on latents: of their label, or of whether they come from posterior or prior."""
 
 import dataclasses
 import math

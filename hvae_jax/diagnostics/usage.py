@@ -16,16 +16,16 @@ from hvae_jax.trace import Level, Model
 
 @struct.dataclass
 class Usage:
-    """Rates and posterior statistics of each example, averaged over draws; tuples have one entry a level.
+    """Rates and posterior statistics of each example, averaged over draws; tuples have one entry per level.
 
     Attributes:
-      rates: `[L, B]`, KL of each level, nats.
-      log_px: `[B]`, log p(x | z), nats; the distortion is its negative.
-      posterior_means: `[B, units]` each: mean of q.
-      unit_rates: `[B, units]` each: KL of each unit, nats, which sum to the rate. A level whose KL is that of a joint
-        density has one unit, `[B, 1]`.
-      offsets: `[B, units]` each: (mean of q - mean of p)/standard deviation of p. `[B, 0]` for a p that is not made of
-        standard noise and has no such scale: no unit of that level counts as moving.
+      rates: KL of each level, `[L, B]`; nats.
+      log_px: log p(x | z), `[B]`; nats; the distortion is its negative.
+      posterior_means: mean of q, `[B, units]` each.
+      unit_rates: KL of each unit, `[B, units]` each; nats; they sum to the level's rate. A level whose KL is that of a
+        joint density has one unit, `[B, 1]`.
+      offsets: (mean of q - mean of p)/standard deviation of p, `[B, units]` each. `[B, 0]` for a p that is no
+        `FromNoise` and has no such scale: no unit of that level counts as moving.
     """
 
     rates: Array
@@ -36,7 +36,7 @@ class Usage:
 
 
 def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 16, y: ArrayLike | None = None) -> Usage:
-    """Averages over `draws` traces of x; memory does not grow with the number of draws.
+    """Averages `Usage` over `draws` traces of x; memory does not grow with the number of draws.
 
     Raises ValueError for fewer than one draw, or no example.
     """
@@ -71,7 +71,7 @@ def _flat(values: Array) -> Array:
 
 
 def _as_float(values: Array) -> Array:
-    """Values in float32 at least: the mean of a `Known` level has the dtype of x, in which a sum may overflow."""
+    """Casts to float32 at least: the mean of a `Known` level has the dtype of x, in which a sum may overflow."""
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
@@ -86,8 +86,8 @@ def active_units(posterior_means: Sequence[ArrayLike], threshold: float = 0.01) 
     """Number of active units of each level: the variance of the posterior mean over examples exceeds `threshold`.
 
     A_u = Var_x(E_q[u | x]) > 0.01. In a top-down model the posterior mean of a lower level also moves with the levels
-    above it: there the count shows that something above is used, not that the unit itself is. `used_units` and
-    `moving_units` tell.
+    above it: there the count shows that a level above is used, not that the unit itself is. `used_units` and
+    `moving_units` show the latter.
     Source: Burda et al. (2015), section 4.3.
     Raises ValueError for fewer than two examples, which cannot vary.
     """
@@ -107,7 +107,8 @@ def used_units(unit_rates: Sequence[ArrayLike], threshold: float = 0.01) -> list
 def moving_units(offsets: Sequence[ArrayLike], threshold: float = 0.01) -> list[int]:
     """Number of units of each level whose posterior moves relative to its prior: Var_x(offset) > threshold.
 
-    The active units of Burda et al. for a model whose priors move too; an offset is in standard deviations of p.
+    These are the active units of Burda et al. for a model whose priors move too; offsets are in standard deviations of
+    p.
     Raises ValueError for fewer than two examples, which cannot vary.
     """
     _check_examples("moving_units", offsets, 2)
@@ -122,7 +123,7 @@ def _check_examples(owner: str, parts: Sequence[ArrayLike], least: int) -> None:
 
 
 class UnitCounts:
-    """Counts active, used and moving units of a set that comes in parts, from running means and variances.
+    """Counts active, used and moving units of a data set that comes in parts, from running means and variances.
 
     A very deep model has hundreds of thousands of units: the posteriors of a whole split would not fit in memory.
     """
@@ -134,7 +135,7 @@ class UnitCounts:
         self._offsets: list[_Moments] = []
 
     def add(self, part: Usage, count: int | None = None) -> None:
-        """Adds the first `count` examples of a part; None adds all."""
+        """Adds the first `count` examples of a part, the others being padding; None adds all."""
         taken = ((self._means, part.posterior_means), (self._rates, part.unit_rates), (self._offsets, part.offsets))
         for moments, values in taken:
             while len(moments) < len(values):
@@ -163,7 +164,8 @@ class _Moments:
 
     def add(self, rows: np.ndarray) -> None:
         n, rows = len(rows), rows.astype(np.float64)
-        if n:  # a part may be padding alone
+        # A part may be padding alone.
+        if n:
             total, mean = self.count + n, rows.mean(axis=0)
             apart = mean - self.mean
             self._squares = self._squares + ((rows - mean) ** 2).sum(axis=0) + apart**2 * self.count * n / total
@@ -193,8 +195,10 @@ def bootstrap(count: Any, parts: Sequence[ArrayLike], resamples: int = 200, seed
     """Standard errors of `count(parts)`, by resampling the examples with replacement.
 
     Args:
-      count: gives one number a level, such as `active_units`.
-      parts: `[B, units]`, one a level.
+      count: function that returns one number per level, such as `active_units`.
+      parts: arrays `[B, units]`, one per level.
+      resamples: number of resamples.
+      seed: seed of the resampling.
     Raises ValueError for fewer than two examples.
     """
     _check_examples("bootstrap", parts, 2)

@@ -44,9 +44,9 @@ def noise_of(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLik
 
 
 def from_noise(model: Model, variables: Any, noise: Sequence[Array], key: Array, y: ArrayLike | None = None) -> Trace:
-    """The trace, without x, of the latents with this noise: the inverse of `noise_of`, in one descent.
+    """Decodes the latents with this noise, the inverse of `noise_of`, in one descent: a trace without x.
 
-    `.latents` are the latents, `.x_dist.mean` is E[x | z].
+    Its `.latents` are the latents, its `.x_dist.mean` is E[x | z].
     """
     return model.apply(variables, key, len(noise[0]), y=y, noise=tuple(noise), method="decode")
 
@@ -70,8 +70,7 @@ def interpolate(
       levels: which levels move, top first; the others keep the noise of x. None moves all.
       y: labels, the same for both ends.
     Source: White (2016), "Sampling Generative Networks", for the circles.
-    Raises ValueError for fewer than two steps, if the number of entries of `levels` differs from the number of levels,
-    and as `noise_of` does.
+    Raises ValueError for fewer than two steps, if `levels` does not have one entry per level, and as `noise_of` does.
     """
     if steps < 2:
         raise ValueError(f"interpolate(steps={steps}): 2 or more, the two ends.")
@@ -91,7 +90,7 @@ def _circle(a: Array, b: Array, t: Array) -> Array:
     """Spherical interpolation of the noise of each example, t from 0 at a to 1 at b."""
     flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)  # [B, units]
     cosine = (flat_a * flat_b).sum(1) / (jnp.linalg.norm(flat_a, axis=1) * jnp.linalg.norm(flat_b, axis=1))
-    # Clipped, because at an angle of 0 or pi the circle is not determined, and sin(angle) divides.
+    # Clipped, because at an angle of 0 or pi the circle is not determined and sin(angle), the divisor, is 0.
     angle = jnp.arccos(jnp.clip(cosine, -0.9999, 0.9999))[:, None]
     mixed = (jnp.sin((1 - t) * angle) * flat_a + jnp.sin(t * angle) * flat_b) / jnp.sin(angle)
     return mixed.reshape(a.shape)
@@ -107,7 +106,7 @@ def traverse(
     values: ArrayLike | Sequence[float],
     y: ArrayLike | None = None,
 ) -> Array:
-    """E[x | z] as the noise of one unit takes each value and all other noise stays: `[B, len(values), *event]`.
+    """E[x | z] as the noise of one unit takes each value and all other noise is fixed: `[B, len(values), *event]`.
 
     Args:
       level: index of the level from the top, the top is 0.
@@ -139,10 +138,10 @@ def level_by_level(
 ) -> Array:
     """Reconstructions from the top k levels, k = 0 to L, the rest at the mode of their prior: `[B, L + 1, *event]`.
 
-    In a model whose levels come in stages, as BIVA's do, k counts stages.
+    In a model with stages of several levels, such as BIVA, k counts stages.
 
     Args:
-      counts: `[K]`, the values of k: `[B, K, *event]`. None is all of them.
+      counts: values of k, `[K]`, for `[B, K, *event]`; None takes all of them.
     """
     levels = model.num_levels
 

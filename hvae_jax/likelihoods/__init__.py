@@ -1,4 +1,4 @@
-"""Likelihoods p(x | z), one family in a file; `base`: what they have in common, `published`: scores of public codes."""
+"""Likelihoods p(x | z), one family per file; `base` has their base class, `published` the scores of public codes."""
 
 from typing import Any
 
@@ -21,7 +21,10 @@ from hvae_jax.likelihoods.quantised import QuantisedRecord as QuantisedRecord
 
 
 def for_data(dataset: Any) -> Likelihood:
-    """Suggests a likelihood for a `data.Dataset` by its kind of value: Bernoulli, Categorical(K) or Gaussian."""
+    """Suggests a likelihood for a `data.Dataset` by its kind of value: Bernoulli, Categorical(K) or Gaussian.
+
+    Raises ValueError for another kind.
+    """
     match dataset.kind.name:
         case "binary":
             return Bernoulli()

@@ -1,9 +1,9 @@
-"""What a likelihood is: a frozen family that a model has as a setting, and the record it makes of network output.
+"""Likelihoods: a frozen family, which is a setting of a model, and the record it makes of network output.
 
-A family says how many parameters each element of x has (`parameters`), turns network output `[B, *event, parameters]`
-into a record, and checks data (`check`). A record answers `log_prob(x) -> [B]` in nats, `sample(key)`, `mean` and
-`mode`. Where neighbouring channels share one set of parameters, as the colours of a pixel in a mixture do, `channels`
-says how many.
+A family has the number of parameters of each element of x (`parameters`), turns network output
+`[B, *event, parameters]` into a record, and checks data (`check`). A record has `log_prob(x) -> [B]` in nats,
+`sample(key)`, `mean` and `mode`. `channels` is the number of neighbouring channels that share one set of parameters, as
+the colours of a pixel do in a mixture.
 """
 
 import abc
@@ -16,7 +16,7 @@ from jax import Array
 
 @runtime_checkable
 class LikelihoodRecord(Protocol):
-    """What everything downstream of a model may ask of p(x | z): a pytree of `[B, ...]` arrays."""
+    """The distribution p(x | z) of a batch: a pytree of `[B, ...]` arrays with these methods."""
 
     def log_prob(self, x: Array) -> Array:
         """log p(x | z), summed over the event: `[B]`, nats."""
@@ -79,7 +79,7 @@ class Likelihood(abc.ABC):
         return None
 
     def as_input(self, x: Array) -> Array:
-        """x as an input of networks: whole numbers as reals from -1 to 1, others as they are."""
+        """x as the input of a network: whole numbers scaled to -1 to 1, other values unchanged."""
         return x
 
     def outputs(self, channels: int) -> int:
@@ -95,12 +95,12 @@ class Likelihood(abc.ABC):
         return channels // self.channels * self.parameters
 
     def from_map(self, h: Array) -> LikelihoodRecord:
-        """Turns the last maps of a network, `[B, H, W, outputs(C)]`, into the record of p(x | z), x `[B, H, W, C]`."""
+        """Turns a network's output feature map, `[B, H, W, outputs(C)]`, into p(x | z) of x `[B, H, W, C]`."""
         return self(h.reshape(*h.shape[:-1], -1, self.parameters))  # [B, H, W, C / channels, parameters]
 
 
 def softplus(a: Array) -> Array:
-    """log(1 + e^a). Twice as fast as `jax.nn.softplus` on a CPU, which takes care of cases that do not arise here."""
+    """log(1 + e^a), on a CPU twice as fast as `jax.nn.softplus`, which handles cases that do not arise here."""
     return jnp.maximum(a, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(a)))
 
 
@@ -108,7 +108,9 @@ def check_whole(x: np.ndarray, num_values: int, family: str, name: str) -> None:
     """Raises ValueError for a value that is not one of 0..num_values-1.
 
     Args:
-      family: the family as a person writes it, "{}" in place of the number of values: "Categorical({})".
+      num_values: number of values that the family allows.
+      family: how the family is written in an experiment, with "{}" for the number of values: "Categorical({})".
+      name: name of x in the error.
     """
     bad = ~((x >= 0) & (x < num_values) & (x == np.floor(x)))
     if bad.any():
@@ -121,6 +123,6 @@ def check_whole(x: np.ndarray, num_values: int, family: str, name: str) -> None:
 
 
 def describe(x: np.ndarray, bad: np.ndarray) -> str:
-    """Names the first offending value, its index and the number of such values."""
+    """Describes the first bad value, its index and the number of bad values, for an error message."""
     where = tuple(int(i) for i in np.argwhere(bad)[0])
     return f"{x[where].item()!r} at index {where} ({int(bad.sum())} such value{'s' if bad.sum() > 1 else ''})"

@@ -20,7 +20,7 @@ class BernoulliRecord:
     """Independent Bernoulli variables.
 
     Attributes:
-      logits: `[B, *event]`, log p/(1 - p).
+      logits: log(p/(1 - p)), `[B, *event]`.
       min_probability, form: as in `Bernoulli`; the defaults are exact.
     """
 
@@ -29,12 +29,12 @@ class BernoulliRecord:
     form: published.BernoulliForm = struct.field(pytree_node=False, default="exact")
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
-        """sum x log p + (1 - x) log(1 - p) = sum x logit - log(1 + e^logit), nats; defined for x in [0, 1].
+        """sum (x log p + (1 - x) log(1 - p)) = sum (x logit - log(1 + e^logit)), nats; defined for x in [0, 1].
 
-        For 0 < x < 1 this is the cross-entropy that the field calls a Bernoulli bound, not a normalised density.
+        For 0 < x < 1 this is the cross-entropy, often used as a bound, not a normalised density.
         """
-        # One axis for the event: XLA's CPU backend fuses all of this with the matrix product that the logits come from,
-        # and takes twenty times as long over an event of several axes.
+        # The event is flattened: XLA's CPU backend fuses this with the matrix product that computes the logits, which
+        # takes twenty times as long if the event has several axes.
         n = self.logits.shape[0]
         x, logits = jnp.broadcast_to(x, self.logits.shape).reshape(n, -1), self.logits.reshape(n, -1)  # [B, D]
         if self.form == "of_p":
@@ -45,10 +45,11 @@ class BernoulliRecord:
         return sum_event(x * logits + log_not_p)  # x (log p - log(1 - p)) + log(1 - p)
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
-        """Zeros and ones, uint8, by the logits divided by the temperature; 0 gives the mode."""
+        """Draws zeros and ones, uint8, with the logits divided by the temperature; 0 gives the mode."""
         uniform = jax.random.uniform(key, self.logits.shape, self.logits.dtype)
         if isinstance(temperature, float) and temperature == 1.0:
             return (uniform < self.mean).astype(jnp.uint8)
+        # u < sigmoid(logits / temperature), rewritten without the division: a temperature of 0 is allowed.
         noise = jnp.log(uniform) - jnp.log1p(-uniform)
         return (jnp.asarray(temperature, noise.dtype) * noise < self.logits).astype(jnp.uint8)
 
@@ -68,11 +69,12 @@ class Bernoulli(Likelihood):
     """Binary data, or values in [0, 1] taken as probabilities.
 
     Attributes:
-      min_probability: bound that probabilities are clipped to, [min, 1 - min], inside log_prob; 0 is exact.
-      form: "exact" scores by the logits. "of_p" scores the rounded probability, as PyTorch's binary cross-entropy does.
+      min_probability: lower bound of probabilities, which log_prob clips to [min, 1 - min]; 0 is exact.
+      form: "exact" computes log_prob from the logits, "of_p" from the rounded probability, as PyTorch's binary
+        cross-entropy does.
 
-    Both settings score as public codes do: `published.py`.
-    Raises ValueError for another form, or "of_p" with clipped probabilities.
+    Both settings reproduce the scores of public codes, see `published.py`.
+    Raises ValueError for another form, or for "of_p" with a min_probability.
     """
 
     min_probability: float = 0.0

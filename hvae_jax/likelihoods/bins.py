@@ -5,7 +5,7 @@ the first and the last, which are open. With a and b the edges of a bin, minus t
 
     P(k) = sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(-(b - a)))          b - a = 2/((V - 1) s)
 
-The logarithm of the product on the right has no difference in it that could cancel, whatever the scale.
+The logarithm of the product on the right contains no difference that could cancel, whatever the scale.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Bins:
         return 2.0 * x / (self.values - 1) - 1.0
 
     def nearest(self, u: Float[Array, "..."]) -> Int[Array, "..."]:
-        """The whole number whose bin holds u, int32; what lies beyond the ends is in the first and the last bin."""
+        """The whole number whose bin contains u, int32; beyond the ends that is the first or the last one."""
         return jnp.round(jnp.clip((u + 1.0) * (0.5 * (self.values - 1)), 0, self.values - 1)).astype(jnp.int32)
 
     def contain(self, x: Num[Array, "..."]) -> Bool[Array, "..."]:
@@ -50,7 +50,7 @@ class Bins:
           mean, log_scale: parameters of the logistic, in units in which the values go from -1 to 1.
         """
         inverse, twice = jnp.exp(-log_scale), 2.0 * x.astype(mean.dtype)
-        # Neighbours round the edge they share to the same number: nothing is lost or counted twice between them.
+        # Neighbouring bins round their shared edge to the same number, so no mass is lost or counted twice.
         upper = (twice + 2.0 - self.values) / (self.values - 1)
         lower = (twice - self.values) / (self.values - 1)
         below_upper = jax.nn.log_sigmoid((upper - mean) * inverse)
@@ -61,7 +61,8 @@ class Bins:
     def expectation(self, mean: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
         """E[x] = sum over the V - 1 edges of P(x above the edge), between 0 and V - 1."""
 
-        @jax.checkpoint  # or the backward pass would keep V - 1 arrays
+        # Without a checkpoint the backward pass would keep V - 1 arrays.
+        @jax.checkpoint
         def above(edge: Array, mean: Array, inverse: Array) -> Array:
             return jax.nn.sigmoid((mean - (2.0 * edge + 2.0 - self.values) / (self.values - 1)) * inverse)
 

@@ -17,10 +17,10 @@ from hvae_jax.likelihoods.base import Likelihood, check_whole
 
 @jax.custom_jvp
 def _pick(logits: Array, index: Array) -> Array:
-    """logits[..., index], the index clipped to the range there is.
+    """logits[..., index], with the index clipped to the valid range.
 
-    A gather forwards. The derivative is written as a comparison, because the transpose of a gather is a scatter, which
-    is slow on CPUs and TPUs.
+    The forward pass is a gather. The derivative is written as a comparison, because the transpose of a gather is a
+    scatter, which is slow on CPUs and TPUs.
     """
     return jnp.take_along_axis(logits, index[..., None], axis=-1, mode="clip")[..., 0]
 
@@ -37,7 +37,7 @@ class CategoricalRecord:
     """Independent categorical variables over 0..K-1.
 
     Attributes:
-      logits: `[B, *event, K]`, unnormalised.
+      logits: unnormalised log probabilities, `[B, *event, K]`.
       min_probability: as in `Categorical`; the default is exact.
     """
 
@@ -54,12 +54,13 @@ class CategoricalRecord:
         return sum_event(jnp.where(allowed, log_p, -jnp.inf))
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
-        """Integers 0..K-1, int32, by inversion: one uniform number for each element instead of K.
+        """Draws integers 0..K-1, int32, by inversion: one uniform number for each element instead of K.
 
         The logits are divided by the temperature; 0 gives the mode.
         """
         if not (isinstance(temperature, float) and temperature == 1.0):
             temperature = jnp.asarray(temperature, self.logits.dtype)
+            # A traced temperature may be 0: the division is then by 1, and its sample is not used.
             warm = jnp.where(temperature > 0.0, temperature, 1.0)
             return jnp.where(temperature > 0.0, CategoricalRecord(self.logits / warm).sample(key), self.mode)
         k = self.logits.shape[-1]
@@ -88,8 +89,8 @@ class Categorical(Likelihood):
 
     Attributes:
       num_values: K, number of values that an element can take.
-      min_probability: bound that probabilities are clipped to, [min, 1 - min], inside log_prob; 0 is exact, the
-        article's code has 1e-7 (`published.py`).
+      min_probability: lower bound of probabilities, which log_prob clips to [min, 1 - min]; 0 is exact, the article's
+        code has 1e-7 (`published.py`).
 
     Raises ValueError for fewer than two values.
     """

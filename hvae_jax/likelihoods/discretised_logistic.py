@@ -25,8 +25,8 @@ class DiscretisedLogisticRecord:
     """Independent discretised logistics over 0..V-1.
 
     Attributes:
-      location, log_scale: `[B, *event]`, in units in which the values go from -1 to 1.
-      values: V.
+      location, log_scale: parameters of the logistics, `[B, *event]`, in units in which the values go from -1 to 1.
+      values: V, number of values that an element can take.
       added: as in `DiscretisedLogistic`; the default is exact.
     """
 
@@ -44,7 +44,7 @@ class DiscretisedLogisticRecord:
         return sum_event(jnp.where(bins.contain(x), log_p, -jnp.inf))
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Int[Array, "batch ..."]:
-        """Integers 0..V-1, int32. The temperature scales the noise of the logistic; 0 gives the bin of its mean."""
+        """Draws integers 0..V-1, int32; the temperature scales the logistic noise, 0 gives the bin of the mean."""
         noise = jax.random.logistic(key, self.log_scale.shape, self.log_scale.dtype)
         noise *= jnp.asarray(temperature, noise.dtype)
         return Bins(self.values).nearest(self.location + jnp.exp(self.log_scale) * noise)
@@ -57,6 +57,7 @@ class DiscretisedLogisticRecord:
     @property
     def mode(self) -> Array:
         """The most probable value, int32: the bin of the logistic's mean, or an open bin at one of the ends."""
+        # The open bins at the ends may have more mass than the bin of the mean; no other bin can.
         bins = Bins(self.values)
         here = bins.nearest(self.location)
         candidates = jnp.stack([here, jnp.zeros_like(here), jnp.full_like(here, self.values - 1)])  # [3, B, *event]
@@ -78,15 +79,16 @@ class DiscretisedLogistic(Likelihood):
 
     Attributes:
       values: V, number of values that an element can take; 2^b for an image of b bits.
-      scale: "element", an output of the network for each element, or "global", one parameter of the model for all of
-        them, under "logistic".
-      min_log_scale: lower bound of the logarithm of the scale. At -7 a bin in the middle of 256 has a probability of up
+      scale: "element", an output of the network for each element, or "global", one parameter of the model, named
+        "logistic", for all elements.
+      min_log_scale: lower bound of the logarithm of the scale. At -7 an inner one of 256 bins has a probability of up
         to 0.97.
-      added: number added to each probability inside log_prob, which then sum to more than 1; 0 is exact, addtt's code
+      added: number that log_prob adds to each probability, so that they sum to more than 1; 0 is exact, addtt's code
         has 1e-7 (`published.py`).
 
     Source: Kingma et al. (2016), their code, for "global". Two details of that code are left out: its bins, 1/256 of
-    the range wide, are closed at both ends, so that the mass beyond is lost, and it clips the mean to the range.
+    the range wide, are closed at both ends, so that the mass beyond the ends is lost; and it clips the mean to the
+    range.
     Raises ValueError for fewer than two values or another scale.
     """
 

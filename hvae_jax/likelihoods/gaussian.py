@@ -26,7 +26,7 @@ class GaussianRecord:
         return sum_event(self.normal.log_prob(x))
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Float[Array, "batch ..."]:
-        """Real numbers; the temperature scales the standard deviation."""
+        """Draws real numbers; the temperature scales the standard deviation."""
         return self.normal.sample(key, temperature)
 
     @property
@@ -45,8 +45,8 @@ class Gaussian(Likelihood):
     """Real data: a mean and a log standard deviation for each element.
 
     Attributes:
-      bound: log_std is soft-clamped to (-bound, bound), so that the density of a constant element cannot grow without
-        limit; None leaves it as it is.
+      bound: bound of log_std, soft-clamped to (-bound, bound), so that the density of a constant element cannot grow
+        without limit; None does not clamp it.
     """
 
     bound: float | None = 5.0

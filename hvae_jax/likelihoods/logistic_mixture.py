@@ -1,4 +1,4 @@
-"""Whole numbers that lie in order, a mixture of discretised logistics for each pixel, grey or of three colours.
+"""Whole numbers that lie in order: a mixture of discretised logistics for each pixel, grey or of three colours.
 
     p(x) = sum_k w_k P(r; m_k) P(g; m_k + c_k r) P(b; m_k + c_k' r + c_k'' g)
 
@@ -30,12 +30,12 @@ class LogisticMixtureRecord:
     """A mixture of M discretised logistics for each pixel of C channels.
 
     Attributes:
-      logits: `[B, *pixels, M]`, log weights of the components, unnormalised.
-      location, log_scale: `[B, *pixels, C, M]`, parameters of the logistics, in units in which the values go from -1
+      logits: unnormalised log weights of the components, `[B, *pixels, M]`.
+      location, log_scale: parameters of the logistics, `[B, *pixels, C, M]`, in units in which the values go from -1
         to 1.
-      coefficients: `[B, *pixels, 3, M]` for three channels: red on green, red on blue, green on blue. Empty for one
-        channel, `[B, *pixels, 0, M]`.
-      family: the setting that made it.
+      coefficients: shifts of the locations, for three channels red on green, red on blue and green on blue,
+        `[B, *pixels, 3, M]`; empty for one channel, `[B, *pixels, 0, M]`.
+      family: the `LogisticMixture` that made the record.
     """
 
     logits: Array
@@ -48,7 +48,8 @@ class LogisticMixtureRecord:
         """sum over the pixels of log p(x), nats; -inf where a value is not one of 0..V-1."""
         bins, x = self.family.bins, x.reshape(self.location.shape[:-1])  # [B, *pixels, C]
         u = bins.centre(x).astype(self.location.dtype)
-        log_p = jax.nn.log_softmax(self.logits)
+        # The channels share the component, so their log masses add up before the sum over components.
+        log_p = jax.nn.log_softmax(self.logits)  # [B, *pixels, M]
         for c in range(self.family.channels):
             seen = [u[..., before, None] for before in range(c)]
             log_p += bins.log_mass(x[..., c, None], self._locations(c, seen), self.log_scale[..., c, :])
@@ -56,10 +57,10 @@ class LogisticMixtureRecord:
         return sum_event(jnp.where(allowed, jax.nn.logsumexp(log_p, axis=-1), -jnp.inf))
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Int[Array, "batch ..."]:
-        """Integers 0..V-1, int32: a component for each pixel, then its channels one after the other.
+        """Draws integers 0..V-1, int32: a component for each pixel, then its channels one after the other.
 
-        The temperature scales the Gumbel noise of the choice and the noise of the logistic; 0 gives the likeliest
-        component and the bins of its means.
+        The temperature scales the Gumbel noise of the choice and the logistic noise; 0 gives the likeliest component
+        and the bins of its means.
         """
         bins = self.family.bins
         key_component, key_values = jax.random.split(key)
@@ -70,6 +71,7 @@ class LogisticMixtureRecord:
         def of_component(leaf: Array) -> Array:
             return jnp.take_along_axis(leaf, component, axis=-1)
 
+        # Reduced to the chosen component, [B, *pixels, C or 3, 1], the record has the same `_locations`.
         location, log_scale, coefficients = map(of_component, (self.location, self.log_scale, self.coefficients))
         one = LogisticMixtureRecord(self.logits, location, log_scale, coefficients, self.family)
         noise = temperature * jax.random.logistic(key_values, one.location.shape, one.location.dtype)
@@ -82,9 +84,9 @@ class LogisticMixtureRecord:
 
     @property
     def mean(self) -> Array:
-        """E[x]; for the second and third colour, at the mean of those before within each component.
+        """E[x]; the second and third colour are shifted, within each component, by the mean of the colours before them.
 
-        That is exact, up to the rounding into bins, where no logistic reaches beyond the ends of the range.
+        This is exact, up to the rounding into bins, if no logistic reaches beyond the ends of the range.
         """
         bins, weights = self.family.bins, jax.nn.softmax(self.logits)
         means, seen = [], []
@@ -108,6 +110,7 @@ class LogisticMixtureRecord:
                 score = jax.nn.logsumexp(log_p + log_mass, axis=-1)
                 return jnp.where(score > best[1], value, best[0]), jnp.maximum(score, best[1])
 
+            # A loop over the values, because `[B, *pixels, M, V]` would not fit into memory.
             start = (jnp.zeros(log_p.shape[:-1], jnp.int32), jnp.full(log_p.shape[:-1], -jnp.inf, log_p.dtype))
             chosen = jax.lax.fori_loop(0, self.family.values, better, start)[0]
             log_p += bins.log_mass(chosen[..., None], *logistics)
@@ -118,12 +121,12 @@ class LogisticMixtureRecord:
         """Locations of the logistics of a channel, `[B, *pixels, M]`, given u of the channels before it."""
         location = self.location[..., channel, :]
         for before, u in enumerate(seen):
-            # rows of the coefficients: (red on green), (red on blue, green on blue)
+            # Rows of the coefficients: red on green; red on blue, green on blue.
             location += self.coefficients[..., channel * (channel - 1) // 2 + before, :] * u
         return location
 
     def _as_x(self, x: Array) -> Array:
-        """`[B, *pixels, C]` as `[B, *event]`."""
+        """Reshapes `[B, *pixels, C]` to `[B, *event]`: independent channels are pixels of one channel each."""
         return x.reshape(*self.logits.shape[:-2], -1)
 
 
@@ -134,17 +137,19 @@ class LogisticMixture(Likelihood):
     Attributes:
       mixtures: M, number of components.
       values: V, number of values that an element can take; 2^b for an image of b bits.
-      channels: 3 for colours, each of which shifts those after it, or 1 for independent elements. With 3, x is
-        `[B, ..., 3]`, and the `parameters` of a pixel are for its three colours together.
+      channels: number of channels that share a component: 3 for colours, each of which shifts those after it, or 1 for
+        independent elements. With 3, x is `[B, ..., 3]`, and the `parameters` of a pixel are for its three colours
+        together.
       min_log_scale: lower bound of the logarithm of the scales.
-      form: "exact", the bins of `bins.py`; the others score as public codes do (`published.PublishedBins`).
-      head: how an output a of the network becomes the scale of a logistic: "log_std", e^(beta a), where the bound
-        applies to a, or "softplus_std", log(1 + e^(beta a))/beta.
+      form: "exact", the bins of `bins.py`; the others reproduce public codes (`published.PublishedBins`).
+      head: map from an output a of the network to the scale of a logistic: "log_std", e^(beta a), where min_log_scale
+        bounds a, or "softplus_std", log(1 + e^(beta a))/beta.
 
     The parameters of a pixel are M logits, then for each channel M means, M log-scales and, for colours, M coefficients
     before their tanh.
     Source: Salimans et al. (2017); "softplus_std" is Efficient-VDVAE's (Hazami et al., 2022), with beta = log 2.
-    Raises ValueError for a size that is out of its range, channels other than 1 and 3, or another form or head.
+    Raises ValueError for fewer than one component or two values, channels other than 1 and 3, another form or head, or
+    a form of 5 bits without 32 values.
     """
 
     mixtures: int = 10
@@ -184,12 +189,12 @@ class LogisticMixture(Likelihood):
         by_channel = h[..., m:].reshape(*h.shape[:-1], self.channels, -1)  # [B, *pixels, C, 2 M or 3 M]
         log_scale = self._log_scale(by_channel[..., m : 2 * m])
         pairs = self.channels * (self.channels - 1) // 2
-        # [B, *pixels, C, M or 0] to [B, *pixels, 3 or 0, M]: of three channels there are as many pairs
+        # [B, *pixels, C, M or 0] to [B, *pixels, 3 or 0, M]: three channels have three pairs, one channel has none.
         coefficients = jnp.tanh(by_channel[..., 2 * m :]).reshape(*h.shape[:-1], pairs, m)
         return LogisticMixtureRecord(h[..., :m], by_channel[..., :m], log_scale, coefficients, self)
 
     def _log_scale(self, a: Array) -> Array:
-        """Logarithm of the scale of a logistic; with "log_std" the bound applies to a."""
+        """Logarithm of the scale of a logistic; with "log_std", min_log_scale bounds a itself."""
         if self.head.form == "softplus_std":
             return jnp.maximum(self.head.log_std(a), self.min_log_scale)
         return self.head.log_std(jnp.maximum(a, self.min_log_scale))
@@ -204,12 +209,12 @@ class LogisticMixture(Likelihood):
         check_whole(x, self.values, "LogisticMixture(values={})", name)
 
     def as_input(self, x: Array) -> Array:
-        """u: from -1 to 1, or as far as the values of a form of 5 bits go."""
+        """u, from -1 to 1, or to 0.945 in the forms of 5 bits."""
         return self.bins.centre(x)
 
     @property
     def bins(self) -> Bins | published.PublishedBins:
-        """The bins that the form has."""
+        """Bins of the form."""
         if self.form == "exact":
             return Bins(self.values)
         return published.PublishedBins(self.values, self.form, self.head.beta if self.head.form == "log_std" else 1.0)

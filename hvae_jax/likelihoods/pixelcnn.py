@@ -17,7 +17,10 @@ from hvae_jax.records import check_sizes
 
 
 def _image(event: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape of one x as (rows, columns, channels): a vector is a row, a matrix has one channel."""
+    """The shape of one x as (rows, columns, channels): a vector is a row, a matrix has one channel.
+
+    Raises ValueError for other numbers of axes.
+    """
     match event:
         case (columns,):
             return (1, columns, 1)
@@ -33,9 +36,9 @@ class PixelCNNRecord:
     """p(x | z) = prod_i p(x_i | x_before_i, z), in the order of rows, columns, channels.
 
     Attributes:
-      context: network output for each element, `[B, *event, context]`, the only way in which z enters.
+      context: network output for each element, `[B, *event, context]`, the only dependence on z.
       weights: parameters of the PixelCNN.
-      family: the setting that made it.
+      family: the `PixelCNN` that made the record.
     """
 
     context: Array
@@ -54,7 +57,7 @@ class PixelCNNRecord:
         return self.conditionals(x).log_prob(x)
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
-        """Ancestral sampling: element after element, each given those drawn before it.
+        """Draws x by ancestral sampling: element after element, each given those drawn before it.
 
         The temperature is that of the distribution of each element; 0 gives `mode`.
         """
@@ -87,14 +90,15 @@ class PixelCNNRecord:
 
     @property
     def _independent(self) -> LikelihoodRecord:
-        """The conditionals of a receptive field of 0, which depend on no x."""
+        """The conditionals with a receptive field of 0, which do not depend on x."""
         return self.conditionals(jnp.zeros(self.context.shape[:-1], self.context.dtype))
 
     def _one_by_one(self, value_of: Any) -> Array:
-        """Element after element, `[B, *event]`, by `value_of(record of one element, index) -> [B, 1]`."""
+        """Chooses element after element, `[B, *event]`, by `value_of(record of one element, index) -> [B, 1]`."""
         event = self.context.shape[1:-1]
 
         def choose(parameters: Array, index: Array) -> tuple[Array, Array]:
+            # Parameters of one element, [B, parameters], as those of an event of one element.
             value = value_of(self.family.base(parameters[:, None]), index)[:, 0]
             return value, self.family.as_input(value)
 
@@ -110,15 +114,16 @@ class PixelCNN(Likelihood):
 
     Attributes:
       base: the likelihood of one element given those before it.
-      receptive_field: R: pixel (i, j) sees the R rows above it, columns j - R to j + R, and R pixels to its left. 0: no
-        other pixel, so that pixels and colours are independent given z. None: all pixels before it. Unless it is 0, the
-        second channel of a pixel sees the first, and so on.
-      layers: number of gated layers; each has a reach of about R / layers, and costs the square of that.
-      width: channels of each layer.
-      context: number of network outputs for each element, through which z enters.
+      receptive_field: reach R: pixel (i, j) sees the R rows above it, columns j - R to j + R, and R pixels to its left;
+        with 0 no other pixel, so that pixels and colours are independent given z; with None all pixels before it.
+        Unless it is 0, the second channel of a pixel sees the first, and so on.
+      layers: number of gated layers; each has a reach of about R / layers and a cost that grows with its square.
+      width: number of channels of each layer.
+      context: number of network outputs for each element, the only dependence on z.
 
     Source: Alemi et al. (2018) for the use; `networks/pixelcnn.py` for the network.
-    Raises ValueError for a negative receptive field, another size below 1, or a base that is not of one element alone.
+    Raises ValueError for a negative receptive field, another size below 1, or a base in which channels share parameters
+    or elements depend on each other.
     """
 
     base: Likelihood = Bernoulli()
@@ -143,12 +148,13 @@ class PixelCNN(Likelihood):
 
     @property
     def parameters(self) -> int:
-        """Numbers of the context."""
+        """Number of context values."""
         return self.context
 
     def __call__(self, h: Array) -> PixelCNNRecord:
         """`[B, *event, context]` to a record. The weights are parameters of the model this is called in."""
         rows, columns, channels = _image(h.shape[1:-1])
+        # No pixel is further away than this: a larger reach would only read padding.
         furthest = max(rows, columns) - 1
         reach = furthest if self.receptive_field is None else min(self.receptive_field, furthest)
         net = PixelCNNWeights(
@@ -157,9 +163,9 @@ class PixelCNN(Likelihood):
         return PixelCNNRecord(h, net(channels, channels * self.context), self)
 
     def check(self, x: np.ndarray, name: str = "x") -> None:
-        """Raises ValueError as the base does."""
+        """Raises ValueError if the base gives some value in `x` probability 0."""
         self.base.check(x, name)
 
     def as_input(self, x: Array) -> Array:
-        """x as the layers see it: as the base has it."""
+        """x as the input of a network, by the base."""
         return self.base.as_input(x)

@@ -1,6 +1,6 @@
-"""How public codes score x where the exact likelihood scores it otherwise: every form of theirs.
+"""Scores of public codes where they differ from the exact likelihood.
 
-    setting                                        whose score it is
+    setting                                        source
     Bernoulli(form="of_p")                         PyTorch's cross-entropy of a probability: addtt/ladder-vae-pytorch
     Bernoulli(1e-7), Categorical(K, 1e-7)          the article's code
     DiscretisedLogistic(added=1e-7)                addtt/ladder-vae-pytorch
@@ -8,9 +8,9 @@
     LogisticMixture(form="vdvae_5_bits")           VDVAE's code for 32 values
     LogisticMixture(form="efficient_vdvae_5_bits") Efficient-VDVAE's code for 32 values
 
-Each is a setting of a likelihood, so that published weights score what they were published with; a model of one's own
-needs none of them. Draws, means and modes are computed as in the exact form, except that the values of the forms of 5
-bits lie elsewhere.
+Each is a setting of a likelihood, so that published weights reproduce their published scores; new models need none of
+them. Draws, means and modes are computed as in the exact form, except that the values of the forms of 5 bits lie
+elsewhere on the line.
 """
 
 import dataclasses
@@ -55,18 +55,19 @@ def add_to_probability(log_p: Float[Array, "..."], added: float) -> Float[Array,
 
 @dataclasses.dataclass(frozen=True)
 class PublishedBins:
-    """The bins of a logistic as public codes have them; asked the same as `Bins`, everything is elementwise.
+    """The bins of a logistic in public codes, with the interface of `Bins`; everything is elementwise.
 
-    P is the difference of two sigmoids, and where that is 1e-5 or less the density in the middle of the bin times its
-    width, so that the sum over all values is 1 except for that. A u below -0.999 has the first bin, which is open; one
-    above 0.999 has the last, which is open too. In the forms of 5 bits the values lie 8/127.5 apart, from -1 to 0.945,
-    in bins 2/31 wide: they overlap, and the sum over all values is 1.03 or, near white, far from 1, because no value of
-    "vdvae_5_bits" reaches the last, open bin. In "efficient_vdvae_5_bits" the last one is open.
+    P is the difference of two sigmoids or, if that is 1e-5 or less, the density at the middle of the bin times its
+    width; except for that, P sums to 1 over all values. The first bin (u below -0.999) and the last (u above 0.999) are
+    open. In the forms of 5 bits the values lie 8/127.5 apart, from -1 to 0.945, in bins 2/31 wide: the bins overlap,
+    and P sums to 1.03. Near white the sum of "vdvae_5_bits" is far from 1, because no value reaches the last, open bin;
+    in "efficient_vdvae_5_bits" the bin of the last value is open.
 
     Attributes:
-      values: V.
-      form: which of the above.
-      beta: divisor of log_scale in the density but not in the density's argument, an oversight of Efficient-VDVAE's.
+      values: V, number of values that an element can take.
+      form: "published", or one of the forms of 5 bits.
+      beta: divisor of log_scale in the density but not in the density's argument, an oversight of Efficient-VDVAE's
+        code; 1 for the other codes.
 
     Source: Salimans et al. (2017), their code, for "published"; the code of VDVAE (Child, 2021), where NVAE's for five
     bits is "published"; the code of Efficient-VDVAE (Hazami et al., 2022).
@@ -81,7 +82,7 @@ class PublishedBins:
         return x * (8.0 / 127.5) - 1.0 if self._five_bits else Bins(self.values).centre(x)
 
     def nearest(self, u: Float[Array, "..."]) -> Int[Array, "..."]:
-        """The whole number that lies nearest to u, int32."""
+        """The whole number whose value lies nearest to u, int32."""
         return Bins(self.values).nearest((u + 1.0) * (127.5 / 124.0) - 1.0 if self._five_bits else u)
 
     def contain(self, x: Num[Array, "..."]) -> Bool[Array, "..."]:
@@ -92,7 +93,8 @@ class PublishedBins:
         self, x: Num[Array, "..."], mean: Float[Array, "..."], log_scale: Float[Array, "..."]
     ) -> Float[Array, "..."]:
         """log P(x), nats; arguments as in `Bins.log_mass`."""
-        half = 1.0 / (self.values - 1)  # of a bin's width
+        half = 1.0 / (self.values - 1)  # half the width of a bin
+        # The last of 32 values lies at 31 * 8/127.5 - 1 = 120.5/127.5.
         white = 120.5 / 127.5 if self.form == "efficient_vdvae_5_bits" else 1.0
         u = self.centre(x).astype(mean.dtype)
         inverse, offset = jnp.exp(-log_scale), u - mean
@@ -104,7 +106,7 @@ class PublishedBins:
         return jnp.where(u < -0.999, upper - jax.nn.softplus(upper), open_above)
 
     def expectation(self, mean: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
-        """E[x] of the exact bins."""
+        """E[x] under the exact bins."""
         return Bins(self.values).expectation(mean, log_scale)
 
     @property

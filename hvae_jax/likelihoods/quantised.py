@@ -1,4 +1,4 @@
-"""The leading bits of whole numbers: x is 0..V n - 1, but only floor(x/n), 0..V-1, is modelled."""
+"""The leading bits of whole numbers: x is one of 0..V n - 1, but only floor(x/n), one of 0..V-1, is modelled."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ class QuantisedRecord:
     """p(floor(x/n) | z). Draws, mean and mode are in units of x: n floor(x/n), the lowest x with these leading bits.
 
     Attributes:
-      of: the record of p(floor(x/n) | z).
-      step: n.
+      of: record of p(floor(x/n) | z).
+      step: divisor n.
     """
 
     of: LogisticMixtureRecord
@@ -46,14 +46,14 @@ class QuantisedRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Quantised(Likelihood):
-    """Whole numbers of which only the leading bits are modelled, while the bottom-up network sees all of them.
+    """Whole numbers of which only the leading bits are modelled, while the bottom-up network sees all bits.
 
-    log p(floor(x/n) | z) - KL is still a bound: on log p(floor(x/n)), with a posterior that knows more than it needs.
+    log p(floor(x/n) | z) - KL is a bound on log p(floor(x/n)), with a posterior that sees more than floor(x/n).
     VDVAE's 5 bits of FFHQ-256 were scored this way: `Quantised(LogisticMixture(values=32, form="vdvae_5_bits"), 8)`.
 
     Attributes:
-      of: the likelihood of floor(x/n).
-      step: n, 8 for the leading 5 bits of 8.
+      of: likelihood of floor(x/n).
+      step: divisor n; 8 keeps the leading 5 bits of 8.
 
     Source: Child (2021), its code's `data.py`.
     Raises ValueError for a step below 1.

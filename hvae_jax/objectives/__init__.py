@@ -1,7 +1,7 @@
-"""Bounds of log p(x), and what is minimised.
+"""Bounds of log p(x), and the objectives that training minimises.
 
-`elbo`, `log_weight` are functions of one Trace; `iwae` and `importance` take as many draws as asked for, in bounded
-memory. An objective is what the training step minimises: `init() -> state` and
+`elbo` and `log_weight` are functions of one Trace; `iwae` and `importance` average any number of draws in bounded
+memory. An objective has `init(variables) -> state`, and is called as
 `(forward, variables, batch, key, step, state) -> (loss, metrics, state, updates)`.
 """
 

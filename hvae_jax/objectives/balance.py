@@ -1,4 +1,4 @@
-"""KL balancing: coefficients that hand each level its share of the rate's gradient, made of the rates themselves."""
+"""KL balancing: coefficients of the levels' rates, computed from the rates themselves."""
 
 import dataclasses
 from typing import Protocol, runtime_checkable
@@ -14,10 +14,10 @@ from hvae_jax.trace import Trace
 
 @runtime_checkable
 class Balance(Protocol):
-    """What each level's rate is multiplied by: a frozen record."""
+    """The coefficient gamma_l of each level's rate: a frozen record."""
 
     def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
-        """gamma `[L]`, top first, of mean 1 and without gradient; `warm_up` `[L]` is the schedule's value."""
+        """Computes gamma, `[L]`, top first, with mean 1 and no gradient; `warm_up`, `[L]`, is the schedule's value."""
         ...
 
 
@@ -26,7 +26,7 @@ class Unbalanced:
     """gamma_l = 1."""
 
     def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
-        """`[L]`."""
+        """Ones, `[L]`."""
         return jnp.ones_like(warm_up)
 
 
@@ -34,19 +34,19 @@ class Unbalanced:
 class NVAEBalance:
     """gamma_l = (mean_B |rate_l| + epsilon)/alpha_l, divided by its mean over levels; 1 once the warm-up is over.
 
-    alpha_l = (side_l / smallest side)^2 / G_l, divided by its smallest, with G_l the number of levels of that side: a
-    larger map may have more nats, and so may a scale of fewer levels. A level with a large rate is pressed harder than
-    one that is about to die.
+    alpha_l = (side_l / smallest side)^2 / G_l, divided by its minimum over levels, with G_l the number of levels of
+    that side: a level may have more nats if its feature map is larger or fewer levels share its resolution. A level
+    with a large rate is penalised more than one close to posterior collapse.
 
-    It is at work while the warm-up of some level is below 1, so never with a constant warm-up of 1.
+    It applies while the warm-up of some level is below 1, so never with a constant warm-up of 1.
 
     Attributes:
-      epsilon: nats added to every rate.
+      epsilon: constant added to every rate, above 0; nats.
 
-    Source: Vahdat & Kautz (2020), appendix A, as in its code (`kl_balancer`), which counts
-    scales, each twice as wide as the one before; a side that is 2^i times the smallest gives the same.
-    Raises ValueError for an epsilon that is not positive, as all rates may be 0, and at a model's first trace for a
-    level whose KL has no closed form.
+    Source: Vahdat & Kautz (2020), appendix A, as in its code (`kl_balancer`). The code has 4^i for scale i, each scale
+    twice as wide as the one before: the same as (side / smallest side)^2.
+    Raises ValueError if epsilon is not positive (all rates may be 0), and at a model's first trace for a level whose KL
+    has no closed form.
     """
 
     epsilon: float = 0.01
@@ -56,7 +56,7 @@ class NVAEBalance:
             raise ValueError(f"NVAEBalance(epsilon={self.epsilon}): it has to be above 0.")
 
     def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
-        """`[L]`."""
+        """gamma, `[L]`."""
         check_closed("NVAEBalance", trace, "Take Unbalanced(), or distributions that have one.")
         rates = _mean_rates(trace)
         gamma = (rates + self.epsilon) / jnp.asarray(sizes(trace), rates.dtype)
@@ -65,13 +65,13 @@ class NVAEBalance:
 
 @dataclasses.dataclass(frozen=True)
 class GammaBalance:
-    """gamma_l = L (rate_l/n_l) / sum_j (rate_j/n_j), n_l the elements of a latent, in the first `steps` steps; then 1.
+    """gamma_l = L (rate_l/n_l) / sum_j (rate_j/n_j) in the first `steps` steps, then 1; n_l: elements of latent l.
 
-    rate_l is mean_B |rate_l|. Where every rate is 0, as at the start of a model whose posteriors begin as its priors,
-    gamma is 1.
+    rate_l stands for mean_B |rate_l|. If every rate is 0, as in a fresh model whose posteriors equal its priors, gamma
+    is 1.
 
     Attributes:
-      steps: how long it is at work.
+      steps: number of steps in which it applies; 0 turns it off.
 
     Source: Efficient-VDVAE (Hazami et al., 2022), its code's `scaled_gamma` with `gamma_max_steps`.
     Raises ValueError for negative steps, and at a model's first trace for a level whose KL has no closed form.
@@ -84,7 +84,7 @@ class GammaBalance:
             raise ValueError(f"GammaBalance(steps={self.steps}): it has to be 0 or more.")
 
     def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
-        """`[L]`."""
+        """gamma, `[L]`."""
         check_closed("GammaBalance", trace, "Take Unbalanced(), or distributions that have one.")
         rates = _mean_rates(trace)
         elements = np.array([level.z[0].size for level in trace.unstack()])
@@ -95,7 +95,7 @@ class GammaBalance:
 
 
 def sizes(trace: Trace) -> np.ndarray:
-    """NVAE's alpha `[L]`: (side / smallest side)^2 / (levels of that side), the smallest made 1."""
+    """NVAE's alpha, `[L]`: (side / smallest side)^2 / (number of levels of that side), divided by its minimum."""
     sides = np.array([level.side for level in trace.unstack()])
     shared = (sides[:, None] == sides[None]).sum(1)
     alpha = (sides / sides.min()) ** 2 / shared

@@ -1,4 +1,4 @@
-"""Bounds of log p(x): `elbo` and `log_weight` of one Trace; `importance` and `iwae` of as many draws as asked for."""
+"""Bounds of log p(x): `elbo` and `log_weight` from one Trace, `importance` and `iwae` from any number of draws."""
 
 from typing import Any
 
@@ -40,15 +40,15 @@ def log_likelihood(trace: Trace) -> Float[Array, " batch"]:
 
 @struct.dataclass
 class Importance:
-    """What K importance-weighted draws say of log p(x), per example; every field `[B]`.
+    """Estimates of log p(x) from K importance-weighted draws, per example; every field `[B]`.
 
     Attributes:
-      bound: log (1/K) sum_k w_k, nats: the IWAE bound.
-      elbo: mean_k of the ELBO's integrand (analytic KLs where they are right), nats.
+      bound: IWAE bound, log (1/K) sum_k w_k; nats.
+      elbo: mean of `elbo` over the draws, with closed-form KLs where they are right; nats.
       effective_sample_size: (sum w)^2 / sum w^2, between 1 and K.
-      standard_error: of `bound`, by the delta method: sd(w) / (mean(w) sqrt(K)), nats. It trusts the K draws seen:
-        where the effective sample size is a few, it is too small and the bound too low.
-      elbo_standard_error: of `elbo`, nats; NaN for K = 1, as is standard_error.
+      standard_error: standard error of `bound` by the delta method, sd(w) / (mean(w) sqrt(K)); nats; NaN for K = 1. It
+        relies on the K draws alone: with a small effective sample size it is too small and the bound too low.
+      elbo_standard_error: standard error of `elbo`; nats; NaN for K = 1.
     """
 
     bound: Array
@@ -73,14 +73,14 @@ def importance(
     rounding) and a larger K continues a smaller one.
 
     Args:
-      model, variables: a model and its variables; evaluation mode.
-      x: `[B, *event]`; y: `[B]` labels for a model with classes.
-      key: of the draws.
-      k: number of draws K; may be traced, so that one compilation serves every K, but is then not differentiable in
-        reverse.
-      chunk: draws held in memory at once.
+      model, variables: a model and its variables; it runs in evaluation mode.
+      x, y: data, `[B, *event]`, and labels, `[B]`, for a model with classes.
+      key: key that the draws' keys are folded from.
+      k: number of draws K; may be traced, so that one compilation serves every K, but reverse-mode differentiation is
+        then impossible.
+      chunk: number of draws held in memory at once.
     Source: Burda et al. (2015), equation 8; effective sample size after Kong (1992).
-    Raises ValueError for k or chunk below 1 or no whole numbers (of k unless it is traced).
+    Raises ValueError if k or chunk is not a whole number of 1 or more; a traced k is not checked.
     """
     check_draws("importance", chunk=chunk)
     if not isinstance(k, jax.core.Tracer):
@@ -101,10 +101,11 @@ def check_draws(owner: str, **numbers: Any) -> None:
 def _importance(
     model: Model, variables: Any, x: ArrayLike, key: Key[Array, ""], k: Array | int, chunk: int, y: ArrayLike | None
 ) -> Importance:
-    """`importance`, to be jitted: without it every call would compile its loop anew."""
+    """Body of `importance`, jitted below: without jit every call would compile its loop anew."""
 
     def draw_one(index: Array) -> tuple[Array, Array]:
         trace = model.apply(variables, x, jax.random.fold_in(key, index), y=y)
+        # The last chunk may go beyond draw K: those draws get weight 0.
         counts = index < k
         return jnp.where(counts, log_weight(trace), -jnp.inf), jnp.where(counts, elbo(trace), 0.0)
 
@@ -112,9 +113,10 @@ def _importance(
         peak, total, squares, elbo_mean, elbo_squares, seen = carry
         log_w, one_elbo = draws
         new_peak = jnp.maximum(peak, log_w)
+        # While all weights are 0, peak is -inf, and -inf - (-inf) would be NaN.
         safe = jnp.where(jnp.isneginf(new_peak), 0.0, new_peak)
         shrink, w = jnp.exp(peak - safe), jnp.exp(log_w - safe)
-        # Welford's running mean and sum of squared deviations; a mean of -inf, of data without probability, stays.
+        # Welford's running mean and sum of squared deviations. A mean of -inf (x has probability 0) stays -inf.
         step = jnp.where((seen < k) & (one_elbo != elbo_mean), one_elbo - elbo_mean, 0.0)
         seen = seen + 1
         mean = elbo_mean + step / seen
@@ -128,8 +130,11 @@ def _importance(
         ), None
 
     def fold_chunk(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        # The draws of a chunk are made in parallel, `[chunk, B]`, but folded one by one, so that the order of the sum
+        # does not depend on the chunk.
         return jax.lax.scan(fold, carry, jax.vmap(draw_one)(i * chunk + jnp.arange(chunk)))[0]
 
+    # Shape and dtype of the log weights, without computing them.
     probe = jax.eval_shape(lambda: draw_one(jnp.int32(0)))[0]
     zeros = jnp.zeros(probe.shape, probe.dtype)
     carry = (jnp.full(probe.shape, -jnp.inf, probe.dtype), zeros, zeros, zeros, zeros, jnp.int32(0))
@@ -161,5 +166,5 @@ def iwae(
     chunk: int = 50,
     y: ArrayLike | None = None,
 ) -> Float[Array, " batch"]:
-    """log (1/K) sum_k w_k per example, nats: `importance(...).bound`, which see."""
+    """The IWAE bound log (1/K) sum_k w_k per example, nats: `importance(...).bound`, with the same arguments."""
     return importance(model, variables, x, key, k, chunk, y).bound

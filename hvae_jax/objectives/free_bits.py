@@ -1,4 +1,4 @@
-"""Free bits: rates that are not minimised below a number of nats, with every meaning the word has as an argument."""
+"""Free bits: rates are not minimised below a number of nats. The definitions of public codes are settings."""
 
 import dataclasses
 from typing import Literal
@@ -18,17 +18,17 @@ Group = Literal["level", "channel", "element"]
 class FreeBits:
     """F_l = sum over the groups g of a level of max(lambda, mean_B r_g) or of mean_B max(lambda, r_g), nats.
 
-    r_g is the KL of one example, summed over the group. What is at lambda or below has no gradient. 0 nats is off:
-    the plain rate, also where it may be negative (a log-ratio).
+    r_g is the KL of one example, summed over the group. A group at lambda or below has no gradient. 0 nats turns free
+    bits off: F_l is the mean rate, even where that is negative (a log-ratio).
 
     Attributes:
-      nats: lambda of each group; one number, or one a level, top first.
-      group: what shares a lambda: a "level" (an example's whole latent), a "channel" (its last axis, summed over
-        space; a latent that is a vector has none) or an "element".
-      average: "batch", where the mean over the batch is compared with lambda, or "sample", where each example is.
-      schedule: what `nats` is multiplied by.
+      nats: lambda of each group, one number or one per level, top first; nats; 0 is off.
+      group: elements that share a lambda: a "level" (an example's whole latent), a "channel" (an index of the last
+        axis, summed over space; a vector has none) or an "element".
+      average: quantity compared with lambda: "batch", the mean over the batch, or "sample", each example.
+      schedule: factor of `nats` over time; constant by default.
 
-    What public codes mean by the word, each from its code:
+    Free bits of public codes, each as its code has them:
 
         IAF's ResNet VAE (Kingma et al., 2016)           FreeBits(0.25, "channel", "batch"); 0.1 in its best run
         BIVA (Maaloe et al., 2019)                       FreeBits(2.0, "level", "sample"), each stochastic variable
@@ -36,10 +36,11 @@ class FreeBits:
         hvae-oodd (Havtorn et al., 2021)                 FreeBits(2.0 / n, "element", "sample", schedule=Linear(start,
                                                          end, initial=1.0, final=0.0)), start and end at epochs 200
                                                          and 400, n the length of a latent's first axis after the
-                                                         batch; `nats` is one number a level where these differ
+                                                         batch; `nats` is one number per level if these differ
     NVAE and the VDVAEs have none.
-    Raises ValueError for negative nats, and at a model's first trace for "channel" with a latent that has no such axis
-    and for a number of nats that is not that of the levels.
+    Raises ValueError for negative nats or another group or average; at a model's first trace for "channel" with a
+    vector latent, for "channel" or "element" with a joint density, and if the number of values in `nats` differs from
+    the number of levels.
     """
 
     nats: PerLevel = 0.0
@@ -57,11 +58,11 @@ class FreeBits:
         return not any(self.nats) if isinstance(self.nats, tuple) else not self.nats
 
     def __call__(self, trace: Trace, step: Array) -> tuple[Array, dict[str, Array]]:
-        """(F `[L]`, batch means in nats; metrics).
+        """Computes (F, metrics); F is `[L]`, batch means in nats.
 
-        Metrics: `free_bits`, lambda at this step (or `free_bits/LEVEL`), and `free_bits_pinned`, the share of all
-        groups (and examples, where each is compared) that lie at lambda or below and so are not trained. None where
-        free bits are off.
+        Metrics: `free_bits`, lambda at this step (or `free_bits/LEVEL`), and `free_bits_pinned`, the fraction of groups
+        (with "sample", of groups and examples) that lie at lambda or below and are not trained. Free bits that are off
+        have no metrics.
         """
         if self.off:
             return trace.rates.mean(1), {}
@@ -71,8 +72,10 @@ class FreeBits:
         floored, pinned = [], []
         for level in trace.levels:
             rates = grouped(level, self.group)  # [n, B, groups]
+            # A scanned run uses up n of the lambdas, another level one.
             floor, left = left[: len(rates), None, None], left[len(rates) :]
-            rates = rates.mean(1, keepdims=True) if self.average == "batch" else rates
+            rates = rates.mean(1, keepdims=True) if self.average == "batch" else rates  # [n, 1 or B, groups]
+            # A lambda of 0, of one level or at one step, gives the plain rate there as well.
             free = (floor > 0.0) & (rates <= floor)
             floored.append(jnp.where(free, floor, rates).mean(1).sum(1))
             pinned.append(free.reshape(-1))
@@ -83,8 +86,8 @@ class FreeBits:
 def grouped(level: Level, group: Group) -> Array:
     """KL of each group, `[n, B, groups]`, nats; n = 1 unless the level is a scanned run.
 
-    Raises ValueError for "channel" where the latent is a vector, and for "channel" and "element" where the level's KL
-    is one number an example, of a joint density.
+    Raises ValueError for "channel" if the latent is a vector, and for "channel" and "element" if the level's KL is that
+    of a joint density, one number per example.
     """
     if group == "level":
         return jnp.atleast_2d(level.rate)[..., None]

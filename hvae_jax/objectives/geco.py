@@ -1,4 +1,4 @@
-"""GECO: the least rate under constraints, whose multipliers are learned beside the model."""
+"""GECO: the least rate under constraints, whose Lagrange multipliers are learned along with the model."""
 
 import dataclasses
 import math
@@ -20,28 +20,31 @@ from hvae_jax.trace import Trace
 
 @runtime_checkable
 class Constraint(Protocol):
-    """What is to be 0 or less in the mean over the data: a frozen record.
+    """A constraint, mean over the data of C <= 0: a frozen record.
 
-    `name` is a method: of a Protocol with properties the command line cannot ask which class a setting is.
+    `name` is a method, because the command line cannot test a setting against a Protocol with properties.
     """
 
     def name(self) -> str:
-        """In metrics."""
+        """Name in metrics."""
         ...
 
     def __call__(self, trace: Trace, x: Array) -> Array:
-        """C `[B]`, summed over the event, of x `[B, *event]`."""
+        """Computes C, `[B]`, summed over the event, from the trace of x, `[B, *event]`."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """C = -log p(x | z) - D target, with D the elements of x: a multiplier of 1 makes the negative ELBO.
+    """C = -log p(x | z) - D target, with D the number of elements of x.
+
+    With a multiplier of 1 the loss is the negative ELBO, up to a constant.
 
     Attributes:
-      target: nats for each element of x.
+      target: largest distortion allowed; nats per element of x.
 
     Source: Rezende & Viola (2018), section 4, with the likelihood as the constraint.
+    Raises ValueError if the target is not finite.
     """
 
     target: float
@@ -50,23 +53,23 @@ class Distortion:
         check_numbers(self, "target")
 
     def name(self) -> str:
-        """In metrics."""
+        """Name in metrics."""
         return "distortion"
 
     def __call__(self, trace: Trace, x: Array) -> Array:
-        """`[B]`, nats."""
+        """C, `[B]`, nats."""
         return -log_likelihood(trace) - math.prod(x.shape[1:]) * self.target
 
 
 @dataclasses.dataclass(frozen=True)
 class SquaredError:
-    """C = sum over the elements of x of (x - E[x | z])^2 - kappa^2.
+    """C = sum over the elements of x of ((x - E[x | z])^2 - kappa^2).
 
     Attributes:
-      kappa: root-mean-square error that is borne, in the units of x.
+      kappa: largest root-mean-square error allowed; units of x.
 
     Source: Rezende & Viola (2018), table 1, the reconstruction error.
-    Raises ValueError for a negative kappa, and at a model's first trace where its likelihood has no mean.
+    Raises ValueError for a negative kappa, and at a model's first trace if its likelihood has no mean.
     """
 
     kappa: float
@@ -75,11 +78,11 @@ class SquaredError:
         check_numbers(self, "kappa", low=0.0)
 
     def name(self) -> str:
-        """In metrics."""
+        """Name in metrics."""
         return "squared_error"
 
     def __call__(self, trace: Trace, x: Array) -> Array:
-        """`[B]`, in the units of x, squared."""
+        """C, `[B]`, squared units of x."""
         mean = trace.x_dist.mean
         if mean is None:
             raise ValueError("SquaredError: this likelihood has no mean. Take Distortion, which asks for none.")
@@ -89,12 +92,12 @@ class SquaredError:
 
 @struct.dataclass
 class Multipliers:
-    """The state of `GECO`, of C constraints.
+    """State of `GECO` with C constraints.
 
     Attributes:
-      u: `[C]`, lambda before its exponential or softplus.
-      average: `[C]`, moving average of each constraint's batch mean.
-      started: bool `[]`, whether there is an average yet.
+      u: lambda before its exponential or softplus, `[C]`.
+      average: moving average of each constraint's batch mean, `[C]`.
+      started: whether there is an average yet, bool `[]`.
     """
 
     u: Array
@@ -106,29 +109,30 @@ class Multipliers:
 class GECO(Objective):
     """loss = R + sum_c lambda_c C_c: the least rate at which every C_c is 0 or less in the mean.
 
-    C_c has the value of its moving average A_c <- decay A_c + (1 - decay) mean_B C_c (the first, the batch's mean) and
-    the gradient of the batch. After each step u_c <- u_c + clip(eta A_c / D), with D the elements of x, so that eta
-    does not depend on their number; lambda = exp(u) or softplus(u). With lambda other than 1 the loss is no bound.
+    In the loss C_c has the value of its moving average A_c and the gradient of the batch mean. A_c starts as the first
+    batch's mean; then A_c <- decay A_c + (1 - decay) mean_B C_c. After each step u_c <- u_c + clip(eta A_c / D), with D
+    the number of elements of x, so that eta does not depend on it; lambda = exp(u) or softplus(u). With a lambda other
+    than 1 the loss is no bound.
 
-    Early, while reconstructions are poor, lambda grows without need, and the rate stays high long after: hence the
-    bounds, the greatest change and the delay. Where a constraint cannot be met, lambda ends at its upper bound and
-    `constraint` above 0.
+    Early in training, while reconstructions are poor, lambda grows more than needed and the rate then stays high for
+    long: `bounds`, `max_change` and `delay` limit that. If a constraint cannot be met, lambda ends at its upper bound
+    and `constraint` stays above 0.
 
     Attributes:
-      constraints: one or several.
-      rate: what stands for R: its beta, warm-up, free bits and balance.
+      constraints: one constraint or several, each name once.
+      rate: definition of R: beta, warm-up, free bits and balance; the plain rate by default.
       eta: step size of u.
-      decay: of the moving average.
-      initial: lambda at first.
-      bounds: of lambda.
-      max_change: of u in one step: 0.1 is a factor of 1.1 for "log".
-      delay: steps in which lambda stays at `initial`.
+      decay: decay of the moving average per step.
+      initial: initial lambda.
+      bounds: lower and upper bound of lambda.
+      max_change: largest change of u in one step; with "log", 0.1 is a factor of 1.1.
+      delay: number of steps in which lambda stays at `initial`.
       multiplier: "log", lambda = exp(u), or "softplus", lambda = log(1 + exp(u)), which grows linearly.
 
-    Metrics, as `name`, or `name/CONSTRAINT` where there are several: `lambda`, of this loss; `constraint`, the
-    batch's mean of C/D; `constraint_average`, A/D, both in the constraint's units for each element of x.
+    Metrics, as `name`, or `name/CONSTRAINT` with several constraints: `lambda`, as in this loss; `constraint`, the
+    batch mean of C/D; `constraint_average`, A/D, both in the constraint's units per element of x.
     Source: Rezende & Viola (2018), algorithm 1; the clips after the GENESIS and Taming-VAEs (denproc) codes.
-    Raises ValueError for no constraint or two of a name, and for settings outside their ranges.
+    Raises ValueError for no constraint, two constraints of one name, or a setting outside its range.
     """
 
     constraints: tuple[Constraint, ...]
@@ -170,7 +174,10 @@ class GECO(Objective):
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
-        """One descent, one sample of every latent; lambda is that of the state, which changes for the next step."""
+        """Computes the loss from one sample of every latent, with the given state's lambda.
+
+        The returned state has the multipliers of the next step.
+        """
         trace, updates = forward(variables, batch.x, key, y=batch.y)
         rate, metrics = self.rate.rate(trace, step)
         means = jnp.stack([constraint(trace, batch.x).mean() for constraint in self.constraints])
@@ -178,6 +185,7 @@ class GECO(Objective):
 
         here = jax.lax.stop_gradient(means).astype(state.average.dtype)
         average = jnp.where(state.started, self.decay * state.average + (1.0 - self.decay) * here, here)
+        # Value of the average, gradient of the batch: `here` is `means` without gradient, so the two cancel in value.
         loss = rate + (lambdas * (means + (average - here))).sum()
 
         elements = math.prod(batch.x.shape[1:])
@@ -196,11 +204,11 @@ class GECO(Objective):
         return loss, {**bare_metrics(trace), **metrics}, state, updates
 
     def conclude(self, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-        """A sentence on each constraint that was not met, with the best that was reached.
+        """Describes each constraint that was not met in a sentence, with the best value that was reached.
 
         Args:
-          rows: of metrics, by steps. A constraint counts as met where its moving average is 0 or less in the last one;
-            the best is that of the rows' own means, which do not lag.
+          rows: metrics, in the order of steps. A constraint counts as met if its last moving average is 0 or less. The
+            best value is that of the batch means, which do not lag as the average does.
         """
         said = []
         for constraint in self.constraints:
@@ -213,7 +221,7 @@ class GECO(Objective):
             best, multiplier = min(means or averages), rows[-1].get(f"lambda{several}") or math.nan
             stuck = multiplier >= 0.99 * self.bounds[1]
             verdict = (
-                f"lambda is at its bound of {self.bounds[1]:g}, which data, model and time did not allow"
+                f"lambda is at its bound of {self.bounds[1]:g}: data, model or training time did not allow more"
                 if stuck
                 else f"lambda is at {multiplier:.3g} and may still grow: train longer, or raise eta"
             )
@@ -230,5 +238,5 @@ class GECO(Objective):
         return tuple(said)
 
     def _inverse(self, value: float) -> float:
-        """u of a lambda; log(exp(v) - 1) = v + log(1 - exp(-v)) for the softplus."""
+        """Computes u from lambda; for the softplus log(exp(v) - 1) = v + log(1 - exp(-v)), which does not overflow."""
         return math.log(value) if self.multiplier == "log" else value + math.log(-math.expm1(-value))

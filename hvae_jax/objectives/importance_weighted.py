@@ -22,29 +22,29 @@ class ImportanceWeighted(Objective):
 
     * "plain": that of the loss, sum_k v_k d log w_k. Unbiased; its signal-to-noise ratio for the inference network
       falls as 1/sqrt(K) (Rainforth et al., 2018).
-    * "stl", sticking the landing: log q is scored with its parameters stopped, which leaves the path through z,
-      sum_k v_k (d log w_k/dz_k) dz_k, for the posterior's part. Unbiased for K = 1; for K > 1 it leaves out a term
-      whose mean is not 0, since v_k depends on z_k. Without variance in the posterior's part where q is the posterior.
-    * "dreg", doubly reparameterised: sum_k v_k^2 (d log w_k/dz_k) dz_k for that part. Unbiased for every K, as quiet
-      as "stl" where q is the posterior, and for large K its signal-to-noise ratio rises as sqrt(K).
+    * "stl", sticking the landing: log q is computed with its parameters stopped, so that its part of the gradient is
+      the path through z, sum_k v_k (d log w_k/dz_k) dz_k. Unbiased for K = 1; for K > 1 it leaves out a term whose mean
+      is not 0, since v_k depends on z_k. This part has no variance if q is the true posterior.
+    * "dreg", doubly reparameterised: sum_k v_k^2 (d log w_k/dz_k) dz_k for that part. Unbiased for every K; no variance
+      if q is the true posterior; for large K its signal-to-noise ratio rises as sqrt(K).
 
-    In the generative part, d log p at fixed latents, all three have v_k. A parameter that serves q and p alike, as
-    priors do where a posterior is an offset from them, has both parts. Values do not depend on the estimator.
+    In the generative part, d log p at fixed latents, all three have v_k. A parameter that both q and p depend on, such
+    as those of a prior whose posterior is an offset from it, has both parts. Values do not depend on the estimator.
 
-    "stl" takes a second pass of the model and "dreg" a third, at the latents drawn (`latents=`), so that a flow needs
-    its inverse. Unbiasedness asks that an example not depend on the others: with batch norm in training "dreg" is only
-    near.
+    "stl" takes a second pass of the model and "dreg" a third, at the latents drawn (`latents=`), for which a flow needs
+    its inverse. All this holds if examples do not depend on each other: with batch norm in training, "dreg" is unbiased
+    only approximately.
 
     Attributes:
-      k: K, draws of each example, held in memory at once.
-      gradient: which estimator.
+      k: number of draws K of each example, all in memory at once.
+      gradient: gradient estimator, one of the above.
 
     Metrics: the bare ones, means over the K draws; `iwae`, the bound, -loss; `effective_sample_size`, mean_B
     1 / sum_k v_k^2, between 1 and K. Batch statistics are the mean over the draws.
-    Source: Burda et al. (2015), equation 8; Roeder et al. (2017), the path derivative; Tucker et al. (2019),
-    IWAE-DReG; in hierarchies, Bauer & Mnih (2021): what q makes of the latents above belongs to the path.
-    Raises ValueError for a k below 1 or no whole number, or another gradient; at a model's first trace for "stl" or
-    "dreg" with a level that is not reparameterised, such as a categorical one.
+    Source: Burda et al. (2015), equation 8; Roeder et al. (2017), the path derivative; Tucker et al. (2019), IWAE-DReG;
+    Bauer & Mnih (2021) for hierarchies: the dependence of q on the latents above is part of the path.
+    Raises ValueError if k is not a whole number of 1 or more, for another gradient, and at a model's first trace for
+    "stl" or "dreg" with a level that is not reparameterised, such as a categorical one.
     """
 
     k: int = 5
@@ -57,7 +57,7 @@ class ImportanceWeighted(Objective):
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
-        """K descents, vmapped over their keys."""
+        """Computes the loss from K descents, vmapped over their keys."""
 
         def log_q_stopped(key: Array, latents: tuple[Array, ...]) -> Array:
             """log q(z | x) `[B]` at these latents, a function of them alone."""
@@ -74,7 +74,8 @@ class ImportanceWeighted(Objective):
             return log_p - log_q, bare_metrics(trace), updates, trace.latents if self.gradient == "dreg" else ()
 
         def score(key: Array, latents: tuple[Array, ...], weights: Array) -> Array:
-            """log w `[B]` at latents whose gradient is multiplied by the weights `[B]`."""
+            """log w, `[B]`, at latents whose gradient is multiplied by the weights, `[B]`."""
+            # Value z, gradient v_k dz: times the v_k of the sum below, the path has v_k^2 and the parameters have v_k.
             fixed = jax.lax.stop_gradient(latents)
             latents = tuple(z + _beside(weights, z) * (own - z) for own, z in zip(latents, fixed, strict=True))
             trace, _ = forward(variables, batch.x, key, y=batch.y, latents=latents)
@@ -86,7 +87,8 @@ class ImportanceWeighted(Objective):
         weights = jax.lax.stop_gradient(jax.nn.softmax(log_w, axis=0))
         if self.gradient == "dreg":
             scored = jax.vmap(score)(keys, latents, weights)
-            change = (weights * (scored - jax.lax.stop_gradient(scored))).sum(0)  # 0, with the gradient
+            # The value is that of the first pass; `change` is 0 and only carries the gradient.
+            change = (weights * (scored - jax.lax.stop_gradient(scored))).sum(0)
             bound = jax.lax.stop_gradient(bound) + change
 
         metrics, updates = jax.tree.map(_over_draws, (metrics, updates))
@@ -119,5 +121,5 @@ def _beside(weights: Array, z: Array) -> Array:
 
 
 def _over_draws(leaf: Array) -> Array:
-    """The mean over K draws; of what is no real number, the last."""
+    """Mean over the K draws; for integers and other leaves that have no mean, the last draw."""
     return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[-1]

@@ -13,7 +13,7 @@ PerLevel = float | tuple[float, ...]
 
 
 def check_numbers(owner: Any, *names: str, low: float | None = None) -> None:
-    """Raises ValueError where a setting of `owner` is not finite or below `low`, naming it."""
+    """Raises ValueError if a setting of `owner` is not finite, is below `low`, or is a list or an array."""
     for name in names:
         given = getattr(owner, name)
         if isinstance(given, list | np.ndarray | jax.Array) and np.ndim(given):
@@ -26,9 +26,9 @@ def check_numbers(owner: Any, *names: str, low: float | None = None) -> None:
 
 
 def spread(values: Array, num_levels: int, what: str, dtype: DTypeLike) -> Array:
-    """`[]` or `[L]` to `[L]`, in the dtype of what it is to multiply.
+    """Broadcasts `[]` or `[L]` to `[L]`, in the dtype of the array it will multiply.
 
-    Raises ValueError where the number of values is another than that of levels.
+    Raises ValueError, with `what` as its subject, if the number of values differs from the number of levels.
     """
     if values.ndim and values.shape != (num_levels,):
         raise ValueError(
@@ -39,7 +39,7 @@ def spread(values: Array, num_levels: int, what: str, dtype: DTypeLike) -> Array
 
 
 def named(name: str, values: Array, names: tuple[str, ...]) -> dict[str, Array]:
-    """Metrics: {name: []} of one number, {name/level: []} of one a level, so that every entry is a scalar."""
+    """Makes scalar metrics: {name: value} from one number, {name/level: value} from one number per level."""
     if not values.ndim:
         return {name: values}
     return {f"{name}/{level}": values[i] for i, level in enumerate(names)}

@@ -12,22 +12,22 @@ from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
 
 @dataclasses.dataclass(frozen=True)
 class PrintedELBO(Objective):
-    """loss = -mean (log p(x | z) - sum_l KL(q_l || p_l)), every KL in closed form between the q and p that were drawn.
+    """loss = -mean (log p(x | z) - sum_l KL(q_l || p_l)), with closed-form KLs of the trace's q and p.
 
-    With top-down inference this is the negative ELBO. With bottom-up inference it is not: p_l is made of a z_{l+1} that
-    was drawn from z_l itself, so that KL(q_l || p_l) is no estimate of E[log q_l - log p_l] (`models.bottom_up` has the
-    derivation), and the loss bounds nothing. Here to see what training on it does; validation, early stopping and
-    results are by the true ELBO.
+    With top-down inference this is the negative ELBO. With bottom-up inference it is not: p_l depends on a z_{l+1} that
+    was itself drawn given z_l, so KL(q_l || p_l) is no estimate of E[log q_l - log p_l] (`models.bottom_up` has the
+    derivation), and the loss is no bound. It is here to show what training on it does; validation, early stopping and
+    results use the true ELBO.
 
     Metrics: the bare ones, of the true ELBO; `printed_elbo`, minus the loss; `printed_rate/LEVEL`.
     Source: the article's equation for the two-level VAE.
-    Raises ValueError, at the first trace, for a level whose KL has no closed form.
+    Raises ValueError at a model's first trace for a level whose KL has no closed form.
     """
 
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
-        """One descent, one sample of every latent."""
+        """Computes the loss from one sample of every latent."""
         trace, updates = forward(variables, batch.x, key, y=batch.y)
         check_closed("PrintedELBO", trace, "Train on NegativeELBO.")
         levels = trace.unstack()

@@ -1,4 +1,4 @@
-"""What an objective is, what it is handed, and the plainest one."""
+"""The objective protocol, the batch and forward pass it takes, and the simplest objective, the negative ELBO."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,12 @@ from hvae_jax.trace import Trace
 
 @struct.dataclass
 class Batch:
-    """Examples and, where there are any, their labels. `x`: `[B, *event]`; `y`: `[B]` or None."""
+    """A batch of examples.
+
+    Attributes:
+      x: examples, `[B, *event]`.
+      y: labels, `[B]`; None if the data has none.
+    """
 
     x: Array
     y: Array | None = None
@@ -22,47 +27,47 @@ class Batch:
 
 @runtime_checkable
 class Forward(Protocol):
-    """A model with its statistics: `(variables, x, key, **choices) -> (Trace, updates)`."""
+    """A forward pass that keeps track of batch statistics: `(variables, x, key, **choices) -> (Trace, updates)`."""
 
     def __call__(self, variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
-        """One trace of x, and what the model's other collections become."""
+        """Returns one trace of x and the updated collections other than the parameters."""
         ...
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """What training minimises: a frozen record. `metrics` always has the bare `elbo`, `log_px` and `rates` [L].
+    """A loss to train on: a frozen record. Its metrics always have the bare `elbo`, `log_px` and `rates` (`[L]`).
 
-    Objectives inherit from it for the sake of what has a default; `__call__` is what they write.
+    Objectives inherit the defaults from this class and implement `__call__`.
     """
 
     def init(self, variables: Any) -> Any:
-        """The objective's own state, a pytree of arrays made from the model's fresh variables; () where it has none.
+        """Makes the objective's own state, a pytree of arrays, from the model's fresh variables; () for no state.
 
-        It is saved with the run, handed to every call and replaced by what the call gives back.
+        The state is saved in checkpoints, passed to every call and replaced by the one that the call returns.
         """
         return ()
 
     def trains(self, path: str) -> bool:
-        """Whether the parameter at this path, "down4/prior/kernel", is trained. All are, unless an objective says so.
+        """Whether the parameter at this path, such as "down4/prior/kernel", is trained; all are by default.
 
-        The others, and the statistics below the same paths, stay as they are, bit for bit.
+        Parameters that are not trained, and the statistics below the same paths, stay the same bit for bit.
         """
         return True
 
     def conclude(self, rows: Sequence[dict[str, float | int]]) -> tuple[str, ...]:
-        """What has to be said of a run that has ended, in sentences, from the rows of its metrics.jsonl."""
+        """Comments on a run that has ended, in sentences, from the rows of its metrics.jsonl; () by default."""
         return ()
 
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
-        """(loss, metrics, state, updates) of one batch; `updates` is what `forward` gave."""
+        """Computes (loss, metrics, state, updates) of one batch; `updates` is what `forward` returned."""
         ...
 
 
 def bare_metrics(trace: Trace) -> dict[str, Array]:
-    """Batch means in nats: `elbo`, `log_px`, and `rates` per level, top first. Never scaled, never regularised."""
+    """Batch means in nats, never scaled or regularised: `elbo`, `log_px`, and `rates`, `[L]`, top first."""
     return {"elbo": elbo(trace).mean(), "log_px": log_likelihood(trace).mean(), "rates": trace.rates.mean(1)}
 
 
@@ -70,8 +75,8 @@ def check_closed(owner: str, trace: Trace, instead: str) -> None:
     """Raises ValueError, naming the level, if the KL of some level's q and p has no closed form.
 
     Args:
-      owner: what needs the closed form.
-      instead: what to use, as the end of a sentence.
+      owner: name of the setting that needs the closed form.
+      instead: sentence that says what to use instead.
     """
     for level in trace.levels:
         if not has_closed_kl(level.q, level.p):
@@ -88,7 +93,7 @@ class NegativeELBO(Objective):
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
-        """One descent, one sample of every latent."""
+        """Computes the loss from one sample of every latent."""
         trace, updates = forward(variables, batch.x, key, y=batch.y)
         metrics = bare_metrics(trace)
         return -metrics["elbo"], metrics, state, updates

@@ -1,4 +1,4 @@
-"""A rate that is asked for."""
+"""A target for the rate, with a penalty on the distance from it."""
 
 import dataclasses
 from typing import Any
@@ -14,21 +14,21 @@ from hvae_jax.objectives.schedules import Constant, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class RateTarget(Objective):
-    """loss = -mean log p(x | z) + weight |R - r(t)|, nats, with R the batch's mean total rate.
+    """loss = -mean log p(x | z) + weight |R - r(t)|, nats, with R the mean total rate of the batch.
 
-    With one target a level, weight sum_l |R_l - r_l(t)|. The rate is held at r only where the distortion that a nat
-    of rate buys lies between -weight and weight: with a weight of 1, a model that gains more than a nat of distortion
-    for a nat of rate goes above its target.
+    With one target per level the penalty is weight sum_l |R_l - r_l(t)|. The rate stays at r only if one more nat of
+    rate changes the distortion by at most `weight` nats: with a weight of 1, a model whose distortion falls by more
+    than a nat per nat of rate exceeds its target.
 
     Attributes:
-      target: r, nats: one number for the total rate, or one a level, top first.
-      weight: of the distance.
-      schedule: what r is multiplied by: a capacity that rises is a `Linear`.
+      target: target rate r, one number for the total or one per level, top first; nats.
+      weight: weight of the penalty.
+      schedule: factor of r over time; constant by default, a `Linear` for a capacity that rises.
 
-    Over a batch that is computed in parts, R is a part's. Metrics: `rate_target`, r(t), or `rate_target/LEVEL`.
+    If a batch is computed in parts, R is the mean of a part. Metrics: `rate_target`, r(t), or `rate_target/LEVEL`.
     Source: Alemi et al. (2018), min D + |sigma - R|; with a schedule and a weight, Burgess et al. (2018), equation 8.
-    Raises ValueError for a negative target or weight, and at a model's first trace for as many targets as it has no
-    levels.
+    Raises ValueError for a negative target or weight, and at a model's first trace if the number of targets differs
+    from the number of levels.
     """
 
     target: PerLevel
@@ -41,7 +41,7 @@ class RateTarget(Objective):
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
-        """One descent, one sample of every latent."""
+        """Computes the loss from one sample of every latent."""
         trace, updates = forward(variables, batch.x, key, y=batch.y)
         rates = trace.rates.mean(1)
         wanted = jnp.asarray(self.target, float) * self.schedule(step)

@@ -17,28 +17,30 @@ from hvae_jax.trace import Trace
 
 @dataclasses.dataclass(frozen=True)
 class Regularised(Objective):
-    """loss = -mean log p(x | z) + sum_l beta_l w_l(t) gamma_l F_l, nats. As it stands it is the negative ELBO.
+    """loss = -mean log p(x | z) + sum_l beta_l w_l(t) gamma_l F_l, nats; with the defaults, the negative ELBO.
 
     In this order, for each level l:
 
-    1. its KL, in nats as the model has it, is summed over its groups;
-    2. free bits: F_l = sum of max(lambda, .) over them (without, F_l is the mean rate);
-    3. balancing: times gamma_l, which is made of the plain rates and has no gradient;
-    4. beta and the warm-up: times beta_l w_l(t).
+    1. the KL of the trace, in nats, is summed within each group of elements;
+    2. free bits: F_l is the sum over the groups of max(lambda, .); without free bits it is the mean rate;
+    3. balancing: F_l is multiplied by gamma_l, computed from the plain rates and without gradient;
+    4. beta and warm-up: the product is multiplied by beta_l w_l(t).
 
-    So lambda is in true nats, whatever scales the rate, and a balanced level cannot be held below its free bits.
+    So lambda is in true nats, whatever scales the rate, and a balanced level is not pushed below its free bits.
 
     Attributes:
-      beta: one number, or one a level, top first.
-      warm_up: w(t), what beta is multiplied by.
-      free_bits: off unless it has nats.
-      balance: gamma.
+      beta: weight of the rate, one number or one per level, top first.
+      warm_up: schedule w(t), factor of beta; constant by default.
+      free_bits: nats of each group that are not minimised; off by default.
+      balance: coefficients gamma of the levels' rates; 1 by default.
 
-    Over a batch that is computed in parts, or on devices each by itself, gamma and the free bits of "batch" see a part.
-    Source: beta, Higgins et al. (2017), equation 4; warm-up, Soenderby et al. (2016); for the others, see there.
+    If a batch is computed in parts, or on each device by itself, gamma and the free bits with average="batch" are
+    computed from each part.
+    Source: beta, Higgins et al. (2017), equation 4; warm-up, Soenderby et al. (2016); the others, see their classes.
     Over T steps NVAE's is Regularised(warm_up=Linear(1e-4 * T, 0.3001 * T, floor=1e-4), balance=NVAEBalance()),
     Efficient-VDVAE's Regularised(warm_up=Linear(21, 5042, floor=1e-4), balance=GammaBalance(10_000)).
-    Raises ValueError for a negative beta, and at a model's first trace for as many numbers as it has no levels.
+    Raises ValueError for a negative beta, and at a model's first trace if a setting's number of values differs from the
+    number of levels.
     """
 
     beta: PerLevel = 1.0
@@ -50,10 +52,10 @@ class Regularised(Objective):
         check_numbers(self, "beta", low=0.0)
 
     def rate(self, trace: Trace, step: Array) -> tuple[Array, dict[str, Array]]:
-        """(sum_l beta_l w_l(t) gamma_l F_l `[]`, metrics).
+        """Computes (sum_l beta_l w_l(t) gamma_l F_l, metrics); the sum is `[]`.
 
-        Metrics: `regularised_rate`, that sum; `beta`, beta w(t), or `beta/LEVEL` where levels differ; `balance/LEVEL`,
-        gamma, where there is a balance; those of the free bits.
+        Metrics: `regularised_rate`, that sum; `beta`, beta w(t), or `beta/LEVEL` if either has one value per level;
+        `balance/LEVEL`, gamma, unless balance is `Unbalanced`; those of the free bits.
         """
         names = trace.names
         floored, metrics = self.free_bits(trace, step)
@@ -70,7 +72,7 @@ class Regularised(Objective):
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
-        """One descent, one sample of every latent."""
+        """Computes the loss from one sample of every latent."""
         trace, updates = forward(variables, batch.x, key, y=batch.y)
         rate, metrics = self.rate(trace, step)
         loss = rate - log_likelihood(trace).mean()

@@ -59,7 +59,7 @@ class Linear:
 
     Source: Soenderby et al. (2016), warm-up. NVAE's warm-up over T steps is Linear(1e-4 * T, 0.3001 * T,
     floor=1e-4), Efficient-VDVAE's is Linear(21, 5042, floor=1e-4).
-    Raises ValueError for an end before its start, a negative value, or numbers of levels that differ.
+    Raises ValueError for an end before its start, a negative value, or settings with different numbers of levels.
     """
 
     start: PerLevel = 0.0
@@ -158,7 +158,7 @@ class Product:
             raise ValueError("Product(factors=()): one factor or more is needed.")
 
     def __call__(self, step: Array) -> Array:
-        """`[]`, or `[L]` where a factor has one number a level."""
+        """`[]`, or `[L]` if a factor has one number per level."""
         return functools.reduce(jnp.multiply, [factor(step) for factor in self.factors])
 
 
@@ -183,6 +183,7 @@ class Tripling:
 
     def __call__(self, step: Array) -> Array:
         """`[]`."""
+        # First step of every stage but the first, `[stages - 1]`.
         parts = np.cumsum(3.0 ** np.arange(self.stages))
         ends = jnp.asarray(self.steps * parts[:-1] / parts[-1], float)
         stage = (jnp.asarray(step, float) >= ends).sum()
@@ -194,7 +195,7 @@ class Exponential:
     """v(t) = max(floor, rate^t).
 
     Attributes:
-      rate: factor of each step.
+      rate: factor per step, above 0 and at most 1.
       floor: lower bound of the value.
 
     Raises ValueError for a rate outside (0, 1] or a negative floor.
@@ -210,7 +211,7 @@ class Exponential:
 
     def __call__(self, step: Array) -> Array:
         """`[]`."""
-        # By the logarithm of the rate, taken in float64: float32 would round a rate this close to 1.
+        # exp(t log rate), with the logarithm in float64: float32 would round a rate this close to 1.
         decayed = jnp.exp(jnp.asarray(step, float) * math.log(self.rate))
         return jnp.maximum(decayed, jnp.asarray(self.floor, float))
 
@@ -230,7 +231,12 @@ def _between(schedule: Linear | Cosine | Cyclical, f: Array) -> Array:
 
 
 def _check(schedule: Any, *values: str, jump: bool = True) -> None:
-    """Raises ValueError for negative values, an end before its start, and differing numbers of levels."""
+    """Raises ValueError for negative values, an end before its start, and different numbers of levels.
+
+    Args:
+      values: names of the settings that may not be negative.
+      jump: whether start and end may be equal.
+    """
     kind = type(schedule).__name__
     check_numbers(schedule, "start", "end")
     check_numbers(schedule, *values, low=0.0)

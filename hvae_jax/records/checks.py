@@ -9,14 +9,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 def check_choices(record: Any) -> None:
     """Checks each field that is annotated with a Literal against the values the Literal allows.
 
-    A field annotated `Literal["a", "b"] | None` may be None too; other annotations are not looked at. To be called in
+    A field annotated `Literal["a", "b"] | None` may be None too; other annotations are ignored. Call it in
     `__post_init__`.
 
-    Raises ValueError naming the record's class, the field, what was given and what is allowed.
+    Raises ValueError, with the record's class, the field, its value and the allowed ones, for any other value.
     """
     for field in dataclasses.fields(record):
         allowed = _choices(field.type)
         given = getattr(record, field.name, None)
+        # Types are compared as well, because 1 == True.
         if allowed and not any(given is one or (type(given) is type(one) and given == one) for one in allowed):
             *others, last = map(repr, allowed)
             listed = f"{', '.join(others)} or {last}" if others else last
@@ -24,7 +25,7 @@ def check_choices(record: Any) -> None:
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
-    """The values that an annotation of Literals, and None, allows; () where it is anything else."""
+    """Values that an annotation of Literals and None allows; () for any other annotation."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     if get_origin(annotation) in (Union, types.UnionType):
@@ -35,21 +36,22 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 def as_tuples(record: Any, *names: str) -> None:
-    """Turns these fields of a frozen record from lists, as a rule, into tuples, so that it can be hashed.
+    """Turns these fields of a frozen record, usually lists, into tuples, so that the record can be hashed.
 
-    Raises ValueError for a field that is no sequence.
+    Raises ValueError for a field that is a string or not iterable.
     """
     for name in names:
         given = getattr(record, name)
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise ValueError(f"{type(record).__name__}({name}={given!r}): a tuple, such as ({given!r},).")
+        # A frozen dataclass refuses a plain assignment.
         object.__setattr__(record, name, tuple(given))
 
 
 def check_sizes(record: Any, *names: str) -> None:
-    """Checks that each of these fields, sizes or tuples of sizes, holds whole numbers of 1 or more.
+    """Checks that each of these fields, a size or a tuple of sizes, holds whole numbers of 1 or more.
 
-    Raises ValueError naming every field and its value.
+    Raises ValueError for any other number, with all fields and their values, and for an empty tuple.
     """
     values = {name: getattr(record, name) for name in names}
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Diagnostics against the closed forms of a linear-Gaussian hierarchy, and on models that use no latent at all."""
+"""Diagnostics against the closed forms of a linear-Gaussian hierarchy, and on models that ignore their latents."""
 
 import math
 from typing import Any
@@ -80,7 +80,7 @@ def prior(oracle: Oracle, keep: int) -> Gaussian:
 
 
 def jittered(one: Case) -> Any:
-    """Variables of a row, away from where they begin."""
+    """Variables of a row, moved away from their initialisation."""
     variables = jax.jit(one.model.init)(KEY, one.x, KEY, y=one.y)
     return {**variables, "params": jitter(variables["params"])}
 
@@ -111,14 +111,14 @@ def test_information_lies_between_its_bounds() -> None:
 
 
 def test_information_does_not_exceed_log_n() -> None:
-    """With five examples there are log 5 nats to be seen, however much there is."""
+    """With five examples the lower bound is at most log 5 nats, however large the information."""
     model, variables, oracle = linear()
     found = information(model, variables, drawn_from(oracle, 5), KEY, draws=5)
     assert (found.lower <= math.log(5) + 1e-9).all()
 
 
 def test_information_in_blocks_is_the_same() -> None:
-    """The examples may come in any number of blocks."""
+    """The number of blocks does not matter."""
     model, variables, oracle = linear()
     x = drawn_from(oracle, 50)
     whole, parts = (information(model, variables, x, KEY, draws=20, size=size) for size in (50, 16))
@@ -127,7 +127,7 @@ def test_information_in_blocks_is_the_same() -> None:
 
 
 def test_a_level_inferred_from_below_has_no_density_of_its_own() -> None:
-    """q(z1 | x) q(z2 | z1): only what both say together is a number."""
+    """With q(z1 | x) q(z2 | z1) only the entry of both levels together is a number, the top one NaN."""
     model = BottomUp()
     x = np.random.default_rng(0).integers(0, 2, (40, 4)).astype(np.uint8)
     variables = jax.jit(model.init)(KEY, x, KEY)
@@ -137,7 +137,7 @@ def test_a_level_inferred_from_below_has_no_density_of_its_own() -> None:
 
 
 def test_bounds_above_a_level() -> None:
-    """k = 0 is the ELBO, k = L says nothing of x beyond the prior's mode; the ratio is their difference."""
+    """k = 0 is the ELBO, k = L depends on the prior alone, and the likelihood ratio is their difference."""
     model, variables, oracle = linear()
     x = drawn_from(oracle, 60)
     draws = 2000
@@ -162,7 +162,7 @@ def test_bounds_above_a_level() -> None:
     ratio = likelihood_ratio(model, variables, x, KEY, LEVELS, draws, temperature=0.0)
     np.testing.assert_allclose(ratio, elbo - expected, rtol=1e-3, atol=1e-3)
 
-    # Drawn from the prior, E log p(x | z) has the spread of E[x | z] besides, and is below log p(x) for every x.
+    # With latents drawn from the prior, the variance of E[x | z] lowers E log p(x | z), below log p(x) for every x.
     pixels = oracle.block(0)
     spread = oracle.joint.cov[np.ix_(pixels, pixels)] - noise
     expected = expected - 0.5 * np.trace(np.linalg.solve(noise, spread))
@@ -172,7 +172,7 @@ def test_bounds_above_a_level() -> None:
 
 
 def test_the_area_under_the_curve() -> None:
-    """1 for scores apart, 1/2 for scores alike; its error is that of repeated draws."""
+    """The area is 1 for separated scores; its standard error is that of repeated draws."""
     assert auroc(np.array([0.0, 1.0]), np.array([2.0, 3.0]))[0] == 1.0
     rng = np.random.default_rng(0)
     areas = [auroc(rng.normal(size=50), rng.normal(0.7, 1.0, 80)) for _ in range(300)]
@@ -181,7 +181,7 @@ def test_the_area_under_the_curve() -> None:
 
 
 def test_units_of_a_set_in_parts() -> None:
-    """Counted over parts of any sizes, rows that do not count left out: what they are of the whole set."""
+    """Counts over parts of any size, without the rows of padding, equal those of the whole set."""
     rng = np.random.default_rng(4)
     scales = np.geomspace(0.01, 1.0, 40)
     n = 50
@@ -199,7 +199,7 @@ def test_units_of_a_set_in_parts() -> None:
 
 
 def test_units() -> None:
-    """Rates of units add up to the level's; of three units one speaks."""
+    """Rates of units add up to that of the level; of three units one is active."""
     model, variables, oracle = linear()
     x = drawn_from(oracle, 300)
     found = usage(model, variables, x, KEY, draws=200)
@@ -212,7 +212,7 @@ def test_units() -> None:
     part = np.zeros((100, 3))
     part[:, 0] = np.linspace(0, 1, 100)
     assert active_units([part]) == used_units([part]) == moving_units([part]) == [1]
-    part[:, 1] = 0.2  # constant: it costs, but says nothing
+    part[:, 1] = 0.2  # constant: it has a rate but carries no information
     assert used_units([part]) == [2] and active_units([part]) == moving_units([part]) == [1]
     edge = np.random.default_rng(0).normal(0.0, 0.1, (200, 30))  # variances about the threshold
     assert bootstrap(active_units, [part])[0] == 0.0 < bootstrap(active_units, [edge])[0] < 10.0
@@ -221,7 +221,7 @@ def test_units() -> None:
 
 
 def test_offsets_are_what_the_posterior_adds() -> None:
-    """Where q is p nothing moves, but its mean does, with the level above: Burda's count is fooled."""
+    """If q equals p no unit moves relative to its prior, but its mean moves with the level above: Burda's count > 0."""
     model = TopDownVAE(latents=(2, 3), hidden=8, likelihood=hv.Bernoulli())
     x = np.random.default_rng(0).integers(0, 2, (64, 6)).astype(np.uint8)
     variables = jax.jit(model.init)(KEY, x, KEY)
@@ -233,7 +233,7 @@ def test_offsets_are_what_the_posterior_adds() -> None:
 
 
 def test_probes() -> None:
-    """Labels that are there are found, others are not; missing ones are said."""
+    """Labels that the features contain are predicted, others are not; missing labels are an error."""
     rng = np.random.default_rng(0)
     y = np.arange(400) % 4
     x = rng.normal(size=(400, 5)) + 4.0 * np.eye(4, 5)[y]
@@ -249,7 +249,7 @@ def test_probes() -> None:
 
 
 def test_two_samples() -> None:
-    """A half for the same distribution, one for others."""
+    """1/2 for the same distribution, 1 for distributions far apart."""
     rng = np.random.default_rng(0)
     same = two_samples(rng.normal(size=(400, 3)), rng.normal(size=(400, 3)))
     assert abs(same.value - 0.5) < 4 * same.error + 0.02
@@ -263,7 +263,7 @@ def test_two_samples() -> None:
     "name", ["top_down_2", "bottom_up_vae", "classes", pytest.param("scanned", marks=pytest.mark.slow)]
 )
 def test_noise_and_latents_are_each_others_inverse(name: str) -> None:
-    """Latents of x to noise and back; an interpolation begins and ends where it should."""
+    """Latents of x become noise and back; an interpolation begins at x and ends elsewhere."""
     one = case(name)
     variables = jittered(one)
     latents = one.model.apply(variables, one.x, KEY, y=one.y).latents
@@ -282,7 +282,7 @@ def test_noise_and_latents_are_each_others_inverse(name: str) -> None:
 
 
 def test_one_descent_gives_the_latents_of_a_descent_for_each_level() -> None:
-    """An interpolation is what L descents make of the same noise, level after level, each given those above it."""
+    """Decoding noise in one descent equals L descents with the same noise, each given the levels above."""
     one = case("top_down_3")
     variables = jittered(one)
 
@@ -314,9 +314,9 @@ def test_one_descent_gives_the_latents_of_a_descent_for_each_level() -> None:
     ],
 )
 def test_levels_of_any_kind(name: str, units: tuple[int, ...], offsets: tuple[int, ...], refused: str) -> None:
-    """Usage counts a joint KL as one unit; walks refuse what is not made of noise; the rest takes any pair of q and p.
+    """Usage counts a joint KL as one unit; walks refuse priors that are no `FromNoise`; the rest takes any q and p.
 
-    keep_top is traced, as it is under one compilation for all k.
+    keep_top is traced, so that one compilation serves all k.
     """
     one = case(name)
     variables, x, key = jittered(one), one.x, jax.random.key(9)
@@ -351,14 +351,14 @@ def test_levels_of_any_kind(name: str, units: tuple[int, ...], offsets: tuple[in
 
 
 def test_means_of_a_known_level_do_not_overflow() -> None:
-    """They are of the data's dtype, uint8, of which 300 draws add up to more than 255."""
+    """The means have the data's dtype, uint8, in which the sum of 300 draws would exceed 255."""
     one = case("observed")
     found = jax.jit(lambda v: usage(one.model, v, one.x, KEY, draws=300))(jittered(one))
     np.testing.assert_allclose(found.posterior_means[1], pairs(one.x), rtol=1e-6)
 
 
 def test_information_of_classes() -> None:
-    """I_q(x; c) of a categorical level by enumeration: the entropy of the mean posterior less the mean entropy."""
+    """I_q(x; c) of a categorical level by enumeration: entropy of the mean posterior minus mean entropy."""
     model, x = CategoricalTop(size=0), jnp.tile(every(2, 4), (40, 1))
     variables = jax.jit(model.init)(KEY, x, KEY)
     variables = {"params": jax.tree.map(lambda leaf: 3.0 * leaf, variables["params"])}
@@ -370,7 +370,7 @@ def test_information_of_classes() -> None:
 
 
 def test_information_where_it_can_be_had() -> None:
-    """Under a prior that is a mixture, like any; not of a known level, nor below a network that draws."""
+    """A mixture as the prior makes no difference; a known level, or one below a network that draws, gives NaN."""
     for name, tractable in (
         ("mixture_prior", (True, True)),
         ("observed", (False, False)),
@@ -384,7 +384,7 @@ def test_information_where_it_can_be_had() -> None:
 
 
 def test_walks() -> None:
-    """One unit changes the picture, and its own value where it is decoded; levels come one by one."""
+    """Traversing a unit changes E[x | z]; reconstructions take in one level after another."""
     model = TopDownVAE(latents=(2, 3), hidden=8, likelihood=hv.Bernoulli())
     x = np.random.default_rng(0).integers(0, 2, (5, 6)).astype(np.uint8)
     variables = jax.jit(model.init)(KEY, x, KEY)
@@ -392,7 +392,7 @@ def test_walks() -> None:
     assert ways.shape == (5, 4, 6) and np.ptp(ways, axis=1).max() > 0
     by_level = level_by_level(model, variables, x, KEY)
     assert by_level.shape == (5, 3, 6)
-    np.testing.assert_allclose(by_level[:, 0], by_level[:1, 0].repeat(5, 0), rtol=1e-5)  # k = 0 knows nothing of x
+    np.testing.assert_allclose(by_level[:, 0], by_level[:1, 0].repeat(5, 0), rtol=1e-5)  # k = 0 does not depend on x
     for wrong, said in (({"level": 2, "unit": 0}, "2 levels"), ({"level": 1, "unit": 3}, "3 units")):
         with pytest.raises(ValueError, match=said):
             traverse(model, variables, x, KEY, values=[0.0], **wrong)
@@ -401,7 +401,7 @@ def test_walks() -> None:
 
 
 def test_too_few_examples() -> None:
-    """Said, with how many there have to be."""
+    """The error says how many are needed."""
     model, variables, oracle = linear()
     x = drawn_from(oracle, 3)
     for call, said in (
@@ -427,7 +427,7 @@ def test_too_few_examples() -> None:
 
 
 def test_one_level() -> None:
-    """Nothing here asks for a hierarchy."""
+    """Every diagnostic takes a model of one level."""
     model = VAE(latents=2, hidden=4, likelihood=hv.Bernoulli())
     x = np.random.default_rng(0).integers(0, 2, (20, 4)).astype(np.uint8)
     variables = jax.jit(model.init)(KEY, x, KEY)

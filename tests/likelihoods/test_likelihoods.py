@@ -1,4 +1,4 @@
-"""Likelihoods: SciPy's numbers, probabilities that sum to one, draws that follow them, errors that say what to do."""
+"""Likelihoods: SciPy's values, probabilities that sum to one, draws that follow them, errors that say what to do."""
 
 import itertools
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ draw_from = jax.jit(lambda record, key: record.sample(key))
 
 
 def network_output(family: Likelihood, event: tuple[int, ...], batch: int = 1, seed: int = 0) -> jax.Array:
-    """What a network might say: `[batch, *event, parameters]`."""
+    """Random network output, `[batch, *event, parameters]`."""
     return 1.5 * jax.random.normal(jax.random.key(seed), (batch, *event, family.parameters))
 
 
@@ -74,7 +74,7 @@ def test_bernoulli_is_scipys() -> None:
 
 
 def test_bernoulli_of_p() -> None:
-    """The exact form where p is far from 0 and 1; where it is one of them to rounding, logarithms end at -100."""
+    """Equal to the exact form if p is far from 0 and 1; if p rounds to one of them, logarithms stop at -100."""
     family, exact = Bernoulli(form="of_p"), Bernoulli()
     h = network_output(family, (4, 3), batch=6)
     x = draw_from(exact(h), jax.random.key(1))
@@ -131,7 +131,7 @@ def test_log_prob_adds_over_pixels_only() -> None:
 @pytest.mark.parametrize("logit", [-1e4, 1e4])
 @pytest.mark.parametrize("x", [0, 1])
 def test_bernoulli_at_extreme_logits(logit: float, x: int) -> None:
-    """At logits of 1e4 a value costs 0 or 1e4 nats, and its gradient is x - p."""
+    """At logits of 1e4 -log p is 0 or 1e4 nats, and the gradient of log p is x - p."""
     logits, x_array = jnp.full((1, 1, 1), logit), jnp.full((1, 1), x, jnp.uint8)
     value, slope = jax.jit(jax.value_and_grad(lambda h: Bernoulli()(h).log_prob(x_array)[0]))(logits)
     right = (logit > 0) == bool(x)
@@ -151,7 +151,7 @@ def test_categorical_at_extreme_logits(scale: float, x: int) -> None:
 
 
 def test_gaussian_at_extreme_outputs() -> None:
-    """A network that says 1e4 has log_std at the bound, so the density and its gradient stay finite."""
+    """At a network output of 1e4 log_std is at its bound, so the density and its gradient stay finite."""
     for log_std in (-1e4, 1e4):
         h, x = jnp.array([[[1e4, log_std]]]), jnp.array([[-1e4]])
         value, slope = jax.jit(jax.value_and_grad(lambda h, x=x: Gaussian()(h).log_prob(x)[0]))(h)
@@ -163,7 +163,7 @@ def test_gaussian_at_extreme_outputs() -> None:
 @pytest.mark.parametrize("min_probability", [0.0, 1e-7])
 @pytest.mark.parametrize("bad", [-1.0, 3.0, 0.5, np.nan])
 def test_impossible_categories_have_no_probability(bad: float, min_probability: float) -> None:
-    """A value that is not one of 0..K-1 scores -inf, never a neighbour's probability; the rest of the batch does."""
+    """A value that is not one of 0..K-1 scores -inf, never a neighbour's probability; other examples do not change."""
     record = Categorical(3, min_probability)(network_output(Categorical(3), (2,), batch=2))
     log_prob = log_prob_of(record, jnp.array([[0.0, bad], [0.0, 2.0]]))
     assert log_prob[0] == -jnp.inf
@@ -187,7 +187,7 @@ def test_min_probability_is_the_articles_clamp() -> None:
 
 
 def test_clamped_categorical_still_sums_to_one_inside() -> None:
-    """Where no probability is near 0 or 1 the clamp changes nothing."""
+    """If no probability is near 0 or 1 the clamp changes nothing."""
     h = network_output(Categorical(4), (3,), batch=5)
     x = draw_from(Categorical(4)(h), jax.random.key(0))
     np.testing.assert_array_equal(log_prob_of(Categorical(4, 1e-7)(h), x), log_prob_of(Categorical(4)(h), x))
@@ -209,7 +209,7 @@ def frequencies_agree(x: np.ndarray, p: np.ndarray) -> None:
 
 
 def test_bernoulli_draws_follow_their_probabilities() -> None:
-    """Frequencies of each pixel, among them pixels that are surely 0 or 1."""
+    """Frequencies of each pixel, including pixels that are 0 or 1 with certainty."""
     logits = jnp.array([-3.0, -0.5, 0.0, 2.0, 1e4, -1e4])
     p1 = np.asarray(jax.nn.sigmoid(logits), np.float64)
     x = draw_from(Bernoulli()(jnp.broadcast_to(logits[:, None], (DRAWS, 6, 1))), jax.random.key(5))
@@ -261,7 +261,7 @@ def test_means_and_modes() -> None:
 
 
 def message_of(family: Likelihood, x: np.ndarray) -> str:
-    """What the family says of data it does not allow."""
+    """The family's error for data that it does not allow."""
     with pytest.raises(ValueError, match="x_train") as error:
         family.check(x, "x_train")
     return str(error.value)
@@ -311,12 +311,12 @@ def test_error_of_what_is_not_finite(bad: float) -> None:
     ],
 )
 def test_allowed_data_pass(family: Likelihood, x: np.ndarray) -> None:
-    """What the family has probability for raises nothing."""
+    """Values of positive probability raise no error."""
     family.check(x)
 
 
 def test_categorical_needs_two_values() -> None:
-    """One value is no choice."""
+    """Fewer than two values are an error."""
     with pytest.raises(ValueError, match=r"num_values=1.*at least 2"):
         Categorical(1)
 
@@ -339,7 +339,7 @@ def test_categorical_of_256_values_takes_uint8() -> None:
 
 
 def test_a_gaussian_without_a_bound() -> None:
-    """log_std is what the network says, however far out."""
+    """log_std is the network's output, however large."""
     h = jnp.array([[[0.5, -9.0], [0.5, 9.0]]])
     np.testing.assert_array_equal(Gaussian(bound=None)(h).normal.log_std, h[..., 1])
     assert (jnp.abs(Gaussian()(h).normal.log_std) < 5.0).all()

@@ -1,4 +1,4 @@
-"""Logistics cut into bins, alone and in mixtures: sums of one, SciPy's numbers, edges, draws, colours, and errors."""
+"""Logistics cut into bins, alone and in mixtures: sums of one, SciPy's values, edges, draws, colours, and errors."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ mean_of, mode_of = jax.jit(lambda record: record.mean), jax.jit(lambda record: r
 
 
 def network_output(family: Likelihood, *pixels: int, seed: int = 0, spread: float = 1.5) -> Array:
-    """What a network might say: `[*pixels, parameters]`, the first axis the batch."""
+    """Random network output, `[*pixels, parameters]`; the first axis is the batch."""
     h = np.random.default_rng(seed).normal(size=(*pixels, family.parameters))
     return jnp.asarray(spread * h, jnp.float32)
 
@@ -94,7 +94,7 @@ def far(scale: float, mean: float, x: int) -> float:
 
 @pytest.mark.parametrize("log_scale", [-7.0, -5.0, -3.0])
 def test_far_from_the_mean(log_scale: float) -> None:
-    """Where the difference of two sigmoids in float32, and 1e-5, have long been 0."""
+    """log P is right where the difference of two sigmoids in float32 is 0, and P is far below 1e-5."""
     scale = math.exp(log_scale)
     record = DiscretisedLogistic(256)(jnp.array([[[-0.9, log_scale]]]))
     for x in (130, 200, 254):
@@ -105,7 +105,7 @@ def test_far_from_the_mean(log_scale: float) -> None:
 @pytest.mark.parametrize("family", [DiscretisedLogistic(256), LogisticMixture(2, channels=1), LogisticMixture(2)])
 @pytest.mark.parametrize("x", [0, 1, 128, 254, 255])
 def test_gradients_are_finite(family: Likelihood, x: int) -> None:
-    """At numbers of 1e4 of either sign from the network, and at none that is large."""
+    """At network outputs of 1e4 of either sign, and at small ones."""
     pixel = jnp.full((1, family.channels), x, jnp.uint8)
     slope = jax.jit(jax.value_and_grad(lambda h: family(h).log_prob(pixel)[0]))
     for scale in (0.0, 1.0, 1e4):
@@ -117,7 +117,7 @@ def test_gradients_are_finite(family: Likelihood, x: int) -> None:
 
 
 def test_colours_shift_those_after_them() -> None:
-    """Red has its own means, green's are shifted by red, blue's by red and green, through tanh of the coefficients."""
+    """Green's means are shifted by red, blue's by red and green, with the tanh of the coefficients; red's are not."""
     family = LogisticMixture(2, 16)
     h = network_output(family, 1, 1)
     logits, rest = np.asarray(h[0, 0, :2], np.float64), np.asarray(h[0, 0, 2:], np.float64).reshape(3, 3, 2)
@@ -181,7 +181,7 @@ def test_images_of_bytes(family: Likelihood) -> None:
 @pytest.mark.parametrize("family", [DiscretisedLogistic(16), LogisticMixture(2, 16), LogisticMixture(2, 16, 1)])
 @pytest.mark.parametrize("bad", [-1.0, 16.0, 0.5, np.nan])
 def test_impossible_values_have_no_probability(family: Likelihood, bad: float) -> None:
-    """They score -inf; the rest of the batch does not notice."""
+    """They score -inf; the other examples do not change."""
     x = np.zeros((2, family.channels))
     x[0, -1] = bad
     log_p = log_prob_of(family(network_output(family, 2, 1)), jnp.asarray(x, jnp.float32))
@@ -201,7 +201,7 @@ def frequencies_agree(draws: np.ndarray, p: np.ndarray) -> None:
 
 @pytest.mark.parametrize("family", [LogisticMixture(2, 4), LogisticMixture(3, 20, channels=1)])
 def test_draws_follow_their_probabilities(family: LogisticMixture) -> None:
-    """All combinations of colours of a pixel: one component for the three, and the shifts by what was drawn."""
+    """All combinations of a pixel's colours: the three share a component, and drawn values shift those after them."""
     h, n = network_output(family, 1, 1), 40_000
     x = np.asarray(draw_from(family(jnp.broadcast_to(h, (n, 1, family.parameters))), KEY)).reshape(n, -1)
     p = probabilities(family, h[0, 0])
@@ -209,7 +209,7 @@ def test_draws_follow_their_probabilities(family: LogisticMixture) -> None:
 
 
 def test_draws_of_the_logistic_follow_their_probabilities() -> None:
-    """Those of one that is cut off at its left end, and of a narrow one."""
+    """Draws of a logistic that is cut off at its left end, and of a narrow one."""
     family, n = DiscretisedLogistic(12), 40_000
     for seed, numbers in enumerate(([-0.8, -1.5], [0.3, -3.0])):
         record = family(jnp.broadcast_to(jnp.array(numbers), (n, 1, 2)))
@@ -218,7 +218,7 @@ def test_draws_of_the_logistic_follow_their_probabilities() -> None:
 
 
 def test_temperature_of_draws() -> None:
-    """0 is the likeliest component's mean, whatever the key; the spread grows with it."""
+    """At 0 draws are the likeliest component's mean for any key; their spread grows with the temperature."""
     family = LogisticMixture(3, 256)
     h = network_output(family, 2, 3, 1, spread=0.5)
     record = family(h)
@@ -257,7 +257,7 @@ def test_mean_of_colours() -> None:
 
 
 def test_mode_of_the_logistic() -> None:
-    """The bin in the middle or an end that gathers more, by comparison with all of them."""
+    """The bin of the mean, or an open end with more mass, by comparison with all bins."""
     family, x = DiscretisedLogistic(9), jnp.arange(9)
     h = network_output(family, 300, 1)
     log_p = jax.jit(jax.vmap(lambda one: family(jnp.broadcast_to(one, (9, 1, 2))).log_prob(x[:, None])))(h[:, 0])
@@ -267,7 +267,7 @@ def test_mode_of_the_logistic() -> None:
 
 
 def test_the_published_form_is_near_the_exact_one() -> None:
-    """The same but for rounding where a bin has 1e-5 or more; half a unit of a log at the most in the tails."""
+    """Equal up to rounding in bins of 1e-5 or more; in the tails log P differs by at most 0.5."""
     exact, published = (LogisticMixture(3, 32, channels=1, form=form) for form in ("exact", "published"))
     h = network_output(exact, 400, 1, spread=1.0)
     x = jnp.asarray(np.random.default_rng(2).integers(0, 32, (400, 1)))
@@ -279,7 +279,7 @@ def test_the_published_form_is_near_the_exact_one() -> None:
 
 
 def test_bins_that_overlap() -> None:
-    """VDVAE's five bits: 2/31 over 8/127.5 for a flat density, and white out of reach."""
+    """VDVAE's five bits: a flat density sums to (2/31)/(8/127.5), and no value reaches the last bin, white."""
     family = LogisticMixture(1, 32, channels=1, form="vdvae_5_bits")
     flat, white = jnp.array([0.0, -0.05, -2.5]), jnp.array([0.0, 0.95, -2.0])
     inner = probabilities(family, flat)[8:24].sum() / probabilities(LogisticMixture(1, 32, 1), flat)[8:24].sum()
@@ -291,7 +291,7 @@ def test_bins_that_overlap() -> None:
 
 
 def test_one_scale_for_all() -> None:
-    """The model's own parameter: what the network gives is the mean alone, and the gradient finds the scale."""
+    """The scale is a parameter of the model: the network outputs the mean alone, and gradients reach the scale."""
     family = DiscretisedLogistic(17, scale="global")
     model, x = VAE(latents=2, hidden=4, likelihood=family), jnp.asarray(np.arange(12).reshape(3, 4))
     params = jax.jit(model.init)(KEY, x, KEY)["params"]
@@ -318,7 +318,7 @@ def test_one_scale_for_all() -> None:
     ],
 )
 def test_models_of_colour_images(model: Any) -> None:
-    """They remember the image's shape, score, draw and reconstruct; images of other channels are refused."""
+    """Models keep the image's shape in scores, draws and reconstructions; other numbers of channels are an error."""
     x = jnp.asarray(np.random.default_rng(0).integers(0, 8, (2, 4, 8, 3)), jnp.uint8)
     variables = jax.jit(model.init)(KEY, x, KEY)
     trace = jax.jit(lambda v: model.apply(v, x, KEY))(variables)
@@ -335,7 +335,7 @@ def test_models_of_colour_images(model: Any) -> None:
 
 
 def test_maps_of_numbers() -> None:
-    """A network's last map has `outputs` channels, whatever shares a set of parameters."""
+    """A network's output feature map has `outputs` channels, however many channels share a set of parameters."""
     for family, channels, expected in (
         (LogisticMixture(10), 3, 100),
         (LogisticMixture(10, channels=1), 1, 30),
@@ -352,7 +352,7 @@ def test_maps_of_numbers() -> None:
 
 
 def test_a_pixelcnn_over_logistics() -> None:
-    """Elements alone can be its base, and are seen from -1 to 1; three channels together cannot."""
+    """The base may be a likelihood of one element, seen from -1 to 1, but not one of three channels together."""
     family = PixelCNN(DiscretisedLogistic(5), layers=2, width=4)
     np.testing.assert_allclose(family.as_input(jnp.array([0, 2, 4])), [-1.0, 0.0, 1.0])
     with pytest.raises(ValueError, match="set its channels to 1"):
@@ -378,6 +378,6 @@ def test_a_pixelcnn_over_logistics() -> None:
     ],
 )
 def test_what_is_refused(make: Any, message: str) -> None:
-    """Each says what was given, what is allowed and what to do."""
+    """Errors say what was given, what is allowed and what to do."""
     with pytest.raises(ValueError, match=message):
         make()

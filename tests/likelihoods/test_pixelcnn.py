@@ -1,4 +1,4 @@
-"""The PixelCNN head: what an element sees, that it is a density, and that generation follows its conditionals."""
+"""The PixelCNN head: its receptive field, sums of one, and sampling from its conditionals."""
 
 import itertools
 from typing import Any
@@ -58,7 +58,7 @@ def sees(p: tuple[int, ...], q: tuple[int, ...], field: float) -> bool:
     ],
 )
 def test_an_element_sees_the_field_and_nothing_else(event: tuple[int, ...], field: int | None, layers: int) -> None:
-    """By the Jacobian: outside of the field every entry is 0; inside, none is at all of thirty weights and inputs."""
+    """The Jacobian is 0 outside the field; inside, each entry is nonzero for some of thirty weights and inputs."""
     family = PixelCNN(Gaussian(), receptive_field=field, layers=layers, width=4, context=3)
     jacobian = jax.jit(lambda one, x: jax.jacobian(lambda x: one.conditionals(x[None]).normal.mean[0])(x))
     inputs = np.random.default_rng(1).normal(size=(10, *event)).astype(np.float32)
@@ -88,7 +88,7 @@ def test_an_element_sees_the_field_and_nothing_else(event: tuple[int, ...], fiel
     ],
 )
 def test_pixel_by_pixel_is_the_pass(base: Any, event: tuple[int, ...], field: int | None, layers: int) -> None:
-    """Each element of the mode is the mode given the elements before it, and draws follow the same conditionals."""
+    """Each element of the mode is the mode given those before it, and draws follow the same conditionals."""
     one = record(PixelCNN(base, receptive_field=field, layers=layers, width=6), event)
     mode = jax.jit(lambda one: one.mode)(one)
     assert mode.shape == (2, *event)
@@ -136,7 +136,7 @@ def test_samples_follow_the_density() -> None:
 
 
 def test_without_a_field_it_is_the_base_alone() -> None:
-    """Independent elements: densities, means, modes and draws of the base at the same numbers."""
+    """Elements are independent: densities, means, modes and draws are those of the base with the same parameters."""
     one = record(PixelCNN(Categorical(3), receptive_field=0, layers=2), (2, 3, 2))
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 2, 3, 2)), jnp.uint8)
     base = one.conditionals(jnp.zeros_like(x))
@@ -146,7 +146,7 @@ def test_without_a_field_it_is_the_base_alone() -> None:
 
 
 def most_in_a_pixel(rows: int, columns: int) -> tuple[int, int]:
-    """The largest array in the inner loop of sampling, and how many numbers its products take."""
+    """Size of the largest array in the inner loop of sampling, and number of inputs of its matrix products."""
     one = record(PixelCNN(receptive_field=2, layers=2, width=6), (rows, columns, 1))
     scans = [e for e in equations(jax.make_jaxpr(lambda one: one.sample(KEY))(one)) if e.primitive.name == "scan"]
     assert [scan.params["length"] for scan in scans[:2]] == [rows, columns]
@@ -155,19 +155,19 @@ def most_in_a_pixel(rows: int, columns: int) -> tuple[int, int]:
 
 
 def test_a_pixel_costs_the_same_in_any_image() -> None:
-    """What is computed at a pixel does not grow with the image."""
+    """The cost of a pixel does not grow with the image."""
     assert most_in_a_pixel(4, 6) == most_in_a_pixel(12, 18)
 
 
 def test_reaches() -> None:
-    """They add up to the whole."""
+    """The layers' reaches add up to the whole one."""
     assert reaches(7, 3) == (3, 2, 2)
     assert reaches(1, 3) == (1, 0, 0)
     assert all(sum(reaches(total, layers)) == total for total in range(9) for layers in range(1, 6))
 
 
 def test_gradients_reach_the_weights_and_the_latents() -> None:
-    """All of them, through a model."""
+    """Every parameter of a model has a gradient."""
     model = VAE(latents=2, hidden=4, likelihood=PixelCNN(Categorical(3), layers=2, width=4))
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (4, 3, 4, 2)), jnp.uint8)
     variables = jax.jit(model.init)(KEY, x, KEY)
@@ -182,7 +182,7 @@ def test_gradients_reach_the_weights_and_the_latents() -> None:
 
 
 def test_a_model_generates_and_reconstructs() -> None:
-    """Values that the likelihood knows, in the shape of the data."""
+    """Generated values are allowed by the likelihood and have the shape of the data."""
     model = VAE(latents=2, hidden=4, likelihood=PixelCNN(Categorical(3), layers=2, width=4))
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (4, 3, 4, 2)), jnp.uint8)
     variables = jax.jit(model.init)(KEY, x, KEY)
@@ -194,7 +194,7 @@ def test_a_model_generates_and_reconstructs() -> None:
 
 
 def test_settings_that_are_refused() -> None:
-    """Each says what is wrong."""
+    """Errors say what is wrong."""
     for wrong, said in (
         ({"receptive_field": -1}, r"receptive_field=-1\): it has to be 0 or more"),
         ({"layers": 0}, r"layers=0, .*every size has to be"),

@@ -1,4 +1,4 @@
-"""GECO and rate targets against their formulas and on a problem that is known in closed form."""
+"""GECO and rate targets, against their formulas and on a problem with a closed form."""
 
 import dataclasses
 import functools
@@ -85,14 +85,14 @@ def test_geco_is_its_formula(multiplier: str) -> None:
 
 
 class Toy(Model):
-    """R = m^2/2 and log p(x | z) = -(m - x)^2/2 for one parameter m: everything is known in closed form."""
+    """A model of one parameter m with R = m^2/2 and log p(x | z) = -(m - x)^2/2: everything has a closed form."""
 
     def init(self, rngs: Any, x: Array, key: Array, y: Any = None) -> dict[str, Any]:
-        """m = 1/2."""
+        """Starts at m = 1/2."""
         return {"params": {"m": jnp.float32(0.5)}}
 
     def apply(self, variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
-        """Without noise."""
+        """Returns the trace, without noise."""
         m = variables["params"]["m"]
         mean = jnp.broadcast_to(m, x.shape)
         level = level_of("z", 0.5 * mean**2, 1)
@@ -111,7 +111,7 @@ def trained(objective: GECO, steps: int = 4000) -> tuple[Any, dict[str, Array]]:
 
 @pytest.mark.parametrize("multiplier", ["log", "softplus"])
 def test_geco_comes_to_its_target(multiplier: str) -> None:
-    """Least m^2/2 with (m - 3)^2/2 <= 1/2: m = 2, and lambda = m/(3 - m) = 2, from above and from below."""
+    """The least m^2/2 with (m - 3)^2/2 <= 1/2 is at m = 2 and lambda = m/(3 - m) = 2, reached from both sides."""
     for initial in (0.2, 20.0):
         objective = GECO((Distortion(0.5),), eta=0.05, decay=0.9, initial=initial, multiplier=multiplier)
         state, metrics = trained(objective)
@@ -122,7 +122,7 @@ def test_geco_comes_to_its_target(multiplier: str) -> None:
 
 
 def test_lambda_stays_in_its_bounds() -> None:
-    """A target out of reach: the upper bound, m = 3 lambda/(1 + lambda), C above 0. One that is met: the lower."""
+    """A target out of reach ends at the upper bound, m = 3 lambda/(1 + lambda) and C > 0; an easy one at the lower."""
     state, metrics = trained(GECO((Distortion(-1.0),), bounds=(0.1, 5.0), eta=0.05, delay=100))
     lambdas = metrics["lambda"]
     assert (lambdas[:101] == 1.0).all() and (lambdas[102:] > 1.0).all() and lambdas.max() <= 5.0 * (1 + 1e-6)
@@ -136,7 +136,7 @@ def test_lambda_stays_in_its_bounds() -> None:
 
 @pytest.mark.parametrize(("microbatch", "axis_name"), [(2, None), (None, "data")])
 def test_the_multiplier_of_parts_is_the_wholes(microbatch: int | None, axis_name: str | None) -> None:
-    """In microbatches, and pmapped over eight devices: lambda moves once a step, by the whole batch's mean."""
+    """In microbatches, and pmapped over eight devices, lambda changes once per step, by the whole batch's mean."""
     objective, optimiser = GECO((Distortion(0.5), SquaredError(1.0))), optax.sgd(0.1)
     x = jnp.asarray(RNG.normal(size=(8, 1)), jnp.float32)
     states = [init_state(Toy(), objective, optimiser, KEY, x)] * 2
@@ -153,7 +153,7 @@ def test_the_multiplier_of_parts_is_the_wholes(microbatch: int | None, axis_name
 
 
 def test_rate_target() -> None:
-    """D + weight |R - r(t)|: in total or a level; the gradient turns where the target is passed."""
+    """D + weight |R - r(t)|, in total or per level; the gradient changes sign at the target."""
     rates, rise = RATES.mean(1), Linear(0, 10)
     for target, schedule, missed in (
         (5.0, Constant(), [rates.sum() - 5.0]),
@@ -172,7 +172,7 @@ def test_rate_target() -> None:
 
 
 def test_a_likelihood_without_a_mean() -> None:
-    """SquaredError says what to take instead."""
+    """The error of SquaredError says what to take instead."""
 
     def blind(*arguments: Any, **choices: Any) -> tuple[Trace, Any]:
         trace, updates = forward(*arguments, **choices)
@@ -185,7 +185,7 @@ def test_a_likelihood_without_a_mean() -> None:
 
 
 def test_what_is_said_of_constraints_that_were_not_met() -> None:
-    """Which, by how much, the best that was reached, and whether lambda has any room left; nothing of those met."""
+    """A sentence has the constraint, its last and best value and the room of lambda; there is none if it was met."""
     geco = GECO((Distortion(0.5),), bounds=(1e-3, 100.0))
     numbers = zip((0.9, 0.2, 0.3), (0.9, 0.1, 0.3), strict=True)  # the average lags behind what was reached
     rows = [{"constraint_average": lagging, "constraint": mean, "lambda": 100.0} for lagging, mean in numbers]

@@ -1,8 +1,8 @@
-"""Gradients of the importance-weighted bound: against quadrature, against each other, and how much they vary.
+"""Gradients of the importance-weighted bound: against quadrature, against each other, and their variances.
 
-One latent and one pixel, so that E log (1/K) sum_k w_k of K = 1 and 2 draws is an integral that Gauss-Hermite nodes
-give to float32 rounding. `c`, `d`, `log_std_x` serve p and, through the exact posterior that q is an offset from, q
-too; `off_mean1`, `off_log_std1` serve q alone.
+The model has one latent and one pixel, so that E log (1/K) sum_k w_k with K = 1 and 2 draws is an integral that
+Gauss-Hermite quadrature computes to float32 rounding. p depends on `c`, `d` and `log_std_x`, and so does q, which is an
+offset from the exact posterior; only q depends on `off_mean1` and `off_log_std1`.
 """
 
 import functools
@@ -36,7 +36,7 @@ DRAWS = 20_000
 
 
 def forward_of(model: HVAE) -> Any:
-    """Evaluation mode, no statistics."""
+    """The model's forward pass in evaluation mode, without batch statistics."""
 
     def forward(variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
         return model.apply(variables, x, key, **choices), {}
@@ -46,7 +46,7 @@ def forward_of(model: HVAE) -> Any:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def loss_and_gradient(model: HVAE, objective: Any, params: Any, x: Array, key: Array) -> tuple[Array, Any]:
-    """Of one call."""
+    """Loss and gradient of one call."""
 
     def loss(params: Any) -> Array:
         return objective(forward_of(model), {"params": params}, Batch(x), key, jnp.int32(0), ())[0]
@@ -56,7 +56,7 @@ def loss_and_gradient(model: HVAE, objective: Any, params: Any, x: Array, key: A
 
 @functools.cache
 def drawn(k: int, gradient: str, exact: bool = False) -> dict[str, np.ndarray]:
-    """DRAWS gradients of the loss, `[DRAWS]` a parameter; `exact` sets the offsets to 0, so that q is the posterior."""
+    """DRAWS gradients of the loss, `[DRAWS]` per parameter; `exact` sets q to the posterior, by offsets of 0."""
     objective = ImportanceWeighted(k, gradient)
     params = PARAMS | {name: jnp.zeros(1) for name in OFFSETS} if exact else PARAMS
     keys = jax.random.split(jax.random.fold_in(KEY, 10 * k), DRAWS)
@@ -85,20 +85,20 @@ def by_quadrature(k: int) -> tuple[float, dict[str, float]]:
 
 
 def assert_mean(draws: np.ndarray, expected: float) -> None:
-    """Within 4 standard errors, and float32 rounding."""
+    """Asserts that the mean is as expected, within 4 standard errors and float32 rounding."""
     assert abs(draws.mean() - expected) < 4 * draws.std(ddof=1) / np.sqrt(len(draws)) + 1e-5
 
 
 @pytest.mark.parametrize(("k", "gradient"), [(1, "plain"), (1, "stl"), (1, "dreg"), (2, "plain"), (2, "dreg")])
 def test_unbiased(k: int, gradient: str) -> None:
-    """In every parameter, those that serve q and p alike among them."""
+    """Unbiased in every parameter, also in those that both q and p depend on."""
     for name, expected in by_quadrature(k)[1].items():
         assert abs(expected) > 0.01
         assert_mean(drawn(k, gradient)[name], expected)
 
 
 def test_sticking_the_landing_is_biased_beyond_one_draw() -> None:
-    """It puts v_k where v_k^2 belongs, and v_k > v_k^2: the offsets' gradients come out too large, by half and more."""
+    """STL has v_k in place of v_k^2, which is smaller: the offsets' gradients are too large by half or more."""
     for name in OFFSETS:
         expected, draws = by_quadrature(2)[1][name], drawn(2, "stl")[name]
         assert abs(draws.mean() - expected) > 20 * draws.std(ddof=1) / np.sqrt(DRAWS)
@@ -106,7 +106,7 @@ def test_sticking_the_landing_is_biased_beyond_one_draw() -> None:
 
 
 def test_the_negative_elbos_gradient_has_the_mean_of_one_draws() -> None:
-    """K = 1: the analytic KL and the log-ratio estimate one gradient; and so does the loss."""
+    """At K = 1 analytic KL and log-ratio estimate the same gradient and the same loss."""
     keys = jax.random.split(KEY, 2000)
     values, slopes = jax.vmap(lambda key: loss_and_gradient(MODEL, NegativeELBO(), PARAMS, X, key))(keys)
     expected_value, expected = by_quadrature(1)
@@ -117,7 +117,7 @@ def test_the_negative_elbos_gradient_has_the_mean_of_one_draws() -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 8])
 def test_no_variance_where_q_is_the_posterior(k: int) -> None:
-    """STL and DReG: the offsets' gradient is 0 in every draw. Plain: it is 0 in the mean alone."""
+    """The offsets' gradient is 0 in every draw for STL and DReG, but only in the mean for "plain"."""
     for name in OFFSETS:
         for gradient in ("stl", "dreg"):
             np.testing.assert_allclose(drawn(k, gradient, exact=True)[name], 0.0, atol=1e-5)
@@ -127,7 +127,7 @@ def test_no_variance_where_q_is_the_posterior(k: int) -> None:
 
 
 def test_dreg_varies_less() -> None:
-    """At K = 8, off the posterior: a variance below a half of plain's, and a mean that agrees with it."""
+    """At K = 8, with q off the posterior, DReG has less than half the variance of "plain", and the same mean."""
     for name in OFFSETS:
         plain, dreg = drawn(8, "plain")[name], drawn(8, "dreg")[name]
         assert dreg.var() < 0.5 * plain.var()
@@ -136,9 +136,9 @@ def test_dreg_varies_less() -> None:
 
 
 def test_a_hierarchy() -> None:
-    """Two levels, K = 4: DReG less plain, of the same noise, has mean 0 in every parameter; STL less plain has not.
+    """With two levels and K = 4, DReG - plain at the same noise has mean 0 in every parameter; STL - plain has not.
 
-    What a lower level's q makes of the level above counts as a path, not as a parameter (Bauer & Mnih, 2021).
+    The dependence of a lower level's q on the latent above is part of the path (Bauer & Mnih, 2021).
     """
     model = LinearGaussian(levels=2, size=1, pixels=1)
     params = jitter(jax.jit(model.init)(KEY, X, KEY)["params"], scale=0.2)
@@ -160,7 +160,7 @@ def test_a_hierarchy() -> None:
 
 
 def test_the_signal_to_noise_ratio() -> None:
-    """From K = 2 to 32 plain's falls as 1/sqrt(K), by 4, and DReG's rises, by 4 (Tucker et al., 2019, figure 1)."""
+    """From K = 2 to 32 that of "plain" falls by 4, as 1/sqrt(K); DReG's rises by 4 (Tucker et al., 2019, figure 1)."""
 
     def ratio(k: int, gradient: str) -> float:
         draws = drawn(k, gradient)["off_mean1"]
@@ -181,9 +181,9 @@ TOYS = {
     "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("bottom_up", "flow", "scanned")]
 )
 def test_values_do_not_depend_on_the_estimator(name: str) -> None:
-    """The loss is the bound of `importance` with the same key; latents proposed, flown, scanned or drawn are all given.
+    """The loss is the bound of `importance` with the same key, for latents that are proposed, flows, scanned or drawn.
 
-    STL's gradient is the plain one without the score of q, and DReG's for K = 1 is STL's.
+    STL's gradient is the plain one without the score of q; DReG's for K = 1 is STL's.
     """
     model, pixels = TOYS[name]
     x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (4, pixels)), jnp.uint8)
@@ -200,7 +200,7 @@ def test_values_do_not_depend_on_the_estimator(name: str) -> None:
 
     @jax.jit
     def score(params: Any) -> Any:
-        """d log q(z | x) at latents that are held."""
+        """The score of q: d log q(z | x) at fixed latents."""
         latents = model.apply({"params": params}, x, key).latents
 
         def log_q(params: Any) -> Array:
@@ -219,7 +219,7 @@ def test_values_do_not_depend_on_the_estimator(name: str) -> None:
 
 
 def test_metrics_and_statistics_are_means_over_the_draws() -> None:
-    """The bare ones and the running batch statistics; the effective sample size from the weights."""
+    """Bare metrics and running batch statistics are means; the effective sample size follows from the weights."""
     model = TopDownVAE((2, 3), hidden=4, likelihood=Categorical(3))
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (8, 5)), jnp.uint8)
 

@@ -1,4 +1,4 @@
-"""What all objectives share: one step of each, settings, the command line, what they refuse."""
+"""What all objectives share: one step of each, settings, the command line, and errors."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ MODEL = TopDownVAE((2, 3), hidden=4, likelihood=Categorical(3))
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
 def test_one_step_of_each(objective: Objective) -> None:
-    """Jitted and scanned: finite, bare numbers beside the loss, metrics that stack and that a row of numbers takes."""
+    """Jitted and scanned: a finite loss, the bare metrics, and metrics that stack and fit a row of numbers."""
     optimiser, x = optax.sgd(0.1), jnp.asarray(RNG.integers(0, 3, (8, 5)), jnp.uint8)
     state = init_state(MODEL, objective, optimiser, KEY, x)
     step = make_step(MODEL, objective, optimiser)
@@ -75,7 +75,7 @@ def test_one_step_of_each(objective: Objective) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
 def test_settings_round_trip(objective: Objective) -> None:
-    """To JSON and back."""
+    """An objective survives the way to JSON and back."""
     experiment = Experiment("x", MODEL, objective=objective)
     assert settings.from_json(settings.to_json(experiment)) == experiment
 
@@ -99,7 +99,7 @@ def test_settings_round_trip(objective: Objective) -> None:
     ],
 )
 def test_the_command_line_sets_them(objective: Objective, arguments: str, expected: Objective) -> None:
-    """As fields of an experiment, by their names."""
+    """Settings are set by name, as fields of an experiment."""
     words = [f"--objective.{word[2:]}" if word.startswith("--") else word for word in arguments.split()]
     got = tyro.cli(Experiment, args=words, default=Experiment("x", MODEL, objective=objective))
     assert got.objective == expected
@@ -149,7 +149,7 @@ def test_the_command_line_sets_them(objective: Objective, arguments: str, expect
     ],
 )
 def test_bad_settings(make: Any, message: str) -> None:
-    """Named where they are made, before anything runs."""
+    """The error comes when the setting is made, before anything runs, and names it."""
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -165,6 +165,6 @@ def test_bad_settings(make: Any, message: str) -> None:
     ],
 )
 def test_settings_that_do_not_fit_the_model(objective: Objective, message: str) -> None:
-    """At its first trace."""
+    """The error comes at the model's first trace."""
     with pytest.raises(ValueError, match=message):
         call(objective)

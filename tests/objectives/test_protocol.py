@@ -1,4 +1,4 @@
-"""What objectives ask of levels: closed KLs, reparameterised samples; the printed formula against its definition."""
+"""Requirements of objectives: closed-form KLs, reparameterised samples; the printed formula and its definition."""
 
 from typing import Any
 
@@ -54,14 +54,14 @@ def value(objective: Objective, model: Any, key: Any = KEY) -> tuple[Any, dict[s
     ids=lambda one: type(one).__name__,
 )
 def test_a_level_without_a_closed_kl_is_refused(objective: Any, who: str) -> None:
-    """By its name, with both kinds and what to do."""
+    """The error names the level, the kinds of q and p, and what to do."""
     with pytest.raises(ValueError, match=rf"{who} needs the KL.*closed form.*level 'z2'.*Normal and its p a NormalMix"):
         value(objective, MIXTURE)
 
 
 @pytest.mark.parametrize("gradient", ["stl", "dreg"])
 def test_a_level_that_is_not_reparameterised_is_refused(gradient: Any) -> None:
-    """A class has no path from z to its parameters; "plain" takes it."""
+    """A categorical sample has no path to its parameters; gradient="plain" works."""
     with pytest.raises(ValueError, match=rf"gradient='{gradient}'.*level 'c' come from a OneHotC.*'plain'"):
         value(ImportanceWeighted(3, gradient), CategoricalTop())
     value(ImportanceWeighted(3, "plain"), CategoricalTop())
@@ -70,14 +70,14 @@ def test_a_level_that_is_not_reparameterised_is_refused(gradient: Any) -> None:
 
 @pytest.mark.parametrize("group", ["channel", "element"])
 def test_free_bits_of_parts_that_are_none(group: Any) -> None:
-    """A joint density has no rate a channel or element."""
+    """A joint density has no rate per channel or element."""
     with pytest.raises(ValueError, match=r"level 'z2' is one number an example.*NormalMixture.*group='level'"):
         value(Regularised(free_bits=FreeBits(0.1, group)), MIXTURE)
     value(Regularised(free_bits=FreeBits(0.1, "level")), MIXTURE)
 
 
 def test_the_printed_formula_top_down_is_the_elbo() -> None:
-    """Where every KL is analytic anyway it is NegativeELBO, to rounding."""
+    """With top-down inference, where every KL is analytic, it equals NegativeELBO to rounding."""
     row = case("top_down_2")
     variables = jax.jit(row.model.init)(KEY, row.x, KEY)
 
@@ -89,7 +89,7 @@ def test_the_printed_formula_top_down_is_the_elbo() -> None:
 
 
 def test_the_printed_formula_bottom_up_is_not() -> None:
-    """It is log p(x | z) less the closed KLs of the records; its metrics beside have the true rates."""
+    """It is log p(x | z) minus the closed-form KLs of the records; the bare metrics have the true rates."""
     model = BottomUp()
     variables = jax.jit(model.init)(KEY, X, KEY)
     variables = {**variables, "params": jitter(variables["params"], scale=0.3)}
@@ -111,7 +111,7 @@ def test_the_printed_formula_bottom_up_is_not() -> None:
 
 
 def test_defaults_of_an_objective() -> None:
-    """No state, everything trained, nothing to say."""
+    """No state, all parameters trained, no comment on a run."""
     objective = NegativeELBO()
     assert objective.init({}) == () and objective.trains("a/b") and objective.conclude([]) == ()
     np.testing.assert_allclose(call(objective)[1]["log_px"], LOG_PX.mean(), rtol=1e-6)

@@ -38,7 +38,7 @@ from hvae_jax.trace import Trace
 
 
 def groups_of(kl: np.ndarray, group: str, average: str) -> np.ndarray:
-    """What is compared with lambda, `[B or 1, groups]`."""
+    """Rates that are compared with lambda, `[B or 1, groups]`."""
     by_group = {
         "level": lambda kl: kl.reshape(B, -1).sum(1, keepdims=True),
         "channel": lambda kl: kl.sum(axis=tuple(range(1, kl.ndim - 1))),
@@ -65,7 +65,7 @@ def nvae_coefficients(rates: np.ndarray, groups_per_scale: list[int]) -> np.ndar
 @pytest.mark.parametrize("average", ["batch", "sample"])
 @pytest.mark.parametrize("group", ["level", "channel", "element"])
 def test_free_bits_are_their_formula(group: str, average: str) -> None:
-    """F of each level in both reductions, one lambda or one a level, at half of a schedule; the share at its floor."""
+    """F of each level in both averages, with one lambda or one per level, half-way in a schedule; fraction pinned."""
     variables, kls = (MAPS, PER_LEVEL[1:]) if group == "channel" else (VARIABLES, PER_LEVEL)
     trace, _ = forward(variables, jnp.asarray(X), KEY)
     lambdas = [0.4, 24.0, 0.9][: len(kls)]
@@ -85,7 +85,7 @@ def test_free_bits_are_their_formula(group: str, average: str) -> None:
 
 
 def test_free_bits_hold_no_group_that_is_above() -> None:
-    """The gradient in each element's KL is 0 where the group is below lambda, and the ELBO's above."""
+    """The gradient of each element's KL is 0 if the group is below lambda, and that of the ELBO above."""
     kl, plain = KLS["map"], gradient(NegativeELBO(), variables=MAPS)["kl"]["map"]
     channels = kl.sum((2, 3))[:, :, None, None]  # [n, B, 1, 1, C]
     for group, average, compared in (
@@ -121,7 +121,7 @@ def test_the_order_of_operations(step: int) -> None:
 
 @pytest.mark.parametrize("groups_per_scale", [[1], [3], [5, 10, 20], [4, 2, 1]])
 def test_nvae_coefficients(groups_per_scale: list[int]) -> None:
-    """Those of NVAE's code, for one scale to three, and its example of 5, 10 and 20 groups: alpha = 1, 2, 4."""
+    """Coefficients of NVAE's code with one to three scales; with 5, 10 and 20 groups, alpha = 1, 2, 4."""
     sides = [2**i for i, n in enumerate(groups_per_scale) for _ in range(n)]
     kls = [RNG.exponential(0.1, size=(B, side, side, 2)) for side in sides]
     levels = tuple(
@@ -135,7 +135,7 @@ def test_nvae_coefficients(groups_per_scale: list[int]) -> None:
 
 
 def test_gamma_balance() -> None:
-    """L (KL_l/n_l) / sum of the same, for its steps; 1 afterwards, and where every rate is 0."""
+    """L (KL_l/n_l) / sum_j (KL_j/n_j) in its steps; 1 afterwards, and if every rate is 0."""
     trace, _ = forward(VARIABLES, jnp.asarray(X), KEY)
     density = RATES.mean(1) / np.array([3, 20, 20])
     ones = jnp.ones(3)
@@ -147,7 +147,7 @@ def test_gamma_balance() -> None:
 
 @pytest.mark.parametrize("balance", [NVAEBalance(), GammaBalance(100)])
 def test_a_balance_has_no_gradient(balance: Any) -> None:
-    """The gradient in a level's KL is beta w gamma_l / B at each element."""
+    """The gradient of a level's KL is beta w gamma_l / B at each element."""
     objective = Regularised(warm_up=Linear(0, 10), balance=balance)
     metrics, got = call(objective, 4)[1], gradient(objective, 4)["kl"]
     gamma = [metrics[f"balance/{name}"] for name in NAMES]
@@ -166,6 +166,6 @@ def test_a_balance_has_no_gradient(balance: Any) -> None:
     ],
 )
 def test_what_is_off_or_over_is_the_negative_elbo(objective: Regularised) -> None:
-    """Loss and gradient after step 100, rates below 0 included."""
+    """Loss and gradient are those of NegativeELBO, also with rates below 0; schedules are over after step 100."""
     np.testing.assert_allclose(call(objective, 100)[0], call(NegativeELBO())[0], rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, gradient(objective, 100), gradient(NegativeELBO()))

@@ -1,4 +1,4 @@
-"""Schedules at their corners, and learning rates that follow them."""
+"""Schedules at their first and last steps and between, and learning rates that follow them."""
 
 import math
 from typing import Any
@@ -43,7 +43,7 @@ from hvae_jax.training import Adamax, AdamW
     ],
 )
 def test_schedules_at_their_corners(schedule: Schedule, points: dict[int, Any]) -> None:
-    """Before, at the start, inside, at the end, after; eager and jitted."""
+    """Values before the start, at it, inside, at the end and after it; eager and jitted."""
     for step, expected in points.items():
         for value in (schedule(jnp.int32(step)), jax.jit(schedule)(jnp.int32(step))):
             np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
@@ -52,7 +52,7 @@ def test_schedules_at_their_corners(schedule: Schedule, points: dict[int, Any]) 
 
 @pytest.mark.parametrize("optimiser", [Adamax, AdamW])
 def test_a_learning_rate_that_follows_a_schedule(optimiser: Any) -> None:
-    """Each update is the constant rate's, times the schedule's value at that update."""
+    """Each update is that of a constant learning rate times the schedule's value at that update."""
     params, slope = jnp.float32(0.0), jnp.float32(1.0)
     plain, halved = optimiser(0.1).build(), optimiser(0.1, schedule=Linear(0, 2, initial=1.0, final=0.5)).build()
     states = [plain.init(params), halved.init(params)]

@@ -1,1 +1,1 @@
-"""What the tests share: rows of the contract, small models, exact answers, makers of files."""
+"""Helpers of the tests: rows of the contract, small models, closed forms, and functions that make files."""

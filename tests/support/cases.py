@@ -1,4 +1,4 @@
-"""One row a model: what the contract of tests/contract.py is held against. A new model adds its row here."""
+"""One row per model, for the contract of tests/support/contract.py. A new model adds its row here."""
 
 import dataclasses
 import itertools
@@ -47,20 +47,20 @@ class Case:
     """A model on tiny data.
 
     Attributes:
-      name: of the row.
-      model: as small as it can be.
-      x: `[BATCH, *event]`; y: `[BATCH]` or None.
-      every_x: all values of x, `[M, *event]`, or the nodes of a quadrature; None where there are too many.
-      log_volume: of one value in `every_x`: 0 for discrete data, the logarithm of the spacing for a quadrature.
-      cancelled: parameters without gradient in training, as "a/b/bias": biases that a normaliser takes away.
-      top_down: no prior depends on its level's own sample: E_q[p/q] = 1 holds for each level, and levels above
-        keep_top do not notice it.
-      known: names of the levels that are a function of x: no sample of theirs is weighed against the prior.
-      noisy: some network draws, so that the latents alone do not decide the trace.
-      exact: the posterior is the model's own, so that every log weight is log p(x).
-      jitter: standard deviation of what is added to every parameter. More where chains of tiny layers would hide what
-        they are given; less where an initialisation that depends on data
-        starts with large gains: a residual block whose outputs are small, a tenth of what it was given, has ten.
+      name: name of the row.
+      model: the model, as small as possible.
+      x, y: data, `[BATCH, *event]`, and labels, `[BATCH]` or None.
+      every_x: all values of x, `[M, *event]`, or the nodes of a quadrature; None if there are too many.
+      log_volume: log volume of one value in `every_x`: 0 for discrete data, the log spacing for a quadrature.
+      cancelled: parameters without gradient in training, such as "a/b/bias": biases that a normaliser cancels.
+      top_down: whether no prior depends on its level's own sample: E_q[p/q] = 1 then holds for each level, and the
+        levels that keep_top keeps do not depend on it.
+      known: names of the levels that are a function of x, whose samples are not weighed against the prior.
+      noisy: whether some network draws random numbers, so that the latents alone do not determine the trace.
+      exact: whether q is the true posterior, so that every log weight is log p(x).
+      jitter: standard deviation of the noise added to every parameter. Larger if chains of tiny layers would hide their
+        input; smaller if a data-dependent initialisation starts with large gains (ten, in a residual block whose
+        outputs are a tenth of its inputs).
     """
 
     name: str
@@ -99,7 +99,7 @@ def grid(low: float, high: float, count: int) -> tuple[Array, float]:
 
 
 class Convolutions(nn.Module):
-    """A replaced first network: two convolutions over `[B, side, side]`, no statistics, so it takes x as it is."""
+    """A custom first network: two convolutions over x, `[B, side, side]`, without batch statistics."""
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -108,7 +108,7 @@ class Convolutions(nn.Module):
 
 
 class Half(nn.Module):
-    """A replaced network to mean and log variance: half of v `[B, D]`, so that a level and its prior are related."""
+    """A custom network for mean and log variance: half of v, `[B, D]`, so that a level depends on the one above."""
 
     @nn.compact
     def __call__(self, v: Array, *, train: bool = False) -> Array:
@@ -117,7 +117,7 @@ class Half(nn.Module):
 
 
 def plain(*widths: int) -> MLP:
-    """Tanh layers, the last one linear, without the batch norm beside which small gradients look like none."""
+    """Tanh layers, the last one linear, without batch norm, beside whose large gradients small ones look like 0."""
     return MLP(widths[:-1], widths[-1], activation=jnp.tanh, normalise=False)
 
 
@@ -404,13 +404,13 @@ def case(name: str) -> Case:
 
 
 def jitter(params: dict, seed: int = 0, scale: float = 0.05) -> dict:
-    """Parameters moved by N(0, scale^2), so that zero-initialised parts speak."""
+    """Moves the parameters by N(0, scale^2), so that zero-initialised parts have an effect."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: leaf + np.float32(scale) * rng.normal(size=leaf.shape).astype(np.float32), params)
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """Every equation of a jaxpr and, after it, of the jaxprs in it: what a function computes, for tests of how."""
+    """Every equation of a jaxpr, each followed by those of the jaxprs in it, for tests of how a value is computed."""
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         yield equation
         for leaf in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):

@@ -1,7 +1,8 @@
-"""The contract that every model keeps (design: "Tests, in order of worth"), one function a promise.
+"""The contract that every model keeps (design: "Tests, in order of worth"), one function per promise.
 
-Each takes a `Row`, a model with jittered parameters and what the promises share, compiled once. Statistical ones
-allow 4 standard errors of `DRAWS` draws and ask that the standard error be small enough to notice a mistake.
+Each takes a `Row`: a model with jittered parameters, and the compiled functions and draws that the promises share.
+Statistical promises allow 4 standard errors of `DRAWS` draws, and require a standard error small enough to notice a
+mistake.
 """
 
 import functools
@@ -97,10 +98,10 @@ class Row:
 
 
 def plausible_variables(model: HVAE, x: Array, y: Array | None) -> dict[str, Any]:
-    """Variables in the shapes of the model's own, drawn by NumPy: no program is compiled for them.
+    """Variables in the shapes of the model's own, drawn by NumPy, so that no program is compiled for them.
 
-    Kernels are U(-1/sqrt(fan_in), 1/sqrt(fan_in)), scales and variances near 1, gains of weight norm near
-    0.2, lest q and p lie so far apart that weights have no variance to speak of, and everything else near 0.
+    Kernels are U(-1/sqrt(fan_in), 1/sqrt(fan_in)), scales and variances are near 1, everything else is near 0. Gains of
+    weight norm are near 0.2, because with larger ones q and p lie too far apart for a test of mean weights.
     """
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(1), x, KEY, y=y)
@@ -119,10 +120,9 @@ def plausible_variables(model: HVAE, x: Array, y: Array | None) -> dict[str, Any
 
 
 def every_row(case: Case, draws: int = 1000) -> None:
-    """What is quick for all rows, by one compiled program: shapes, finite numbers, mean rates and mean weights.
+    """Checks what is quick for all rows by one compiled program: shapes, finite numbers, mean rates and mean weights.
 
-    Where the model is one of the library's the variables are `plausible_variables`; toys have their own, whose
-    parameters are no kernels.
+    Models of the library get `plausible_variables`; toys are initialised, because their parameters are no kernels.
     """
     model, x, y = case.model, case.x, case.y
     toy = not type(model).__module__.startswith("hvae_jax.")
@@ -154,12 +154,12 @@ def mean_and_error(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def assert_close(got: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-5) -> None:
-    """Two trees agree, leaf by leaf."""
+    """Asserts that two trees agree, leaf by leaf."""
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), got, expected)
 
 
 def without_kinds(trace: Trace) -> Trace:
-    """The trace without q where q and p are of different kinds: with a traced keep_top it is an `Either` there."""
+    """The trace without each q of another kind than p, which a traced keep_top turns into an `Either`."""
     levels = tuple(level.replace(q=None) if mixed(level) else level for level in trace.levels)
     return trace.replace(levels=levels)
 
@@ -176,7 +176,7 @@ def paths(tree: Any) -> dict[str, np.ndarray]:
 
 
 def continuous(level: Level) -> bool:
-    """Whether no two draws of the level are ever the same."""
+    """Whether two draws of the level are never the same."""
     return isinstance(level.p, Normal | NormalMixture)
 
 
@@ -193,7 +193,7 @@ def check_shapes(case: Case, trace: Trace) -> None:
 
 
 def check_drawn(case: Case, drawn: np.ndarray) -> None:
-    """What was generated is data."""
+    """Asserts that generated x are allowed data."""
     assert drawn.shape == case.x.shape
     assert np.isfinite(drawn).all()
     if case.model.likelihood is not None:
@@ -208,10 +208,10 @@ def check_rates(gaps: np.ndarray) -> None:
 
 
 def check_weights(case: Case, names: tuple[str, ...], ratios: np.ndarray, most: float) -> None:
-    """E_q[exp(log p - log q)] = 1 of ratios `[S, L, B]`: all levels together and, top-down, each; not what is known.
+    """E_q[exp(log p - log q)] = 1 of ratios `[S, L, B]`, for all levels but the known ones and, top-down, for each.
 
     Args:
-      most: the largest standard error that would still notice a mistake.
+      most: largest standard error with which a mistake would still be noticed.
     """
     ratios = ratios[:, [name not in case.known for name in names]]
     joint = np.exp(-ratios.sum(1)).mean(-1)
@@ -223,7 +223,7 @@ def check_weights(case: Case, names: tuple[str, ...], ratios: np.ndarray, most: 
 
 
 def shapes_and_finite(row: Row) -> None:
-    """A trace has the documented shapes and no NaN; drawn x are data; so much for reconstructions and codes too."""
+    """A trace has the documented shapes and no NaN; drawn x are allowed data; so are reconstructions and codes."""
     trace, b = row.trace, len(row.x)
     assert trace.rates.shape == trace.ratios.shape == (row.levels, b)
     assert len(trace.latents) == len(trace.unstack()) == row.levels
@@ -247,7 +247,7 @@ def jit_equals_eager(row: Row) -> None:
 
 
 def same_key_same_trace(row: Row) -> None:
-    """A key decides everything; another key gives other latents."""
+    """The key determines the trace; another key gives other latents."""
     again, other = row.infer(row.x, row.y, KEY), row.infer(row.x, row.y, OTHER_KEY)
     jax.tree.map(np.testing.assert_array_equal, row.trace, again)
     for level, w in zip(row.trace.unstack(), other.latents, strict=True):
@@ -256,7 +256,7 @@ def same_key_same_trace(row: Row) -> None:
 
 
 def each_parameter_learns(row: Row) -> None:
-    """Every parameter's gradient, in each block of a run, is above 1e-4 of the tree's rms; the cancelled are not."""
+    """Every parameter's gradient, in each block of a run, is above 1e-4 of the tree's rms, but for cancelled ones."""
     gradient = paths(row.train_gradient(row.variables["params"], row.x, row.y)[1])
     threshold = 1e-4 * np.sqrt(np.mean(np.concatenate([g.ravel() for g in gradient.values()]) ** 2))
     assert set(row.case.cancelled) <= set(gradient)
@@ -267,7 +267,7 @@ def each_parameter_learns(row: Row) -> None:
 
 
 def no_batch_mates(row: Row) -> None:
-    """In evaluation the first example's trace is the same whoever the others are."""
+    """In evaluation the first example's trace does not depend on the other examples."""
     x = jnp.concatenate([row.x[:1], jnp.roll(row.x[1:], 1, axis=0)])
     y = None if row.y is None else jnp.concatenate([row.y[:1], jnp.roll(row.y[1:], 1)])
     other = row.infer(x, y, KEY)
@@ -326,9 +326,9 @@ def iwae_rises(row: Row) -> None:
 
 
 def given_latents_reproduce(row: Row) -> None:
-    """All latents given, under another key, make the same trace; decoding them makes the same p(x | z), key or not.
+    """With all latents given another key gives the same trace, and decoding them gives the same p(x | z).
 
-    Where networks draw it is the same key, since their noise is no latent.
+    If networks draw random numbers the key stays the same, since their noise is no latent.
     """
     given, other_key = row.trace.latents, KEY if row.case.noisy else OTHER_KEY
     again = jax.jit(lambda key, z: row.apply(row.x, key, y=row.y, latents=z))(other_key, given)
@@ -345,7 +345,7 @@ def given_latents_reproduce(row: Row) -> None:
 
 
 def keep_top_mixes(row: Row) -> None:
-    """All kept is the plain pass; below keep_top nothing is claimed; one compilation serves all values."""
+    """keep_top = L is the plain pass; levels below keep_top have rate 0; one compilation serves all values."""
     for keep_top, k in enumerate(np.cumsum([0, *row.model.levels_per_stage])):
         trace = row.choose(KEY, jnp.float32(1.0), jnp.int32(keep_top))
         assert (trace.rates[k:] == 0).all()
@@ -359,7 +359,7 @@ def keep_top_mixes(row: Row) -> None:
 
 
 def temperature_scales_the_prior(row: Row) -> None:
-    """Temperature 0 is the prior's mode at that level, whatever the key; inferred levels do not feel it."""
+    """Temperature 0 gives the prior's mode at that level for any key; inferred levels do not depend on it."""
     zeros = jnp.zeros(row.levels)
     cold = row.decode(KEY, zeros)[0]
     if not row.case.noisy:
@@ -378,7 +378,7 @@ def temperature_scales_the_prior(row: Row) -> None:
 
 
 def loss_falls(row: Row) -> None:
-    """Eighty steps down the gradient's direction on one batch, at a fixed key, lower the loss by 0.05 nats or more."""
+    """Eighty steps against the gradient, on one batch at a fixed key, lower the loss by 0.05 nats or more."""
     params, losses = row.variables["params"], []
     for _ in range(80):
         (loss, _), gradient = row.train_gradient(params, row.x, row.y)

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def events(folder: Path) -> list[Any]:
-    """What is in a folder of event files, without TensorFlow: length, checksum, event, checksum."""
+    """Events of a folder of event files, read without TensorFlow: records of length, checksum, event, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []

@@ -8,7 +8,8 @@ import numpy as np
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-# Net of the article -> module here; position in its nn.Sequential -> layer here. Activations have no position's worth.
+# Net of the article -> module here; position in its nn.Sequential -> layer here. Activations (position 1) have no
+# parameters.
 _MODULES = {"nn_r_1": "r1", "nn_r_2": "r2", "nn_delta_1": "delta1", "nn_delta_2": "delta2", "nn_z_1": "prior1"}
 _LAYERS = {"0": "linear_0", "2": "norm_0", "3": "last"}
 _DECODER_LAYERS = {"0": "linear_0", "2": "norm_0", "3": "linear_1", "5": "norm_1"}
@@ -30,7 +31,7 @@ def recorded(name: str, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def to_variables(state_dict: Mapping[str, np.ndarray], pixels: int, parameters: int) -> dict[str, Any]:
-    """{"params": ..., "batch_stats": ...} of whatever a state dict holds: weights, gradients or buffers.
+    """{"params": ..., "batch_stats": ...} of the arrays in a state dict: weights, gradients or buffers.
 
     A PyTorch weight `[out, in]` is a kernel `[in, out]`; the decoder's last layer, whose output is viewed as
     `[pixels, parameters]`, is the readout `[in, pixels, parameters]`.

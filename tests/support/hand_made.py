@@ -17,7 +17,7 @@ B = 4
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(B, 6)).astype(np.float32)
 NAMES = ("top", "map.0", "map.1")
-# A vector, and a run of two maps; two values are below 0, as log-ratios can be.
+# A vector, and a run of two feature maps; two values are below 0, as log-ratios may be.
 KLS = {"top": RNG.exponential(size=(B, 3)), "map": RNG.exponential(0.5, size=(2, B, 2, 2, 5))}
 KLS["top"][0, 0], KLS["map"][0, 1, 0, 0, 0] = -0.3, -0.2
 VARIABLES = {
@@ -40,7 +40,7 @@ def level_of(name: str, kl: Array, side: int, stacked: bool = False) -> Level:
 
 
 def forward(variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
-    """The trace that the variables describe: a top vector if they have one, then maps of 2 by 2."""
+    """The trace that the variables describe: a top vector if they have one, then feature maps of 2 by 2."""
     kl, mean = variables["kl"], variables["mean"]
     levels = (level_of("top", kl["top"], 1),) if "top" in kl else ()
     levels += (level_of("map", kl["map"], 2, stacked=True),)

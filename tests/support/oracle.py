@@ -27,10 +27,10 @@ class Gaussian:
 
 
 class Oracle:
-    """p(z_L, ..., z_1, x) of a LinearGaussian as one Gaussian, and the posterior family it infers with.
+    """p(z_L, ..., z_1, x) of a LinearGaussian as one Gaussian, and its posterior q.
 
     Attributes:
-      joint: of (z_L, ..., z_1, x), top first.
+      joint: joint distribution of (z_L, ..., z_1, x), top first.
     """
 
     def __init__(self, model: LinearGaussian, params: Mapping[str, Any]) -> None:
@@ -39,6 +39,7 @@ class Oracle:
         d, levels = model.size, model.levels
         mean, cov = np.zeros(d), np.eye(d)
         for level in range(levels - 1, -1, -1):
+            # Slope on all variables so far, of which the last d are the level above: `[d or pixels, len(mean)]`.
             above = np.zeros((d if level else model.pixels, len(mean)))
             slope, shift, noise = self.link(level)
             above[:, -d:] = slope
@@ -56,7 +57,7 @@ class Oracle:
         return slope, p["d"], np.exp(2 * p["log_std_x"]) * np.eye(self.model.pixels)
 
     def block(self, level: int) -> np.ndarray:
-        """Where z_level (or x, level 0) is in the joint vector."""
+        """Indices of z_level (x for level 0) in the joint vector."""
         d, first = self.model.size, (self.model.levels - level) * self.model.size
         return np.arange(first, first + (d if level else self.model.pixels))
 
@@ -83,7 +84,7 @@ class Oracle:
         return Gaussian(mean, cov[np.ix_(i, i)] - slope @ cov[np.ix_(j, i)])
 
     def level_posterior(self, level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(A, B, b, C): q(z_level | z above, x) = N(A z + B x + b, C), with its offsets where it is not exact."""
+        """(A, B, b, C): q(z_level | z above, x) = N(A z + B x + b, C), with its offsets if it is not exact."""
         above = (level + 1,) if level < self.model.levels else ()
         slope, shift, noise = self.conditional(level, (*above, 0))
         width = self.model.size * len(above)

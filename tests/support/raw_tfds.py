@@ -28,17 +28,17 @@ def png(x: np.ndarray) -> bytes:
 
 
 class GFile(io.FileIO):
-    """As TensorFlow's, which can be read after `with` has closed it."""
+    """A file like TensorFlow's, which can be read after `with` has closed it."""
 
     def __exit__(self, *_: object) -> None:
         pass
 
 
 def prepare(name: str, raw: dict[str, Path], where: Path) -> None:
-    """Runs the builder of that name on raw files: `raw` has a path for the end of each address or archive.
+    """Runs the builder of that name on raw files; `raw` maps the end of each URL or archive name to a path.
 
-    Of TensorFlow it wants reading files, which Python can, and encoding PNGs, which Pillow can. `extract` finds what
-    is extracted already.
+    The builders use TensorFlow to read files and encode PNGs: Python and Pillow do that here. Downloading and
+    extracting are replaced by a look-up in `raw`.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import extractor

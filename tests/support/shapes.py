@@ -1,4 +1,4 @@
-"""Shapes of a model's variables, nothing computed."""
+"""Shapes of a model's variables, without computing anything."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ KEY = jax.random.key(0)
 
 
 def shapes(model: HVAE) -> Any:
-    """Of its variables, without computing anything."""
+    """Shapes of the model's variables."""
     x = jnp.zeros((1, *model.image), jnp.uint8)  # type: ignore[attr-defined]
     return jax.eval_shape(model.init, KEY, x, KEY)
 
 
 def size(model: HVAE) -> int:
-    """How many parameters it has."""
+    """Number of the model's parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(shapes(model)))

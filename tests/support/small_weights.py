@@ -1,4 +1,4 @@
-"""Small presets of the public codes, their weights, and the message of a failing `hvae`: for import and export."""
+"""Small presets of the public codes, their weights, and the message of a failing command: for import and export."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ Said = Callable[..., str]
 
 
 def tiny() -> VDVAE:
-    """The recorded configuration, as a preset has it."""
+    """The configuration of the recorded arrays, as a preset."""
     downs = down_stages(DEC, 16, latents=4)
     return VDVAE((8, 8, 3), up_stages(ENC, 16), downs, LogisticMixture(3), standardise=(120.63838, 64.16736))
 
@@ -33,7 +33,7 @@ def smallest() -> VDVAE:
 
 
 def small_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adds small presets, and works in a folder with small data."""
+    """Adds small presets, and changes to a folder with a small data file."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (12, 4, 4, 3)).astype(np.uint8)
     np.savez(tmp_path / "data.npz", x_train=x[:8], x_test=x[8:])
@@ -46,7 +46,7 @@ def small_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def what_fails(capsys: pytest.CaptureFixture[str]) -> Said:
-    """Runs a command that fails, and returns its message."""
+    """Makes a function that runs a failing command and returns its message."""
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit) as left:

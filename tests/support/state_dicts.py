@@ -1,4 +1,4 @@
-"""State dicts as the public codes have them, with random numbers in the shapes of small models."""
+"""State dicts in the format of the public codes, with random numbers in the shapes of small models."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -83,7 +83,7 @@ def of_addtt(model: ConvLadderVAE, drops: bool = True, real: bool = True) -> dic
     """A state dict of addtt's Ladder VAE.
 
     Args:
-      drops: whether its blocks have dropout, which counts in the numbering of their layers.
+      drops: whether its blocks have dropout, which shifts the numbers of their layers.
     """
     made = arrays(model, addtt.entries(model, drops, model.likelihood.parameters), real)
     for name in [name for name in made if name.endswith("running_mean")]:
@@ -92,7 +92,7 @@ def of_addtt(model: ConvLadderVAE, drops: bool = True, real: bool = True) -> dic
     if not model.learn_top_prior:
         made[prior] = np.zeros((1, *shape), np.float32)
     elif not real:
-        made[prior] = np.ones((1, *shape), np.float32)  # zeros would be a prior that is not learned
+        made[prior] = np.ones((1, *shape), np.float32)  # zeros would stand for a prior that is not learned
     return made
 
 

@@ -1,4 +1,4 @@
-"""Small models in the protocol, one for each way a latent may come to be; tests know more of them than of real ones."""
+"""Small models with the protocol, one for each way to choose a latent; tests know more of them than of real models."""
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,14 @@ def gaussian_head(h: Array) -> Normal:
     """`[B, 2 d]` to a Gaussian with log_std soft-clamped to (-0.15, 0.15).
 
     The weights p/q have a variance only where var_q > var_p / 2, that is log_std_q - log_std_p > -0.35: two heads of
-    this kind never differ by more than 0.3, so standard errors of mean weights mean what they say.
+    this kind never differ by more than 0.3, so standard errors of mean weights can be trusted.
     """
     mean, log_std = jnp.split(h, 2, axis=-1)
     return Normal(mean, soft_clamp(log_std, 0.15))
 
 
 def shifted(q: Normal, z: Array) -> Normal:
-    """The Gaussian moved by half of z, so that the two are well correlated."""
+    """The Gaussian shifted by half of z, so that the two are well correlated."""
     return Normal(q.mean + 0.5 * z, q.log_std)
 
 
@@ -47,14 +47,14 @@ def orthonormal(pixels: int, size: int) -> np.ndarray:
 class LinearGaussian(HVAE):
     """z_L ~ N(0, I), z_l ~ N(a_l z_{l+1} + b_l, s_l^2), x ~ N(Q c z_1 + d, s_x^2 I): p(x) is a Gaussian.
 
-    Q has orthonormal columns, so the exact posteriors q(z_l | z_{l+1}, x) are diagonal; they are a
-    precision-weighted merge of the prior and what x says of z_l.
+    Q has orthonormal columns, so the exact posteriors q(z_l | z_{l+1}, x) are diagonal: a precision-weighted merge of
+    the prior and the likelihood of z_l.
 
     Attributes:
-      levels: L.
-      size: of each latent.
-      pixels: of x, at least `size`.
-      exact: the exact posterior, or one that is off by a mean and a log scale for each unit (parameters).
+      levels: number of levels L.
+      size: size of each latent.
+      pixels: size of x, at least `size`.
+      exact: whether q is the exact posterior; if not, it is off by a mean and a log scale per unit, both parameters.
     """
 
     levels: int = 2
@@ -115,10 +115,10 @@ class LinearGaussian(HVAE):
 
 
 class BottomUp(HVAE):
-    """q(z1 | x) q(z2 | z1) against p(z2) p(z1 | z2) p(x | z1): z1 is proposed on the way up.
+    """q(z1 | x) q(z2 | z1) with p(z2) p(z1 | z2) p(x | z1): z1 is proposed on the bottom-up path.
 
     Attributes:
-      size: of z2 and of z1.
+      size: size of z2 and of z1.
       hidden: width of the networks.
       likelihood: p(x | z1).
     """
@@ -178,10 +178,10 @@ class Scanned(HVAE):
     """A top latent, then a run of n equal blocks with stacked parameters under nn.scan.
 
     Attributes:
-      blocks: n; the model has n + 1 levels.
-      width, size: of the deterministic path and of each latent.
-      remat: whether the blocks recompute instead of remembering.
-      unroll: of the scan.
+      blocks: number of blocks n; the model has n + 1 levels.
+      width, size: sizes of the deterministic path and of each latent.
+      remat: whether the backward pass recomputes the blocks' activations instead of storing them.
+      unroll: number of blocks per iteration of the scan.
       likelihood: p(x | h).
       normalise: whether each block ends with a batch norm, whose statistics are stacked like parameters.
     """
@@ -281,11 +281,11 @@ class Flow(HVAE):
 
 
 class CategoricalTop(HVAE):
-    """A class c of K at the top, a Gaussian z1 below it, or p(x | c) alone: everything of c can be enumerated.
+    """A class c of K at the top, with or without a Gaussian z1 below it: sums over c can be enumerated.
 
     Attributes:
-      classes_of_c: K.
-      size: of z1; 0 leaves it out.
+      classes_of_c: number of classes K.
+      size: size of z1; 0 leaves it out, so that x depends on c alone.
       form: gradient of the one-hot sample.
       likelihood: p(x | z1, c).
     """
@@ -333,10 +333,10 @@ def pairs(x: Array) -> Array:
 
 
 class Observed(HVAE):
-    """z2 at the top, below it y = d(x), which is known where x is, and p(x | y, z2): a level that is no latent.
+    """z2 at the top, below it y = d(x), which is known if x is, and p(x | y, z2): y is an observed level.
 
     Attributes:
-      likelihood: of x; p(y | z2) is Bernoulli.
+      likelihood: likelihood of x; p(y | z2) is Bernoulli.
     """
 
     size: int = 2
@@ -371,7 +371,7 @@ class Observed(HVAE):
 
 
 class NoisyPrior(Drawing):
-    """The network of a prior `[B, 2]` to `[B, 4]`, at an input that noise of its own has moved."""
+    """The network of a prior, `[B, 2]` to `[B, 4]`, that adds random noise to its input."""
 
     @nn.compact
     def __call__(self, v: Array, key: Array, *, train: bool = False) -> Array:

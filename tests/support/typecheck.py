@@ -7,7 +7,7 @@ from beartype import beartype
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Checks every function but `__init__`: in hvae_jax those are the generated ones of dataclasses.
+    """Checks every function but `__init__`, which dataclasses generate from the annotations of their fields.
 
     vmap, scan, eval_shape, tree.map and shardings build records whose leaves are tracers of other shapes,
     ShapeDtypeStructs, None or NamedShardings, so a check of fields annotated `Array` would refuse what JAX itself does.

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("form", ["gate", "mean_only", "published"])
 def test_flow(form: StepForm) -> None:
-    """Forward and back is the identity, log |dz/dz0| is the Jacobian's, and its slopes are those of differences."""
+    """Forward then inverse is the identity, log |dz/dz0| is the Jacobian's, and gradients are those of differences."""
     rng = np.random.default_rng(0)
     z0, context = jnp.asarray(rng.normal(size=(2, 2, 3, 2))), jnp.asarray(rng.normal(size=(2, 2, 3, 4)))
     flow = InverseAutoregressive(2, (4,), form)
@@ -57,7 +57,7 @@ def test_flow(form: StepForm) -> None:
 
 
 def test_resnet_vae() -> None:
-    """Given latents go through the inverse to 1e-10 in float64; what is float32 stays float32."""
+    """Given latents pass through the inverse to 1e-10 in float64; with float32 variables every output is float32."""
     row, key = case("resnet_vae_flow"), jax.random.key(0)
     variables = jax.jit(row.model.init)(key, row.x, key)
     single = jax.eval_shape(lambda v: row.model.apply(v, row.x, key), variables)

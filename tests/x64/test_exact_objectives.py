@@ -1,4 +1,4 @@
-"""Objectives that come to the same thing, to float64 rounding, on a linear-Gaussian hierarchy."""
+"""Objectives that are equal to float64 rounding, on a linear-Gaussian hierarchy."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def built() -> tuple[LinearGaussian, Any]:
 
 
 def loss_and_gradient(objective: Objective, step: int = 0) -> Any:
-    """Of one call in evaluation mode."""
+    """Loss and gradient of one call in evaluation mode."""
     model, params = built()
 
     def loss(params: Any) -> Any:
@@ -59,7 +59,7 @@ def loss_and_gradient(objective: Objective, step: int = 0) -> Any:
     ],
 )
 def test_the_negative_elbo(objective: Objective) -> None:
-    """After its warm-up, without nats to be free, and with a multiplier of 1 at a target of 0."""
+    """Equal to the ELBO: Regularised after its warm-up with 0 free nats, and GECO with multiplier 1 and target 0."""
     got, expected = loss_and_gradient(objective, 50), loss_and_gradient(NegativeELBO())
     assert got[0].dtype == jnp.float64
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), got, expected)
@@ -67,7 +67,7 @@ def test_the_negative_elbo(objective: Objective) -> None:
 
 @pytest.mark.parametrize("gradient", ["plain", "stl", "dreg"])
 def test_the_bound(gradient: str) -> None:
-    """The value is that of `importance` at the same key, whatever the gradient."""
+    """The value is that of `importance` at the same key, for every gradient estimator."""
     model, params = built()
     value, _ = loss_and_gradient(ImportanceWeighted(4, gradient))
     assert value.dtype == jnp.float64

@@ -40,11 +40,11 @@ class Run:
         self.variables = jax.tree.map(jnp.asarray, self.convert(recorded(name, "param/")))
 
     def convert(self, state_dict: dict[str, np.ndarray]) -> dict[str, Any]:
-        """To our variables."""
+        """Converts a state dict to our variables."""
         return to_variables(state_dict, 6, self.family.parameters)
 
     def forward(self, variables: Any, x: jax.Array, key: jax.Array, **choices: Any) -> tuple[Trace, Any]:
-        """A trace, and what the running statistics become."""
+        """A trace and the updated running statistics."""
         return self.model.apply(
             variables, x, key, train=self.train, mutable=["batch_stats"] if self.train else [], **choices
         )
@@ -87,7 +87,7 @@ run_of = functools.cache(Run)
 
 @pytest.fixture(params=[(name, mode) for name in FAMILIES for mode in ("eval", "train")], ids="-".join)
 def run(request: pytest.FixtureRequest) -> Run:
-    """Both likelihoods, with running and with batch statistics."""
+    """A run of each likelihood, with running and with batch statistics."""
     return run_of(*request.param)
 
 
@@ -139,7 +139,7 @@ def test_loss(run: Run) -> None:
 
 
 def test_gradients(run: Run) -> None:
-    """d loss / d every weight, through the reparameterised latents and, in training, through the batch statistics."""
+    """Gradient of every weight, through the reparameterised latents and, in training, through the batch statistics."""
     expected = run.convert({k.removeprefix("grad/"): v for k, v in run.terms.items() if k.startswith("grad/")})
     close_trees(run.result[2], expected["params"])
 
@@ -172,7 +172,7 @@ def test_sampling(name: str) -> None:
     expected = recorded(name, "sample/")
     z2 = jnp.asarray(run.arrays["sample_eps_z2"])
     with pytest.MonkeyPatch.context() as patch:
-        # z2 is given; its own draw, in the prior's float32, is not used
+        # z2 is given; its own draw, in the prior's float32, is not used.
         ours = jax.random.normal
         queue = iter([None, run.arrays["sample_eps_z1"]])
 
@@ -189,7 +189,7 @@ def test_sampling(name: str) -> None:
 
 
 def test_normal_density() -> None:
-    """log N of the article, elementwise. Its flat notebook has the constant D times; ours has it once."""
+    """log N of the article, elementwise. Its notebook for flat data counts the constant D times; ours once."""
     a = recorded("log_normal_diag")
     got = Normal.from_log_var(jnp.asarray(a["mu"]), jnp.asarray(a["log_var"])).log_prob(jnp.asarray(a["x"]))
     close(got, a["elementwise"])

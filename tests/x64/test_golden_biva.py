@@ -1,6 +1,6 @@
 """Parity with vlievin/biva-pytorch to 1e-9 in float64, its state dict read by `convert.biva`.
 
-What the arrays are: tests/golden/README.md. Its maps are NCHW, its latents here vectors.
+The arrays are described in tests/golden/README.md. That code's feature maps are NCHW; its latents are vectors here.
 """
 
 import functools
@@ -63,14 +63,14 @@ def from_noise() -> tuple[Trace, Any]:
 
 
 def assert_gaussian(level: Level, whose: str, prefix: str) -> None:
-    """A level's q or p, mean and log variance."""
+    """Asserts mean and log variance of a level's q or p."""
     one = getattr(level, whose)
     close(one.mean, ARRAYS[f"{prefix}{level.name}/{whose}_mu"])
     close(one.log_var, ARRAYS[f"{prefix}{level.name}/{whose}_logvar"])
 
 
 def assert_all_terms(trace: Trace) -> None:
-    """Every level, the likelihood and the ELBO, whose KLs are log-ratios there."""
+    """Asserts every level, the likelihood and the ELBO, whose KLs are log-ratios in that code."""
     assert trace.names == LEVELS
     for level in trace.levels:
         assert_gaussian(level, "q", "")
@@ -85,7 +85,7 @@ def assert_all_terms(trace: Trace) -> None:
 
 
 def test_the_configuration_is_read_off() -> None:
-    """Everything that the weights tell; 298,106 parameters."""
+    """Everything that the weights determine; 298,106 parameters."""
     top, middle, bottom = ((8, 3, 1), (8, 3, 1), (8, 3, 2)), ((8, 3, 1),) * 3, ((8, 5, 1), (8, 5, 1), (8, 5, 2))
     assert isinstance(MODEL, BIVA)
     assert MODEL.stages == (Stage(4, top), Stage(5, middle), Stage(6, bottom))
@@ -99,13 +99,13 @@ def test_terms_with_recorded_latents() -> None:
 
 
 def test_terms_with_recorded_noise() -> None:
-    """The latents follow, drawn in the order of that code: up, the top, down."""
+    """The latents follow from noise in the order of that code: bottom-up, the top, top-down."""
     assert_all_terms(from_noise()[0])
 
 
 def test_gradients() -> None:
     """For every parameter: the norm, and the product with the parameter."""
-    # Which of our leaves is which of their names: a state dict of their numbers, converted.
+    # Converts a state dict whose arrays hold the index of their name, to find the name that each leaf comes from.
     numbered = {name: np.full(value.shape, float(i)) for i, (name, value) in enumerate(PARAMS.items())}
     numbers = biva.deep_vae(numbered, (28, 28))[1]["params"]
     leaves = zip(*map(jax.tree.leaves, (numbers, from_noise()[1], VARIABLES["params"])), strict=True)

@@ -1,6 +1,6 @@
-"""Parity with vlievin/biva-pytorch, to 1e-9 in float64: maps as latents, colours, its Ladder VAE and its VAE.
+"""Parity with vlievin/biva-pytorch, to 1e-9 in float64: latent feature maps, colours, its Ladder VAE and its VAE.
 
-What the arrays are: tests/golden/README.md.
+The arrays are described in tests/golden/README.md.
 """
 
 import functools
@@ -26,7 +26,7 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
 
 
 def ours(value: np.ndarray) -> jax.Array:
-    """NHWC, where it is maps."""
+    """The array as NHWC if it is a batch of feature maps."""
     return jnp.asarray(np.moveaxis(value, 1, -1) if value.ndim == 4 else value)
 
 
@@ -39,20 +39,20 @@ def variant(name: str) -> tuple[dict[str, np.ndarray], BIVA | GatedLadderVAE, An
 
 
 def assert_gaussian(one: Normal, arrays: dict[str, np.ndarray], prefix: str) -> None:
-    """Mean and log variance."""
+    """Asserts mean and log variance."""
     close(one.mean, ours(arrays[f"{prefix}_mu"]))
     close(one.log_var, ours(arrays[f"{prefix}_logvar"]))
 
 
 def assert_outputs(x_dist: Any, expected: np.ndarray) -> None:
-    """The first example's logits: of Bernoulli variables or of the mixture's components."""
+    """Asserts the first example's logits, of Bernoulli variables or of the mixture's components."""
     mixture = isinstance(x_dist, LogisticMixtureRecord)
     logits = x_dist.logits[:1].reshape(1, 8, 8, -1)
     close(logits, ours(expected)[..., : logits.shape[-1]] if mixture else ours(expected))
 
 
 def test_the_configurations_are_read_off() -> None:
-    """Maps and vectors mixed; everything of BIVA that an option turns on."""
+    """Feature maps and vectors mixed, and everything that an option of BIVA turns on."""
     biva_model, lvae, vae = (variant(name)[1] for name in VARIANTS)
     assert isinstance(biva_model, BIVA)
     assert (biva_model.conditional_bu, biva_model.learn_top_prior) == (True, True)
@@ -65,7 +65,7 @@ def test_the_configurations_are_read_off() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_terms_with_recorded_latents(name: str) -> None:
-    """Every level's Gaussians and KL, the likelihood and the ELBO, whose KLs are log-ratios there."""
+    """Every level's Gaussians and KL, the likelihood and the ELBO, whose KLs are log-ratios in that code."""
     arrays, model, variables = variant(name)
     levels = range(model.num_levels)
     latents = tuple(ours(arrays[f"level{i}/z"]) for i in levels)

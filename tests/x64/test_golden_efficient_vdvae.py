@@ -1,6 +1,6 @@
 """Parity with Efficient-VDVAE's PyTorch tree to 1e-9 in float64, its state dict read by `convert.efficient_vdvae`.
 
-What the arrays are: tests/golden/README.md. Its maps are NCHW.
+The arrays are described in tests/golden/README.md. That code's feature maps are NCHW.
 """
 
 import functools
@@ -31,12 +31,12 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
 
 
 def ours(name: str) -> jax.Array:
-    """NHWC."""
+    """The array as NHWC."""
     return jnp.asarray(np.moveaxis(ARRAYS[name], 1, -1))
 
 
 def with_noise(patch: pytest.MonkeyPatch) -> None:
-    """Makes jax.random.normal hand out the level's recorded noise: found by its key, among those of this shape."""
+    """Makes jax.random.normal return the level's recorded noise, found by its key among those of this shape."""
     keys = jax.random.key_data(jax.random.split(KEY, len(LEVELS)))
 
     def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -55,7 +55,7 @@ def given() -> Trace:
 
 
 def test_terms() -> None:
-    """KLs, distortion, rate and bound; nats per dimension there."""
+    """KLs, distortion, rate and bound, which that code has in nats per dimension."""
     for i, level in enumerate(given().unstack()):
         close(level.rate, ARRAYS[f"block{i}/kl_per_example"])
     close(-given().log_px / DIMENSIONS, ARRAYS["distortion_per_example"])
@@ -64,7 +64,7 @@ def test_terms() -> None:
 
 
 def test_five_bits() -> None:
-    """The same outputs under its likelihood of 5 bits, whose last bin is open and whose bins overlap."""
+    """The same outputs under that code's likelihood of 5 bits, with an open last bin and bins that overlap."""
     family = LogisticMixture(3, 32, 3, -250.0, "efficient_vdvae_5_bits", ScaleHead("softplus_std", BETA))
     d = given().x_dist
     record = d.replace(family=family)
@@ -94,7 +94,7 @@ def test_noise_and_gradients() -> None:
 
 
 def test_generation_at_temperatures() -> None:
-    """Priors, given the recorded draws, which a temperature of each level has scaled; and p(x | z)."""
+    """Priors given the recorded draws, each at the temperature of its level, and p(x | z)."""
     latents = tuple(ours(f"prior/block{i}/z") for i in LEVELS)
     trace = jax.jit(lambda v, z: MODEL.apply(v, KEY, 2, latents=z, method="decode"))(VARIABLES, latents)
     for i, (level, of) in enumerate(zip(trace.unstack(), (0, 0, 1, 2, 2), strict=True)):

@@ -1,6 +1,6 @@
 """Parity with addtt/ladder-vae-pytorch to 1e-9 in float64, its state dict read by `convert.addtt`.
 
-What the arrays are: tests/golden/README.md. Its layer 0 is z1, and its maps are NCHW.
+The arrays are described in tests/golden/README.md. That code's layer 0 is z1, and its feature maps are NCHW.
 """
 
 import functools
@@ -73,7 +73,7 @@ def inject(patch: pytest.MonkeyPatch, names: list[str]) -> None:
 
 
 def assert_gaussians(level: Any, prefix: str, whose: str = "qp") -> None:
-    """A level's posterior and prior, mean and log variance."""
+    """Asserts mean and log variance of a level's posterior and prior."""
     for name in whose:
         one = getattr(level, name)
         close(one.mean, np.broadcast_to(maps(f"{prefix}{name}_mu"), one.mean.shape))
@@ -81,7 +81,7 @@ def assert_gaussians(level: Any, prefix: str, whose: str = "qp") -> None:
 
 
 def test_the_configuration_is_read_off() -> None:
-    """Everything that the weights tell; 33,561 parameters."""
+    """Everything that the weights determine; 33,561 parameters."""
     assert (MODEL.image, MODEL.latents, MODEL.downsample) == ((28, 28, 1), (4, 4, 4), (1, 1, 1))
     assert (MODEL.channels, MODEL.blocks, MODEL.merge, MODEL.skip) == (8, 2, "concat", True)
     assert MODEL.learn_top_prior and MODEL.halve_first and MODEL.clamp is None
@@ -110,7 +110,7 @@ def test_terms_with_recorded_latents(train: bool) -> None:
 
 
 def test_running_statistics() -> None:
-    """After one training pass, wherever there is a batch norm."""
+    """Running statistics of every batch norm after one training pass."""
     new = {k.removeprefix("train/new_buffer/"): v for k, v in ARRAYS.items() if k.startswith("train/new_buffer/")}
     expected = convert(new)[1]["batch_stats"]
     updated = given(True)[1]["batch_stats"]
@@ -133,7 +133,7 @@ def from_noise() -> tuple[Trace, Any]:
 
 
 def test_terms_with_recorded_noise() -> None:
-    """The latents follow, drawn from the top, and with them the loss."""
+    """The latents, drawn from the top down, follow from the noise, and so does the loss."""
     trace, _ = from_noise()
     for level, i in zip(trace.levels, LAYERS, strict=True):
         close(level.z, maps(f"layer{i}/z"))
@@ -142,7 +142,7 @@ def test_terms_with_recorded_noise() -> None:
 
 def test_gradients() -> None:
     """For every parameter: the norm, and the product with the parameter."""
-    # Which of our leaves is which of their names: a state dict of their numbers, converted.
+    # Converts a state dict whose arrays hold the index of their name, to find the name that each leaf comes from.
     numbered = {name: np.full(value.shape, float(i)) for i, (name, value) in enumerate(PARAMS.items())}
     numbers = addtt.ladder_vae(numbered | BUFFERS, (28, 28), "bernoulli")[1]["params"]
     leaves = zip(*map(jax.tree.leaves, (numbers, from_noise()[1], VARIABLES["params"])), strict=True)

@@ -15,7 +15,7 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
 
 
 def published(values: int, form: str, mixtures: int) -> LogisticMixture:
-    """The family that scores as a public code."""
+    """The family with the scores of a public code."""
     return LogisticMixture(mixtures, values, form=form)
 
 
@@ -28,7 +28,7 @@ def by_pixel(family: LogisticMixture, x: np.ndarray, h: np.ndarray) -> jax.Array
 
 
 def test_vdvae() -> None:
-    """Each pixel of eight bits, the edges among them, the images' loss, and its gradient."""
+    """log p of each pixel of eight bits, including values at the ends, the loss of the images, and its gradient."""
     a = recorded("logistic_mixture_vdvae")
     family = published(256, "published", int(a["nr_mix"]))
     close(by_pixel(family, a["pixels"], a["l"]), a["log_prob_per_pixel"])
@@ -42,7 +42,7 @@ def test_vdvae() -> None:
 
 
 def test_vdvae_of_five_bits() -> None:
-    """Its bins that overlap."""
+    """VDVAE's overlapping bins of five bits."""
     a = recorded("logistic_mixture_vdvae")
     family = published(32, "vdvae_5_bits", int(a["nr_mix"]))
     got = by_pixel(family, a["pixels"] // 8, a["l"]).sum((1, 2)) / a["pixels"][0].size
@@ -50,7 +50,7 @@ def test_vdvae_of_five_bits() -> None:
 
 
 def test_nvae_of_five_bits() -> None:
-    """On its own grid of 32 values it is the same form; its gradient too."""
+    """NVAE's own grid of 32 values is the form "published"; values and gradient."""
     a = recorded("logistic_mixture_nvae")
     family = published(32, "published", int(a["num_mix"]))
     h = np.moveaxis(a["param"], 1, -1)
@@ -89,7 +89,7 @@ def test_probabilities_of_a_mixture_sum_to_one(family: LogisticMixture) -> None:
 
 @pytest.mark.parametrize("family", [DiscretisedLogistic(16), LogisticMixture(2, 16), LogisticMixture(2, 16, 1)])
 def test_gradients_are_those_of_differences(family: Likelihood) -> None:
-    """The slope of log p(x) along a line, by central differences."""
+    """The derivative of log p(x) along a line, by central differences."""
     rng = np.random.default_rng(0)
     h, step = (jnp.asarray(rng.normal(size=(4, 1, family.parameters))) for _ in range(2))
     x = jnp.asarray(rng.integers(0, 16, (4, family.channels)).clip(0, 15)).at[0].set(0).at[1].set(15)

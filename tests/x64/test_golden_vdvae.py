@@ -1,6 +1,6 @@
 """Parity with openai/vdvae to 1e-9 in float64, its state dict read by `convert.vdvae`.
 
-What the arrays are: tests/golden/README.md. Its maps are NCHW.
+The arrays are described in tests/golden/README.md. That code's feature maps are NCHW.
 """
 
 import functools
@@ -28,7 +28,7 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
 
 
 def ours(name: str) -> jax.Array:
-    """NHWC."""
+    """The array as NHWC."""
     return jnp.asarray(np.moveaxis(ARRAYS[name], 1, -1))
 
 
@@ -50,7 +50,7 @@ def test_every_block() -> None:
 
 
 def test_bound() -> None:
-    """Distortion, rate and their sum, in nats per dimension there."""
+    """Distortion, rate and their sum, which that code has in nats per dimension."""
     close(-given().log_px / DIMENSIONS, ARRAYS["nll_per_example"])
     close(-given().log_px.mean() / DIMENSIONS, ARRAYS["distortion"])
     close(given().rates.sum(0).mean() / DIMENSIONS, ARRAYS["rate"])
@@ -58,7 +58,7 @@ def test_bound() -> None:
 
 
 def test_generation_at_a_temperature() -> None:
-    """The recorded noise, times the prior's deviation and the temperature, from the top; then p(x | z)."""
+    """From the top down the recorded noise times standard deviation and temperature gives z; then p(x | z)."""
     decode = jax.jit(lambda v, z: MODEL.apply(v, KEY, 3, latents=z, method="decode"))
     latents = [jnp.zeros_like(ours(f"block{i}/eps")) for i in LEVELS]
     for i in LEVELS:
@@ -70,12 +70,12 @@ def test_generation_at_a_temperature() -> None:
 
 
 def test_decoding_what_was_inferred() -> None:
-    """Its forward_manual_latents: the same p(x | z)."""
+    """That code's `forward_manual_latents` has the same p(x | z)."""
     trace = MODEL.apply(VARIABLES, KEY, 3, latents=given().latents, method="decode")
     jax.tree.map(close, trace.x_dist, MODEL.likelihood.from_map(jnp.asarray(ARRAYS["dmol_params"])))
 
 
 def test_kl() -> None:
-    """Its gaussian_analytical_kl."""
+    """That code's `gaussian_analytical_kl`."""
     a = recorded("vdvae_tiny", "gaussian_kl/")
     close(kl(Normal(a["mu1"], a["logsigma1"]), Normal(a["mu2"], a["logsigma2"])), a["kl"])

@@ -38,7 +38,7 @@ def drawn(levels: int, exact: bool) -> dict[str, np.ndarray]:
 
 
 def assert_mean(draws: np.ndarray, expected: np.ndarray) -> None:
-    """The mean of independent draws, within 4.5 standard errors and rounding."""
+    """Asserts the mean of independent draws, within 4.5 standard errors and rounding."""
     error = draws.std(0, ddof=1) / np.sqrt(len(draws))
     assert (np.abs(draws.mean(0) - expected) < 4.5 * error + 1e-10).all()
 
@@ -73,7 +73,7 @@ def test_levels_are_the_conditionals(levels: int, exact: bool) -> None:
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_rates(levels: int, exact: bool) -> None:
-    """The top rate is its KL exactly; those below it, and all log-ratios, are their expected KLs."""
+    """The top rate equals its KL; the other rates, and all log-ratios, have the expected KLs as their mean."""
     *_, x, oracle = built(levels, exact)
     expected, draws = oracle.rates(np.asarray(x)), drawn(levels, exact)
     np.testing.assert_allclose(draws["rates"][:, 0], np.broadcast_to(expected[0], (DRAWS, 5)), atol=1e-12)
@@ -105,7 +105,7 @@ def test_importance_with_the_exact_posterior() -> None:
 
 
 def test_importance_does_not_depend_on_the_chunk() -> None:
-    """K = 500 in chunks of 50, of 37 (which leaves a part) and of 500: the same to float64 rounding."""
+    """Results for K = 500 in chunks of 50, of 37 (the last one partial) and of 500 agree to float64 rounding."""
     model, variables, x, _ = built(2, False)
     results = [importance(model, variables, x, jax.random.key(5), 500, chunk) for chunk in (50, 37, 500)]
     for other in results[1:]:
