@@ -68,7 +68,7 @@ def main(settings: Settings) -> None:
     """Prints the table."""
     print(line())
     print(f"\n{settings.images} images, {settings.rounds} rounds\n")
-    print("| side | pixels | one pass | sampled, remembering | by whole passes | ratio |\n|" + " --- |" * 6)
+    print("| side | pixels | one pass | sampled with cache | by whole passes | ratio |\n|" + " --- |" * 6)
     for side in settings.sides:
         family = hv.PixelCNN(receptive_field=settings.field, layers=settings.layers, width=settings.width)
         model: Any = hv.models.VAE(latents=4, hidden=32, likelihood=family)
