@@ -1,7 +1,7 @@
-# The environment is .venv: made once, installed anew only when pyproject.toml changes. Otherwise no network is needed.
+# The environment is .venv. It is made once and updated only when pyproject.toml changes; nothing else needs a network.
 #
 #   make digits ARGS="--steps 500 --model.hidden 64"    ARGS goes to the recipe, or to pytest
-#   make test PYTHON=python3.13                         the interpreter .venv is made with, where there is none yet
+#   make test PYTHON=python3.13                         the interpreter that makes .venv, if there is none yet
 
 VENV = .venv
 PYTHON ?=
@@ -19,7 +19,7 @@ help: ## this list
 digits: $(VENV)/installed ## train the article's top-down VAE on digits; pictures and numbers in runs/top_down_digits
 	$(python) experiments/recipes/top_down.py $(ARGS)
 
-test: $(VENV)/installed-tests ## the test-suite but its slow tests
+test: $(VENV)/installed-tests ## the test-suite without its slow tests
 	$(python) -m pytest -n 2 $(ARGS)
 
 test-all: $(VENV)/installed-tests ## the test-suite with its slow tests
@@ -32,7 +32,7 @@ lint: $(VENV)/installed-lint ## ruff: rules and format
 types: $(VENV)/installed-lint ## pyrefly: types
 	$(python) -m pyrefly check --python-interpreter-path $(python)
 
-format: $(VENV)/installed-lint ## mend what ruff can mend
+format: $(VENV)/installed-lint ## fix what ruff can fix
 	$(python) -m ruff check --fix .
 	$(python) -m ruff format .
 

@@ -22,7 +22,7 @@ SHAPE = (2, 3, 2)
 
 @functools.cache
 def made(form: StepForm, steps: int = 2) -> tuple[InverseAutoregressive, Any, Array, Array]:
-    """A flow over 2x3 maps of two channels, its variables well away from where they start, a z and a context."""
+    """A flow over 2x3 feature maps of two channels, variables far from their initial values, a z and a context."""
     rng = np.random.default_rng(0)
     z = jnp.asarray(rng.normal(size=(3, *SHAPE)), jnp.float32)
     context = jnp.asarray(rng.normal(size=(3, 2, 3, 4)), jnp.float32)
@@ -32,12 +32,12 @@ def made(form: StepForm, steps: int = 2) -> tuple[InverseAutoregressive, Any, Ar
 
 
 def init(flow: InverseAutoregressive, z: Array, context: Array | None) -> Any:
-    """Variables: a flow returns functions, which `init` cannot return from jit."""
+    """The variables without the flow's output, a pair of functions, which jit could not return."""
     return flow.init_with_output(KEY, z, context)[1]
 
 
 def maps(form: StepForm, steps: int = 2) -> tuple[Any, Any, Array]:
-    """Forward and inverse, compiled, and z."""
+    """The compiled forward and inverse of a flow, and z."""
     flow, variables, z, context = made(form, steps)
     forward = jax.jit(lambda z: flow.apply(variables, z, context).forward(z))
     return forward, jax.jit(lambda z: flow.apply(variables, z, context).inverse(z)), z
@@ -47,7 +47,7 @@ def maps(form: StepForm, steps: int = 2) -> tuple[Any, Any, Array]:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_log_determinant_is_the_jacobians(form: StepForm, steps: int) -> None:
-    """log |det dz/dz0| of each example, and no example moves another; with one step the Jacobian is triangular."""
+    """log |det dz/dz0| of each example is right, examples are independent, and one step's Jacobian is triangular."""
     forward, _, z = maps(form, steps)
     jacobian = jax.jit(jax.jacfwd(lambda z: forward(z)[0]))(z)
     log_det = forward(z)[1]
@@ -66,7 +66,7 @@ def test_the_log_determinant_is_the_jacobians(form: StepForm, steps: int) -> Non
 @pytest.mark.leg
 @pytest.mark.parametrize("form", FORMS)
 def test_there_and_back(form: StepForm) -> None:
-    """The inverse gives z0 again, with the same log-determinant, and the other way round."""
+    """The inverse of the forward pass gives z0 with the same log-determinant, and the other way round."""
     forward, inverse, z0 = maps(form)
     z, log_det = forward(z0)
     again, same = inverse(z)
@@ -85,7 +85,7 @@ def test_an_inverse_of_many_passes() -> None:
 
 
 def test_overflow_between_passes_does_no_harm() -> None:
-    """Iterates that are far from the solution have scales of e^40; the solution has none of them."""
+    """Iterates far from the solution have scales up to e^40, which leave no trace in the solution."""
 
     def network(z: Array) -> Array:
         before = jnp.concatenate([jnp.zeros((1, 1)), z[:, :-1]], axis=1)
@@ -98,7 +98,7 @@ def test_overflow_between_passes_does_no_harm() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_derivatives_of_the_inverse(form: StepForm) -> None:
-    """Of z0 and the log-determinant, with respect to z and to the weights: those of finite differences."""
+    """Derivatives of z0 and the log-determinant, by z, weights and context, equal finite differences."""
     flow, variables, z, context = made(form, 2)
 
     def answer(params: Any, z: Array, context: Array) -> Array:
@@ -119,7 +119,7 @@ def test_derivatives_of_the_inverse(form: StepForm) -> None:
 
 
 def test_the_gate_is_stable() -> None:
-    """z', its log-determinant and gradients are finite at outputs of -1e4 and 1e4; at s = 0 the gate is over 0.8."""
+    """z', its log-determinant and gradients are finite at outputs s of -1e4 and 1e4; at s = 0 the gate is above 0.8."""
 
     def answer(s: float) -> Array:
         flow = autoregressive_step(lambda z: jnp.concatenate([z * 0.0 + 1e4, z * 0.0 + s], -1), "gate")
@@ -134,7 +134,7 @@ def test_the_gate_is_stable() -> None:
 
 
 def test_density_under_a_flow() -> None:
-    """`propose`: log q(z) is the base's density at z0 less the log-determinant, for a z drawn or given."""
+    """`propose` gives the same log q(z) for a z that is drawn and for the same z given; it is not the base's at z."""
     flow, variables, z, context = made("gate")
     q = Normal(0.3 * z, jnp.full_like(z, -0.5))
 
@@ -167,6 +167,6 @@ def test_chains_add_up() -> None:
     ],
 )
 def test_what_is_refused(make: Any, message: str) -> None:
-    """At construction if the settings decide it, else at the first call."""
+    """Bad settings are refused at construction, shapes that do not fit at the first call."""
     with pytest.raises(ValueError, match=message):
         make()

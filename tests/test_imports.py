@@ -1,4 +1,4 @@
-"""What importing does and may not do, which room may import which, and what no source file does."""
+"""Effects of importing, the direction of imports between rooms, and rules that every source file keeps."""
 
 import ast
 import os
@@ -16,8 +16,8 @@ PACKAGE = Path(__file__).parents[1] / "hvae_jax"
 
 # Rooms that know nothing of VAEs. Every other room may import them.
 GROUND = {"records", "runtime"}
-# What each room of hvae_jax may import beside GROUND. A room is a file at the root or a folder, whose files may import
-# each other. A new room needs a row here.
+# The rooms that each room of hvae_jax may import beside GROUND. A room is a file at the root, or a folder whose files
+# may import each other. A new room needs a row here.
 MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
     "runtime": set(),
@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli": {"convert", "descent", "diagnostics", "experiment", "report", "trace", "training"},
 }
-# The maths has the root to itself.
+# Only the maths lies at the root.
 ROOT_MODULES = {"__init__", "distributions", "trace", "descent", "flows"}
 MOST_ROOMS = 20
 
@@ -68,8 +68,8 @@ HEAVY = (
 # Rooms whose records are command lines too, and need tyro.
 NEED_TYRO = {"experiment", "cli"}
 
-# Functions have at most this many lines. A model's forward pass may be longer, because it is the paper: name it in
-# FORWARD_PASSES as "models/file.py:function". None needs it yet.
+# Largest number of lines of a function. A model's forward pass may be longer, because it follows its paper: name it in
+# FORWARD_PASSES as "models/file.py:function". No model needs it yet.
 MOST_LINES = 80
 FORWARD_PASSES: set[str] = set()
 
@@ -78,12 +78,12 @@ SOURCES = {str(file.relative_to(PACKAGE)): file.read_text() for file in FILES}
 
 
 def room_of(file: Path) -> str:
-    """networks/mlp.py -> networks, trace.py -> trace."""
+    """The room of a file: networks/mlp.py -> networks, trace.py -> trace."""
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def module_of(file: Path) -> str:
-    """networks/mlp.py -> hvae_jax.networks.mlp."""
+    """The module of a file: networks/mlp.py -> hvae_jax.networks.mlp."""
     return ".".join(("hvae_jax", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
@@ -106,7 +106,7 @@ def imports(file: Path) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_go_one_way(file: Path) -> None:
-    """A file imports its own room, GROUND and what its row allows; never the experiments, notebooks or tests."""
+    """A file imports its own room, GROUND and the rooms in its row; never experiments, notebooks or tests."""
     own = room_of(file)
     assert own in MAY_IMPORT, f"{own} is new: say in MAY_IMPORT what it may import."
     for line, name in imports(file):
@@ -128,7 +128,7 @@ def test_the_table_has_no_circle() -> None:
 
 
 def test_rooms() -> None:
-    """The table names the rooms that there are, not too many, and only the maths lies at the root."""
+    """The table has exactly the rooms of the package, few enough, and only the maths lies at the root."""
     assert {room_of(file) for file in FILES} == set(MAY_IMPORT)
     assert len(MAY_IMPORT) <= MOST_ROOMS
     assert {file.stem for file in PACKAGE.glob("*.py")} == ROOT_MODULES
@@ -146,7 +146,7 @@ def run_python(program: str, **environment: str) -> str:
 
 
 def test_importing_touches_no_device() -> None:
-    """On a platform that does not exist everything imports, and the first array fails."""
+    """With a platform that does not exist every module can be imported, and the first array fails."""
     program = f"""
 import importlib
 for module in {MODULES}:
@@ -167,7 +167,7 @@ def test_importing_loads_nothing_heavy() -> None:
 
 
 def test_all_but_experiments_do_without_the_heavy_ones() -> None:
-    """They import, and a step is taken, where none of those libraries is installed."""
+    """Rooms that do without tyro can be imported, and a step is taken, where no heavy library is installed."""
     program = f"""
 import importlib, sys
 
@@ -204,7 +204,7 @@ def lines_with(pattern: str, *, but: tuple[str, ...] = ()) -> list[str]:
 
 
 def test_models_are_asked_by_their_protocol() -> None:
-    """No getattr on a model in the rooms that know models by `trace.Model` alone."""
+    """No getattr on a model outside models and converters, which alone know more of it than `trace.Model`."""
     assert not lines_with(r"\b(get|has)attr\((self\.|experiment\.)?model\b", but=("models", "convert"))
 
 
@@ -219,7 +219,7 @@ def test_choices_are_read_in_one_place() -> None:
 
 
 def test_functions_fit_a_screen() -> None:
-    """At most MOST_LINES lines each, the docstring included, but for named forward passes of models."""
+    """Functions have at most MOST_LINES lines, docstring included, except the forward passes that are named."""
     long = {
         f"{name}:{node.name}": node.end_lineno - node.lineno + 1
         for name, source in SOURCES.items()

@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path: Path) -> None:
-    """Every cell runs, in a kernel of its own, and at least three pictures are shown."""
+    """Every cell of a notebook runs, in a fresh kernel, and at least three pictures are shown."""
     import nbformat
     from nbclient import NotebookClient
 

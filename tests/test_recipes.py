@@ -80,7 +80,7 @@ def test_one_convention(recipe: str) -> None:
     ],
 )
 def test_sizes(recipe: str, preset: str) -> None:
-    """The number of parameters, and that a state and the names of the levels follow from shapes alone."""
+    """The number of parameters is right, and the state and the levels' names follow from shapes alone."""
     experiment = presets_of(recipe)[preset]
     model, event = experiment.model, (8, 8, 1) if preset.startswith("digits") else (28, 28, 1)
     data = Split(np.zeros((2, *(model.image or event)), np.uint8))
@@ -91,7 +91,7 @@ def test_sizes(recipe: str, preset: str) -> None:
 
 @pytest.mark.parametrize("recipe", ["vae", "bottom_up"])
 def test_the_iwae_papers_networks(recipe: str) -> None:
-    """Parameters by hand, weights and biases; every network begins as Glorot's."""
+    """Parameters are those counted by hand, weights and biases; every network has Glorot's initialisation."""
     experiment = presets_of(recipe)["mnist_iwae"]
     x = jnp.zeros((2, 28, 28, 1), jnp.uint8)
     made = jax.jit(experiment.model.init)(jax.random.key(0), x, jax.random.key(1))["params"]
@@ -104,7 +104,7 @@ def test_the_iwae_papers_networks(recipe: str) -> None:
 
 
 def test_pseudo_inputs_begin_as_different_digits() -> None:
-    """A VampPrior copies the examples that the model is initialised on in turn: there is one for each."""
+    """There is one example for each pseudo-input: a VampPrior copies, in turn, those the model is initialised on."""
     for recipe in ("top_down", "bottom_up"):
         experiment = presets_of(recipe)["digits_vamp"]
         assert experiment.training.init_examples == experiment.model.top_prior.pseudo_inputs == 100
@@ -112,7 +112,7 @@ def test_pseudo_inputs_begin_as_different_digits() -> None:
 
 @pytest.mark.parametrize("recipe", ALL_RECIPES)
 def test_help(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The docstring and every setting; an unknown preset is refused with the ones there are."""
+    """--help shows the docstring and every setting; an unknown preset is refused, listing the known ones."""
     module = script(RECIPES / f"{recipe}.py")
     with pytest.raises(SystemExit) as left:
         command_line.main(module.presets, ["--help"], module.__doc__)
@@ -127,7 +127,7 @@ def test_help(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("recipe", ["vae", "top_down", "bottom_up"])
 def test_the_articles_models_are_the_defaults(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The digits have each class's own defaults, and its choices are in --help."""
+    """The preset `digits` has the defaults of the model's class, and --help shows the choices of its settings."""
     presets = presets_of(recipe)
     model = presets["digits"].model
     assert model == type(model)()
@@ -137,7 +137,7 @@ def test_the_articles_models_are_the_defaults(recipe: str, capsys: pytest.Captur
 
 
 def test_a_preset_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one unless another is named; other flags change its settings."""
+    """The first preset is taken unless another is named; other flags change its settings."""
     chosen = []
     monkeypatch.setattr(command_line, "run", lambda experiment, *_, **__: chosen.append(experiment) or Stopped())
     one, two = (Experiment(name=name, model=VAE(), data=Data("digits")) for name in ("one", "two"))
@@ -156,13 +156,13 @@ class Stopped:
 
 @pytest.fixture
 def studies(monkeypatch: pytest.MonkeyPatch) -> dict[str, types.ModuleType]:
-    """Every study, imported: they find `sweep` beside them, as they do when they are run."""
+    """Every study as a module; with its folder on the path, as when it is run, it finds `sweep`."""
     monkeypatch.syspath_prepend(STUDIES)
     return {name: script(STUDIES / f"{name}.py") for name in ALL_STUDIES}
 
 
 def test_studies_make_their_models(studies: dict[str, types.ModuleType]) -> None:
-    """All import, and make the models that they compare from their default settings."""
+    """Every study can be imported, and its default settings make the models that it compares."""
     digits = hv.data.digits()
     plane, curves = studies["usefulness_plane"], studies["rate_distortion"]
     assert len(plane.trials(plane.Settings(), digits)) == 4 * 3 + 4  # families by fields, and the remedy
@@ -172,7 +172,7 @@ def test_studies_make_their_models(studies: dict[str, types.ModuleType]) -> None
 
 
 def test_any_objective_of_the_printed_formula(studies: dict[str, types.ModuleType]) -> None:
-    """The plane's wrapper of the negative ELBO is PrintedELBO, which is not the ELBO of a bottom-up model."""
+    """Printed(NegativeELBO()) equals PrintedELBO(), which differs from the ELBO of a bottom-up model."""
     row, key = case("bottom_up"), jax.random.key(0)
     model, params = row.model, jax.jit(row.model.init)(key, row.x, key)["params"]
     variables = {"params": jitter(params, scale=0.5)}
@@ -190,7 +190,7 @@ def test_any_objective_of_the_printed_formula(studies: dict[str, types.ModuleTyp
 
 
 def test_seeds_name_what_there_is(studies: dict[str, types.ModuleType]) -> None:
-    """A recipe's first preset unless another is named; unknown ones are refused with the names there are."""
+    """The first preset is taken unless another is named; unknown names are refused, listing the known ones."""
     seeds = studies["seeds"]
     assert seeds.experiment_of("top_down", None) == presets_of("top_down")["digits"]
     assert seeds.experiment_of("bottom_up", "digits_printed").objective == PrintedELBO()
@@ -204,7 +204,7 @@ def test_seeds_name_what_there_is(studies: dict[str, types.ModuleType]) -> None:
 def test_seeds_show_both_formulas(
     studies: dict[str, types.ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """A run on the printed formula has the model's rates and the printed KLs, top first, in table and file."""
+    """Table and file of a run on the printed formula have the model's rates and the printed KLs, top first."""
     seeds, x = studies["seeds"], hv.data.digits().splits["train"].x
     np.savez(tmp_path / "few.npz", x_train=x[:40], x_validation=x[40:60], x_test=x[60:80], num_values=17)
     tiny = Experiment(
@@ -226,7 +226,7 @@ def test_seeds_show_both_formulas(
 
 @pytest.mark.slow
 def test_a_sweep_resumes(studies: dict[str, types.ModuleType], tmp_path: Path, capsys: Any) -> None:
-    """Every run is trained once, whatever is asked for again; pictures and numbers; other settings are refused."""
+    """Every run is trained once, however often it is asked for; figures are written; other settings are refused."""
     curves = studies["rate_distortion"]
     effort = curves.Effort(steps=2, hidden=4, width=2, layers=1, draws=2, examples=20)
     chosen = curves.Settings(betas=(1.0, 2.0), fields=(0, -1), effort=effort, workers=1, folder=tmp_path)

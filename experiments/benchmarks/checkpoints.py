@@ -1,11 +1,11 @@
 """Seconds to save and to restore by size, and what saving costs a run at its default settings.
 
     python experiments/benchmarks/checkpoints.py
-    python experiments/benchmarks/checkpoints.py --folder /somewhere/else      # another disk
+    python experiments/benchmarks/checkpoints.py --folder /somewhere/new      # another disk
 
-A save is timed twice: until training continues (the copy, the checksum and what Orbax does before its threads take
-over) and until it is on disk. The cost of saving is measured by two interleaved runs of the article's experiment: one
-saves every `--save-seconds`, the other never.
+A save is timed twice: until training continues (copy, checksum, and Orbax's work before its threads take over) and
+until it is on disk. The cost of saving is measured on the article's experiment, in turns of `--save-seconds`: one with
+a save at its start, the next without.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ LEAVES = 32  # arrays in the state
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """Settings of the measurement.
 
     Attributes:
       sizes: sizes of the state, MiB.
       rounds: number of times each is saved and restored.
       save_seconds: time between two saves of the run, as `Training.save_seconds`.
       minutes: duration of the comparison of the two runs.
-      folder: where to write; a temporary folder if it is not given.
+      folder: folder to write to, deleted with all its contents at the end; None takes a temporary one.
     """
 
     sizes: tuple[int, ...] = (1, 10, 100, 400)

@@ -38,7 +38,7 @@ PRESETS = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """Settings of the measurement.
 
     Attributes:
       levels: numbers of levels.
@@ -48,7 +48,7 @@ class Settings:
       remat: also measure with a backward pass that recomputes the inside of each block.
       initialise: time the initialisation of every preset instead.
       presets: presets to initialise.
-      only: (levels, unroll, remat) of one model, for the processes that this script starts.
+      only: (levels, unroll, remat) of a single model, for the processes that this script starts; None measures all.
     """
 
     levels: tuple[int, ...] = (20, 40, 78)
@@ -67,7 +67,7 @@ def model_of(levels: int, width: int, unroll: bool, remat: bool) -> models.VDVAE
     def blocks(stages: tuple[tuple[int, int], ...]) -> dict[int, int]:
         fraction = levels / 78
         counts = {side: max(1 if side == 1 else 2, round(fraction * count)) for side, count in stages}
-        # what rounding leaves is added at 32x32
+        # the difference that rounding leaves is added at 32x32
         return counts | {32: counts[32] + (levels - sum(counts.values()) if stages is DOWNS else 0)}
 
     up, down = blocks(UPS), blocks(DOWNS)
@@ -85,7 +85,7 @@ def model_of(levels: int, width: int, unroll: bool, remat: bool) -> models.VDVAE
 
 
 def compiled(settings: Settings, levels: int, unroll: bool, remat: bool) -> dict[str, float]:
-    """Compiles one training step; seconds and memory."""
+    """Compiles one training step, and returns its seconds and memory."""
     model = model_of(levels, settings.width, unroll, remat)
     objective, optimiser = NegativeELBO(), AdamW(2e-4, b2=0.9).build()
     x: Any = jax.ShapeDtypeStruct((settings.batch, *model.image), jnp.uint8)

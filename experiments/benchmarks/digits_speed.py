@@ -28,14 +28,14 @@ from hvae_jax.training.feeds import Resident
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """Settings of the measurement.
 
     Attributes:
       torch_python: an interpreter whose environment has torch 2.13 (CPU), numpy and scikit-learn.
       rounds: number of rounds.
       steps: training steps of each side in a round, rounded up to epochs of 16.
       samples: images that each side draws in a round.
-      out: where to write the tables as JSON; empty writes none.
+      out: JSON file of the tables; empty writes none.
     """
 
     torch_python: str

@@ -1,10 +1,10 @@
-"""The bounds of the Ladder VAE or BIVA and of its public PyTorch code after equally many steps on the same images.
+"""Bounds of the Ladder VAE or BIVA and of its public PyTorch code after the same number of steps on the same images.
 
     python experiments/benchmarks/equal_steps.py --model ladder --steps 100 --torch-python PYTHON --code CLONE
 
-Both sides train the published MNIST model as published, from their own initialisation by a batch, on the same batches
-of static MNIST in the same order; then both score some test images by the ELBO, ten draws each, with the variables of
-the last step. Prints both means, the mean of the differences image by image, their standard errors, and the training
+Both sides train the published MNIST model as published, each from its own data-dependent initialisation, on the same
+batches of static MNIST in the same order. Then both score some test images by the ELBO, ten draws each, with the
+variables of the last step. Prints both means and the mean difference per image, with standard errors, and the training
 losses.
 """
 
@@ -35,17 +35,17 @@ BATCH = {"ladder": 64, "biva": 48}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to compare.
+    """Settings of the comparison.
 
     Attributes:
       torch_python: an interpreter whose environment has torch.
       code: folder of the cloned public code.
-      model: which model.
-      data: the images.
+      model: the model to compare.
+      data: the data set.
       steps: training steps.
       images: number of test images scored, evenly spread over the split, which is not in a random order.
       draws: draws per image.
-      seeds: one training each; the seed decides the order of the batches and, on our side, the initialisation.
+      seeds: seeds, one training each, of the order of the batches and, on our side, of the initialisation.
     """
 
     torch_python: str
@@ -59,7 +59,7 @@ class Settings:
 
 
 def ours(settings: Settings, train: np.ndarray, test: np.ndarray, seed: int) -> tuple[list[float], np.ndarray]:
-    """Trains our side; its losses, and the ELBO of each test image."""
+    """Trains our side, and returns its losses and the ELBO of each test image."""
     ladder = settings.model == "ladder"
     model: Any = addtt_mnist() if ladder else biva_mnist()
     objective = Regularised(free_bits=FreeBits(0.5 if ladder else 2.0, "level", "sample"))
@@ -85,7 +85,7 @@ def ours(settings: Settings, train: np.ndarray, test: np.ndarray, seed: int) -> 
 
 
 def theirs(settings: Settings, images: Path, seed: int) -> tuple[list[float], np.ndarray]:
-    """Trains the public code; the same."""
+    """Trains the public code, and returns its losses and the ELBO of each test image."""
     script = Path(__file__).with_name("pytorch_public_codes.py")
     tasks = (
         {"task": "train", "steps": settings.steps, "images": str(images), "seed": seed},

@@ -1,4 +1,4 @@
-"""Steps per second by feed, by steps per dispatch and by devices, interleaved in one run; images per second of Grain.
+"""Steps per second by feed, steps per dispatch and devices, interleaved in one run; images per second read by Grain.
 
     python experiments/benchmarks/feeds.py                                   # random images
     python experiments/benchmarks/feeds.py --data cifar10_subset.npz         # x_train of a file
@@ -29,7 +29,7 @@ from hvae_jax.training.feeds import Resident, Streamed, read
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """Settings of the measurement.
 
     Attributes:
       data: an .npz with x_train of 32x32x3 uint8 images; random images if it is not given.
@@ -38,7 +38,7 @@ class Settings:
       batch: examples per step.
       hidden: width of the model.
       devices: number of CPU devices to simulate, 1 or 8; more than 1 prints the table by devices alone.
-      out: where to write the tables as JSON; None writes none.
+      out: JSON file of the tables; None writes none.
     """
 
     data: str | None = None
@@ -73,7 +73,7 @@ class Encoded:
 
 
 def trainer(x: Any, settings: Settings, kind: str, per_dispatch: int, devices: int) -> Callable[[int], float]:
-    """Returns a loop like that of `train`: a number of steps to steps per second, one more dispatch untimed."""
+    """Returns a function of a number of steps that trains, after one untimed dispatch, and returns steps per second."""
     model = hv.models.TopDownVAE(latents=(16, 32), hidden=settings.hidden, likelihood=hv.Gaussian())
     objective, optimiser, mesh = hv.NegativeELBO(), Adamax().build(), data_mesh(devices)
     plan = Plan(len(x), settings.batch, per_dispatch, last_step=10**9)
@@ -86,7 +86,7 @@ def trainer(x: Any, settings: Settings, kind: str, per_dispatch: int, devices: i
     def once() -> int:
         nonlocal state, portion
         state, metrics = dispatch(state, feed.data, portion, jax.random.key(1))
-        portion = next(portions)  # dispatches return at once: this reads while the devices compute
+        portion = next(portions)  # a dispatch returns at once, so this reads while the devices compute
         return len(jax.device_get(metrics["loss"]))
 
     def train(steps: int) -> float:
@@ -168,7 +168,7 @@ def main(settings: Settings) -> None:
             {name: partial(run, settings.steps) for name, run in runs.items()},
             settings.rounds,
         )
-        # smooth pictures: noise does not compress as images do, and would take longer to decode
+        # Blocks of one colour and not noise, which does not compress as images do and takes longer to decode.
         large = np.repeat(np.repeat(generator.integers(0, 256, (512, 16, 16, 3), dtype=np.uint8), 16, 1), 16, 2)
         png, jpeg = Encoded(x[:4000], "PNG"), Encoded(large, "JPEG")
         sources: dict[str, tuple[Any, int, int]] = {

@@ -1,12 +1,12 @@
-"""IW-5000 of 1,000 binary 28x28 images: seconds, beside a plain PyTorch loop over samples on the same cores.
+"""Seconds for IW-5000 of 1,000 binary 28x28 images, beside a plain PyTorch loop over samples on the same cores.
 
     python experiments/benchmarks/importance.py --torch-python PYTHON_WITH_TORCH
 
 The model is the IWAE paper's network of one stochastic layer, 50 latents and two tanh layers of 200 either way, in
 float32. Images are random, since the time does not depend on them. A round runs each side once, PyTorch with fewer
-draws and its time scaled up; the table has medians and quartiles over rounds. Neither side can do without the
-decoder, 206,000 multiplications per draw and image. The encoder runs once per `chunk` draws here, and once per draw
-there.
+draws and its time scaled up; the table has medians and quartiles over rounds. Both sides run the decoder for every
+draw and image, 206,000 multiplications. The encoder runs once per `chunk` draws on our side, once per draw in
+PyTorch.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from hvae_jax.runtime.doctor import line
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """Settings of the measurement.
 
     Attributes:
       torch_python: an interpreter whose environment has torch; without one only our side is timed.

@@ -24,7 +24,7 @@ from hvae_jax.runtime.doctor import line
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """Settings of the measurement.
 
     Attributes:
       sides: heights of square images.
@@ -46,7 +46,7 @@ class Settings:
 
 
 def by_passes(record: PixelCNNRecord, key: jax.Array) -> jax.Array:
-    """The draws of `record.sample`, each pixel by a pass over the whole image."""
+    """The same draws as `record.sample`, with one pass over the whole image for each pixel."""
 
     def pixel(i: Any, x: jax.Array) -> jax.Array:
         drawn = record.conditionals(x).sample(jax.random.fold_in(key, i))
@@ -68,7 +68,7 @@ def main(settings: Settings) -> None:
     """Prints the table."""
     print(line())
     print(f"\n{settings.images} images, {settings.rounds} rounds\n")
-    print("| side | pixels | one pass | sampled, remembering | by whole passes | ratio |\n|" + " --- |" * 6)
+    print("| side | pixels | one pass | sampled with cache | by whole passes | ratio |\n|" + " --- |" * 6)
     for side in settings.sides:
         family = hv.PixelCNN(receptive_field=settings.field, layers=settings.layers, width=settings.width)
         model: Any = hv.models.VAE(latents=4, hidden=32, likelihood=family)

@@ -1,10 +1,10 @@
-"""What bfloat16 costs: bits per dimension of a trained model, with products in float32 and in bfloat16.
+"""The cost of bfloat16: bits per dimension of a trained model with products in float32 and in bfloat16.
 
     python experiments/benchmarks/precision.py runs/vdvae_cifar10_small --examples 1000
 
 Parameters, latents, KLs and likelihoods are float32 either way. Each image has the same noise on both sides, so that
-the difference has a far smaller standard error than either bound. Both are over the first images of the test split,
-which CIFAR-10 has in random order.
+the difference has a far smaller standard error than either bound. Both are means over the first images of the test
+split, which CIFAR-10 has in random order.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ from hvae_jax.runtime.doctor import line
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """Settings of the measurement.
 
     Attributes:
       run: folder of a finished run.
       examples: number of test images.
-      size: images held in memory at once.
+      size: number of images held in memory at once.
       data: another data set than the run's, by name or path.
     """
 

@@ -7,9 +7,9 @@ The Ladder VAE and BIVA are the published MNIST models, on 28x28. VDVAE, on 32x3
 525,780 parameters (`vdvae`), or is the published CIFAR-10 model (`vdvae_cifar10`). Each side runs in a process of its
 own, on all cores or on one GPU. The sides take turns: in a round each does each task `repeats` times. The table has
 medians over all repeats, and the median of the ratios taken round by round. A training step is the published one, with
-its optimiser, free bits, clipping and averages, and ends when its parameters are computed. Peak memory is the most that
-the process held while its steps ran: PyTorch's from its start, ours after compilation, which is reported apart; on a
-GPU, the most that the device held. Prints compile seconds and floating-point operations as XLA counts them as well.
+its optimiser, free bits, clipping and averages, and ends when its parameters are computed. Peak memory is that of the
+process, PyTorch's since its start, ours since the end of compilation; on a GPU, that of the device. Prints the seconds
+of compilation as well, and floating-point operations as XLA counts them.
 """
 
 import ctypes
@@ -42,16 +42,16 @@ TASKS = ("step", "elbo", "sample")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """Settings of the measurement.
 
     Attributes:
-      model: which model.
+      model: the model to measure.
       torch_python: an interpreter whose environment has torch; without one only our side is timed.
       code: folder of the cloned public code.
-      batch: images at once.
+      batch: batch size.
       rounds: number of rounds.
       repeats: runs of each task in a round.
-      tasks: which tasks.
+      tasks: tasks to measure.
       unroll: blocks of VDVAE written out per turn of a loop; 0 writes out all of them.
       dtype: VDVAE's compute dtype.
       remat: whether VDVAE's backward pass recomputes the inside of each block.

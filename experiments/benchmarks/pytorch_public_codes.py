@@ -4,16 +4,16 @@
 
 Imports that code from the folder of its clone: addtt/ladder-vae-pytorch at a27d45c (which needs `boilr` and what that
 needs but torchvision), vlievin/biva-pytorch at ba37aca, or openai/vdvae at ea35b49. Builds the published MNIST model of
-the first two; of the third the model of `--model vdvae` in `public_codes.py`, or its CIFAR-10 model. Reads one task per
-line of JSON from standard input, and answers each with one line:
+the first two, and with the third the model of `--model vdvae` in `public_codes.py` or the published CIFAR-10 model.
+Reads one task per line of JSON from standard input, and answers each with one line:
 
     {"task": "step" | "elbo" | "sample", "repeats": 1}      -> {"seconds": [...], "loss": ..., "peak": bytes}
     {"task": "train", "steps": 100, "images": "x.npz", "seed": 0}   -> {"losses": [...], "seconds": ...}
     {"task": "score", "images": "x.npz", "draws": 1}        -> {"elbo": [one per image], "bound": [one per image]}
 
 x.npz has `train` and `test`, 0 or 1 in uint8 `[N, 28, 28]`. "step" and "train" are the published training step: Ladder
-with Adamax at 3e-4 and half a nat free a layer, BIVA with Adamax at 2e-3 and two nats free a latent, VDVAE with AdamW
-at 2e-4, clipped, and averaged parameters (PyTorch's AdamW for apex's).
+with Adamax at 3e-4 and free bits of half a nat per layer, BIVA with Adamax at 2e-3 and free bits of two nats per
+latent, VDVAE with AdamW at 2e-4, clipped gradients and averaged parameters (PyTorch's AdamW instead of apex's).
 """
 
 import argparse
@@ -37,9 +37,9 @@ class Code(NamedTuple):
 
     Attributes:
       model: the module.
-      begin: its data-dependent initialisation by a batch x.
-      score: x to the loss and the ELBO of each example.
-      sample: n to n samples.
+      begin: function of a batch x that carries out the data-dependent initialisation.
+      score: function of x that returns the loss and the ELBO of each example.
+      sample: function of n that returns n samples.
     """
 
     model: torch.nn.Module
@@ -57,7 +57,7 @@ def stub(path: str, **names: Any) -> None:
 
 
 def ladder(code: Path) -> Code:
-    """The model of three levels in its README."""
+    """The model of three levels in the README of the code."""
     stub("torchvision.utils", make_grid=None, save_image=None)  # for boilr's plots
     sys.path.insert(0, str(code))
     from boilr.nn.init import data_dependent_init
@@ -91,7 +91,7 @@ def ladder(code: Path) -> Code:
 
 
 def biva(code: Path) -> Code:
-    """The model of eleven latents that its MNIST command trains."""
+    """The model of eleven latents that the MNIST command of the code trains."""
     stub("booster", Diagnostic=dict)
     sys.path.insert(0, str(code))
     from biva.evaluation import VariationalInference
@@ -131,7 +131,7 @@ BLOCKS = {
 
 
 def vdvae(code: Path, name: str) -> Code:
-    """A model of 32x32 images, which are standardised as the code does CIFAR-10."""
+    """A model of 32x32 images, standardised as the code standardises CIFAR-10."""
     sys.path.insert(0, str(code))
     from vae import VAE
 

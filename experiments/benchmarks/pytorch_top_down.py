@@ -1,7 +1,7 @@
 """The article's digits experiment in PyTorch: the other side of the speed benchmark of `TopDownVAE`.
 
 Our own code for the model, the loss and the training loop that J. Tomczak's "Hierarchical Variational Auto-Encoders"
-and its notebook describe, on the same 1000 digits, with the same networks (721,808 parameters), optimizer and batches
+and its notebook describe, on the same 1000 digits, with the same networks (721,808 parameters), optimiser and batches
 (15 of 64 and one of 40 an epoch). PyTorch is needed for this script alone, nowhere else in the project: run it with
 the Python of any environment that has torch, numpy and scikit-learn.
 
@@ -16,7 +16,7 @@ driver can take turns between it and the JAX side.
     quit                     end; so does the end of the input
 
 MODE is `article`, the article's own code, or `lean`, the same mathematics as a speed-minded PyTorch user writes it.
-Each timing follows an untimed warm-up (one epoch, or one batch of images). A mode keeps its model and optimizer between
+Each timing follows an untimed warm-up (one epoch, or one batch of images). A mode keeps its model and optimiser between
 commands, so that training resumes. Every line but quit has one answer, {"error": ...} if it failed.
 """
 
@@ -73,7 +73,7 @@ class TopDown(nn.Module):
         self.px = mlp(BOTTOM, PIXELS * VALUES, depth=2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes x `[B, 64]` to the logits of p(x | z1) `[B, 64, 17]` and the KL divergence of each image `[B]`."""
+        """Returns the logits of p(x | z1), `[B, 64, 17]`, and the KL of each image, `[B]`, for x `[B, 64]`."""
         r1 = self.r1(x)
         r2 = self.r2(r1)
         dm1, dlv1 = self.delta1(r1).chunk(2, dim=1)
@@ -126,7 +126,7 @@ class Digits(Dataset[np.ndarray]):
 
 
 class Run:
-    """A mode's model, optimizer and data."""
+    """Model, optimiser and data of one mode."""
 
     def __init__(self, mode: str) -> None:
         torch.manual_seed(0)

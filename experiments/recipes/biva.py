@@ -1,24 +1,24 @@
-"""BIVA (Maaloe et al., 2019): a bottom-up and a top-down inference path, and skips from all levels to x.
+"""BIVA (Maaloe et al., 2019): bottom-up and top-down inference paths, and skip connections from all levels to x.
 
     python experiments/recipes/biva.py                         # mnist_small: minutes on two cores
     python experiments/recipes/biva.py --preset mnist_paper    # six stages, 31.6 million parameters
     python experiments/recipes/biva.py --preset cifar10_small  # minutes on two cores
     python experiments/recipes/biva.py --preset cifar10_paper  # fifteen stages, 103 million parameters
 
-The `paper` presets are the paper's models as vlievin/biva-pytorch trains them: Adamax at 2e-3, times 0.999999 a step
-down to 1e-4, two nats free a latent, 48 images, parameters averaged at 0.9995, initialised by a batch. They were not
-run here.
+The `paper` presets are the paper's models as vlievin/biva-pytorch trains them: Adamax with a learning rate of 2e-3,
+multiplied by 0.999999 per step down to 1e-4; batches of 48 images; free bits of two nats per latent; parameters
+averaged with a decay of 0.9995; data-dependent initialisation from a batch. They were not run here.
 
-MNIST is Larochelle's static binarisation, 50,000 / 10,000 / 10,000; the public codes select by the test split, which
-nothing here does. Published: an -ELBO of 81.20 nats, 78.59 with 1000 samples. `mnist_small` has three stages of width
-16, two blocks each, and kernels of 3x3. Expected of `mnist_small --epochs 1`, one core, seed 0: 16 minutes, -ELBO
-99.1, 94.8 with 10 samples.
+MNIST is Larochelle's static binarisation, 50,000 / 10,000 / 10,000. The public codes select variables on the test
+split; nothing here does. Published: an -ELBO of 81.20 nats, 78.59 with 1000 samples. `mnist_small` has three stages
+of width 16, two blocks each, and kernels of 3x3. Expected of `mnist_small --epochs 1`, one core, seed 0: 16 minutes,
+-ELBO 99.1, 94.8 with 10 samples.
 
 CIFAR-10: 45,000 / 5,000 / 10,000 images. Published: 3.08 bits per dimension with importance weights. `cifar10_paper`
 has a mixture of ten discretised logistics in the public code's form, whose probabilities do not quite sum to one;
-`cifar10_small` has three stages of width 24 and the likelihood whose probabilities do. Expected of its two epochs on
-10,800 images, 676 steps: 21 minutes of one core, 6.47 bits; on all 45,000 two epochs are four times as long and were
-not run here.
+`cifar10_small` has three stages of width 24 and the exact form. Expected of its two epochs on 10,800 images, 676
+steps: 21 minutes of one core, 6.47 bits; two epochs of all 45,000 images take four times as long and were not run
+here.
 """
 
 from hvae_jax.cli.script import main

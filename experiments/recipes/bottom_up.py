@@ -12,11 +12,11 @@
 -ELBO 96.1 +- 1.0 nats (500 draws), IW-500 bound about 92.6, KL of z2 4.9 +- 1.0, rate of z1, a log-ratio, about 3.2.
 These are five seeds of another implementation; five seeds here gave 96.1, 92.5, 4.9 and 3.1 (docs/results/digits.md).
 
-`digits_printed`: the same model trained on the "ELBO" that the article prints, which is not that of its posterior
-(`hvae_jax.models.bottom_up` derives by how much). Expected: KL of z2 1.3 +- 1.0, since the printed formula charges
-for a z2 that tells of z1; -ELBO 96.3 and the IW bound of `digits`. Validation, early stopping and results are by the
-true ELBO; metrics.jsonl has the printed one too, and `studies/seeds.py bottom_up --preset digits_printed` tabulates
-both.
+`digits_printed`: the same model trained on the "ELBO" that the article prints, which is not the ELBO of its posterior
+(`hvae_jax.models.bottom_up` derives the difference). Expected: KL of z2 1.3 +- 1.0, since the printed formula
+penalises the information that z2 has about z1; -ELBO 96.3 and the IW bound of `digits`. Validation, early stopping
+and results use the true ELBO; metrics.jsonl has the printed one too, and `studies/seeds.py bottom_up --preset
+digits_printed` tabulates both.
 
 `digits_vamp` and `digits_mixture` replace N(0, I) at the top as in top_down.py.
 
@@ -37,8 +37,8 @@ from hvae_jax.networks import MLP
 from hvae_jax.objectives import ImportanceWeighted, PrintedELBO, Tripling
 from hvae_jax.training import Adamax, AdamW
 
-COMPONENTS = 100  # of either learned top prior
-EPOCHS = 3280  # the IWAE paper's schedule, epochs of 2,500 steps
+COMPONENTS = 100  # components, or pseudo-inputs, of a learned top prior
+EPOCHS = 3280  # length of the IWAE paper's schedule; an epoch is 2,500 steps
 
 digits = Experiment(
     name="bottom_up_digits",
@@ -61,7 +61,7 @@ presets = {
         digits,
         name="bottom_up_digits_vamp",
         model=digits.model.clone(top_prior=VampPrior(COMPONENTS)),
-        training=dataclasses.replace(digits.training, init_examples=COMPONENTS),  # one digit a pseudo-input
+        training=dataclasses.replace(digits.training, init_examples=COMPONENTS),  # one digit per pseudo-input
     ),
     "digits_mixture": dataclasses.replace(
         digits, name="bottom_up_digits_mixture", model=digits.model.clone(top_prior=MixturePrior(COMPONENTS))

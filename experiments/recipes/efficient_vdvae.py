@@ -6,15 +6,15 @@
     python experiments/recipes/efficient_vdvae.py --preset cifar10_c1  # tapering widths; also *_compact
     python experiments/recipes/efficient_vdvae.py --preset faces256 --data.name FOLDER_OF_IMAGES
 
-The published presets train as the settings of the public code (`egs/`) say: the rate of every level is scaled for
-10,000 steps (gamma balancing) and warmed up over 5,000, Adamax at 1e-3 falls as a cosine, a step is skipped if the
-norm of its gradient is too large, and evaluation has parameters averaged at 0.9999. Weight decay is 0, as in the
-public PyTorch code; its JAX code decays by 0.01. As in `vdvae.py`, after ten skipped steps in a row one is taken, and
-limits are in nats an image. Published: MNIST 79.09 nats; bits per dimension: CIFAR-10 2.87, ImageNet 3.58 at 32x32
-and 3.30 at 64x64 (the newer data sets of this name), CelebA 1.83, CelebA-HQ 0.51 (5 bits) and 1.35, FFHQ 0.53 and
-2.17 at 256x256, 1.01 and 2.30 at 1024x1024; all by larger models than these settings make, and CIFAR-10 and MNIST on
-half of the test split. README says what the small one reaches, and in what time. Folders of images serve `faces256`,
-`faces256_5_bits` and `faces1024`.
+The published presets follow the settings of the public code (`egs/`): the rate of every level is scaled for 10,000
+steps (gamma balancing) and warmed up over 5,000, the learning rate of Adamax falls from 1e-3 as a cosine, steps whose
+gradient norm is too large are skipped, and evaluation uses averaged parameters (decay 0.9999). Weight decay is 0, as
+in the public PyTorch code; the public JAX code has 0.01. As in `vdvae.py`, one step is taken after ten skipped in a
+row, and limits are in nats per image. Published: MNIST 79.09 nats; bits per dimension: CIFAR-10 2.87, ImageNet 3.58
+at 32x32 and 3.30 at 64x64 (the newer data sets of this name), CelebA 1.83, CelebA-HQ 0.51 (5 bits) and 1.35, FFHQ
+0.53 and 2.17 at 256x256, 1.01 and 2.30 at 1024x1024; all by larger models than these settings describe, and CIFAR-10
+and MNIST on half of the test split. README has results and times of the small preset. Folders of images serve
+`faces256`, `faces256_5_bits` and `faces1024`.
 """
 
 from hvae_jax.cli.script import main
@@ -34,7 +34,7 @@ from hvae_jax.models import (
 from hvae_jax.objectives import Cosine, GammaBalance, Linear, Product, Regularised
 from hvae_jax.training import Adamax, Gradients
 
-WARM_UP = Linear(-1, 99)  # 0.01 at the first step, 1 from the hundredth on
+WARM_UP = Linear(-1, 99)  # factor 0.01 at the first step, 1 from the hundredth on
 
 
 def published(
@@ -51,10 +51,10 @@ def published(
     """The published training of a model.
 
     Args:
-      batch: examples a step.
-      skip, clip: limits on the norm of the gradient of nats per dimension, as the public code has them; ours are of
-        nats per image. None clips nothing.
-      end: where the learning rate ends, as a fraction of 1e-3.
+      batch: batch size.
+      skip, clip: limits on the gradient norm of a loss in nats per dimension, as in the public code; `Gradients` takes
+        them for nats per image. None does not clip.
+      end: final learning rate, as a fraction of 1e-3.
       decay_from: step at which the learning rate begins to fall.
     """
     height, width, channels = model.image

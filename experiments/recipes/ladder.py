@@ -1,19 +1,20 @@
-"""The Ladder VAE: posteriors that meet the prior on the way down. Vectors, as in the paper, or maps.
+"""The Ladder VAE, whose posteriors combine bottom-up evidence with the top-down prior: of vectors or feature maps.
 
     python experiments/recipes/ladder.py                           # mnist_small: minutes on two cores
     python experiments/recipes/ladder.py --preset mnist_published  # three layers of maps, 3.2 million parameters
-    python experiments/recipes/ladder.py --preset mnist_paper      # five vectors, precision-weighted
+    python experiments/recipes/ladder.py --preset mnist_paper      # five vectors, precision-weighted posteriors
     python experiments/recipes/ladder.py --preset omniglot_small   # minutes on two cores; also omniglot_paper
 
 `mnist_small` and `mnist_published` (also `mnist_published6`, `mnist_published12`) are the convolutional ladder of
-addtt/ladder-vae-pytorch on Larochelle's static binarisation, 50,000 / 10,000 / 10,000: Adamax at 3e-4, half a nat
-free a layer (one above six layers), initialised by a batch. Published for 3, 6 and 12 layers: an -ELBO of 82.14,
-80.74 and 80.50 nats, 79.24, 78.52 and 78.30 with 1000 samples, means of four seeds after some hundred thousand steps.
-`mnist_small` has 16 channels instead of 64, one block a layer instead of four and ten times the learning rate.
+addtt/ladder-vae-pytorch on Larochelle's static binarisation, 50,000 / 10,000 / 10,000: Adamax at 3e-4, free bits of
+half a nat per layer (one nat above six layers), data-dependent initialisation from a batch. Published for 3, 6 and 12
+layers: an -ELBO of 82.14, 80.74 and 80.50 nats, 79.24, 78.52 and 78.30 with 1000 samples, means of four seeds after
+some hundred thousand steps. `mnist_small` has 16 channels instead of 64, one block a layer instead of four and ten
+times the learning rate.
 
 `mnist_paper` is Soenderby et al. (2016) on MNIST binarised anew at each step: latents of 64-32-16-8-4, Adam(0.9,
-0.999, 1e-4) at 1e-3, 256 images, warm-up over 200 of 2,000 epochs. Published: 81.74 nats by IW-5000, on all 60,000
-training images; here they are 50,000. The paper collects batch statistics anew before evaluation; ours are running
+0.999, 1e-4) at 1e-3, batches of 256, warm-up over 200 of 2,000 epochs. Published: 81.74 nats by IW-5000, on all 60,000
+training images; here they are 50,000. The paper recomputes batch statistics before evaluation; ours are running
 means.
 
 `omniglot_paper` is the same model and training on the 28x28 images of the IWAE paper, 24,345 for training, the last
@@ -21,8 +22,8 @@ means.
 `omniglot_small` has latents of 32-16-8, networks half as wide, warm-up over 5 of 60 epochs.
 
 Expected on the static binarisation, one core, seed 0: `mnist_small --epochs 2` 13 minutes, -ELBO 99.1, 94.2 with 10
-samples; `mnist_paper --epochs 30 --data.name binarized_mnist` 7 minutes, 94.3, 88.9 with 100. Neither the
-`mnist_published` presets nor, for want of the data, those of OMNIGLOT were run here.
+samples; `mnist_paper --epochs 30 --data.name binarized_mnist` 7 minutes, -ELBO 94.3, 88.9 with 100. The
+`mnist_published` presets were not run here, nor those of OMNIGLOT, whose data was not available.
 """
 
 from hvae_jax.cli.script import main
@@ -33,12 +34,12 @@ from hvae_jax.networks.residual import BlockStyle
 from hvae_jax.objectives import FreeBits, Linear, Regularised
 from hvae_jax.training import Adamax, AdamW
 
-# steps of 256 images
+# steps per epoch, with batches of 256
 MNIST_EPOCH, OMNIGLOT_EPOCH = 196, 90
 
 
 def published(preset: str, layers: int) -> Experiment:
-    """The command of the public code's README. It counts a run's length in steps: some 400 thousand."""
+    """The training that the public code's README gives, where it takes some 400 thousand steps."""
     return Experiment(
         name=f"ladder_{preset}",
         data=Data("binarized_mnist"),

@@ -1,24 +1,24 @@
 """The ResNet VAE with an inverse autoregressive flow at each level (Kingma et al., 2016).
 
     python experiments/recipes/resnet_vae.py                         # mnist_small: minutes on two cores
-    python experiments/recipes/resnet_vae.py --preset mnist_plain    # the same without flow, posteriors diagonal
+    python experiments/recipes/resnet_vae.py --preset mnist_plain    # the same without flow, diagonal posteriors
     python experiments/recipes/resnet_vae.py --preset mnist_large    # the network of the paper's CIFAR-10 model
     python experiments/recipes/resnet_vae.py --preset cifar10_small  # minutes on two cores
     python experiments/recipes/resnet_vae.py --preset cifar10_paper  # 20 blocks at 16x16, 38.6 million parameters
     python experiments/recipes/resnet_vae.py --preset cifar10_two_resolutions  # 10 blocks at 8x8 and 10 at 16x16
 
-MNIST is Larochelle's static binarisation, 50,000 / 10,000 / 10,000. The paper's MNIST models have one vector as their
-latent and dynamic binarisation (an -ELBO of 80.80 nats with eight steps of flow, 84.08 without), so that no MNIST
-preset here is the paper's: latents are maps, in two blocks at 7x7 and two at 14x14 (`mnist_small`), or ten and ten of
-width 160 with the published training (`mnist_large`). Expected of `mnist_small --epochs 2`, one core, seed 0: 7
+MNIST is Larochelle's static binarisation, 50,000 / 10,000 / 10,000. No MNIST preset here is the paper's, whose MNIST
+models have a single latent vector and dynamic binarisation (an -ELBO of 80.80 nats with eight steps of flow, 84.08
+without). Here latents are feature maps, in two blocks at 7x7 and two at 14x14 (`mnist_small`), or ten and ten of width
+160 with the published training (`mnist_large`). Expected of `mnist_small --epochs 2`, one core, seed 0: 7
 minutes, -ELBO 105.4, 102.4 with 10 samples. `mnist_plain` and `mnist_large` were not run here.
 
 CIFAR-10 (45,000 / 5,000 / 10,000 images) is trained as the paper's code does: Adamax at 0.002, 256 images over eight
-GPUs, averaged parameters, free bits a channel, discretised logistic with one learned scale. Published:
+GPUs, averaged parameters, free bits per channel, discretised logistic with one learned scale. Published:
 `cifar10_paper` 3.15 bits per dimension, 3.111 with 10,000 samples; `cifar10_two_resolutions` 3.28, trained with
 FreeBits(0.25, "channel", "batch"). `cifar10_small` has 4 blocks, 8 latent channels and width 32; expected of its two
-epochs on 10,800 images, 676 steps: 6 minutes of one core, 7.39 bits; on all 45,000 two epochs are four times as long
-and were not run here.
+epochs on 10,800 images, 676 steps: 6 minutes of one core, 7.39 bits; two epochs of all 45,000 images take four times as
+long and were not run here.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ mnist_small = Experiment(
 
 
 def published(preset: str, model: ResNetVAE, nats: float) -> Experiment:
-    """The published training of a CIFAR-10 model, with `nats` free a channel."""
+    """The published training of a CIFAR-10 model, with free bits of `nats` per channel."""
     return Experiment(
         name=f"resnet_vae_{preset}",
         data=Data("cifar10"),

@@ -11,8 +11,8 @@
 parameters, Adamax, batches of 64, early stopping on the validation ELBO. Expected over seeds: best validation -ELBO
 100.4 +- 1.0, test -ELBO 96.5 +- 1.0 (500 draws), IW-500 bound 92.7 +- 0.7 nats, KL of z2 above 4 nats.
 
-`digits_vamp` and `digits_mixture` replace N(0, I) at the top, all else equal: by the posteriors of 100 learned
-pseudo-inputs, which begin as the first 100 digits, or by a learned mixture of as many Gaussians.
+`digits_vamp` and `digits_mixture` replace N(0, I) at the top and nothing else: by the mixture of the posteriors of 100
+learned pseudo-inputs, initialised with the first 100 digits, and by a learned mixture of 100 Gaussians.
 
 `mnist`: 50,000 train, 10,000 validation and 10,000 test images; x ~ Bernoulli(grey / 255) drawn anew at each training
 step, one fixed draw in evaluation. 16 and 32 latents, networks of width 512, ten epochs: what two cores train in
@@ -27,7 +27,7 @@ from hvae_jax.likelihoods import Bernoulli, Categorical
 from hvae_jax.models import MixturePrior, TopDownVAE, VampPrior
 from hvae_jax.training import Adamax
 
-COMPONENTS = 100  # of either learned top prior
+COMPONENTS = 100  # components, or pseudo-inputs, of a learned top prior
 
 digits = Experiment(
     name="top_down_digits",
@@ -43,7 +43,7 @@ presets = {
         digits,
         name="top_down_digits_vamp",
         model=digits.model.clone(top_prior=VampPrior(COMPONENTS)),
-        training=dataclasses.replace(digits.training, init_examples=COMPONENTS),  # one digit a pseudo-input
+        training=dataclasses.replace(digits.training, init_examples=COMPONENTS),  # one digit per pseudo-input
     ),
     "digits_mixture": dataclasses.replace(
         digits, name="top_down_digits_mixture", model=digits.model.clone(top_prior=MixturePrior(COMPONENTS))

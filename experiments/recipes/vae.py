@@ -1,4 +1,4 @@
-"""The VAE of one latent vector: what the hierarchies are compared with.
+"""The VAE of one latent vector, the baseline of the hierarchies.
 
     python experiments/recipes/vae.py                                   # digits; two cores: 20 s
     python experiments/recipes/vae.py --model.network conv              # convolutions next to x: minutes on a CPU
@@ -11,10 +11,10 @@ seeds of another implementation; five seeds here gave 96.8, 93.5 and 7.4 (docs/r
 
 `mnist_iwae`: the IWAE paper's network of one stochastic layer on static MNIST, trained on the bound of K draws. 50
 latents, two tanh layers of 200 either way, batches of 20, Adam(0.99, 0.999, 1e-4). The learning rate falls from 1e-3
-to 1e-4 in eight stages of 1, 3, 9, ... epochs, 3,280 in all; `--epochs` ends it early, and 40, 121, 364 are ends of
-stages. The last variables are measured, by IW-5000 on all 10,000 test images. Larochelle's split of 50,000 / 10,000 /
-10,000; the paper trains on 60,000. Published: 88.71 nats for K = 1, 87.10 for K = 50. README says what fewer epochs
-reach, and how long they take. Departure from the paper: log variances are clamped to [-14, 14].
+to 1e-4 in eight stages of 1, 3, 9, ... epochs, 3,280 in all; `--epochs` ends it early, best at the end of a stage,
+such as 40, 121 or 364. The last variables are measured, by IW-5000 on all 10,000 test images. Larochelle's split of
+50,000 / 10,000 / 10,000; the paper trains on 60,000. Published: 88.71 nats for K = 1, 87.10 for K = 50. README has
+results and times of fewer epochs. Departure from the paper: log variances are clamped to [-14, 14].
 """
 
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from hvae_jax.models import VAE
 from hvae_jax.objectives import ImportanceWeighted, Tripling
 from hvae_jax.training import Adamax, AdamW
 
-EPOCHS = 3280  # the IWAE paper's schedule, epochs of 2,500 steps
+EPOCHS = 3280  # length of the IWAE paper's schedule; an epoch is 2,500 steps
 
 presets = {
     "digits": Experiment(

@@ -8,12 +8,12 @@
     python experiments/recipes/vdvae.py --preset ffhq256 --data.name FOLDER_OF_IMAGES
 
 The published presets train as the public code does: AdamW with betas (0.9, 0.9), weight decay 0.01, 100 steps of
-warm-up and then a constant learning rate, clipped gradients, steps skipped if the norm is too large, averaged
-parameters in evaluation, batch sizes and limits of its `hps.py`, limits in nats an image. Two things are ours: after
-ten skipped steps in a row one is taken, so that a run cannot stall for good, and a skipped step does not count
-towards the warm-up. Published, bits per dimension: CIFAR-10 2.87 (about a million steps), ImageNet 3.80 at 32x32 and
-3.52 at 64x64 (1.7 and 1.6 million; the older of the two data sets of this name), FFHQ 0.61 at 256x256 with 5 bits, by
-bins that overlap, and 2.42 at 1024x1024. README says what the small ones reach, and in what time.
+warm-up and then a constant learning rate, clipped gradients, skipped steps where the gradient norm is too large, and
+averaged parameters in evaluation. Batch sizes and limits are those of its `hps.py`, the limits in nats per image. Two
+things are ours: one step is taken after ten skipped in a row, so that a run cannot stall for good, and a skipped step
+does not count towards the warm-up. Published, bits per dimension: CIFAR-10 2.87 (about a million steps), ImageNet
+3.80 at 32x32 and 3.52 at 64x64 (1.7 and 1.6 million; the older of the two data sets of this name), FFHQ 0.61 at
+256x256 with 5 bits, by bins that overlap, and 2.42 at 1024x1024. README has results and times of the small presets.
 
 On a GPU or a TPU, add `--model.dtype bfloat16`, `--model.remat` and, where compilation may take longer,
 `--model.unroll 8`.
@@ -35,7 +35,7 @@ from hvae_jax.models import (
 from hvae_jax.objectives import Cosine, Linear, Product
 from hvae_jax.training import AdamW, Gradients
 
-WARM_UP = Linear(-1, 99)  # 0.01 at the first step, 1 from the hundredth on
+WARM_UP = Linear(-1, 99)  # factor 0.01 at the first step, 1 from the hundredth on
 
 
 def published(
@@ -44,8 +44,8 @@ def published(
     """The published training of a model.
 
     Args:
-      clip, skip: limits on the norm of the gradient of nats per dimension, as the public code has them; ours are of
-        nats per image.
+      clip, skip: limits on the gradient norm of a loss in nats per dimension, as in the public code; `Gradients` takes
+        them for nats per image.
     """
     height, width, channels = model.image
     dimensions = height * width * channels
@@ -68,7 +68,7 @@ def published(
 
 
 def small(name: str, data: Data, model: VDVAE, steps: int, batch: int, dispatch: int) -> Experiment:
-    """For two cores: a larger learning rate, which falls to a twentieth, and a limit relative to the usual norm."""
+    """A training for two cores: a larger learning rate, falling to a twentieth; a skip limit by the usual norm."""
     falling = Product((WARM_UP, Cosine(0, steps, initial=1.0, final=0.05)))
     return Experiment(
         name=f"vdvae_{name}",

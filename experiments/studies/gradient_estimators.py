@@ -33,11 +33,11 @@ from hvae_jax.runtime.doctor import line
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is measured.
+    """Settings of the measurement.
 
     Attributes:
-      steps: training steps beforehand.
-      ks: values of K, draws in the bound.
+      steps: number of training steps before the measurement.
+      ks: values of K, the number of draws in the bound.
       draws: number of gradients drawn with each estimator.
       hidden: width of the model's networks.
     """
@@ -80,9 +80,9 @@ def main(settings: Settings) -> None:
             drawn = gradients(model, variables, x, ImportanceWeighted(k, name), settings.draws)
             plain = drawn if plain is None else plain
             variance, mean = drawn.var(0, ddof=1).sum(), drawn.mean(0)
-            # |mean|^2 of a sample is too large by variance / draws
+            # variance / draws is subtracted, the bias of |mean|^2 when the mean is estimated from these draws
             ratio = np.sqrt(((mean**2).sum() - variance / len(drawn)).clip(0) / variance)
-            # odd draws make the direction and even ones are projected on it, so that no draw is on both sides
+            # the direction comes from odd draws and even ones are projected on it, so that the two are independent
             direction = plain[1::2].mean(0) / np.linalg.norm(plain[1::2].mean(0))
             apart = (drawn[::2] - plain[::2]) @ direction
             size = np.linalg.norm(plain.mean(0))

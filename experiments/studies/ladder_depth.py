@@ -4,10 +4,10 @@
     python experiments/studies/ladder_depth.py --data.name digits --epochs 100
 
 The question of Soenderby et al. (2016), figures 3 to 5: a VAE whose five levels are inferred bottom-up leaves its
-upper levels unused, even with batch norm and warm-up; the Ladder VAE, whose posteriors meet the prior on the way
-down, does not. Latents of 64-32-16-8-4 each, all with batch norm, with and without warm-up, trained alike by Adam at
-1e-3 in batches of 256. A unit is used if its mean KL exceeds 0.01 nats. Burda's active units would count units that
-say nothing, since the prior of a lower level moves with the levels above it.
+upper levels unused, even with batch norm and warm-up; the Ladder VAE, whose posteriors include the top-down prior,
+does not. Both models have latents of 64-32-16-8-4 and batch norm, and are trained with and without warm-up, by Adam at
+1e-3 with batches of 256. A unit is used if its mean KL exceeds 0.01 nats. Burda's active units would also count units
+that carry no information, since the prior of a lower level varies with the levels above it.
 
 Writes depth.png (and .svg), depth.json with every number, and a run folder for each model. An interrupted study
 resumes.
@@ -43,14 +43,14 @@ COLOURS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is trained, and how long.
+    """Settings of the study.
 
     Attributes:
       data: the data set.
       epochs: number of epochs of each model; the warm-up takes the first third.
       draws: K of the importance-weighted bound on the test split.
       seed: seed of each run.
-      folder: where runs, figure and numbers go.
+      folder: folder of the runs, the figure and the numbers.
     """
 
     data: Data = Data("binarized_mnist")
@@ -69,7 +69,7 @@ def models(likelihood: Likelihood) -> dict[str, HVAE]:
 
 
 def trained(chosen: Settings) -> dict[str, Any]:
-    """Runs all four, and returns the `result.json` of each."""
+    """Runs both models with and without warm-up, and returns the `result.json` of each."""
     dataset = chosen.data.load()
     steps = chosen.epochs * -(-len(dataset.train) // 256)
     results = {}
@@ -119,7 +119,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def main(chosen: Settings) -> None:
-    """Trains what has not been trained, draws the figure, and prints a table."""
+    """Trains the models that have no result yet, draws the figure, and prints a table."""
     use_compilation_cache()
     keep_freed_memory()
     results = trained(chosen)

@@ -4,9 +4,9 @@
 
 Every run is the article's top-down VAE with a PixelCNN decoder, for the same number of steps:
 
-- for each beta, with decoders that see none and all of the pixels before: the curve of R over D. At beta = 1 the sum
-  is the -ELBO; a strong decoder moves a model along the line of equal -ELBO.
-- for each receptive field, by the ELBO alone, with free bits, and by GECO with a bound on the distortion: the rate
+- for each beta, with a decoder that sees no other pixel and one that sees all earlier ones: the curve of R over D.
+  R + D is the -ELBO; a stronger decoder moves a model along a line of equal -ELBO.
+- for each receptive field, trained on the ELBO, with free bits, and by GECO with a bound on the distortion: the rate
   and the importance-weighted bound, over the field.
 
 Writes rate_distortion.png, receptive_field.png (and .svg) and curves.json into the folder; an interrupted study
@@ -35,18 +35,18 @@ COLOURS = {"ELBO": "#2a78d6", "free bits": "#1baf7a", "GECO": "#e34948"}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is trained, and how long.
+    """Settings of the study.
 
     Attributes:
       data: the data set.
-      betas: weights of the rate, for decoders that see none and all of the pixels before.
-      fields: receptive fields of the decoders, in pixels, largest last; -1 stands for all pixels before.
-      free_bits: nats a level.
+      betas: weights of the rate, for the decoders of the first and the last of `fields`.
+      fields: receptive fields of the decoders, in pixels, largest last; -1 stands for all earlier pixels.
+      free_bits: free bits of each level, nats.
       target: GECO's bound on the distortion, nats per dimension.
-      seeds: one run each of every model.
+      seeds: seeds, one run of every model each.
       effort: length of each run, sizes of its networks, and how it is measured.
-      workers: number of runs side by side.
-      folder: where figures and numbers go.
+      workers: number of models trained side by side.
+      folder: folder of figures and numbers.
     """
 
     data: Data = Data("digits")
@@ -61,14 +61,14 @@ class Settings:
 
 
 def trials(chosen: Settings, dataset: Dataset) -> list[Trial]:
-    """Every run, for any seed."""
+    """Every model with its objective, for any seed."""
     effort = chosen.effort
-    rise = Linear(0, effort.steps // 5)  # of beta, so that no level collapses while the decoder is still poor
+    rise = Linear(0, effort.steps // 5)  # warm-up, so that no level collapses while the decoder is still poor
     remedies: dict[str, Objective] = {
         "ELBO": Regularised(warm_up=rise),
         "free bits": Regularised(free_bits=FreeBits(chosen.free_bits, "level", "batch")),
-        # Delayed until the decoder can meet the bound: before that lambda grows so large that it takes longer than the
-        # whole run to come back.
+        # Delayed until the decoder can meet the bound: before that lambda would grow so large that it takes longer than
+        # the whole run to fall again.
         "GECO": GECO((Distortion(chosen.target),), eta=0.1, decay=0.9, delay=effort.steps // 3, bounds=(0.2, 5.0)),
     }
     found: list[Trial] = []
@@ -83,7 +83,7 @@ def trials(chosen: Settings, dataset: Dataset) -> list[Trial]:
             add(field, by, 1.0, objective)
     for field in (chosen.fields[0], chosen.fields[-1]):
         for beta in chosen.betas:
-            if beta != 1.0:
+            if beta != 1.0:  # that run is in the list already, as "ELBO" of its field
                 add(field, "ELBO", beta, Regularised(beta, rise))
     return found
 

@@ -5,7 +5,7 @@
     python experiments/studies/seeds.py bottom_up --preset digits_printed  # trained on the formula the article prints
 
 Each seed has a run folder of its own, FOLDER/seed_N, and resumes if it was interrupted; FOLDER/seeds.json has the
-rows. A run trained on `PrintedELBO` has two numbers a level: the rate, and the KL of the printed formula.
+rows. A run trained on `PrintedELBO` has two numbers per level: the rate, and the KL of the printed formula.
 """
 
 import dataclasses
@@ -34,10 +34,10 @@ class Settings:
     """What to run, with which seeds, and where.
 
     Attributes:
-      recipe: a file of experiments/recipes, without its ending.
-      preset: one of its presets; the first if it is not given.
-      seeds: one run each.
-      folder: holds the run folders and the table; runs/RECIPE_PRESET_seeds if it is not given.
+      recipe: name of a file in experiments/recipes, without its ending.
+      preset: name of one of its presets; None takes the first.
+      seeds: seeds, one run each.
+      folder: folder of the run folders and the table; None takes runs/RECIPE_PRESET_seeds.
     """
 
     recipe: Annotated[str, tyro.conf.Positional] = "top_down"
@@ -47,7 +47,7 @@ class Settings:
 
 
 def experiment_of(recipe: str, preset: str | None) -> Experiment:
-    """The recipe's experiment. Raises ValueError, with the names there are, for an unknown recipe or preset."""
+    """The recipe's experiment. Raises ValueError, listing the known names, for an unknown recipe or preset."""
     recipes = sorted(path.stem for path in RECIPES.glob("*.py"))
     if recipe not in recipes:
         raise ValueError(f"There is no recipe {recipe!r}; there are {', '.join(recipes)}.")
@@ -101,7 +101,7 @@ def by_the_printed_formula(folder: Path) -> dict[str, float]:
 
 
 def main(settings: Settings) -> None:
-    """Runs what has not been run, and prints the table as Markdown."""
+    """Runs the seeds that have no result yet, and prints the table as Markdown."""
     use_compilation_cache()
     keep_freed_memory()
     experiment = experiment_of(settings.recipe, settings.preset)

@@ -1,4 +1,4 @@
-"""Many short trainings of small models, measured alike: what the studies beside this file draw their figures from."""
+"""Short trainings of many small models, all measured alike: the data behind the figures of this folder's studies."""
 
 import dataclasses
 import json
@@ -55,7 +55,9 @@ class Trial:
     """One model and its objective, for any seed.
 
     Attributes:
-      name: entries that identify it in the table, such as {"field": 2}.
+      name: entries of its rows that identify it in the table, such as {"field": 2}.
+      model: the model.
+      objective: the objective that it is trained on.
     """
 
     name: Row
@@ -92,6 +94,7 @@ def measure(model: HVAE, effort: Effort, dataset: Dataset, programs: dict[str, A
     test, train = dataset.splits["test"].take(slice(effort.examples)), dataset.splits["train"].take(slice(2000))
     if "usage" not in programs:
         programs["usage"] = jax.jit(lambda v, x, k: usage(model, v, x, k, draws=8))
+    # The same keys for every run, so that numbers of two runs differ by their variables and not by their noise.
     keys = jax.random.split(jax.random.key(100), 4)
     bounds = jax.device_get(hv.importance(model, variables, test.x, keys[0], effort.draws, 10))
     used: Usage = jax.device_get(programs["usage"](variables, test.x, keys[1]))
@@ -163,7 +166,7 @@ def run(
             variables = train(trial.model, trial.objective, effort, dataset, programs, seed)
             row: Row = {**trial.name, "seed": seed, **measure(trial.model, effort, dataset, programs, variables)}
             row["seconds"] = time.perf_counter() - begun
-            with alone:
+            with alone:  # rows and file are shared by the threads of all trials
                 rows.append(row)
                 write_whole(path, settings.dumps({"settings": wanted, "rows": rows}))
                 numbers = ", ".join(f"{name} {row[name]['value']:.2f}" for name in ("rate", "top_rate", "distortion"))
@@ -185,7 +188,7 @@ def some(rows: Sequence[Row], **wanted: Any) -> list[Row]:
 
 
 def seen(field: int) -> str:
-    """Says in words which pixels a decoder of that receptive field sees; -1 stands for all pixels before."""
+    """The pixels that a decoder of this receptive field sees, in words; -1 stands for all earlier pixels."""
     return "no other pixel" if field == 0 else ("all pixels before" if field < 0 else f"{field} pixels back")
 
 

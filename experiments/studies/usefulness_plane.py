@@ -4,11 +4,12 @@
     python experiments/studies/usefulness_plane.py --data.name mnist --data.binarise threshold --steps 5000
 
 Draws figures 1 to 3 of the article from runs. Four families: one level; two levels inferred bottom-up, trained on the
-ELBO and on the formula that the article prints; two levels inferred top-down. Each has decoders that see none, some
-and all of the pixels before the one they predict, each is trained with several seeds for the same number of steps,
-and where the decoder sees all, once more with free bits as a remedy. Fit is the importance-weighted bound on the test
-split; usefulness is the total rate, the rate of the top level, or the accuracy of a linear probe of all levels. Error
-bars are one standard error over test examples. Every measure is by the true ELBO, whatever a model was trained on.
+ELBO; the same, trained on the formula that the article prints; two levels inferred top-down. Each family is trained
+with decoders that see none, some and all of the earlier pixels, with several seeds and for the same number of steps;
+with the decoder that sees all earlier pixels, once more with free bits as a remedy. Fit is the importance-weighted
+bound on the test split; usefulness is the total rate, the rate of the top level, or the accuracy of a linear probe of
+all levels. Error bars are one standard error over test examples. Every measure uses the true ELBO, whatever a model
+was trained on.
 
 Writes plane.png, rate_distortion.png (and .svg), and plane.json with every number, into the folder. plane.json is
 written after each run, and an interrupted study resumes from it.
@@ -40,16 +41,16 @@ MARKERS = ("o", "s", "^", "D", "v")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is trained, and how long.
+    """Settings of the study.
 
     Attributes:
       data: the data set.
-      fields: receptive fields of the decoders, in pixels; -1 stands for all pixels before.
-      seeds: one run each of every model.
+      fields: receptive fields of the decoders, in pixels; -1 stands for all earlier pixels.
+      seeds: seeds, one run of every model each.
       remedy: free bits of the runs with a remedy, nats a level; 0 leaves these runs out.
       effort: length of each run, sizes of its networks, and how it is measured.
       workers: number of models trained side by side.
-      folder: where figures and numbers go.
+      folder: folder of figures and numbers.
     """
 
     data: Data = Data("digits")
@@ -63,9 +64,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Printed(Objective):
-    """Any objective, of traces whose KLs are all in closed form: as `PrintedELBO` does it for the negative ELBO.
+    """An objective on the article's printed formula: every KL of the trace is replaced by the one in closed form.
 
-    Free bits of the printed formula need it, since they bound the KLs that are trained on.
+    `Printed(NegativeELBO())` is `PrintedELBO()`. Free bits need this wrapper, because they bound the KLs that are
+    trained on.
+
+    Attributes:
+      objective: the objective, which must have no state.
     """
 
     objective: Objective
@@ -73,7 +78,7 @@ class Printed(Objective):
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: jax.Array, step: jax.Array, state: Any
     ) -> tuple[jax.Array, dict[str, jax.Array], Any, Any]:
-        """The objective's answer; its metrics are of the printed formula too."""
+        """The objective's results; its metrics are of the printed formula too."""
 
         def printed(variables: Any, x: Any, key: jax.Array, **choices: Any) -> tuple[Trace, Any]:
             trace, updates = forward(variables, x, key, **choices)
@@ -95,7 +100,7 @@ def families(likelihood: hv.likelihoods.Likelihood, hidden: int) -> dict[str, HV
 
 
 def trials(chosen: Settings, dataset: Dataset) -> list[Trial]:
-    """Every family with every decoder, and again with a remedy where the decoder sees all pixels before."""
+    """Every family with every decoder, and again with the remedy where the decoder sees all earlier pixels."""
     found, effort = [], chosen.effort
     for field in chosen.fields:
         head = hv.PixelCNN(for_data(dataset), None if field < 0 else field, effort.layers, effort.width)
@@ -140,7 +145,7 @@ def _legend(figure: Any, rows: list[Row]) -> None:
 
 
 def draw_plane(rows: list[Row], path: Path) -> None:
-    """Draws usefulness over fit: of all runs, of factorised decoders, and of decoders that see all pixels before."""
+    """Draws usefulness over fit: of all runs, of factorised decoders, and of the decoders that see most."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -190,7 +195,7 @@ def draw_plane(rows: list[Row], path: Path) -> None:
 
 
 def draw_rate_distortion(rows: list[Row], examples: int, path: Path) -> None:
-    """Draws rate over distortion of every run, lines of equal -ELBO, and the bound H - D of the training set."""
+    """Draws rate over distortion of every run, lines of equal -ELBO, and the bound R >= H - D of the training set."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
