@@ -293,7 +293,8 @@ class NormalMixture:
         gumbel = jax.random.gumbel(component_key, self.logits.shape, self.logits.dtype)
         chosen = (self.logits + temperature * gumbel).argmax(-1)
         # At 0 the argmax is the component of largest weight, whose mean need not have the highest density.
-        chosen = jnp.where(temperature == 0.0, self._densest, chosen)
+        # a condition, not a select: the densest component costs K times as much as everything else here
+        chosen = jax.lax.cond(temperature == 0.0, lambda: self._densest, lambda: chosen)
         return Normal(self._of(chosen, self.components.mean), self._of(chosen, self.components.log_std)).sample(
             key, temperature
         )
@@ -318,12 +319,8 @@ class NormalMixture:
     @property
     def _densest(self) -> Array:
         """Index of the component whose mean has the highest density, `[B]`."""
-
-        def density(mean: Array) -> Array:
-            return self.log_prob(mean)
-
         # A map, one mean at a time: all pairs at once, `[B, K, K, ...]`, would not fit into memory.
-        return jax.lax.map(density, jnp.moveaxis(self.components.mean, 1, 0)).argmax(0)
+        return jax.lax.map(self.log_prob, jnp.moveaxis(self.components.mean, 1, 0)).argmax(0)
 
     def _of(self, chosen: Array, leaf: Array) -> Array:
         """Takes each example's chosen component from leaf: `[B, K, ...]` to `[B, ...]`."""

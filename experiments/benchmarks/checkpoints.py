@@ -37,7 +37,7 @@ class Settings:
       rounds: number of times each is saved and restored.
       save_seconds: time between two saves of the run, as `Training.save_seconds`.
       minutes: duration of the comparison of the two runs.
-      folder: folder to write to, deleted with all its contents at the end; None takes a temporary one.
+      folder: folder in which a new one is made, and deleted at the end; None takes the system's for temporary files.
     """
 
     sizes: tuple[int, ...] = (1, 10, 100, 400)
@@ -110,7 +110,9 @@ def cost_of_saving(settings: Settings, folder: Path) -> None:
 def main(settings: Settings) -> None:
     """Prints both tables."""
     print(line())
-    folder = settings.folder or Path(tempfile.mkdtemp(prefix="hvae_jax_checkpoints_"))
+    if settings.folder is not None:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="hvae_jax_checkpoints_", dir=settings.folder))
     try:
         by_size(settings, folder)
         cost_of_saving(settings, folder)

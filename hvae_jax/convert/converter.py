@@ -15,7 +15,7 @@ class Preset:
     """A published configuration.
 
     Attributes:
-      model: function that builds the model; its likelihood is exact, as in `hvae_jax.models`.
+      model: function that builds the model, as in `hvae_jax.models`.
       about: what was trained, in a few words for the help text.
       data: name of the data set; None if it has none in `hvae_jax.data` and has to be given.
       bits: bits kept of each pixel.

@@ -22,7 +22,7 @@ from hvae_jax.networks.resample import convolve, enlarge
 NetworkKind = Literal["dense", "conv"]
 
 
-def check_image(event: tuple[int, ...]) -> None:
+def check_quarters(event: tuple[int, ...]) -> None:
     """Raise ValueError unless one x is an image `[H, W, C]` whose height and width can be halved twice."""
     if len(event) != 3 or event[0] % 4 or event[1] % 4 or min(event) < 1:
         raise ValueError(
@@ -79,7 +79,7 @@ class ConvEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Num[Array, "batch ..."], *, train: bool = False) -> Float[Array, "batch features"]:
-        check_image(x.shape[1:])
+        check_quarters(x.shape[1:])
         h = x
         for i, features in enumerate((self.width, 2 * self.width)):
             h = self.activation(Conv(features, 2, self.dtype, name=f"conv_{i}")(h))
@@ -122,7 +122,7 @@ class ConvDecoder(nn.Module):
         image = self.event() or self.image
         if image is None:
             raise ValueError("The shape of the data is not known yet: initialise the model with an x first.")
-        check_image(image)
+        check_quarters(image)
         rows, columns, channels = image = sets(image, self.channels)
         canvas = (rows // 4, columns // 4, 2 * self.width)
         init = uniform_fan_in(h.shape[-1])

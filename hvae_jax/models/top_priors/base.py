@@ -34,7 +34,7 @@ class Ground:
 class TopPrior(abc.ABC):
     """A family of priors p(z_L): a frozen, hashable setting of a model.
 
-    It is a base class instead of a Protocol so that the command line can offer every subclass as a choice.
+    A base class and not a Protocol, because the command line checks the default of a setting against its annotation.
     """
 
     @abc.abstractmethod
