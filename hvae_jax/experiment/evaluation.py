@@ -62,15 +62,15 @@ def evaluate(
         drawn = bound(variables, x, bound_key, k=k, chunk=chunk, y=y)
         return drawn, use(variables, x, usage_key, y=y, draws=min(usage_draws, k))
 
-    report: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, k in draws.items():
         split = dataset.splits[name].for_classes(model.classes)
         split_key = jax.random.fold_in(key, list(dataset.splits).index(name))
         each, rates, log_px, units = _over(split, size, mesh, split_key, partial(measure, k=k))
         numbers = {**_bounds(each, math.log(2) * dataset.dimensions), "k": k, **_levels(names, sides, rates, units)}
         for what, value in {**numbers, "distortion": float(-np.mean(log_px))}.items():
-            report.setdefault(what, {})[name] = value
-    return report
+            found.setdefault(what, {})[name] = value
+    return found
 
 
 def _over(

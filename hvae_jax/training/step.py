@@ -42,10 +42,9 @@ def make_step(
     Args:
       ema_decay: decay of the averaged parameters: min(decay, (1 + t)/(10 + t)) at update t, so that the average does
         not remember the initialisation; None keeps no average.
-      microbatch: gradient accumulation: largest number of examples computed at once, in the memory of so many; a
-        larger batch still makes one update (`accumulate` has the rule). If it divides the batch and the devices divide
-        it, every device has the same number of rows of each part. With `axis_name` it counts a device's own examples.
-        None, or a number that no batch exceeds, costs nothing.
+      microbatch: gradient accumulation: largest number of examples computed at once; a larger batch still makes one
+        update (`accumulate` has the rule). If it divides the batch and the devices divide it, every device has as many
+        rows of each part. With `axis_name` it counts a device's own examples. None takes the whole batch at once.
       gradients: limits on the norm of the gradient; None sets none.
     Returns: a step whose metrics are the objective's, with `loss`, `grad_norm` (before clipping) and `skipped` (0 or
       1), all `[]` but `rates` `[L]`; and those of `Gradients.judge` where a finite step may be skipped.
