@@ -86,7 +86,7 @@ def test_sizes(recipe: str, preset: str) -> None:
     data = Split(np.zeros((2, *(model.image or event)), np.uint8))
     state = abstract_state(experiment, data)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == PARAMETERS[recipe][preset]
-    assert len(level_names(model, state.variables, data.x)) == model.num_levels
+    assert len(level_names(model, data)) == model.num_levels
 
 
 @pytest.mark.parametrize("recipe", ["vae", "bottom_up"])

@@ -25,11 +25,12 @@ from hvae_jax.experiment.records import Evaluation, Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
 from hvae_jax.models import HVAE
 from hvae_jax.runtime import doctor
+from hvae_jax.runtime.files import replacing
 from hvae_jax.runtime.trees import leaves_by_path
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.state import state_from
 
-FORMAT = 1  # version of exported files
+FORMAT = 2  # version of exported files; 1 named modules of an earlier layout
 Options = TypeVar("Options")
 
 
@@ -170,12 +171,11 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
     if result.exists():
         metadata["result"] = result.read_text()
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in leaves_by_path(variables).items()}
-    partial = file.with_name(file.name + ".partial")
     try:
-        save_file(arrays, partial, metadata)
+        with replacing(file) as partial:
+            save_file(arrays, partial, metadata)
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written ({error}).") from error
-    partial.replace(file)
     return file
 
 

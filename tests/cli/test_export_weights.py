@@ -51,8 +51,8 @@ def test_an_exported_file_that_was_changed(said: Said) -> None:
     error = said("import", "hvae_jax", "odd.safetensors", "--folder", "again")
     for part in ("params/gain is missing", "params/more is not expected", "params/bias is bfloat16 (4,), not float32"):
         assert part in error
-    save_file(dict(found.arrays), "newer.safetensors", metadata | {"format": "2"})
-    assert "format 2" in said("import", "hvae_jax", "newer.safetensors", "--folder", "again")
+    save_file(dict(found.arrays), "newer.safetensors", metadata | {"format": "3"})
+    assert "format 3" in said("import", "hvae_jax", "newer.safetensors", "--folder", "again")
     evil = metadata["settings"].replace("hvae_jax.models:VDVAE", "os:system")
     save_file(dict(found.arrays), "evil.safetensors", metadata | {"settings": evil})
     assert "nothing else is imported unasked" in said("import", "hvae_jax", "evil.safetensors", "--folder", "again")
