@@ -22,7 +22,7 @@ def dropped_log_determinant(patch: pytest.MonkeyPatch) -> None:
     """A flow without its log-determinant."""
 
     def forgetful(*terms: Any) -> descent.Flow:
-        return tuple(lambda z, f=f: (f(z)[0], jnp.zeros_like(z)) for f in coupling(*terms))
+        return descent.Flow(*(lambda z, f=f: (f(z)[0], jnp.zeros_like(z)) for f in coupling(*terms)))
 
     coupling = toys.coupling
     patch.setattr(toys, "coupling", forgetful)
@@ -32,7 +32,7 @@ def dropped_log_determinant_of_maps(patch: pytest.MonkeyPatch) -> None:
     """The same for the autoregressive flow within a scanned descent."""
 
     def forgetful(steps: Any) -> descent.Flow:
-        return tuple(lambda z, f=f: (f(z)[0], jnp.zeros_like(z)) for f in chain(steps))
+        return descent.Flow(*(lambda z, f=f: (f(z)[0], jnp.zeros_like(z)) for f in chain(steps)))
 
     chain = flows.chain
     patch.setattr(flows, "chain", forgetful)

@@ -166,6 +166,7 @@ def test_block_strings_of_presets() -> None:
         assert [(s.side, s.blocks, s.mixes_in) for s in downs] == [(s.side, s.blocks, s.mixes_in) for s in model.downs]
 
 
+@pytest.mark.slow
 def test_a_file_with_two_blocks_fewer(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with the published FFHQ-1024, the error names the blocks, and with --enc-blocks the file is read."""
     more = smallest().clone(ups=up_stages("4x2,4d4,1x1", 4))
@@ -220,6 +221,7 @@ def test_both_trees_of_efficient_vdvae(tree: str, structure: Any) -> None:
     equal(variables, same)
 
 
+@pytest.mark.slow
 def test_a_flax_checkpoint_has_averaged_and_plain_weights(said: Said) -> None:
     """Averaged weights are read unless plain ones are asked for; the file holds nothing but arrays."""
     plain = of_efficient("shared", "jax")

@@ -79,6 +79,7 @@ def test_vdvae_of_five_bits() -> None:
     assert deep.vdvae(of_vdvae(MODEL), ENC, DEC, 8, likelihood=family)[0].likelihood == family
 
 
+@pytest.mark.slow
 def test_ffhq1024_has_two_blocks_fewer() -> None:
     """The published file has bottom-up blocks 0 to 67: the error names the two others of its settings."""
     model = models.vdvae_ffhq1024()
@@ -95,6 +96,7 @@ def test_ffhq1024_has_two_blocks_fewer() -> None:
     assert "encoder.enc_blocks.68, encoder.enc_blocks.69 missing" in said
 
 
+@pytest.mark.slow
 def test_another_preset() -> None:
     """The error names blocks of another width or kernel, and arrays missing, not expected or of another shape."""
     given = of_vdvae(MODEL)

@@ -103,6 +103,7 @@ def test_hvae_import_says_what_is_wrong(arguments: list[str], parts: list[str], 
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_run_is_refused(said: Said) -> None:
     np.savez("w.npz", **weights_of(smallest()))
     main(["import", "vdvae", "w.npz", "--preset", "smallest"])

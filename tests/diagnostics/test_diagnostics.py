@@ -281,6 +281,7 @@ def test_noise_and_latents_are_each_others_inverse(name: str) -> None:
     assert not np.allclose(ways[:, 0], ways[:, 2])
 
 
+@pytest.mark.slow
 def test_one_descent_gives_the_latents_of_a_descent_for_each_level() -> None:
     """Decoding noise in one descent equals L descents with the same noise, each given the levels above."""
     one = case("top_down_3")
@@ -308,7 +309,7 @@ def test_one_descent_gives_the_latents_of_a_descent_for_each_level() -> None:
 @pytest.mark.parametrize(
     ("name", "units", "offsets", "refused"),
     [
-        ("categorical_top", (1, 2), (0, 2), r"'c', a OneHotCategorical"),
+        pytest.param("categorical_top", (1, 2), (0, 2), r"'c', a OneHotCategorical", marks=pytest.mark.slow),
         ("observed", (2, 1), (2, 0), r"'y', a BernoulliRecord"),
         ("mixture_prior", (1, 2), (0, 2), r"'z2', a NormalMixture"),
     ],

@@ -109,6 +109,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
     assert load(finished / "settings.json").model.hidden == 16
 
 
+@pytest.mark.slow
 @pytest.mark.leg
 def test_the_same_command_again_finds_it_done(finished: Path) -> None:
     before = parameters(finished)
@@ -208,6 +209,7 @@ def test_a_disk_that_is_too_small(
     assert "MiB free" in errors(small(), ["--folder", str(tmp_path / "run")], capsys)
 
 
+@pytest.mark.slow
 def test_resume_under_new_settings_and_overwrite(small: Callable[..., Experiment], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run(small(), folder)
@@ -220,6 +222,7 @@ def test_resume_under_new_settings_and_overwrite(small: Callable[..., Experiment
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_names_the_first_leaf(
     small: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,6 +280,7 @@ def biggest(folder: Path) -> Path:
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(small: Callable[..., Experiment], tmp_path: Path) -> None:
     """A flipped bit; tests/test_checkpoint.py has the other kinds of damage."""
     folder = tmp_path / "run"
@@ -452,6 +456,7 @@ def test_settings_that_change_no_number_are_not_asked_about(small: Callable[...,
     chex.assert_trees_all_equal(run(other, tmp_path).best, first.best)
 
 
+@pytest.mark.slow
 def test_interrupted_while_it_measures(
     small: Callable[..., Experiment],
     tmp_path: Path,

@@ -44,17 +44,17 @@ def sees(p: tuple[int, ...], q: tuple[int, ...], field: float) -> bool:
         ((5, 6, 1), 0, 2),
         ((5, 6, 1), 1, 1),
         pytest.param((5, 6, 1), 1, 3, marks=pytest.mark.slow),
-        ((5, 6, 1), 2, 3),
+        pytest.param((5, 6, 1), 2, 3, marks=pytest.mark.slow),
         pytest.param((7, 5, 1), 3, 2, marks=pytest.mark.slow),
         pytest.param((5, 6, 1), None, 2, marks=pytest.mark.slow),
         pytest.param((5, 6, 1), 50, 2, marks=pytest.mark.slow),
         pytest.param((3, 4, 3), 0, 2, marks=pytest.mark.slow),
         ((3, 4, 3), 1, 2),
         pytest.param((3, 4, 2), None, 3, marks=pytest.mark.slow),
-        ((6,), None, 2),
+        pytest.param((6,), None, 2, marks=pytest.mark.slow),
         pytest.param((6,), 2, 2, marks=pytest.mark.slow),
         pytest.param((4, 3), 2, 2, marks=pytest.mark.slow),
-        ((1, 1, 3), None, 1),
+        pytest.param((1, 1, 3), None, 1, marks=pytest.mark.slow),
     ],
 )
 def test_an_element_sees_the_field_and_nothing_else(event: tuple[int, ...], field: int | None, layers: int) -> None:
@@ -81,10 +81,10 @@ def test_an_element_sees_the_field_and_nothing_else(event: tuple[int, ...], fiel
     [
         (Bernoulli(), (4, 5, 1), None, 3),
         (Bernoulli(), (4, 5, 1), 1, 2),
-        (Categorical(3), (3, 4, 3), 2, 2),
+        pytest.param(Categorical(3), (3, 4, 3), 2, 2, marks=pytest.mark.slow),
         pytest.param(Categorical(4), (7,), None, 2, marks=pytest.mark.slow),
         pytest.param(Gaussian(), (4, 3), 3, 5, marks=pytest.mark.slow),
-        (Bernoulli(), (1, 1, 3), None, 2),
+        pytest.param(Bernoulli(), (1, 1, 3), None, 2, marks=pytest.mark.slow),
     ],
 )
 def test_pixel_by_pixel_is_the_pass(base: Any, event: tuple[int, ...], field: int | None, layers: int) -> None:

@@ -40,10 +40,10 @@ def variables(model: HVAE = MODEL) -> Any:
     ("preset", "count"),
     [
         (biva_mnist, 31_550_946),
-        (biva_cifar10, 102_948_560),
+        pytest.param(biva_cifar10, 102_948_560, marks=pytest.mark.slow),
         (gated_ladder_mnist, 16_524_450),
         (lambda: gated_ladder_mnist("bottom_up"), 17_804_706 - 31_360),
-        (gated_ladder_cifar10, 59_576_896),
+        pytest.param(gated_ladder_cifar10, 59_576_896, marks=pytest.mark.slow),
     ],
     ids=["biva_mnist", "biva_cifar10", "ladder_mnist", "vae_mnist", "ladder_cifar10"],
 )
@@ -114,6 +114,7 @@ def test_factorisation_without_skips() -> None:
     assert found["q z1_td"] == {"x", "z2_td", "z2_bu"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inference", [pytest.param("top_down", marks=pytest.mark.slow), "bottom_up"])
 def test_factorisation_of_the_ladder(inference: str) -> None:
     """p and q factorise as at the top of models/biva/gated_ladder.py, in both directions of inference."""
@@ -149,6 +150,7 @@ def test_names_and_sizes() -> None:
     assert MODEL.levels_per_stage == (1, 2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep_top", "levels"), [(0, 0), (1, 1), (2, 3), (3, 5)])
 def test_keep_top_counts_stages(keep_top: int, levels: int) -> None:
     """Kept levels have the latents and rates of a pass without keep_top; the others are drawn from their priors."""
@@ -211,7 +213,7 @@ def test_maps_and_padding() -> None:
 # ---- initialisation, and what changes in training
 
 
-@pytest.mark.parametrize("model", [MODEL, LADDER], ids=["biva", "ladder"])
+@pytest.mark.parametrize("model", [MODEL, pytest.param(LADDER, marks=pytest.mark.slow)], ids=["biva", "ladder"])
 def test_first_batch(model: HVAE) -> None:
     """On the batch and key of initialisation, each layer's outputs have mean 0 and standard deviation 0.01."""
     trace = jax.jit(lambda v: model.apply(v, X, KEY))(variables(model))

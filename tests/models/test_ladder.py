@@ -320,6 +320,7 @@ def test_padding_is_seen_as_zeros() -> None:
 # ---- initialisation
 
 
+@pytest.mark.slow
 @pytest.mark.leg
 def test_data_dependent_initialisation() -> None:
     """On the batch a model is initialised with, every convolution's output has mean 0 and standard deviation 0.1."""

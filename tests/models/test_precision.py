@@ -236,6 +236,7 @@ def statistics() -> Any:
     return {"batch_stats": variables()["batch_stats"]}
 
 
+@pytest.mark.slow
 def test_remat_outside_training() -> None:
     """In evaluation, in generation and under vmap the model equals the one without remat."""
     row = case("top_down_2")

@@ -92,13 +92,14 @@ def test_gradients_go_through_the_inverse() -> None:
     np.testing.assert_allclose(slope, (shifted(0.01) - shifted(-0.01)) / 0.02, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_weights_sum_to_one_under_a_flow() -> None:
     """The mean weights of all sixteen x of four pixels sum to 1 for every keep_top."""
     model = ResNetVAE(image=(2, 2, 1), blocks=(2,), latents=(2,), width=4, flow_hidden=(4,))
     contract.weights_sum_to_one(Row(Case("four", model, integers(2, 2, 2, 1), every_x=every(2, 2, 2, 1), jitter=0.01)))
 
 
-@pytest.mark.parametrize("flow", ["mean_only", "published"])
+@pytest.mark.parametrize("flow", ["mean_only", pytest.param("published", marks=pytest.mark.slow)])
 def test_the_other_flows(flow: Any) -> None:
     """E_q[p/q] = 1 for each level, and given latents reproduce the trace."""
     model = ResNetVAE(image=(2, 4, 1), blocks=(1,), latents=(2,), width=4, flow=flow, flow_hidden=(4,), flow_steps=2)

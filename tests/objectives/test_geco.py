@@ -87,6 +87,8 @@ def test_geco_is_its_formula(multiplier: str) -> None:
 class Toy(Model):
     """A model of one parameter m with R = m^2/2 and log p(x | z) = -(m - x)^2/2: everything has a closed form."""
 
+    num_levels = 1
+
     def init(self, rngs: Any, x: Array, key: Array, y: Any = None) -> dict[str, Any]:
         """Starts at m = 1/2."""
         return {"params": {"m": jnp.float32(0.5)}}

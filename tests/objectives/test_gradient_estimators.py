@@ -135,6 +135,7 @@ def test_dreg_varies_less() -> None:
         assert abs(plain.mean() - dreg.mean()) < 4 * error
 
 
+@pytest.mark.slow
 def test_a_hierarchy() -> None:
     """With two levels and K = 4, DReG - plain at the same noise has mean 0 in every parameter; STL - plain has not.
 

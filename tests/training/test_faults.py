@@ -182,6 +182,7 @@ def test_preempted(straight: Path, arrays: list[str], tmp_path: Path) -> None:
 # ---- what is on disk is not what was written
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_and_a_truncated_file(straight: Path, arrays: list[str], tmp_path: Path) -> None:
     """The checkpoint before is used, and it is said; the run ends as if nothing had been."""
     folder = tmp_path / "run"
@@ -318,7 +319,7 @@ def sgd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     "more",
     [
         pytest.param(["--feed.kind", "resident"], marks=pytest.mark.slow, id="resident"),
-        pytest.param(["--feed.kind", "streamed", "--devices.fsdp"], marks=pytest.mark.leg, id="streamed-fsdp"),
+        pytest.param(["--feed.kind", "streamed", "--devices.fsdp"], marks=pytest.mark.slow, id="streamed-fsdp"),
     ],
 )
 def test_two_processes_train_as_one(more: list[str], sgd: Path, arrays: list[str], tmp_path: Path) -> None:

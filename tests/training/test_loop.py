@@ -207,6 +207,7 @@ def test_a_signal_ends_the_run_after_its_dispatch(tmp_path: Path) -> None:
     assert not outcome.progress.finished and signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_more_steps_and_fewer(tmp_path: Path) -> None:
     """A finished run goes on where it is given more; one that has taken more than it is given now is done."""
     trained(tmp_path, steps=4)

@@ -526,7 +526,7 @@ def several(state: TrainState, first: int, last: int, microbatch: int | None) ->
     return state, metrics
 
 
-@pytest.mark.parametrize("microbatch", [None, 7])
+@pytest.mark.parametrize("microbatch", [pytest.param(None, marks=pytest.mark.slow), 7])
 def test_an_objective_may_remember_what_it_makes_of_the_parameters(microbatch: int | None, tmp_path: Path) -> None:
     """Its state moves once a step, whatever the parts; it is saved with the run, and comes back bit for bit."""
     state = init_state(MODEL, Spectral(), optax.adam(1e-3), KEY, X, ema=True)
