@@ -125,7 +125,7 @@ def read(
     model, variables = deep_vae(without_module(arrays), **settings)
     if wanted is not None:
         # Settings that weights do not determine were just made equal; the file has to agree in all others.
-        untold = {name: getattr(model, name) for name in CONVERTER.untold if name != "image"}
+        untold = {name: vars(model)[name] for name in CONVERTER.untold if name != "image"}
         check_is_preset(model, wanted.clone(image=(*model.image[:2], wanted.image[2]), **untold))
     return model, variables
 
