@@ -103,6 +103,7 @@ def test_every_command_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> N
     assert result["imported"]["sha256"] == read_arrays(Path("weights.npz")).sha256 and "elbo" not in result
 
 
+@pytest.mark.slow
 def test_what_no_weight_tells(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
     """Options replace the preset's settings and are printed; a file of other blocks gives the size of the mixture."""
     np.savez("weights.npz", **of_efficient("colour", "torch"))

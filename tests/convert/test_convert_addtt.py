@@ -128,6 +128,7 @@ def test_presets(name: str) -> None:
     assert addtt.read(of_addtt(model, real=False), preset)[0] == model
 
 
+@pytest.mark.slow
 def test_a_preset_and_options() -> None:
     """Options replace what weights do not determine; a file of another configuration than the preset's is an error."""
     arrays, preset = of_addtt(PLAIN), Preset(lambda: PLAIN.clone(likelihood=Bernoulli()), "small", None)
@@ -192,6 +193,7 @@ def test_arguments_that_do_not_fit(arguments: tuple, message: str) -> None:
         addtt.ladder_vae(published(), *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.leg
 def test_it_runs() -> None:
     """In float32, and the model is an ordinary one: a trace, the same from the recorded latents to a few 1e-6."""

@@ -164,6 +164,7 @@ def test_refused(change: dict[str, Any], settings: dict[str, Any], said: tuple[s
 SLOW = {name: pytest.mark.slow for name in biva.PRESETS if name != "mnist"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in biva.PRESETS])
 def test_presets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of each published configuration is read as its preset."""

@@ -17,6 +17,7 @@ from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Quantised
 from hvae_jax.models import Down, EfficientVDVAE, Up, down_stages, up_stages
 
 
+@pytest.mark.slow
 def test_vdvae_is_read_off() -> None:
     """Widths, latents, biases and mixture are read off; block strings are given. Names may begin with "module."."""
     given = of_vdvae(MODEL)
@@ -29,6 +30,7 @@ def test_vdvae_is_read_off() -> None:
     jax.tree.map(np.testing.assert_array_equal, deep.variables_of(given, MODEL), variables)
 
 
+@pytest.mark.slow
 def test_first_maps_that_are_missing() -> None:
     """A hole in the numbering is an error; missing last maps are one only if `no_bias_above` is given."""
     given = of_vdvae(MODEL)
@@ -124,6 +126,7 @@ def test_efficient_vdvae_is_read_off(name: str, tree: str) -> None:
     assert len(jax.tree.leaves(variables)) == len({e.path for _, e in entries(model, TREES[tree]({}))})
 
 
+@pytest.mark.slow
 def test_the_jax_tree_orders_its_mixture_by_number() -> None:
     """It is [3 M, C] after the logits, ours [C, 3 M]; names are nested, begin with "params", or have slashes."""
     given = of_efficient("colour", "jax")
@@ -153,6 +156,7 @@ def test_what_no_weight_tells() -> None:
     )
 
 
+@pytest.mark.slow
 def test_efficient_vdvae_refused() -> None:
     """Errors name arrays missing, not expected or of another shape; unknown settings; and another code."""
     given = of_efficient("shared", "torch")

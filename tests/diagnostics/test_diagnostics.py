@@ -85,6 +85,7 @@ def jittered(one: Case) -> Any:
     return {**variables, "params": jitter(variables["params"])}
 
 
+@pytest.mark.slow
 @pytest.mark.leg
 def test_information_lies_between_its_bounds() -> None:
     """lower <= I <= upper at each level from the top, both within 0.15 nats of it; R = I + KL(q(z) || p(z))."""
@@ -136,6 +137,7 @@ def test_a_level_inferred_from_below_has_no_density_of_its_own() -> None:
     assert np.isfinite([found.lower[1], found.upper[1]]).all()
 
 
+@pytest.mark.slow
 def test_bounds_above_a_level() -> None:
     """k = 0 is the ELBO, k = L depends on the prior alone, and the likelihood ratio is their difference."""
     model, variables, oracle = linear()
@@ -258,6 +260,7 @@ def test_two_samples() -> None:
         two_samples(np.zeros((3, 2)), np.zeros((4, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.leg
 @pytest.mark.parametrize(
     "name", ["top_down_2", "bottom_up_vae", "classes", pytest.param("scanned", marks=pytest.mark.slow)]
@@ -310,7 +313,7 @@ def test_one_descent_gives_the_latents_of_a_descent_for_each_level() -> None:
     ("name", "units", "offsets", "refused"),
     [
         pytest.param("categorical_top", (1, 2), (0, 2), r"'c', a OneHotCategorical", marks=pytest.mark.slow),
-        ("observed", (2, 1), (2, 0), r"'y', a BernoulliRecord"),
+        pytest.param("observed", (2, 1), (2, 0), r"'y', a BernoulliRecord", marks=pytest.mark.slow),
         ("mixture_prior", (1, 2), (0, 2), r"'z2', a NormalMixture"),
     ],
 )
@@ -370,6 +373,7 @@ def test_information_of_classes() -> None:
     assert abs(found.lower[0] - exact) < 4 * found.lower_error[0]
 
 
+@pytest.mark.slow
 def test_information_where_it_can_be_had() -> None:
     """A mixture as the prior makes no difference; a known level, or one below a network that draws, gives NaN."""
     for name, tractable in (

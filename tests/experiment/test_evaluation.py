@@ -118,6 +118,7 @@ def evaluated(devices: int, lazy: bool = False, here: bool = True) -> dict[str, 
     return evaluate(MODELS["labelled"], where, dataset, KEY, draws, chunk=2, size=8, usage_draws=2, **options)
 
 
+@pytest.mark.slow
 def test_eight_devices_measure_as_one() -> None:
     """Every number of the report, over examples that are read; without a mesh, where a run left the variables."""
     found, expected = evaluated(8, lazy=True, here=False), evaluated(1)

@@ -235,6 +235,7 @@ def test_a_checkpoint_of_another_model_names_the_first_leaf(
     assert (folder / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_overwrite_deletes_nothing_before_the_new_run_is_found_to_fit(
     small: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,6 +314,7 @@ class Explodes(Objective):
         return loss + broken, metrics, state, updates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "cause"),
     [(1, "the rate of z1 went first"), pytest.param(None, "the loss itself", marks=pytest.mark.slow)],
@@ -329,6 +331,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_good_state_saved(
     assert int(saved.skipped) == int(saved.streak) == int(saved.step) - 4
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_counted_and_training_goes_on(small: Callable[..., Experiment], tmp_path: Path) -> None:
     @dataclasses.dataclass(frozen=True)
     class Once(Explodes):
@@ -507,6 +510,7 @@ class Remarks(NegativeELBO):
         return (f"{len(rows)} rows were written.",)
 
 
+@pytest.mark.slow
 def test_what_an_objective_has_to_say_at_the_end(
     small: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

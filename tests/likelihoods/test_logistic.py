@@ -290,6 +290,7 @@ def test_bins_that_overlap() -> None:
     assert (draw_from(record, KEY) == round(0.95 / (8 / 127.5))).all()
 
 
+@pytest.mark.slow
 def test_one_scale_for_all() -> None:
     """The scale is a parameter of the model: the network outputs the mean alone, and gradients reach the scale."""
     family = DiscretisedLogistic(17, scale="global")
@@ -310,6 +311,7 @@ def test_one_scale_for_all() -> None:
     assert (trace.x_dist.log_scale == -1.5).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

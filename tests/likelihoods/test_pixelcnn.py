@@ -41,8 +41,8 @@ def sees(p: tuple[int, ...], q: tuple[int, ...], field: float) -> bool:
 @pytest.mark.parametrize(
     ("event", "field", "layers"),
     [
-        ((5, 6, 1), 0, 2),
-        ((5, 6, 1), 1, 1),
+        pytest.param((5, 6, 1), 0, 2, marks=pytest.mark.slow),
+        pytest.param((5, 6, 1), 1, 1, marks=pytest.mark.slow),
         pytest.param((5, 6, 1), 1, 3, marks=pytest.mark.slow),
         pytest.param((5, 6, 1), 2, 3, marks=pytest.mark.slow),
         pytest.param((7, 5, 1), 3, 2, marks=pytest.mark.slow),
@@ -80,7 +80,7 @@ def test_an_element_sees_the_field_and_nothing_else(event: tuple[int, ...], fiel
     ("base", "event", "field", "layers"),
     [
         (Bernoulli(), (4, 5, 1), None, 3),
-        (Bernoulli(), (4, 5, 1), 1, 2),
+        pytest.param(Bernoulli(), (4, 5, 1), 1, 2, marks=pytest.mark.slow),
         pytest.param(Categorical(3), (3, 4, 3), 2, 2, marks=pytest.mark.slow),
         pytest.param(Categorical(4), (7,), None, 2, marks=pytest.mark.slow),
         pytest.param(Gaussian(), (4, 3), 3, 5, marks=pytest.mark.slow),
@@ -119,6 +119,7 @@ def test_probabilities_sum_to_one() -> None:
         assert total == pytest.approx(1.0, abs=1e-4), field
 
 
+@pytest.mark.slow
 def test_samples_follow_the_density() -> None:
     """Counts of all 16 images of four bits, by a chi-squared test at one in a million."""
     from scipy import stats
@@ -135,6 +136,7 @@ def test_samples_follow_the_density() -> None:
     assert counts.std() > 3 * np.sqrt(n / 16)  # they are not all alike
 
 
+@pytest.mark.slow
 def test_without_a_field_it_is_the_base_alone() -> None:
     """Elements are independent: densities, means, modes and draws are those of the base with the same parameters."""
     one = record(PixelCNN(Categorical(3), receptive_field=0, layers=2), (2, 3, 2))
@@ -154,6 +156,7 @@ def most_in_a_pixel(rows: int, columns: int) -> tuple[int, int]:
     return max(inside), sum(inside)
 
 
+@pytest.mark.slow
 def test_a_pixel_costs_the_same_in_any_image() -> None:
     """The cost of a pixel does not grow with the image."""
     assert most_in_a_pixel(4, 6) == most_in_a_pixel(12, 18)

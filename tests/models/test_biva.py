@@ -171,6 +171,7 @@ def test_keep_top_beyond_the_stages(keep_top: int) -> None:
         MODEL.apply(variables(), X, KEY, keep_top=keep_top)
 
 
+@pytest.mark.slow
 def test_diagnostics_count_stages() -> None:
     """In L^{>k} and in reconstructions level by level, k goes up to the number of stages."""
     above = jax.jit(lambda v, k: bound_above(MODEL, v, X, KEY, k, 2))
@@ -213,6 +214,7 @@ def test_maps_and_padding() -> None:
 # ---- initialisation, and what changes in training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [MODEL, pytest.param(LADDER, marks=pytest.mark.slow)], ids=["biva", "ladder"])
 def test_first_batch(model: HVAE) -> None:
     """On the batch and key of initialisation, each layer's outputs have mean 0 and standard deviation 0.01."""

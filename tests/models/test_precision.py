@@ -72,6 +72,7 @@ def primitives(function: Callable[..., Any], *arguments: Any) -> list[tuple[str,
 # ---- bfloat16
 
 
+@pytest.mark.slow
 def test_everything_that_is_kept_is_float32() -> None:
     """Parameters, gradients, statistics and every array of a trace (z, KLs, densities, distributions) are float32."""
     for tree in (variables(HALF), *trained(HALF)):
@@ -112,6 +113,7 @@ def test_the_gradient_computes_in_bfloat16_too() -> None:
     assert all(dtypes == {"float32"} for name, dtypes in found if name.startswith("reduce_sum"))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32() -> None:
     """Terms of the ELBO within 1%; statistics and gradient off by what rounding to eight bits explains.
 
@@ -222,6 +224,7 @@ def test_settings_round_trip(tmp_path: Path) -> None:
 # ---- remat
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_memory() -> None:
     """Initial parameters, their paths, the trace, statistics and gradient are the same."""
     jax.tree.map(np.testing.assert_array_equal, variables(REMAT), variables())

@@ -41,6 +41,7 @@ def test_levels(trace: Trace) -> None:
     assert [level.stacked for level in trace.levels] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_who_reads_whom(tiny: tuple[jax.Array, Any]) -> None:
     """Each prior depends on exactly the levels above it; each posterior on those and on x."""
     x, variables = tiny
@@ -60,6 +61,7 @@ def test_who_reads_whom(tiny: tuple[jax.Array, Any]) -> None:
         assert prior == 0 and posterior > 0
 
 
+@pytest.mark.slow
 def test_given_latents_go_through_the_inverse(tiny: tuple[jax.Array, Any], trace: Trace) -> None:
     """Giving some latents of a run and an edge, under the same key, reproduces all samples and densities."""
     x, variables = tiny
@@ -99,6 +101,7 @@ def test_weights_sum_to_one_under_a_flow() -> None:
     contract.weights_sum_to_one(Row(Case("four", model, integers(2, 2, 2, 1), every_x=every(2, 2, 2, 1), jitter=0.01)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", ["mean_only", pytest.param("published", marks=pytest.mark.slow)])
 def test_the_other_flows(flow: Any) -> None:
     """E_q[p/q] = 1 for each level, and given latents reproduce the trace."""
@@ -140,6 +143,7 @@ def test_free_bits_of_the_paper(tiny: tuple[jax.Array, Any], trace: Trace) -> No
     assert (by_channel < 1.0).any() and (by_channel > 1.0).any()
 
 
+@pytest.mark.slow
 def test_the_first_batch_decides_every_block() -> None:
     """Outputs of every first convolution have mean 0 and standard deviation 0.1, in scanned runs too."""
     x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3)), jnp.uint8)

@@ -219,6 +219,7 @@ def test_values_do_not_depend_on_the_estimator(name: str) -> None:
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-5), got, without)
 
 
+@pytest.mark.slow
 def test_metrics_and_statistics_are_means_over_the_draws() -> None:
     """Bare metrics and running batch statistics are means; the effective sample size follows from the weights."""
     model = TopDownVAE((2, 3), hidden=4, likelihood=Categorical(3))

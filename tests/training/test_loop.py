@@ -271,6 +271,7 @@ def test_streamed_and_resident_train_alike(tmp_path: Path) -> None:
         assert a["elbo"] == pytest.approx(b["elbo"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_data_that_changed_is_refused(tmp_path: Path) -> None:
     """Unless any will do; its hash is then the one that counts."""
     one, two = Provenance("one"), Provenance("two")
@@ -419,6 +420,7 @@ def test_resumed_it_is_the_same_bit_for_bit(
         assert numbers[0][name] == numbers[1][name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_it_goes_on_with_other_devices(
     devices: int, cut: Path, straight: tuple[Path, Any], pictures_of_three: Path, tmp_path: Path

@@ -354,6 +354,7 @@ def test_microbatches_on_eight_devices() -> None:
     assert not any(moved in program for moved in ("all-gather", "all-to-all", "collective-permute"))
 
 
+@pytest.mark.slow
 def test_microbatches_of_each_device() -> None:
     """With an axis: each device accumulates its own, and the axis is averaged over once, after that."""
     one = make_step(MODEL, NegativeELBO(), optax.sgd(RATE), axis_name="data", microbatch=2)

@@ -109,6 +109,7 @@ def test_unroll_and_remat_change_nothing() -> None:
     assert_close(gradient(other), gradient(TINY), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_bfloat16() -> None:
     """Only products are bfloat16: Gaussians, KLs and likelihoods are float32 and close to those of float32."""
     half = TINY.clone(dtype="bfloat16", precision="highest")
@@ -156,6 +157,7 @@ def test_temperatures_by_resolution() -> None:
             TINY.apply(variables(), X, KEY, keep_top=wrong)
 
 
+@pytest.mark.slow
 def test_labels_reach_priors_and_posteriors() -> None:
     """Another label changes prior and posterior of every level."""
     row = case("vdvae_classes")
