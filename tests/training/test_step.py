@@ -438,7 +438,9 @@ class Stage(NegativeELBO):
         return loss + jnp.sqrt(0.0 * frozen) + jnp.where(step == POISON, jnp.inf, 0.0), *rest
 
 
-@pytest.mark.parametrize("microbatch", [None, 8, 7])
+@pytest.mark.parametrize(
+    "microbatch", [None, pytest.param(8, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)]
+)
 def test_what_is_not_trained_keeps_every_bit(microbatch: int | None) -> None:
     """Parameters, averages and statistics, under weight decay, moments from before, accumulation, a skipped step."""
     model, objective, optimiser = TopDownVAE((2, 2), hidden=6, likelihood=Categorical(3)), Stage(), optax.adamw(0.05)
@@ -527,7 +529,7 @@ def several(state: TrainState, first: int, last: int, microbatch: int | None) ->
     return state, metrics
 
 
-@pytest.mark.parametrize("microbatch", [pytest.param(None, marks=pytest.mark.slow), 7])
+@pytest.mark.parametrize("microbatch", [None, pytest.param(7, marks=pytest.mark.slow)])
 def test_an_objective_may_remember_what_it_makes_of_the_parameters(microbatch: int | None, tmp_path: Path) -> None:
     """Its state moves once a step, whatever the parts; it is saved with the run, and comes back bit for bit."""
     state = init_state(MODEL, Spectral(), optax.adam(1e-3), KEY, X, ema=True)
