@@ -165,7 +165,7 @@ class VDVAE(HVAE):
         return stacked_paths(self.ups, self.downs)
 
     @property
-    def level_sides(self) -> tuple[int, ...]:
+    def sides(self) -> tuple[int, ...]:
         """Height and width of each level's feature maps, top first."""
         return sides_of_levels(self.downs)
 

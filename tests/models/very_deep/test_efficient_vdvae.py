@@ -40,7 +40,7 @@ from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up
 def test_presets(preset: EfficientVDVAE, count: int, levels: int) -> None:
     """Four counts are of models that the published code built, the others follow from its shapes."""
     assert size(preset) == count
-    assert preset.num_levels == levels == len(preset.level_sides)
+    assert preset.num_levels == levels == len(preset.sides)
 
 
 def test_unknown_size() -> None:

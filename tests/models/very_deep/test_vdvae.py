@@ -57,7 +57,7 @@ def test_presets(preset: Any, count: int, ups: int, levels: int) -> None:
     model = preset()
     assert size(model) == count
     assert (sum(stage.blocks for stage in model.ups), model.num_levels) == (ups, levels)
-    assert len(model.level_sides) == levels
+    assert len(model.sides) == levels
 
 
 def test_beginning() -> None:
@@ -133,22 +133,22 @@ def test_names_and_sides() -> None:
     """Levels are named by their side and counted from the top."""
     trace = jax.jit(lambda v: TINY.apply(v, X, KEY))(variables())
     assert trace.names == ("z1.0", "z4.0", "z4.1", "z4.2", "z4.3")
-    assert trace.sides == TINY.level_sides == (1, 4, 4, 4, 4)
+    assert trace.sides == TINY.sides == (1, 4, 4, 4, 4)
     assert list(trace.rates_by_side) == [1, 4]
     assert_close(trace.rates_by_side[4], trace.rates[1:].sum(0))
 
 
 def test_temperatures_by_resolution() -> None:
     """At a side with temperature 0, and at no other, z is the prior's mode."""
-    cold = temperature_by_side(TINY.level_sides, {1: 1.0, 4: 0.0})
+    cold = temperature_by_side(TINY.sides, {1: 1.0, 4: 0.0})
     assert cold.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
     levels = TINY.apply(variables(), KEY, 2, temperature=cold, method="decode").unstack()
     assert (levels[0].z != levels[0].p.mean).all()
     assert all((level.z == level.p.mean).all() for level in levels[1:])
     with pytest.raises(ValueError, match=r"sides \[1, 8\], but the levels are at \[1, 4\]"):
-        temperature_by_side(TINY.level_sides, {1: 1.0, 8: 0.5})
+        temperature_by_side(TINY.sides, {1: 1.0, 8: 0.5})
     with pytest.raises(ValueError, match="The temperature of side 4 is -1"):
-        temperature_by_side(TINY.level_sides, {1: 1.0, 4: -1.0})
+        temperature_by_side(TINY.sides, {1: 1.0, 4: -1.0})
     for wrong in (-0.5, jnp.float32(-0.5), np.array([1.0, 1.0, np.nan, 1.0, 1.0]), np.inf):
         with pytest.raises(ValueError, match=r"temperature is (-0.5|nan|inf), but it must be 0"):
             TINY.apply(variables(), KEY, 2, temperature=wrong, method="decode")
