@@ -6,7 +6,6 @@ collected, without it everything else.
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,9 @@ if "hvae_jax" in sys.modules:
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # of XLA: tiny models spend their time in compilation
+# One cache of compiled programs for all test processes and the processes that they start: many tests compile the same.
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jaxtyping.install_import_hook(["hvae_jax"], f"{typecheck.__name__}.check")  # imported here, so that the package has it
 
 hypothesis.settings.register_profile("suite", max_examples=30, deadline=None, derandomize=True, database=None)
@@ -79,16 +81,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
-
-
-@pytest.fixture(scope="module")
-def compiled_once() -> Iterator[None]:
-    """A compilation cache for modules that compile the same few programs repeatedly; child processes share it."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    compilation_cache.reset_cache()
-    jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()

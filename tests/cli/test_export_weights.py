@@ -13,7 +13,6 @@ from hvae_jax.cli.main import main
 from hvae_jax.convert.array_files import read_arrays
 from hvae_jax.experiment.reopen import open_variables
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 presets = pytest.fixture(autouse=True)(small_presets)
 said = pytest.fixture(what_fails)
 

@@ -33,7 +33,6 @@ from hvae_jax.models.very_deep.block_strings import down_string, up_string
 from hvae_jax.objectives import Linear
 from hvae_jax.training import Adamax, AdamW, Training
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 presets = pytest.fixture(autouse=True)(small_presets)
 said = pytest.fixture(what_fails)
 

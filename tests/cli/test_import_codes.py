@@ -19,7 +19,6 @@ from hvae_jax.models import BIVA, ConvLadderVAE
 from hvae_jax.models.biva import Stage
 from hvae_jax.networks.residual import BlockStyle
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 presets = pytest.fixture(autouse=True)(small_presets)
 said = pytest.fixture(what_fails)
 
