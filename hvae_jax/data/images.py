@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hvae_jax.records import checked
+
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _REFUSED_MODES = {
     "CMYK": "is CMYK, whose colours depend on a printing profile; convert it to RGB",
@@ -73,6 +75,7 @@ def read_image(source: str | bytes, channels: int, fit: Any = None) -> np.ndarra
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class CentreSquare:
     """Resizes the shorter side to `size` by PIL's antialiased bicubic filter, then crops the centre square."""
 

@@ -37,7 +37,7 @@ from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import crop_to, double_bilinear, pad_to_multiple, padded_size
 from hvae_jax.networks.residual import BlockStyle, Merge, ResidualBlock, ResidualRun
 from hvae_jax.networks.standardise import standardised
-from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.records import check_sizes
 from hvae_jax.trace import Level, Trace
 
 ConvMerge = Literal["concat", "concat_linear", "precision", "residual"]
@@ -99,7 +99,6 @@ class ConvLadderVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "image", "latents", "downsample")
         super().__post_init__()
         check_sizes(self, "image", "latents", "channels", "blocks")
         self._check_halvings()

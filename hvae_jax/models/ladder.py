@@ -32,7 +32,7 @@ from hvae_jax.models.pieces import gaussian
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.mlp import BatchNorm, Readout, check_event, one_hot, uniform_fan_in
-from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.records import check_sizes
 from hvae_jax.trace import Level, Trace
 
 LadderMerge = Literal["precision", "residual"]
@@ -103,7 +103,6 @@ class LadderVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "latents", "hidden")
         super().__post_init__()
         check_sizes(self, "latents", "hidden")
         if len(self.hidden) != len(self.latents):

@@ -33,7 +33,6 @@ from hvae_jax.models.biva.skeleton import Skeleton, check_gated
 from hvae_jax.models.biva.stages import Stage, cifar10_stages, mnist_stages
 from hvae_jax.networks.computing import ComputeDtype
 from hvae_jax.networks.mlp import one_hot
-from hvae_jax.records import as_tuples
 from hvae_jax.trace import Level, Trace
 
 Inference = Literal["top_down", "bottom_up"]
@@ -67,7 +66,6 @@ class GatedLadderVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "image", "stages")
         super().__post_init__()
         check_gated(self)
 

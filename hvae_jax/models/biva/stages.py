@@ -2,8 +2,11 @@
 
 import dataclasses
 
+from hvae_jax.records import checked
+
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Stage:
     """The latents of one stage, and the gated blocks between them and the stage below, or x.
 

@@ -34,7 +34,7 @@ from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_le
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle, LearnedPool, LearnedUnpool
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import check_event, one_hot
-from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
 
 
@@ -183,8 +183,7 @@ class EfficientVDVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        check_parsed(self)  # before as_tuples, which would advise a tuple of text
-        as_tuples(self, "image", "ups", "downs")
+        check_parsed(self)  # before the check of fields, which would ask for a tuple of stages
         super().__post_init__()
         check_sizes(self, "unroll", "stem_size", "readout_size", *(() if self.edge is None else ("edge",)))
         if self.pad < 0:

@@ -7,8 +7,11 @@ VDVAE's published block strings.
 import dataclasses
 from collections.abc import Sequence
 
+from hvae_jax.records import checked
+
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Up:
     """A run of equal blocks of the bottom-up path.
 
@@ -47,6 +50,7 @@ class Up:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Down:
     """A run of equal blocks of the top-down path, each with a latent.
 

@@ -35,7 +35,7 @@ from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import check_event, one_hot
 from hvae_jax.networks.resample import average_pool, enlarge
-from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
 
 _LOG_STD = ScaleHead("log_std")
@@ -142,8 +142,7 @@ class VDVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        check_parsed(self)  # before as_tuples, which would advise a tuple of text
-        as_tuples(self, "image", "ups", "downs")
+        check_parsed(self)  # before the check of fields, which would ask for a tuple of stages
         super().__post_init__()
         check_sizes(self, "unroll")
         if self.standardise is not None and not self.standardise[1] > 0:
