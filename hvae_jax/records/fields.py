@@ -57,11 +57,10 @@ def check_fields(record: Any) -> None:
         given = getattr(record, name, None)
         fitting = _fit(given, annotation)
         if fitting is _MISFIT:
-            instead = f" An instance is needed: {given.__name__}(...)." if isinstance(given, type) else ""
             shown = repr(given)
             shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
             raise ValueError(
-                f"{type(record).__name__}({name}={shown}): it has to be {_or(_words(annotation))}.{instead}"
+                f"{type(record).__name__}({name}={shown}): it has to be {_or(_words(annotation))}.{_hint(given, annotation)}"
             )
         if fitting is not given:
             object.__setattr__(record, name, fitting)  # a frozen dataclass refuses a plain assignment
@@ -129,6 +128,15 @@ def _fit_tuple(value: Any, parts: tuple[Any, ...]) -> Any:
         return _MISFIT
     same = isinstance(value, tuple) and all(fit is item for fit, item in zip(fits, value, strict=True))
     return value if same else tuple(fits)
+
+
+def _hint(value: Any, annotation: Any) -> str:
+    """How to write what was probably meant, or nothing."""
+    if isinstance(value, type):
+        return f" An instance is needed: {value.__name__}(...)."
+    if get_origin(annotation) is tuple and _fit(value, get_args(annotation)[0]) is not _MISFIT:
+        return f" For one item: ({value!r},)."
+    return ""
 
 
 def _can_be_asked(annotation: type) -> bool:
