@@ -59,8 +59,9 @@ def check_fields(record: Any) -> None:
         if fitting is _MISFIT:
             shown = repr(given)
             shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
+            wanted = _or(_words(annotation))
             raise ValueError(
-                f"{type(record).__name__}({name}={shown}): it has to be {_or(_words(annotation))}.{_hint(given, annotation)}"
+                f"{type(record).__name__}({name}={shown}): it has to be {wanted}.{_hint(given, annotation)}"
             )
         if fitting is not given:
             object.__setattr__(record, name, fitting)  # a frozen dataclass refuses a plain assignment
