@@ -101,6 +101,7 @@ def _kernel(stage: Up | Down) -> int:
 
 def stage_names(prefix: str, stages: Sequence[Up | Down]) -> tuple[str, ...]:
     """One name per stage: "up32" for the first of side 32, "up32_2" for the second."""
+    # Names are in the paths of parameters, so that a stage keeps its name when another side gains one.
     sides = [stage.side for stage in stages]
     counts = [sides[: i + 1].count(side) for i, side in enumerate(sides)]
     return tuple(

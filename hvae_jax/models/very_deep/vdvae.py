@@ -173,6 +173,7 @@ class VDVAE(HVAE):
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
         side, channels, label = self.image[0], self.image[2], one_hot(y, self.classes, n)
+        # the state at x's resolution, which the readout reads
         width = next(stage.width for stage in self.downs if stage.side == side)
         # There is no normalisation: before the readout the sum over all blocks has a learned scale and shift.
         gain = self.param("gain", nn.initializers.ones, (width,), jnp.float32)
@@ -234,6 +235,7 @@ def _check_widths(model: VDVAE) -> None:
     # The graph could begin with the state of another side, as Efficient-VDVAE does; block strings have no token for it.
     if model.downs[0].mixes_in is not None:
         raise ValueError(f"{name_down(model, 0)}, mixes in side {model.downs[0].mixes_in}, which is not built yet.")
+    # A coarser state is cropped to the finer one's channels, never padded.
     widths = {stage.side: stage.width for stage in model.downs}
     for i, stage in enumerate(model.downs):
         if stage.mixes_in is not None and widths[stage.mixes_in] < stage.width:
