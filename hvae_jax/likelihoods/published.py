@@ -4,7 +4,8 @@
     Bernoulli(form="of_p")                         PyTorch's cross-entropy of a probability: addtt/ladder-vae-pytorch
     Bernoulli(1e-7), Categorical(K, 1e-7)          the article's code
     DiscretisedLogistic(added=1e-7)                addtt/ladder-vae-pytorch
-    LogisticMixture(form="published")              PixelCNN++'s code, VDVAE's, NVAE's, addtt's, vlievin/biva-pytorch
+    LogisticMixture(form="published")              PixelCNN++'s code, VDVAE's, addtt's, vlievin/biva-pytorch
+    LogisticMixture(form="nvae")                   NVAE's code
     LogisticMixture(form="vdvae_5_bits")           VDVAE's code for 32 values
     LogisticMixture(form="efficient_vdvae_5_bits") Efficient-VDVAE's code for 32 values
 
@@ -26,7 +27,7 @@ from hvae_jax.likelihoods.base import softplus
 from hvae_jax.likelihoods.bins import Bins
 
 BernoulliForm = Literal["exact", "of_p"]
-MixtureForm = Literal["exact", "published", "vdvae_5_bits", "efficient_vdvae_5_bits"]
+MixtureForm = Literal["exact", "published", "nvae", "vdvae_5_bits", "efficient_vdvae_5_bits"]
 
 
 def bernoulli_of_p(x: Num[Array, "..."], logits: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -59,18 +60,19 @@ class PublishedBins:
 
     P is the difference of two sigmoids or, if that is 1e-5 or less, the density at the middle of the bin times its
     width; except for that, P sums to 1 over all values. The first bin (u below -0.999) and the last (u above 0.999) are
-    open. In the forms of 5 bits the values lie 8/127.5 apart, from -1 to 0.945, in bins 2/31 wide: the bins overlap,
-    and P sums to 1.03. Near white the sum of "vdvae_5_bits" is far from 1, because no value reaches the last, open bin;
-    in "efficient_vdvae_5_bits" the bin of the last value is open.
+    open. In "nvae" the last bin begins at u = 0.99: of 256 values, 254 is scored as open too, and P sums to 1 + P(255);
+    with 32 values it is "published". In the forms of 5 bits the values lie 8/127.5 apart, from -1 to 0.945, in bins
+    2/31 wide: the bins overlap, and P sums to 1.03. Near white the sum of "vdvae_5_bits" is far from 1, because no
+    value reaches the last, open bin; in "efficient_vdvae_5_bits" the bin of the last value is open.
 
     Attributes:
       values: V, number of values that an element can take.
-      form: "published", or one of the forms of 5 bits.
+      form: "published", "nvae", or one of the forms of 5 bits.
       beta: divisor of log_scale in the density but not in the density's argument, an oversight of Efficient-VDVAE's
         code; 1 for the other codes.
 
-    Source: Salimans et al. (2017), their code, for "published"; the code of VDVAE (Child, 2021), where NVAE's for five
-    bits is "published"; the code of Efficient-VDVAE (Hazami et al., 2022).
+    Source: Salimans et al. (2017), their code, for "published"; the codes of VDVAE (Child, 2021), NVAE (Vahdat & Kautz,
+    2020) and Efficient-VDVAE (Hazami et al., 2022).
     """
 
     values: int
@@ -102,7 +104,8 @@ class PublishedBins:
         mass = jax.nn.sigmoid(upper) - jax.nn.sigmoid(lower)
         density = middle - log_scale / self.beta - 2.0 * jax.nn.softplus(middle)
         inside = jnp.where(mass > 1e-5, jnp.log(jnp.maximum(mass, 1e-12)), density + math.log(2.0 * half))
-        open_above = jnp.where(u > 0.999 * white, -jax.nn.softplus(lower), inside)
+        last = 0.99 if self.form == "nvae" else 0.999 * white
+        open_above = jnp.where(u > last, -jax.nn.softplus(lower), inside)
         return jnp.where(u < -0.999, upper - jax.nn.softplus(upper), open_above)
 
     def expectation(self, mean: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -111,4 +114,4 @@ class PublishedBins:
 
     @property
     def _five_bits(self) -> bool:
-        return self.form != "published"
+        return self.form.endswith("5_bits")
