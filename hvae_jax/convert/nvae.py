@@ -303,7 +303,7 @@ def _flow_layers(state_dict: Mapping[str, Any], level: int, latents: int) -> dic
 
 
 def flow_owner(model: NVAE, level: int) -> tuple[str, int | None]:
-    """Path of the run that a level's flow is in, such as "down8/", and its index there; ("", None) for the top group."""
+    """Path of the run that a level's flow is in, such as "down8/", and its index there; ("", None) for the top one."""
     first = 1  # the top group is no part of a run
     for i, groups in enumerate(model.groups if level else ()):
         groups -= i == 0

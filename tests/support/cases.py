@@ -141,6 +141,7 @@ NVAE_CANCELLED = (
     *("up2/cell_0/conv_0/bias", "shrink2/conv_0/bias", "up1/cell_0/conv_0/bias"),
     *("grow2/norm_0/bias", "down2/cell_0/norm_0/bias"),
 )
+NVAE_HALVED = (*("pre_0_0/conv_0/bias", "up1/cell_0/conv_0/bias", "down1/cell_0/norm_0/bias", "post_0_0/norm_0/bias"),)
 
 CASES = (
     Case(
@@ -370,31 +371,30 @@ CASES = (
     Case("nvae", NVAE(**SMALL_NVAE), integers(2, 2, 2, 1), every_x=every(2, 2, 2, 1), cancelled=NVAE_CANCELLED),
     Case(
         "nvae_flow",
-        NVAE(**SMALL_NVAE | {"latents": 2, "residual": False}, flows=1),
+        NVAE(**SMALL_NVAE, flows=1),
         integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
         cancelled=NVAE_CANCELLED,
     ),
     Case(
         "nvae_conditional_flow",
-        NVAE(**SMALL_NVAE | {"image": (2, 4, 1)}, flows=1, flow_context=True),
+        NVAE(**SMALL_NVAE | {"image": (2, 4, 1), "groups": (2,), "halvings": 1}, flows=1, flow_context=True),
         integers(2, 2, 4, 1),
-        cancelled=NVAE_CANCELLED,
+        cancelled=NVAE_HALVED,
     ),
     Case(
         "nvae_classes",
-        NVAE(**SMALL_NVAE | {"groups": (2,), "halvings": 1, "likelihood": Categorical(3)}, classes=2),
+        NVAE(**SMALL_NVAE | {"groups": (2,), "halvings": 1, "likelihood": Categorical(3)}, residual=False, classes=2),
         integers(3, 2, 2, 1),
         y=jnp.arange(BATCH) % 2,
-        cancelled=(
-            *("pre_0_0/conv_0/bias", "up1/cell_0/conv_0/bias", "down1/cell_0/norm_0/bias", "post_0_0/norm_0/bias"),
-        ),
+        cancelled=NVAE_HALVED,
     ),
     Case(
         "nvae_one_group",
-        NVAE(**SMALL_NVAE | {"groups": (1,)}),
+        NVAE(**SMALL_NVAE | {"groups": (1,), "halvings": 1}),
         integers(2, 2, 2, 1),
         every_x=every(2, 2, 2, 1),
-        cancelled=("up2/cell_0/conv_0/bias",),
+        cancelled=("pre_0_0/conv_0/bias", "up1/cell_0/conv_0/bias", "post_0_0/norm_0/bias"),
     ),
     Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
     Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),
