@@ -187,7 +187,7 @@ class NVAE(HVAE):
                 raise ValueError(f"NVAE({name}={getattr(self, name)}): 0 or more.")
         if self.flow_context and not self.flows:
             raise ValueError(
-                "NVAE(flow_context=True, flows=0): there is no flow to read x. Set flows, or leave it out."
+                "NVAE(flow_context=True, flows=0): there is no flow that could read x. Set flows."
             )
         factor = 2 ** (self.halvings + len(self.groups) - 1)
         if any((side + 2 * self.pad) % factor for side in self.image[:2]):
