@@ -14,6 +14,7 @@ from hvae_jax.experiment.reopen import an_example, open_variables
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
+from hvae_jax.runtime.memory import memory_for
 from hvae_jax.trace import Model, level_sides
 
 
@@ -53,7 +54,8 @@ class Sample:
         temperature, name = _temperature(self, experiment, variables)
         y = _labels(model, self.label, self.n)
         draw = jit_once(lambda v, key: model.apply(v, key, self.n, y=y, temperature=temperature, method="generate"))
-        x = np.asarray(draw(variables, jax.random.key(self.seed)))
+        with memory_for("sampling", "Lower --n."):
+            x = np.asarray(draw(variables, jax.random.key(self.seed)))
         label = "" if self.label is None else f"label{self.label}_"
         out = self.out or self.run / f"samples_{label}t{name}.png"
         if out.suffix == ".npz":

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from hvae_jax.runtime.errors import first_line
+from hvae_jax.runtime.memory import memory_for
 from hvae_jax.training.checkpoint import NotSavedError
 from hvae_jax.training.loop import DivergedError
 
@@ -18,6 +19,13 @@ PREEMPTED = 75
 
 LOST = 134
 """Exit code if another process of the run is gone, the one with which JAX's own runtime ends a process."""
+
+
+_LESS = (
+    "Lower what is computed at once: --batch-size or --microbatch in training, --evaluation.size in measuring, --n of "
+    "what is drawn."
+)
+"""Remedy for memory that ran out where nothing nearer names one."""
 
 
 def _silence(*_: Any) -> None:
@@ -48,7 +56,8 @@ def without_closed_loops() -> Iterator[None]:
 def errors_said() -> Iterator[None]:
     """Ends the program with one clear message if a user's setting, file or data is at fault, or a peer is gone."""
     try:
-        yield
+        with memory_for("this", _LESS):
+            yield
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
@@ -65,8 +74,7 @@ def errors_said() -> Iterator[None]:
         if isinstance(error, NotSavedError):  # Orbax's threads go on to complain, for thousands of lines
             sys.excepthook, sys.unraisablehook = _silence, _silence
             warnings.simplefilter("ignore")
-        what = f"not enough memory ({error})" if isinstance(error, MemoryError) else error
-        print(f"error: {what}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr, flush=True)
+        print(f"error: {error}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr, flush=True)
         if jax.distributed.is_initialized() and jax.process_count() > 1:
             os._exit(1)  # an orderly end would wait for the other processes, which wait for this one
         sys.exit(1)

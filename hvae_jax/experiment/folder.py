@@ -33,11 +33,14 @@ CONTENTS = (
 )
 """Everything that a run may leave, its settings first."""
 
-# Settings that change no number, or only its rounding: a run goes on when they differ.
+# Settings that change no number, or only its rounding: a run goes on when they differ. So does the size of what is
+# measured at once, which changes the noise of the result and nothing that is trained: memory may be short only then.
 _NO_NUMBER = (
     "feed",
     "devices",
     "data.directory",
+    "evaluation.chunk:",
+    "evaluation.size:",
     *(f"training.{name}:" for name in ("save_seconds", "save_every", "keep", "pictures_every")),
 )
 

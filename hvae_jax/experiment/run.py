@@ -20,6 +20,7 @@ from hvae_jax.report.sketch import Sketch, save_final_pictures
 from hvae_jax.runtime import meters
 from hvae_jax.runtime.cluster import is_first
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.memory import memory_for
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.feeds import Examples
 from hvae_jax.training.loop import Outcome, Watching, train
@@ -149,6 +150,13 @@ def prepare(
     )
 
 
+_LESS = (
+    "Give --microbatch, or lower --batch-size or the model's sizes (with --resume in the same folder); --feed.kind "
+    "streamed leaves the data on the host."
+)
+"""Remedy for memory that runs out in training."""
+
+
 def _train(prepared: Prepared, profile: bool) -> Outcome:
     """Trains a prepared run; checkpoints and profiler are closed whatever happens."""
     experiment, folder = prepared.experiment, prepared.folder
@@ -157,9 +165,10 @@ def _train(prepared: Prepared, profile: bool) -> Outcome:
     checkpoints = Checkpoints(folder / "checkpoints", experiment.training.keep)
     key = jax.random.key(experiment.seed)
     try:
-        outcome = train(
-            prepared.task, experiment.training, key, prepared.machine, checkpoints, watching, prepared.provenance
-        )
+        with memory_for("training", _LESS):
+            outcome = train(
+                prepared.task, experiment.training, key, prepared.machine, checkpoints, watching, prepared.provenance
+            )
     except BaseException:
         if profiler is not None:
             profiler.close()

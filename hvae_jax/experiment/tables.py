@@ -12,6 +12,7 @@ from hvae_jax.data.dataset import Dataset
 from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.runtime import doctor, meters
+from hvae_jax.runtime.memory import memory_for
 from hvae_jax.training.loop import Outcome
 
 
@@ -25,7 +26,8 @@ def measure(experiment: Experiment, dataset: Dataset, outcome: Outcome, mesh: Me
     if wanted.train_examples is not None and len(dataset.splits["train"]) > wanted.train_examples:
         first = dataset.splits["train"].take(slice(wanted.train_examples))
         some = dataclasses.replace(dataset, splits={**dataset.splits, "train": first})
-    numbers = evaluate(experiment.model, outcome.best, some, key, draws, wanted.chunk, wanted.size, mesh=mesh)
+    with memory_for("measuring", "Lower --evaluation.size; what was trained is saved."):
+        numbers = evaluate(experiment.model, outcome.best, some, key, draws, wanted.chunk, wanted.size, mesh=mesh)
     progress, state = outcome.progress, outcome.state
     epoch_steps = experiment.training.plan(len(dataset.train)).epoch_steps
     return numbers | {

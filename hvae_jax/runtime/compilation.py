@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def jit(function: Callable[..., Any], **options: Any) -> jax.stages.Wrapped:
     """`jax.jit` for a whole program of ours, compiled quickly on a CPU.
 
     On a CPU, LLVM's second level of optimisation makes training steps as fast as its third and compiles them in 3.6 s
