@@ -18,6 +18,7 @@ from hvae_jax.experiment.run import run, say
 from hvae_jax.runtime import doctor, meters
 from hvae_jax.runtime.cluster import Cluster, is_first
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
+from hvae_jax.runtime.streams import steady_streams
 from hvae_jax.training.signals import Interrupted
 
 
@@ -44,6 +45,7 @@ class Command:
     cluster: Cluster = Cluster()
 
 
+@steady_streams()
 def main(
     experiment: Experiment | Mapping[str, Experiment],
     arguments: Sequence[str] | None = None,
