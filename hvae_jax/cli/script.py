@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
+from hvae_jax.cli import flags
 from hvae_jax.experiment.exits import PREEMPTED, errors_said, without_closed_loops
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.run import run, say
@@ -64,15 +65,20 @@ def main(
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs errors that we print ourselves
     with without_closed_loops(), errors_said():
+        presets = experiment if isinstance(experiment, Mapping) else {}
         if isinstance(experiment, Mapping):
             experiment, arguments = _preset(experiment, arguments)
-        command = tyro.cli(
+        command, left = tyro.cli(
             Command,
             args=arguments,
             default=Command(experiment),
             description=description,
             config=(tyro.conf.FlagCreatePairsOff,),
+            return_unknown_args=True,
         )
+        if left:
+            print(f"error: {flags.unknown(left, command, experiment, presets)}", file=sys.stderr)
+            sys.exit(2)
         meters.compiled()  # starts the count
         # Other processes, the cache and the allocator have to be set up before JAX computes anything.
         several = command.cluster.start()

@@ -108,6 +108,7 @@ def prepare(
 
     Args and errors are those of `run`.
     """
+    checks.check_numbers(experiment)
     dataset = experiment.data.load()
     say(dataset.describe())
     checks.check_fits(experiment.model, dataset)
@@ -126,6 +127,8 @@ def prepare(
         None if dataset.augment == Augment() else dataset.augment,
     )
     state = abstract_state(experiment, task.train)
+    split_over = mesh.size if experiment.devices.fsdp else 1
+    checks.check_state_fits(state, mebibytes * 2**20, split_over)
 
     def prepare_folder() -> None:
         run_folder.check(folder, experiment, resume=resume, overwrite=overwrite)
@@ -204,7 +207,11 @@ def conclude(prepared: Prepared, outcome: Outcome) -> None:
 
 
 def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
-    """Shapes and dtypes of an experiment's training state; nothing is computed."""
+    """Shapes and dtypes of an experiment's training state; nothing is computed.
+
+    Raises ValueError for a number that no machine could build.
+    """
+    checks.check_numbers(experiment)
     one = examples.take(slice(1))
     optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
     model, objective, key = experiment.model, experiment.objective, jax.random.key(0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from hvae_jax.runtime.columns import aligned
 from hvae_jax.runtime.errors import first_line
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "chex", "tensorflow-datasets")
@@ -76,13 +77,14 @@ def line() -> str:
 
 def table() -> str:
     """Versions, devices and the state of the accelerator, a line each: the output of `hvae doctor`."""
-    rows = [f"{name:20s} {version}" for name, version in versions().items()]
+    rows = list(versions().items())
     if problem := platform_problem():
-        return "\n".join((*rows, f"{'backend':20s} none: {problem}"))
-    here = devices()
-    rows += [f"{name:20s} {value}" for name, value in here.items()]
-    rows.append(f"{'accelerator':20s} {idle_accelerator() or ('in use' if here['backend'] != 'cpu' else 'none found')}")
-    return "\n".join(rows)
+        rows.append(("backend", f"none: {problem}"))
+    else:
+        here = devices()
+        rows += [(name, str(value)) for name, value in here.items()]
+        rows.append(("accelerator", idle_accelerator() or ("in use" if here["backend"] != "cpu" else "none found")))
+    return "\n".join(aligned(rows, left=(0, 1)))
 
 
 def _version(package: str) -> str:
