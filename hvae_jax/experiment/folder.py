@@ -13,7 +13,7 @@ import jax
 from hvae_jax.experiment import settings
 from hvae_jax.experiment.layout import check_layout
 from hvae_jax.experiment.records import Experiment
-from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.files import check_path, write_whole
 from hvae_jax.training.state import TrainState
 
 CONTENTS = (
@@ -55,6 +55,7 @@ def check(folder: Path, experiment: Experiment, *, resume: bool, overwrite: bool
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: going on, or starting over?")
+    check_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "write_test", "")

@@ -12,6 +12,7 @@ from hvae_jax.experiment import settings
 from hvae_jax.experiment.checks import check_fits
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.run import abstract_state
+from hvae_jax.runtime.files import check_path
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.mesh import data_mesh
 
@@ -41,6 +42,7 @@ def read_experiment(folder: Path, modules: Sequence[str] = ()) -> Experiment:
     Raises FileNotFoundError for a folder without a run, ValueError for settings that are no experiment's or of another
     layout.
     """
+    check_path(folder)
     path = folder / "settings.json"
     if not path.exists():
         raise no_run(folder)

@@ -1,6 +1,7 @@
 """Files written whole: neither a reader nor a crash ever sees half of one."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,21 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def check_path(path: Path) -> None:
+    """Raises ValueError for a path that is no UTF-8, which the library behind checkpoints cannot open.
+
+    In a locale without such letters, and without Python's UTF-8 mode, Python reads a path in UTF-8 as one that is none.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode("utf-8", "backslashreplace").decode()
+        raise ValueError(
+            f"{shown} is no path in UTF-8 to Python, whose paths are {sys.getfilesystemencoding()} here. Set "
+            "PYTHONUTF8=1 or LC_ALL=C.UTF-8, or give a folder without such letters."
+        ) from None
 
 
 def write_whole(path: Path, text: str) -> None:
