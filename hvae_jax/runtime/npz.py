@@ -121,6 +121,8 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
+        if not name.isprintable():
+            raise ValueError(f"{path} has an entry of the name {name!a}, whose characters cannot all be printed.")
         if name in members:
             raise ValueError(f"{path} holds {name!r} twice. Write the file anew, each array under a name of its own.")
         members[name] = info
