@@ -3,7 +3,7 @@
 import dataclasses
 import io
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -94,9 +94,7 @@ class CentreSquare:
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= _MOST_SIDE:
-            raise ValueError(
-                f"size={self.size}: it is the side of a square in pixels, 1 or more, at most {_MOST_SIDE:,}."
-            )
+            raise ValueError(f"size={self.size}: it is the side of a square in pixels, 1 or more up to {_MOST_SIDE:,}.")
 
     def __call__(self, image: Any) -> Any:
         """The square of a PIL image."""
@@ -127,11 +125,11 @@ def _orientation(image: Any, source: str | bytes) -> int | None:
     return Image.Image.getexif(image).get(_ORIENTATION)
 
 
-def _stream(source: str | bytes) -> IO[bytes]:
+def _stream(source: str | bytes) -> io.BufferedIOBase:
     return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
 
 
-def _metadata_behind_pixels(stream: IO[bytes]) -> bool:
+def _metadata_behind_pixels(stream: io.BufferedIOBase) -> bool:
     """Whether a PNG has chunks of metadata behind its first chunk of pixels."""
     stream.seek(8)
     behind = False
@@ -174,9 +172,8 @@ def _objection(image: Any, source: str | bytes) -> str:
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
-    pixels = image.width * image.height
-    if not pixels or (limit is not None and pixels > limit):
-        return f"has {image.width} x {image.height} pixels, where 1 to {limit or 'any number':,} are opened"
+    if limit is not None and image.width * image.height > limit:
+        return f"has {image.width} x {image.height} pixels, and more than {limit:,} are not opened"
     if (bits := _bits(image, source)) > 8:
         return f"has {bits} bits a channel, where 8 are needed; rescale it as you see fit"
     if image.mode in _REFUSED_MODES:

@@ -132,8 +132,9 @@ def labels(found: dict[str, list[int]], names: list[str], has_splits: bool) -> d
 
 def counted(others: Counter[str]) -> str:
     """Numbers of files by suffix, in words."""
-    most = [f"{count:,} {shown(suffix) or 'without suffix'}" for suffix, count in others.most_common(_NAMED)]
-    rest = others.total() - sum(count for _, count in others.most_common(_NAMED))
+    ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    most = [f"{count:,} {shown(suffix) or 'without suffix'}" for suffix, count in ordered[:_NAMED]]
+    rest = sum(count for _, count in ordered[_NAMED:])
     return ", ".join([*most, f"{rest:,} others"] if rest else most)
 
 
