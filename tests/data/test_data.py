@@ -9,6 +9,7 @@ import pytest
 import hvae_jax as hv
 from hvae_jax import data
 from hvae_jax.data.dataset import BINARY, REAL
+from hvae_jax.data.spec import Data
 from hvae_jax.data.splits import drawn
 from hvae_jax.likelihoods import for_data
 
@@ -190,3 +191,12 @@ def test_settings_reach_the_data_by_name(tmp_path: Path) -> None:
         data.load("mnist", size=8)
     with pytest.raises(ValueError, match="refuse and skip"):
         data.load("digits", bad_files="drop")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "tfds:", "tfds: "])
+def test_an_empty_name_is_refused(name: str) -> None:
+    for load in (data.load, data.check_name, lambda name: Data(name).load()):
+        with pytest.raises(ValueError, match=r"which names none\. Known are digits"):
+            load(name)
+    with pytest.raises(ValueError, match="directory='' names no directory"):
+        data.load("mnist", "")
