@@ -57,7 +57,8 @@ def load(
     Args:
       name: one of `NAMES`, whose functions describe contents and splits; "tfds:NAME" for any other image data set of
         TFDS, such as "tfds:cars196"; the path of an .npz; or the path of a folder of images.
-      directory: directory of fetched files, or TFDS's data_dir; None is the default of pooch or TFDS.
+      directory: directory of fetched files, TFDS's data_dir, or the folder that it lies in; None is the default of
+        pooch or TFDS.
       binarise: "dynamic", "static" or "threshold" (`prepare.binarised`); None leaves values as they are.
       flip: whether training mirrors images at random.
       bits: number of the 8 bits of a pixel that are kept.

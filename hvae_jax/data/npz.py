@@ -11,6 +11,9 @@ from hvae_jax.data.prepare import split_off
 from hvae_jax.data.splits import NAMES, SEED, accepted, by_split, check_labels, drawn, warn_of_labels
 from hvae_jax.runtime.npz import ArrayHeader, array_headers, check_sizes, entry_names, read_arrays
 
+_NAMED = 8
+"""Largest number of arrays that a message names."""
+
 
 def from_npz(path: str | os.PathLike[str]) -> Dataset:
     """The data set in a user's .npz.
@@ -24,10 +27,13 @@ def from_npz(path: str | os.PathLike[str]) -> Dataset:
     integers, with 256 values for uint8 data above 127 and the largest value plus one otherwise; an array `num_values`
     in the file overrides that. Floats are real, and are rounded to float32.
 
+    Sizes, shapes and dtypes are read from headers, before any array. Labels become int32; every cast is exact, but for
+    the rounding of floats.
+
     Raises FileNotFoundError for a path that does not exist; ValueError for a file that is no .npz or lacks `x_train`,
-    whose arrays would not fit into memory, or whose names of splits are unknown or occur twice; and for an array that
-    is empty, of object dtype (nothing is unpickled), not finite, negative though whole, beyond int32 or float32, or of
-    another shape than the train examples. Sizes and dtypes are read from headers, before any array.
+    whose names of splits are unknown or occur twice, or whose arrays exceed the machine's memory or the limits of
+    `runtime.npz`; and for an array that is empty, of object dtype (nothing is unpickled), not finite, negative though
+    whole, beyond int32 or float32, channel-first, or of another shape than the train examples.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -70,15 +76,20 @@ def _named(path: Path, names: list[str]) -> dict[str, str]:
         unknown = [name for name in names if name.casefold().startswith(prefix) and name not in ours]
         if unknown:
             raise ValueError(
-                f"{path} holds {', '.join(unknown)}, which is no split. The names are x_train, x_validation, x_test, "
+                f"{path} holds {_listed(unknown)}, which is no split. The names are x_train, x_validation, x_test, "
                 f"and the same with y_; {accepted()}. Rename it, or leave it out of the file."
             )
     if "x_train" not in ours.values():
         raise ValueError(
-            f"{path} holds {names or 'no arrays'}, but x_train is needed (x_validation, x_test, y_train, "
+            f"{path} holds {_listed(names) or 'no arrays'}, but x_train is needed (x_validation, x_test, y_train, "
             "y_validation and y_test are optional)."
         )
     return ours | {name: name for name in names if name == "num_values"}
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _check_header(where: str, ours: str, header: ArrayHeader) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 from hvae_jax.runtime.errors import first_line
 from hvae_jax.runtime.meters import host_memory
 
+MOST_OF_MEMORY = 0.5
+"""Largest fraction of the machine's memory that arrays may take: they are copied where they are cast or split."""
 MOST_EXPANDED = 200
-"""How many times their size in the file arrays above `ALWAYS_FINE` bytes may take in memory."""
+"""How many times their size in the file arrays may take in memory, if that is more than `ALWAYS_FINE` bytes."""
 ALWAYS_FINE = 2**27
 _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)  # RuntimeError: encrypted
 _LONGEST_HEADER = 2**16
@@ -60,14 +62,20 @@ def array_headers(path: Path, names: Iterable[str] | None = None) -> dict[str, A
 
 
 def check_sizes(path: Path, headers: Mapping[str, ArrayHeader]) -> None:
-    """Raises ValueError if these arrays would not fit into memory, or expand as only a decompression bomb does."""
-    total, stored = sum(head.nbytes for head in headers.values()), sum(head.stored for head in headers.values())
+    """Raises ValueError if arrays take too much of the memory, or expand as only a decompression bomb does.
+
+    The limits are `MOST_OF_MEMORY`, `MOST_EXPANDED` and `ALWAYS_FINE`.
+    """
+    total = sum(header.nbytes for header in headers.values())
+    # Entries may share their bytes in a file made for that.
+    stored = min(sum(header.stored for header in headers.values()), path.stat().st_size)
     largest = max(headers, key=lambda name: headers[name].nbytes, default="")
     memory = host_memory()
-    if total > memory:
+    if total > MOST_OF_MEMORY * memory:
         raise ValueError(
             f"The arrays of {path} take {_mebibytes(total)} ({largest} alone {_mebibytes(headers[largest].nbytes)}), "
-            f"but this machine has {_mebibytes(memory)} of memory. Save fewer examples, or a smaller dtype."
+            f"which is more than half of this machine's memory, {_mebibytes(memory)}; they are copied once. Save fewer "
+            "examples, or a smaller dtype."
         )
     if total > ALWAYS_FINE and total > MOST_EXPANDED * stored:
         raise ValueError(
