@@ -81,12 +81,16 @@ def split_folders(root: Path, names: list[str]) -> dict[str, str]:
 
 def _refuse_inner_splits(root: Path, names: list[str]) -> None:
     """Raises ValueError if folders of splits lie below others."""
-    inner = {(name.rsplit("/", 1)[0], folder) for name in names for folder in name.split("/")[1:-1]}
-    of = {split: path for path, folder in sorted(inner) if (split := split_of(folder))}
-    if len(of) > 1 and "train" in of:
+    found: dict[str, str] = {}
+    for folders in {tuple(name.split("/")[:-1]) for name in names}:
+        for depth, folder in enumerate(folders):
+            if depth and (split := split_of(folder)):
+                path = "/".join(folders[: depth + 1])
+                found[split] = min(path, found.get(split, path))
+    if len(found) > 1 and "train" in found:
         raise ValueError(
-            f"{shown(root)} has its splits below other folders, such as {_listed(list(of.values()))}: all would be "
-            "trained on. Give the folder that holds train, or put the splits at the top."
+            f"{shown(root)} has its splits below other folders, such as {_listed(sorted(found.values()))}: all would "
+            "be trained on. Give the folder that holds train, or put the splits at the top."
         )
 
 
