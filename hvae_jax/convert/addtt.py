@@ -39,7 +39,7 @@ from hvae_jax.models import ConvLadderVAE
 from hvae_jax.models.conv_ladder import addtt_cifar10, addtt_mnist
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.residual import BlockStyle
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 
 Entries = Iterator[tuple[str, Entry]]
 
@@ -82,6 +82,7 @@ PRESETS: dict[str, Preset] = {
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class AddttOptions:
     """Settings that weights do not determine. None takes the preset's, or without a preset the public code's default.
 
@@ -96,9 +97,6 @@ class AddttOptions:
     likelihood: Literal["bernoulli", "gaussian", "discr_log", "discr_log_mix"] | None = None
     nonlin: Literal["relu", "leakyrelu", "elu", "selu"] | None = None
     dropout: float | None = None
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
 
 def read(

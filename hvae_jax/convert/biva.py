@@ -41,7 +41,7 @@ from hvae_jax.models.biva import (
     gated_ladder_mnist,
     sides,
 )
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 
 Entries = Iterator[tuple[str, Entry]]
 
@@ -72,6 +72,7 @@ PRESETS: dict[str, Preset] = {
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class BIVAOptions:
     """Settings that weights do not determine. None takes the preset's, or without a preset that of BIVA's code.
 
@@ -93,9 +94,6 @@ class BIVAOptions:
     nonlinearity: Literal["elu", "relu"] | None = None
     q_dropout: float | None = None
     p_dropout: float | None = None
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
 
 def read(

@@ -24,7 +24,7 @@ from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import EfficientVDVAE
 from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up_stages_of_levels
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 
 BETA = 0.6931472
 
@@ -95,6 +95,7 @@ PRESETS: dict[str, Preset] = {
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class EfficientVDVAEOptions:
     """Settings of Efficient-VDVAE's code in which a file differs from its preset; None takes the preset's.
 
@@ -116,9 +117,6 @@ class EfficientVDVAEOptions:
     output_distribution_base: Base | None = None
     output_gradient_smoothing_beta: float | None = None
     min_mol_logscale: float | None = None
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
 
 def read(

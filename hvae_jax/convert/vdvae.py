@@ -28,6 +28,7 @@ from hvae_jax.likelihoods import Likelihood, LogisticMixture, Quantised
 from hvae_jax.models import VDVAE, Down, Up, down_stages, up_stages
 from hvae_jax.models.very_deep.block_strings import down_string, up_string
 from hvae_jax.models.very_deep.stages import stage_names
+from hvae_jax.records import checked
 
 Entries = Iterator[tuple[str, Entry]]
 
@@ -51,6 +52,7 @@ PRESETS: dict[str, Preset] = {
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class VDVAEOptions:
     """Settings of VDVAE's code in which a file differs from its preset.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hvae_jax.records import checked
 from hvae_jax.runtime.errors import first_line
 
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
@@ -83,6 +84,7 @@ def read_image(source: str | bytes, channels: int, fit: Any = None) -> np.ndarra
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class CentreSquare:
     """Resizes the shorter side to `size` by PIL's antialiased bicubic filter, then crops the centre square.
 

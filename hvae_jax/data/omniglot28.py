@@ -11,6 +11,7 @@ from hvae_jax.data.fetch import Remote, fetch
 from hvae_jax.data.prepare import split_off
 from hvae_jax.data.rows import in_memory
 from hvae_jax.data.tfds import open_tfds, read_split
+from hvae_jax.records import checked
 
 FILE = "chardata.mat"
 OMNIGLOT = Remote(
@@ -93,6 +94,7 @@ def omniglot_resized(directory: str | None = None, *, in_memory_bytes: int = 2**
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class BrightInk:
     """Turns a drawing, dark on white, into grey with bright ink at `size` x `size` pixels."""
 

@@ -7,10 +7,11 @@ from typing import Literal
 from hvae_jax.data.catalogue import load
 from hvae_jax.data.dataset import BINARY, Dataset, integer
 from hvae_jax.data.prepare import prepare
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Data:
     """The data set, and how its values are prepared.
 
@@ -36,9 +37,6 @@ class Data:
     bits: int = 8
     size: int | None = None
     bad_files: Literal["refuse", "skip"] = "refuse"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def load(self) -> Dataset:
         """Reads the data set, or opens it if it is too large for memory."""

@@ -16,6 +16,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """The names of each split, in any case; the first is ours."""
 SEED = 0
+"""Seed of the one draw of a validation split."""
 _ROLES = {name: split for split, names in NAMES.items() for name in names}
 _WORDS = "|".join(sorted(_ROLES, key=len, reverse=True))
 _THINGS = r"(?:data)?sets?|data|images?|imgs?|pics|pictures|photos|splits?"

@@ -8,12 +8,14 @@ import tyro
 from hvae_jax.data.spec import Data
 from hvae_jax.models.base import HVAE
 from hvae_jax.objectives import NegativeELBO, Objective
+from hvae_jax.records import checked
 from hvae_jax.training.feeds import Feeding
 from hvae_jax.training.optimisers import Adamax, Optimiser
 from hvae_jax.training.settings import Training
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Devices:
     """The devices of a run.
 
@@ -28,6 +30,7 @@ class Devices:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Evaluation:
     """Settings of the measurement of the trained model.
 
@@ -53,6 +56,7 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Experiment:
     """Everything that determines a run's numbers.
 
