@@ -36,6 +36,15 @@ def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
             yield from paths_in(value[key], (*path, key))
 
 
+def like(value: Any) -> tuple[Any, ...]:
+    """Values of the same type, so that a check of types does not hide the checks behind it."""
+    same = tuple(other for other in VALUES if type(other) is type(value))
+    if isinstance(value, list) and value:
+        changed = tuple([other, *value[1:]] for other in like(value[0]))
+        return (*same, value[1:], [*value, value[0]], *changed)
+    return same
+
+
 def mutated(data: Any, rng: np.random.Generator, times: int = 1) -> tuple[Any, str]:
     """Parsed JSON with that many values replaced, removed or added, and what was done."""
     data, done = copy.deepcopy(data), []
@@ -45,7 +54,8 @@ def mutated(data: Any, rng: np.random.Generator, times: int = 1) -> tuple[Any, s
         parent = data
         for key in path[:-1]:
             parent = parent[key]
-        value = VALUES[rng.integers(len(VALUES))]
+        pool = like(parent[path[-1]]) if rng.random() < 0.7 else VALUES
+        value = pool[rng.integers(len(pool))]
         kind = rng.random()
         if kind < 0.9:
             parent[path[-1]] = value
