@@ -16,7 +16,7 @@ A class decorated with `checked` has its fields checked before its own `__post_i
 import collections.abc
 import dataclasses
 import functools
-import math
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -103,10 +103,12 @@ def _fit(value: Any, annotation: Any) -> Any:
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         return (value if type(value) is int else int(value)) if whole else _MISFIT
     if annotation is float:
-        real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        if not real or math.isnan(value):
+        if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
             return _MISFIT
-        return value if type(value) in (int, float) else value.item()
+        # nan is not equal to itself; a whole number may be too large for a float
+        if value != value or (isinstance(value, int) and abs(value) > sys.float_info.max):
+            return _MISFIT
+        return value.item() if isinstance(value, np.generic) else value
     if isinstance(annotation, type) and origin is None and _can_be_asked(annotation):
         return value if isinstance(value, annotation) else _MISFIT
     return value
