@@ -14,6 +14,7 @@ from hvae_jax.report.diagnosis import Effort, diagnose
 from hvae_jax.report.page import page
 from hvae_jax.report.sketch import walk_pictures
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.texts import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,5 +69,5 @@ class Diagnose:
         title = f"{run.experiment.name}: what its levels do"
         out.write_text(page(title, report, figures, images))
         write_whole(out.with_suffix(".json"), settings.dumps(report))
-        print("\n".join(f"- {sentence}" for sentence in report["words"]))
-        print(f"{out} and {out.with_suffix('.json')}")
+        say("\n".join(f"- {sentence}" for sentence in report["words"]))
+        say(f"{out} and {out.with_suffix('.json')}")

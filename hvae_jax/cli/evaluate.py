@@ -10,6 +10,7 @@ from hvae_jax.experiment import settings, tables
 from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.experiment.reopen import open_run
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.texts import say
 from hvae_jax.training.mesh import data_mesh
 
 
@@ -59,4 +60,4 @@ class Evaluate:
         numbers |= {"data": tables.data_record(run.dataset), "seed": self.seed, "best_step": run.progress.best_step}
         if self.out is not None:
             write_whole(self.out, settings.dumps(numbers))
-        print(tables.table(numbers))
+        say(tables.table(numbers))

@@ -14,6 +14,7 @@ from hvae_jax.experiment.reopen import an_example, open_variables
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
+from hvae_jax.runtime.texts import say
 from hvae_jax.trace import Model, level_sides
 
 
@@ -61,7 +62,7 @@ class Sample:
             np.savez_compressed(out, **arrays)
         else:
             charts.save_grids(out, {f"temperature {name}": x}, columns(self.n), values)
-        print(out)
+        say(out)
 
 
 def _range(experiment: Experiment) -> tuple[float, float]:
