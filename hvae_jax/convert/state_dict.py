@@ -67,8 +67,9 @@ def template_of(model: HVAE, event: Shape | None = None) -> Any:
     """
     event = event or model.image
     assert event is not None
-    key, x, y = jax.random.key(0), jnp.zeros((1, *event)), jnp.zeros(1, jnp.int32) if model.classes else None
-    return jax.eval_shape(lambda: model.init(key, x, key, y=y))
+    # an abstract x: the shape may come from a file, and take any amount of memory
+    x, y = jax.ShapeDtypeStruct((1, *event), jnp.float32), jnp.zeros(1, jnp.int32) if model.classes else None
+    return jax.eval_shape(lambda key, x: model.init(key, x, key, y=y), jax.random.key(0), x)
 
 
 def to_variables(

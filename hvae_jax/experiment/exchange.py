@@ -19,13 +19,15 @@ from hvae_jax.convert.converter import Binarise, Converter, Preset
 from hvae_jax.convert.state_dict import template_of
 from hvae_jax.data.catalogue import NAMES, check_name
 from hvae_jax.data.spec import Data
+from hvae_jax.experiment import contents, settings
 from hvae_jax.experiment import folder as run_folder
-from hvae_jax.experiment import settings
 from hvae_jax.experiment.records import Evaluation, Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
+from hvae_jax.experiment.schema import check_result, record_of, shown
 from hvae_jax.models import HVAE
 from hvae_jax.runtime import doctor
 from hvae_jax.runtime.files import replacing
+from hvae_jax.runtime.json_files import parse_json
 from hvae_jax.runtime.trees import leaves_by_path
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.state import state_from
@@ -116,17 +118,10 @@ def import_own(path: Path, folder: Path | None = None, overwrite: bool = False, 
         raise ValueError(f"{path} was not written by `hvae export`: it has no settings. {_looks_like(path, file)}")
     if metadata.get("format") != str(FORMAT):
         raise ValueError(
-            f"{path} was written in format {metadata.get('format')} by hvae_jax {metadata['hvae_jax']}; this one, "
-            f"{hvae_jax.__version__}, reads format {FORMAT}."
+            f"{path} was written in format {metadata.get('format')!s:.20} by hvae_jax {metadata['hvae_jax']:.20}; this "
+            f"one, {hvae_jax.__version__}, reads format {FORMAT}."
         )
-    try:
-        experiment = settings.from_json(json.loads(metadata["settings"]), tuple(modules))
-        event, progress = tuple(json.loads(metadata["event"])), Progress(**json.loads(metadata["progress"]))
-        result = json.loads(metadata.get("result", "{}"))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: its settings cannot be read ({error}).") from error
-    if not isinstance(experiment, Experiment):
-        raise ValueError(f"{path} describes a {type(experiment).__name__}, not an Experiment.")
+    experiment, event, progress, result = _described(path, metadata, modules)
     folder = folder or Path("runs") / experiment.name
     _check_free(folder, overwrite)
     variables = _fitting(path, experiment.model, event, file.arrays)
@@ -158,6 +153,8 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
 
     experiment, variables, progress = open_variables(run, modules)
     file = file or run / f"{experiment.name}.safetensors"
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: give the name of a file, such as {file / 'NAME'}.safetensors.")
     if file.exists() and not overwrite:
         raise ValueError(f"{file} is there already: --overwrite replaces it.")
     result = run / "result.json"
@@ -177,6 +174,30 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written ({error}).") from error
     return file
+
+
+def _described(
+    path: Path, metadata: Mapping[str, str], modules: Sequence[str]
+) -> tuple[Experiment, tuple[int, ...], Progress, dict[str, Any]]:
+    """Settings, shape of one x, progress and results in the metadata of an export.
+
+    Raises ValueError, naming the entry and the place in it, for whatever `export` would not have written.
+    """
+    try:
+        parsed = {name: parse_json(metadata.get(name, "{}"), name) for name in ("settings", "progress", "result")}
+        event = parse_json(metadata.get("event", "[]"), "event")
+        experiment = settings.from_json(parsed["settings"], tuple(modules))
+        if not isinstance(experiment, Experiment):
+            raise ValueError(f"settings describe a {type(experiment).__name__}, not an Experiment.")
+        if not isinstance(event, list) or not all(type(size) is int and 0 < size < 2**31 for size in event):
+            raise ValueError(f"event is {shown(event)}, but it has to be the shape of one x, such as [28, 28, 1].")
+        if not isinstance(parsed["progress"], dict):
+            raise ValueError(f"progress is {shown(parsed['progress'])}, but it has to be an object.")
+        progress = record_of(Progress, parsed["progress"], "progress")
+        result = check_result(parsed["result"], "result")
+    except ValueError as error:
+        raise ValueError(f"{path}: its metadata cannot be read: {error}") from error
+    return experiment, tuple(event), progress, result
 
 
 def import_summary(result: dict[str, Any], folder: Path) -> str:
@@ -216,8 +237,9 @@ def _plain(value: Any) -> Any:
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
-    """Raise ValueError if the folder holds a run, unless it may be overwritten."""
-    if not overwrite and any((folder / name).exists() for name in run_folder.CONTENTS):
+    """Raise ValueError if the folder holds a run, unless it may be overwritten, or anything that no run wrote."""
+    contents.check_ours(folder)
+    if not overwrite and contents.there(folder):
         raise ValueError(f"{folder} holds a run already. --overwrite replaces it, --folder takes another folder.")
 
 
@@ -292,7 +314,8 @@ def _write_run(
     run_folder.check(folder, experiment, resume=False, overwrite=True)
     run_folder.check_space(folder, state, 1)
     if overwrite:
-        run_folder.clear(folder)
+        contents.clear(folder)
+    contents.claim(folder)
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         checkpoints.save(0, state, variables, progress)

@@ -28,7 +28,6 @@ from hvae_jax.training import DivergedError, Feeding, Training, TrainState
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.mesh import data_mesh
 
-
 run_module = importlib.import_module("hvae_jax.experiment.run")  # as an attribute of its package it is the function
 
 SCRIPT = RECIPES / "top_down.py"
