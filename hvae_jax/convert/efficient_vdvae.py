@@ -10,7 +10,6 @@ That code's loss is in nats per dimension, and the standard beta of its scales i
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -19,7 +18,15 @@ import numpy as np
 from hvae_jax import models
 from hvae_jax.convert.converter import Converter, Preset
 from hvae_jax.convert.efficient_trees import TREES, TorchTree, blocks_of, entries
-from hvae_jax.convert.state_dict import Entry, Misfits, enumerated, size, template_of, to_variables
+from hvae_jax.convert.state_dict import (
+    Entry,
+    Misfits,
+    enumerated,
+    size,
+    template_of,
+    to_variables,
+    unwrapped,
+)
 from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import EfficientVDVAE
@@ -335,7 +342,7 @@ def _widths_that_differ(tree: TorchTree, blocks: list[str], misfits: Misfits) ->
 
 
 def _flat(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Names joined by ".", without the "module.", "params." or "model." of parallel training and checkpoints."""
+    """Names joined by ".", and as `unwrapped` gives them."""
     flat: dict[str, Any] = {}
 
     def add(prefix: str, value: Any) -> None:
@@ -343,10 +350,10 @@ def _flat(state_dict: Mapping[str, Any]) -> dict[str, Any]:
             for name, inner in value.items():
                 add(f"{prefix}{name}.", inner)
         else:
-            flat[re.sub(r"^((module|params|model)\.)*", "", prefix[:-1].replace("/", "."))] = value
+            flat[prefix[:-1].replace("/", ".")] = value
 
     add("", state_dict)
-    return flat
+    return unwrapped(flat)
 
 
 def _mixture_by_channel(arrays: dict[str, Any], channels: int, mixtures: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ first maps and the size of the mixture. Weights do not determine the resolution 
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from hvae_jax import models
 from hvae_jax.convert.converter import Converter, Preset
 from hvae_jax.convert.state_dict import (
     CONV,
+    Entries,
     Entry,
     Misfits,
     check_numbering,
@@ -22,14 +23,12 @@ from hvae_jax.convert.state_dict import (
     size,
     template_of,
     to_variables,
-    without_module,
+    unwrapped,
 )
 from hvae_jax.likelihoods import Likelihood, LogisticMixture, Quantised
 from hvae_jax.models import VDVAE, Down, Up, down_stages, up_stages
 from hvae_jax.models.very_deep.block_strings import down_string, up_string
 from hvae_jax.models.very_deep.stages import stage_names
-
-Entries = Iterator[tuple[str, Entry]]
 
 PRESETS: dict[str, Preset] = {
     "cifar10": Preset(models.vdvae_cifar10, "CIFAR-10, 39 million parameters", "cifar10"),
@@ -146,7 +145,7 @@ def vdvae(
     Raises ValueError if the state dict does not fit, naming the blocks that differ and every other array that is
     missing, not expected or of another shape.
     """
-    state_dict = without_module(state_dict)
+    state_dict = unwrapped(state_dict)
     ups, downs = up_stages(enc_blocks, 1), down_stages(dec_blocks, 1)
     _check_counts(state_dict, ups, downs)
     check_numbering(state_dict, "encoder.enc_blocks", "decoder.dec_blocks", "decoder.bias_xs")
@@ -169,7 +168,7 @@ def vdvae(
 
 def variables_of(state_dict: Mapping[str, Any], model: VDVAE) -> dict[str, Any]:
     """The variables of a known model, such as a preset's. Raises ValueError as `vdvae` does."""
-    state_dict, table = without_module(state_dict), dict(entries(model))
+    state_dict, table = unwrapped(state_dict), dict(entries(model))
     template = template_of(model)
     counts, differences = _counts(state_dict, model.ups, model.downs), {}
     for prefix, stages in (("encoder.enc_blocks", model.ups), ("decoder.dec_blocks", model.downs)):
@@ -183,7 +182,7 @@ def variables_of(state_dict: Mapping[str, Any], model: VDVAE) -> dict[str, Any]:
 
 def mixtures(state_dict: Mapping[str, Any]) -> int:
     """Number of discretised logistics in the mixture of a pixel; each has ten outputs."""
-    return size(without_module(state_dict), "decoder.out_net.out_conv.weight") // 10
+    return size(unwrapped(state_dict), "decoder.out_net.out_conv.weight") // 10
 
 
 def _widths_up(state_dict: Mapping[str, Any], ups: tuple[Up, ...]) -> tuple[Up, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 
 import hvae_jax
 from hvae_jax.convert.array_files import ArrayFile, WhichWeights, read_arrays
+from hvae_jax.convert.casts import cast_weights
 from hvae_jax.convert.codes import CONVERTERS, converter_of
 from hvae_jax.convert.converter import Binarise, Converter, Preset
 from hvae_jax.convert.state_dict import template_of
@@ -79,8 +80,7 @@ def import_published(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     _warn_not_finite(path, variables)
-    # in the model's dtypes, float32, whatever the file has
-    variables = jax.tree.map(lambda leaf, ours: jnp.asarray(leaf, ours.dtype), variables, template_of(model))
+    variables = _in_our_dtypes(path, variables, template_of(model))
     assert model.image is not None
     side = model.image[0]
     if source.name not in NAMES and not source.name.endswith(".npz"):  # a folder of pictures, or "tfds:NAME"
@@ -279,6 +279,19 @@ def _data(preset: Preset | None, data: str | None, directory: str | None, binari
     if preset is None:
         return Data(name, directory, binarise)
     return Data(name, directory, binarise or preset.binarise, bits=preset.bits)
+
+
+def _in_our_dtypes(path: Path, variables: Any, template: Any) -> Any:
+    """The variables in the model's dtypes, float32, whatever the file has. Raises ValueError as `cast_weights` does."""
+    wanted = leaves_by_path(template)
+    try:
+        leaves = [
+            leaf if leaf.dtype == wanted[name].dtype else jnp.asarray(cast_weights(name, leaf, wanted[name].dtype))
+            for name, leaf in leaves_by_path(variables).items()
+        ]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
 
 
 def _warn_not_finite(path: Path, variables: Any) -> None:
