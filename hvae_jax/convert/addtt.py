@@ -332,6 +332,7 @@ CONVERTER = Converter(
     presets=PRESETS,
     options=AddttOptions,
     read=read,
+    names=lambda _, model: (name for name, _ in entries(model, model.block.dropout > 0, 1)),
     untold=("image", "block.activation", "block.dropout"),
     needs_preset=False,
 )

@@ -27,6 +27,7 @@ from hvae_jax.convert.state_dict import (
     Entry,
     check_unread,
     count,
+    few,
     size,
     template_of,
     to_variables,
@@ -234,7 +235,7 @@ def _check_initialised(state_dict: Mapping[str, Any]) -> None:
     if waiting:
         raise ValueError(
             f"The state dict has not been initialised: that code's first forward pass would do it for "
-            f"{', '.join(waiting)}. Run one, and take the state dict after it."
+            f"{few(waiting)}. Run one, and take the state dict after it."
         )
 
 
@@ -450,6 +451,7 @@ CONVERTER = Converter(
     presets=PRESETS,
     options=BIVAOptions,
     read=read,
+    names=lambda _, model: (name for name, _ in entries(model)),
     untold=("image", "pad", "head", "activation", "q_dropout", "p_dropout"),
     needs_preset=False,
 )

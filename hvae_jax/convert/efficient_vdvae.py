@@ -20,6 +20,7 @@ from hvae_jax.convert.converter import Converter, Preset
 from hvae_jax.convert.efficient_trees import TREES, TorchTree, blocks_of, entries
 from hvae_jax.convert.state_dict import (
     Entry,
+    MisfitError,
     Misfits,
     enumerated,
     size,
@@ -34,6 +35,7 @@ from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up
 from hvae_jax.records import check_choices
 
 BETA = 0.6931472
+_MOST = 6  # largest number of remarks on widths in an error
 
 Base = Literal["std", "logstd"]
 # the form of `ScaleHead` for each base
@@ -143,8 +145,8 @@ def read(
     if options.structure == "preset":
         try:
             return model, variables_of(arrays, model)
-        except ValueError as error:
-            raise ValueError(
+        except MisfitError as error:
+            raise MisfitError(
                 f"{error} The preset has {model.num_levels} blocks on the top-down path: --structure file reads a file "
                 "of other blocks or widths."
             ) from error
@@ -166,7 +168,7 @@ def read(
         **settings,
     )
     if found.image != model.image:
-        raise ValueError(f"The file is of images {found.image}, the preset of {model.image}.")
+        raise MisfitError(f"The file is of images {found.image}, the preset of {model.image}.")
     return found.clone(unroll=model.unroll, remat=model.remat), variables
 
 
@@ -237,7 +239,7 @@ def efficient_vdvae(
         raise ValueError(f"efficient_vdvae(num_bits={num_bits}): 8 or 5.")
     num_bits = int(num_bits)  # settings of that code have it as a float
     arrays = _flat(state_dict)
-    tree = TREES["jax" if any("block_up_level" in name for name in arrays) else "torch"](arrays)
+    tree = _tree(arrays)
     outputs = size(arrays, tree.bias("top_down", "output_conv"))
     channels = tree.inputs(tree.conv("bottom_up", "input_conv"))
     mixtures = outputs // (3 * channels + 1)
@@ -273,6 +275,16 @@ def efficient_vdvae(
     return model, variables_of(state_dict, model)
 
 
+def _is_jax(arrays: Mapping[str, Any]) -> bool:
+    """Whether arrays have the names of the JAX tree."""
+    return any("block_up_level" in name for name in arrays)
+
+
+def _tree(arrays: Mapping[str, Any]) -> TorchTree:
+    """The tree that arrays are of."""
+    return TREES["jax" if _is_jax(arrays) else "torch"](arrays)
+
+
 def _edge(tree: TorchTree) -> int | None:
     """Kernel size of the bottlenecks' first layers; None if it differs between levels."""
     levels = range(tree.number(lambda i: tree.up(i, None)))
@@ -283,8 +295,7 @@ def _edge(tree: TorchTree) -> int | None:
 def variables_of(state_dict: Mapping[str, Any], model: EfficientVDVAE) -> dict[str, Any]:
     """The variables of a known model, such as a preset's. Raises ValueError as `efficient_vdvae` does."""
     arrays = _flat(state_dict)
-    is_jax = any("block_up_level" in name for name in arrays)
-    tree = TREES["jax" if is_jax else "torch"](arrays)
+    tree, is_jax = _tree(arrays), _is_jax(arrays)
     unread = f"{tree.pool(tree.up(tree.number(lambda i: tree.up(i, None)) - 1, None))}."
     arrays = {name: value for name, value in arrays.items() if not name.startswith(unread)}
     template = template_of(model)
@@ -312,12 +323,13 @@ def _check_blocks(tree: TorchTree, table: Mapping[str, Entry], arrays: Mapping[s
         if parts:
             remarks.append(f"it has {len(here)} {name} blocks, the configuration {len(there)}: {', '.join(parts)}")
         odd |= {block for blocks in which.values() for block in blocks}
-    for blocks, remark in _widths_that_differ(tree, [block for block in wanted if block in found], misfits):
-        remarks.append(remark)
-        odd |= set(blocks)
+    widths = _widths_that_differ(tree, [block for block in wanted if block in found], misfits)
+    odd |= {block for blocks, _ in widths for block in blocks}
+    remarks += [remark for _, remark in widths[:_MOST]]
+    remarks += [f"and {len(widths) - _MOST} such remarks more"] if len(widths) > _MOST else []
     if remarks:
         others = misfits.outside(f"{block}." for block in odd).listed()
-        raise ValueError(f"The state dict is of another configuration: {'; '.join(remarks)}. {others}".rstrip())
+        raise MisfitError(f"The state dict is of another configuration: {'; '.join(remarks)}. {others}".rstrip())
 
 
 def _widths_that_differ(tree: TorchTree, blocks: list[str], misfits: Misfits) -> list[tuple[list[str], str]]:
@@ -376,6 +388,7 @@ CONVERTER = Converter(
     presets=PRESETS,
     options=EfficientVDVAEOptions,
     read=read,
+    names=lambda arrays, model: (name for name, _ in entries(model, _tree(_flat(arrays)))),
     untold=("head", "residual_posterior"),
     needs_preset=True,
 )

@@ -93,7 +93,7 @@ def to_variables(
       template: our variables or their shapes, as `template_of` gives them.
       ignored: last parts of the names of arrays that are not weights, such as "num_batches_tracked".
 
-    Raises ValueError, naming every array that is missing, not expected or of another shape, if there is any; and as
+    Raises ValueError, naming arrays that are missing, not expected or of another shape, if there are any; and as
     `cast_weights` does, for arrays that are no floats or beyond the range of floats here.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves_by_path(template).items()}
@@ -159,13 +159,13 @@ class Misfits:
         return Misfits(*({n: v for n, v in part.items() if not n.startswith(known)} for part in vars(self).values()))
 
     def listed(self) -> str:
-        """A sentence with every misfit; "" if there are none."""
+        """A sentence with the misfits, of each kind the first dozen and the number of others; "" if there are none."""
         parts = {
             "missing": [f"{name} {shape}" for name, shape in self.missing.items()],
             "not expected": list(self.unexpected),
             "of another shape": [f"{name} is {is_}, not {wanted}" for name, (is_, wanted) in self.misshapen.items()],
         }
-        text = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+        text = "; ".join(f"{what}: {few(names)}" for what, names in parts.items() if names)
         return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
@@ -218,6 +218,12 @@ def check_unread(state_dict: Mapping[str, Any], name: str, wanted: Shape, settin
             f"The state dict's {name} is {found}, but with {settings} it would be {wanted}. Give the ones that it was "
             "made with."
         )
+
+
+def few(names: Sequence[str], most: int = 12) -> str:
+    """Names separated by commas; of more than `most` the first ones, and the number of others."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def enumerated(names: Sequence[str]) -> str:

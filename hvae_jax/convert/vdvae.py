@@ -16,6 +16,7 @@ from hvae_jax.convert.state_dict import (
     CONV,
     Entries,
     Entry,
+    MisfitError,
     Misfits,
     check_numbering,
     count,
@@ -91,8 +92,8 @@ def read(
             likelihood=_with_mixtures(model.likelihood, mixtures(arrays)),
             no_bias_above=model.no_bias_above,
         )
-    except ValueError as error:
-        raise ValueError(
+    except MisfitError as error:
+        raise MisfitError(
             f"{error} The preset has --enc-blocks {ups} --dec-blocks {downs}: for a file of other blocks, give its own."
         ) from error
     return found.clone(unroll=model.unroll, remat=model.remat), variables
@@ -176,7 +177,7 @@ def variables_of(state_dict: Mapping[str, Any], model: VDVAE) -> dict[str, Any]:
     if counts or differences:
         odd = {f"{block}." for blocks in (*counts, *differences) for block in blocks}
         others = Misfits.of(state_dict, table, template).outside(odd)
-        raise ValueError(f"{_another(counts, differences)} {others.listed()}".rstrip())
+        raise MisfitError(f"{_another(counts, differences)} {others.listed()}".rstrip())
     return to_variables(state_dict, table, template)
 
 
@@ -214,6 +215,7 @@ def _blocks(stages: tuple[Up, ...] | tuple[Down, ...]) -> list[Up | Down]:
     return [stage for stage in stages for _ in range(stage.blocks)]
 
 
+_MOST = 6  # largest number of remarks in an error
 Remarks = dict[tuple[str, ...], str]  # a sentence about blocks, by their names
 
 
@@ -243,13 +245,14 @@ def _check_counts(state_dict: Mapping[str, Any], ups: tuple[Up, ...], downs: tup
         if any(blocks[0].startswith(prefix) for blocks in counts):
             differences |= dict(list(_differences(state_dict, prefix, stages).items())[:1])
     if counts:
-        raise ValueError(f"{_another(counts, differences)} Give the blocks it has.")
+        raise MisfitError(f"{_another(counts, differences)} Give the blocks it has.")
 
 
 def _another(*parts: Remarks) -> str:
-    """A sentence of all remarks."""
+    """A sentence of the first remarks, and the number of others."""
     remarks = [remark for part in parts for remark in part.values()]
-    return f"The state dict is of another configuration: {'; '.join(remarks)}."
+    more = f"; and {len(remarks) - _MOST} such remarks more" if len(remarks) > _MOST else ""
+    return f"The state dict is of another configuration: {'; '.join(remarks[:_MOST])}{more}."
 
 
 def _shape_of(state_dict: Mapping[str, Any], prefix: str, at: int) -> tuple[int, int] | None:
@@ -321,6 +324,7 @@ CONVERTER = Converter(
     presets=PRESETS,
     options=VDVAEOptions,
     read=read,
+    names=lambda _, model: (name for name, _ in entries(model)),
     untold=("no_bias_above",),
     needs_preset=True,
 )

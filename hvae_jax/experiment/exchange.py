@@ -17,7 +17,8 @@ from hvae_jax.convert.array_files import ArrayFile, WhichWeights, read_arrays
 from hvae_jax.convert.casts import cast_weights
 from hvae_jax.convert.codes import CONVERTERS, converter_of
 from hvae_jax.convert.converter import Binarise, Converter, Preset
-from hvae_jax.convert.state_dict import template_of
+from hvae_jax.convert.nearest import likely_cause
+from hvae_jax.convert.state_dict import MisfitError, few, template_of
 from hvae_jax.data.catalogue import NAMES, check_name
 from hvae_jax.data.spec import Data
 from hvae_jax.experiment import contents, settings
@@ -77,6 +78,11 @@ def import_published(
     _check_code(converter, path, file)
     try:
         model, variables = converter.read(file.arrays, known, options)
+    except MisfitError as error:
+        cause = ": "
+        if preset is not None:
+            cause = f" does not fit the preset {preset}. {likely_cause(converter, preset, file.arrays, options)}\n"
+        raise ValueError(f"{path}{cause}{error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     _warn_not_finite(path, variables)
@@ -314,7 +320,7 @@ def _fitting(path: Path, model: HVAE, event: tuple[int, ...], arrays: Mapping[st
         if name in arrays and (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype)
     ]
     if problems:
-        raise ValueError(f"{path} does not fit its settings: {'; '.join(problems)}.")
+        raise ValueError(f"{path} does not fit its settings: {few(problems)}.")
     return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(arrays[name]) for name in wanted])
 
 

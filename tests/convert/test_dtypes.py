@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from hvae_jax.convert.array_files import read_arrays
 from hvae_jax.convert.biva import _norms
 from hvae_jax.convert.casts import cast_weights
-from hvae_jax.convert.state_dict import Entry, to_variables
+from hvae_jax.convert.state_dict import Entry, Misfits, size, to_variables, unwrapped
 from hvae_jax.runtime import npz
 
 F32 = np.float32
@@ -295,3 +295,42 @@ def test_names_within_names_without_end() -> None:
     Path("x.msgpack").write_bytes(msgpack_serialize(tree))
     with pytest.raises(ValueError, match="names within names, more than 64 deep"):
         read_arrays(Path("x.msgpack"))
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "module.{}",
+        "model.{}",
+        "module.model.{}",
+        "_orig_mod.{}",
+        "module._orig_mod.{}",
+        "_orig_mod.module.{}",
+        "_fsdp_wrapped_module._orig_mod.model.{}",
+        "params.{}",
+    ],
+)
+def test_names_of_wrapped_models(wrapped: str) -> None:
+    """Prefixes that all names have come off; the names of wrappers come off within a name too."""
+    given = {wrapped.format(name): i for i, name in enumerate(("a.w", "a.b", "module.x"))}
+    assert unwrapped(given) == {"a.w": 0, "a.b": 1, "module.x": 2}
+    assert unwrapped({"a._orig_mod.w": 0, "b._checkpoint_wrapped_module.module.w": 1}) == {"a.w": 0, "b.module.w": 1}
+
+
+def test_names_of_parts_of_models() -> None:
+    """A prefix that only some names have stays, and the error of the importer says so; nothing is lost."""
+    given = {"model.a": 0, "model.b": 1, "model_ema.a": 2}
+    assert unwrapped(given) == given
+    arrays = {name: np.zeros(2) for name in given}
+    with pytest.raises(ValueError, match=r'Most of its names begin with "model\.", but model_ema\.a do not'):
+        size(arrays, "a")
+    with pytest.raises(ValueError, match=r"has a\.w twice, as _orig_mod\.a\.w and a\._orig_mod\.w"):
+        unwrapped({"_orig_mod.a.w": 0, "a._orig_mod.w": 1})
+
+
+def test_errors_name_a_dozen_of_a_kind() -> None:
+    """And the number of the others."""
+    misfits = Misfits({f"a.{i}": (2, 3) for i in range(1000)}, {"b": (1,)}, {f"c.{i}": ((1,), (2,)) for i in range(13)})
+    assert misfits.listed().startswith("Missing: a.0 (2, 3), a.1 (2, 3), ")
+    assert "a.11 (2, 3) and 988 more; not expected: b; of another shape: c.0 is (1,), not (2,)," in misfits.listed()
+    assert misfits.listed().endswith("and 1 more.")
