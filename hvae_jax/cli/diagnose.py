@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.cli.arguments import Import, Run, check_out
 from hvae_jax.experiment import settings
 from hvae_jax.experiment.checks import check_fits
 from hvae_jax.experiment.reopen import open_run
@@ -43,6 +43,7 @@ class Diagnose:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         run = open_run(self.run, self.import_)
         variables, dataset = run.variables, run.dataset
         model = run.experiment.model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.cli.arguments import Import, Run, check_out
 from hvae_jax.experiment import settings, tables
 from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.experiment.reopen import open_run
@@ -42,6 +42,7 @@ class Evaluate:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         run = open_run(self.run, self.import_, self.data, self.data_directory)
         splits = self.splits or [name for name in run.dataset.splits if name != "train"]
         draws = dict.fromkeys(splits, self.draws)

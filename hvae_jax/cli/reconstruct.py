@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from hvae_jax.cli.arguments import Import, Run, columns
+from hvae_jax.cli.arguments import Import, Run, check_out, columns
 from hvae_jax.diagnostics import level_by_level
 from hvae_jax.experiment.reopen import open_run
 from hvae_jax.report import charts
@@ -45,6 +45,7 @@ class Reconstruct:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         run = open_run(self.run, self.import_)
         name = self.split or list(run.dataset.splits)[-1]
         if name not in run.dataset.splits:

@@ -36,9 +36,10 @@ def likely_cause(converter: Converter[Any], preset: str, arrays: Mapping[str, An
             return f"It fits --preset {name}."
     if preset in nearest:
         return f"No other preset of {converter.code} is nearer."
+    if not least:
+        return f"Its arrays have the names of --preset {nearest[0]}, and other shapes."
     return (
-        f"The nearest preset is {nearest[0]}: {least:,} names of arrays are only there or only in the file, and "
-        f"{odd[preset]:,} with {preset}."
+        f"The nearest is --preset {nearest[0]}, from which {least:,} names differ, and from {preset} {odd[preset]:,}."
     )
 
 

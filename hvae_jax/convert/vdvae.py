@@ -256,11 +256,10 @@ def _another(*parts: Remarks) -> str:
 
 
 def _shape_of(state_dict: Mapping[str, Any], prefix: str, at: int) -> tuple[int, int] | None:
-    """(width, kernel size) of a block; None if it is not there."""
+    """(width, kernel size) of a block; None if it is not there, or its kernels have other than four axes."""
     inside = f"{prefix}.{at}." + ("prior." if prefix.startswith("decoder") else "")
-    if not {f"{inside}c1.weight", f"{inside}c2.weight"} <= set(state_dict):
-        return None
-    return np.shape(state_dict[f"{inside}c1.weight"])[1], np.shape(state_dict[f"{inside}c2.weight"])[-1]
+    shapes = [np.shape(state_dict.get(f"{inside}{name}.weight", 0)) for name in ("c1", "c2")]
+    return (shapes[0][1], shapes[1][-1]) if all(len(shape) == 4 for shape in shapes) else None
 
 
 def _differences(state_dict: Mapping[str, Any], prefix: str, stages: tuple[Up, ...] | tuple[Down, ...]) -> Remarks:

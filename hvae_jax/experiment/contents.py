@@ -26,6 +26,8 @@ CONTENTS = (
 )
 """Everything that a run may leave, its settings first."""
 
+_FOLDERS = ("checkpoints", "tensorboard", "pictures", "profile", "wandb")
+
 LIST = "hvae_jax.json"
 """File with the list of what runs wrote in its folder."""
 
@@ -49,6 +51,14 @@ def check_ours(folder: Path) -> None:
             f"{folder} holds {', '.join(others)}, which no run of hvae_jax wrote, and which a run would write over. "
             "Nothing was touched: give another folder with --folder, or move them away yourself."
         )
+
+
+def check_kinds(folder: Path) -> None:
+    """Raises ValueError for a file of `CONTENTS` that is a folder, and for a folder that is a file."""
+    for name in there(folder):
+        if (folder / name).exists() and (folder / name).is_dir() != (name in _FOLDERS):
+            is_, wanted = ("a file", "folder") if name in _FOLDERS else ("a folder", "file")
+            raise ValueError(f"{folder / name} is {is_}, but a {wanted} of that name is wanted. Move it away.")
 
 
 def claim(folder: Path) -> None:

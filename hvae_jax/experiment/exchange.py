@@ -215,7 +215,8 @@ def import_summary(result: dict[str, Any], folder: Path) -> str:
     lines = [f"{folder}: {result['parameters']:,} parameters of {origin}"]
     if source["code"] != "hvae_jax":
         lines.append(f"likelihood {source['likelihood']}; data {source['data']}")
-        lines.append("what no weight tells: " + ", ".join(f"{name} {value}" for name, value in source["model"].items()))
+        untold = ", ".join(f"{name} {value}" for name, value in source.get("model", {}).items())
+        lines.append(f"what no weight tells: {untold or 'nothing'}")
     if "elbo" not in result:
         lines.append(f"Nothing has been measured here yet: `hvae evaluate {folder}` does.")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from hvae_jax.experiment import settings
-from hvae_jax.experiment.contents import check_ours
+from hvae_jax.experiment.contents import check_kinds, check_ours
 from hvae_jax.experiment.layout import check_layout
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.runtime.files import write_whole
@@ -48,6 +48,7 @@ def check(folder: Path, experiment: Experiment, *, resume: bool, overwrite: bool
     check_ours(folder)
     if overwrite:
         return
+    check_kinds(folder)
     old = _settings_in(folder, resume)
     check_layout(old, folder)
     if resume or old is None:

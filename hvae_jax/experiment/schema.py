@@ -61,10 +61,11 @@ def check_result(result: Any, what: str) -> dict[str, Any]:
     Raises ValueError naming the file, the place in it and what it has to be.
     """
     if not isinstance(result, dict):
-        raise ValueError(f"{what} holds a {type(result).__name__}, but a result is an object of names and values.")
-    _check_typed(result.get("parameters", 0), int, f"{what}: parameters")
+        raise ValueError(f"{what} holds {shown(result)}, but a result is an object of names and values.")
     if "imported" in result:
         _check_known(result["imported"], Imported, f"{what}: imported")
+    if "imported" in result or "parameters" in result:
+        _check_typed(result.get("parameters"), int, f"{what}: parameters")
     if "elbo" in result:
         _check_known(result, Measured, what)
         _check_known(result, Trained, what)
@@ -75,7 +76,7 @@ def check_result(result: Any, what: str) -> dict[str, Any]:
 def _check_known(data: Any, shape: Any, what: str) -> None:
     """Checks those keys of an object that a TypedDict has."""
     if not isinstance(data, dict):
-        raise ValueError(f"{what} is a {type(data).__name__}, but has to be an object of names and values.")
+        raise ValueError(f"{what} is {shown(data)}, but has to be an object of names and values.")
     _check_typed({name: data[name] for name in shape.__annotations__ if name in data}, shape, what)
 
 

@@ -91,7 +91,7 @@ def test_a_file_does_not_choose_where_it_is_written(name: str, overwrite: list[s
         ({"progress": []}, "progress is [], but it has to be an object"),
         ({"progress": {"best_step": "x"}}, "progress.best_step is 'x', but it has to be int"),
         ({"progress": {"more": 1}}, "progress: "),
-        ({"result": [1]}, "result holds a list"),
+        ({"result": [1]}, "result holds [1]"),
         ({"result": {"elbo": 3}}, "result: "),
         ({"result": {"parameters": "x"}}, "result: parameters: str is not an instance of int"),
     ],

@@ -86,3 +86,19 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file, but the folder of a run is wanted"):
         check(tmp_path / "file", EXPERIMENT, resume=False, overwrite=False)
+
+
+@pytest.mark.parametrize(("name", "says"), [("metrics.jsonl", "is a folder, but a file"), ("checkpoints", "is a file")])
+def test_files_and_folders_that_changed_places(name: str, says: str, tmp_path: Path) -> None:
+    """They are named before anything is written; --overwrite deletes them as what they are."""
+    settings.save(tmp_path / "settings.json", EXPERIMENT)
+    if name == "checkpoints":
+        (tmp_path / name).write_text("")
+    else:
+        (tmp_path / name).mkdir()
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=f"{name} {says}"):
+            check(tmp_path, EXPERIMENT, resume=resume, overwrite=False)
+    check(tmp_path, EXPERIMENT, resume=False, overwrite=True)
+    clear(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -129,7 +129,7 @@ def changed(*path: str, value: Any = None) -> Callable[[dict[str, Any]], None]:
         (changed("active_units", "test", value={"z1": 1}), "active_units.test has other levels"),
         (changed("rates", "test", value={}), " has other levels than rates."),
         (changed("standard_error", "test", value={}), "standard_error.test has to have the entries"),
-        (changed("imported", value=3), "imported is a int"),
+        (changed("imported", value=3), "imported is 3"),
         (changed("imported", value={"code": 3}), "imported"),
         (changed("parameters", value="x"), "parameters: str is not an instance of int"),
     ],
