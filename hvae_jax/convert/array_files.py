@@ -120,8 +120,8 @@ def _arrays(path: Path, entry: str | None, tree: Mapping[str, Any]) -> dict[str,
     """
     where = f"{path}, {entry}," if entry else f"{path}"
     flat = list(_flat(where, "", tree, 0))
-    if unprintable := [name for name, _ in flat if not name.isprintable()]:
-        raise ValueError(f"{where} holds the name {unprintable[0]!a}, which no code gives an array.")
+    for name, _ in flat:
+        formats.check_name(path, name)
     odd = [f"{name} ({type(value).__name__})" for name, value in flat if not hasattr(value, "shape")]
     if odd or not flat:
         found = f"{', '.join(odd[:8])}{f' and {len(odd) - 8} more' if len(odd) > 8 else ''}" if odd else "nothing"

@@ -30,6 +30,12 @@ _NAMES = frozenset(
 )
 
 
+def check_name(path: Path, name: str) -> None:
+    """Raises ValueError for a name of an array that cannot be printed: no code gives one, but a damaged file may."""
+    if not name.isprintable():
+        raise ValueError(f"{path} holds the name {name[:80]!a}, which no code gives an array. It is damaged.")
+
+
 def check_kind(path: Path, name: str, kind: np.dtype | str) -> None:
     """Checks that an array has a dtype of weights, or of the counters and flags beside them, in any byte order.
 
@@ -70,7 +76,7 @@ def kind_of(path: Path) -> str:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except (zipfile.BadZipFile, ValueError, OSError) as error:
+        except (zipfile.BadZipFile, ValueError, OSError, RuntimeError) as error:  # the last for later versions of zip
             raise damaged(path, "PyTorch file or .npz", error) from error
         if path.suffix == ".npz" or any(name.endswith(".npy") for name in names):
             return "npz"
@@ -173,6 +179,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         with safe_open(path, "numpy") as file:
             names = list(file.keys())
             for name in names:
+                check_name(path, name)
                 check_kind(path, name, file.get_slice(name).get_dtype())
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
@@ -181,6 +188,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Arrays of an .npz, whose headers, sizes and dtypes are checked before anything is read."""
+    for name in npz.entry_names(path):
+        check_name(path, name)
     headers = npz.array_headers(path)
     for name, header in headers.items():
         check_kind(path, name, header.dtype)

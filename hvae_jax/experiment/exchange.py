@@ -28,6 +28,7 @@ from hvae_jax.experiment.reopen import an_example, open_variables
 from hvae_jax.experiment.schema import check_result, record_of, shown
 from hvae_jax.models import HVAE
 from hvae_jax.runtime import doctor
+from hvae_jax.runtime.errors import first_line
 from hvae_jax.runtime.files import replacing
 from hvae_jax.runtime.json_files import parse_json
 from hvae_jax.runtime.trees import leaves_by_path
@@ -195,8 +196,10 @@ def _described(
         experiment = settings.from_json(parsed["settings"], tuple(modules))
         if not isinstance(experiment, Experiment):
             raise ValueError(f"settings describe a {type(experiment).__name__}, not an Experiment.")
-        if not isinstance(event, list) or not all(type(size) is int and 0 < size < 2**31 for size in event):
-            raise ValueError(f"event is {shown(event)}, but it has to be the shape of one x, such as [28, 28, 1].")
+        whole = isinstance(event, list) and event and all(type(size) is int and 0 < size < 2**31 for size in event)
+        if not whole or tuple(event) != (experiment.model.image or tuple(event)):
+            like = list(experiment.model.image or (28, 28, 1))
+            raise ValueError(f"event is {shown(event)}, but it has to be the shape of one x, such as {like}.")
         if not isinstance(parsed["progress"], dict):
             raise ValueError(f"progress is {shown(parsed['progress'])}, but it has to be an object.")
         progress = record_of(Progress, parsed["progress"], "progress")
@@ -311,7 +314,10 @@ def _warn_not_finite(path: Path, variables: Any) -> None:
 
 def _fitting(path: Path, model: HVAE, event: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Any:
     """A model's variables from arrays by path. Raises ValueError if arrays do not fit, naming each."""
-    template = template_of(model, event)
+    try:
+        template = template_of(model, event)
+    except Exception as error:  # whatever layers trip over whose sizes do not fit each other
+        raise ValueError(f"{path}: no model can be made of its settings ({first_line(error)}).") from error
     wanted = leaves_by_path(template)
     problems = [f"{name} is missing" for name in wanted if name not in arrays]
     problems += [f"{name} is not expected" for name in arrays if name not in wanted]

@@ -180,7 +180,7 @@ def _short(value: Any) -> str:
 
 def _find(address: Any, allowed: tuple[str, ...], *, function: bool) -> Any:
     """The dataclass or function at "module:Name". Raises ValueError if it may not be imported or does not exist."""
-    if not isinstance(address, str):
+    if not isinstance(address, str) or len(address) > 200:
         raise ValueError(f"{shown(address)} is no address, such as 'hvae_jax.models:TopDownVAE'.")
     module_name, _, name = address.partition(":")
     wanted = "function" if function else "dataclass"

@@ -88,6 +88,8 @@ def test_a_file_does_not_choose_where_it_is_written(name: str, overwrite: list[s
         ({"event": "[1e20]"}, "event is [1e+20], but it has to be the shape of one x"),
         ({"event": [-1, 2]}, "event is [-1, 2], but it has to be the shape"),
         ({"event": {}}, "event is {}, but"),
+        ({"event": []}, "event is [], but"),
+        ({"event": [4, 4, 1]}, "event is [4, 4, 1], but it has to be the shape of one x, such as [4, 4, 3]"),
         ({"progress": []}, "progress is [], but it has to be an object"),
         ({"progress": {"best_step": "x"}}, "progress.best_step is 'x', but it has to be int"),
         ({"progress": {"more": 1}}, "progress: "),
@@ -95,7 +97,7 @@ def test_a_file_does_not_choose_where_it_is_written(name: str, overwrite: list[s
         ({"result": {"elbo": 3}}, "result: "),
         ({"result": {"parameters": "x"}}, "result: parameters: str is not an instance of int"),
     ],
-    ids=range(26),
+    ids=range(28),
 )
 def test_metadata_that_export_did_not_write(changes: dict[str, Any], says: str, said: Said) -> None:
     """One line names the entry, the place in it, what it is and what it has to be."""
@@ -103,3 +105,10 @@ def test_metadata_that_export_did_not_write(changes: dict[str, Any], says: str, 
     message, _ = error.strip().splitlines()
     assert message.startswith("error: mine.safetensors: its metadata cannot be read: ") and says in message
     assert len(message) < 500 and not Path("again").exists()
+
+
+def test_settings_of_which_no_model_can_be_made(said: Said) -> None:
+    """Sizes that do not fit each other are found when the model is made."""
+    settings = with_field([4, 4, 3, 1], "model", "image")
+    error = said("import", "hvae_jax", file(settings=settings, event=[4, 4, 3, 1]), "--folder", "again")
+    assert "mine.safetensors" in error and len(error.splitlines()) == 2 and not Path("again").exists()
