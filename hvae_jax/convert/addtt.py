@@ -150,8 +150,8 @@ def ladder_vae(
       nonlin: name of the activation in that code: "relu", "leakyrelu", "elu" or "selu".
       dropout: rate of channel dropout; not used for a state dict without dropout.
 
-    Raises ValueError if the form or the activation is unknown or the state dict does not fit, naming every array that
-    is missing, not expected or of another shape.
+    Raises ValueError if the form or the activation is unknown or the state dict does not fit, naming arrays that
+    are missing, not expected or of another shape.
     """
     if likelihood not in _FORMS:
         raise ValueError(f"ladder_vae(likelihood={likelihood!r}): one of {', '.join(_FORMS)}.")

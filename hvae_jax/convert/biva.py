@@ -162,7 +162,7 @@ def deep_vae(
         stride, 1 elsewhere.
       pad, log_var_act, nonlinearity, q_dropout, p_dropout: as in `BIVAOptions`.
 
-    Raises ValueError if an activation is unknown or the state dict does not fit, naming every array that is missing,
+    Raises ValueError if an activation is unknown or the state dict does not fit, naming arrays that are missing,
     not expected or of another shape, or every layer that its data-dependent initialisation still has to set.
     """
     if nonlinearity not in _ACTIVATIONS:
@@ -224,7 +224,7 @@ def _weight(state_dict: Mapping[str, Any], layer: str) -> str:
 def _check_initialised(state_dict: Mapping[str, Any]) -> None:
     """Check that data-dependent initialisation has run.
 
-    Raises ValueError naming every layer that the next forward pass of that code would initialise anew.
+    Raises ValueError naming layers that the next forward pass of that code would initialise anew.
     """
     layers = [
         name.removesuffix(".initialized")

@@ -42,7 +42,7 @@ class Converter(Generic[Options]):
       options: type of the settings that a user may give: a frozen dataclass whose defaults change nothing.
       read: function of (arrays by name, preset or None, options) that returns (model, variables). The model has the
         likelihood that the code trains and measures, so that published numbers come out again. Raises ValueError for
-        arrays that do not fit, naming each.
+        arrays that do not fit, naming them.
       names: function of (arrays by name, model) that returns the names of the arrays of such a model in the code, in
         that of its formats which the given arrays have.
       untold: fields of the model that weights do not determine, such as "block.dropout"; `hvae import` prints them.

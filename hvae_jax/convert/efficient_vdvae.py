@@ -226,8 +226,8 @@ def efficient_vdvae(
         28x28 in frames of 32x32; otherwise that code's mixture of discretised logistics.
       pad: zeros on each side of x; None takes 2 with one output for each channel, 0 otherwise.
 
-    Raises ValueError if a base is unknown, num_bits is neither 5 nor 8, or the state dict does not fit, naming every
-    array that is missing, not expected or of another shape.
+    Raises ValueError if a base is unknown, num_bits is neither 5 nor 8, or the state dict does not fit, naming
+    arrays that are missing, not expected or of another shape.
     """
     for name, base in (
         ("distribution_base", distribution_base),

@@ -1,7 +1,7 @@
 """Reading of state dicts, arrays by the names of a public code, as variables of our models.
 
 A converter writes a table {public name: `Entry`} with the path and the axes of each array. `to_variables` reads a state
-dict by that table, and raises one error that names every array that does not fit.
+dict by that table, and raises one error that names the arrays that do not fit.
 """
 
 import dataclasses

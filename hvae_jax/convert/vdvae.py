@@ -143,7 +143,7 @@ def vdvae(
       no_bias_above: the setting of this name, 64 as published. None infers it from the learned first maps in the state
         dict, and so does not notice if the last of them are missing.
 
-    Raises ValueError if the state dict does not fit, naming the blocks that differ and every other array that is
+    Raises ValueError if the state dict does not fit, naming the blocks that differ and other arrays that are
     missing, not expected or of another shape.
     """
     state_dict = unwrapped(state_dict)

@@ -67,8 +67,9 @@ def import_published(
     Returns: the run folder.
 
     Raises ValueError if the preset or data set is unknown, the folder holds a run, the weights are of another code
-    (naming the command that takes them) or arrays do not fit (naming each); FileNotFoundError, ImportError and
-    ValueError as `read_arrays` does; OSError if the folder cannot be written.
+    (naming the command that takes them), arrays do not fit (naming the preset that they fit or the nearest one, and
+    arrays), or numbers are beyond the range of the model's floats, as `cast_weights` says; FileNotFoundError,
+    ImportError and ValueError as `read_arrays` does; OSError if the folder cannot be written.
     """
     known, options = converter.preset(preset), converter.options() if options is None else options
     name = converter.code if preset is None else f"{converter.code}_{preset}"
@@ -114,8 +115,9 @@ def import_own(path: Path, folder: Path | None = None, overwrite: bool = False, 
 
     Returns: the run folder.
 
-    Raises ValueError if `export` did not write the file (naming the command that takes it), its format is another, or
-    arrays do not fit the settings (naming each); otherwise as `import_published`.
+    Raises ValueError if `export` did not write the file (naming the command that takes it), its format is another, its
+    metadata is damaged or names a run as no run may be named, or arrays do not fit the settings (naming them);
+    otherwise as `import_published`.
     """
     if folder is not None:
         _check_free(folder, overwrite)
@@ -174,7 +176,8 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
     }
     if result.exists():
         metadata["result"] = result.read_text()
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in leaves_by_path(variables).items()}
+    # not ascontiguousarray, which gives a scalar an axis
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in leaves_by_path(variables).items()}
     try:
         with replacing(file) as partial:
             save_file(arrays, partial, metadata)
@@ -313,7 +316,7 @@ def _warn_not_finite(path: Path, variables: Any) -> None:
 
 
 def _fitting(path: Path, model: HVAE, event: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Any:
-    """A model's variables from arrays by path. Raises ValueError if arrays do not fit, naming each."""
+    """A model's variables from arrays by path. Raises ValueError if arrays do not fit, naming them."""
     try:
         template = template_of(model, event)
     except Exception as error:  # whatever layers trip over whose sizes do not fit each other

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import traceback
+import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,18 +48,25 @@ def without_closed_loops() -> Iterator[None]:
 
 
 @contextmanager
-def warnings_printable() -> Iterator[None]:
-    """Shows warnings without control characters, since they name files and what is in them."""
-    before = warnings.formatwarning
+def printable_only() -> Iterator[None]:
+    """Shows warnings and tracebacks without control characters, since they name files and what is in them.
 
-    def escaped(
+    Tracebacks are printed after the block, so that their hook stays if an error ends it.
+    """
+    before, hook = warnings.formatwarning, sys.excepthook
+
+    def warning(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         return printable(before(message, category, filename, lineno, line))
 
-    warnings.formatwarning = escaped
+    def uncaught(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+        print(printable("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr, flush=True)
+
+    warnings.formatwarning, sys.excepthook = warning, uncaught
     try:
         yield
+        sys.excepthook = hook
     finally:
         warnings.formatwarning = before
 
@@ -66,7 +75,7 @@ def warnings_printable() -> Iterator[None]:
 def errors_said() -> Iterator[None]:
     """Ends the program with one clear message if a user's setting, file or data is at fault, or a peer is gone."""
     try:
-        with warnings_printable():
+        with printable_only():
             yield
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized() or jax.process_count() == 1:

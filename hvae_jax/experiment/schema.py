@@ -1,6 +1,7 @@
 """What settings.json, result.json and the metadata of an export may hold, checked before any of it is used."""
 
 import dataclasses
+import functools
 import inspect
 import re
 import typing
@@ -135,6 +136,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]} ... ({len(text):,} characters)"
 
 
+@functools.cache
 def _kinds(record_type: type) -> dict[str, Any]:
     """The types of a record's fields by name; {} if an annotation of a user's module cannot be looked up."""
     try:

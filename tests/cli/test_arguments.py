@@ -12,24 +12,25 @@ ON_RUNS = ("evaluate", "sample", "reconstruct", "show", "diagnose", "export")
 
 
 @pytest.mark.parametrize("command", ON_RUNS)
-def test_every_command_on_a_run_takes_import(command: str, tmp_path: Path, said: Said) -> None:
-    """The flag parses, and the folder is what is wrong."""
-    assert command in COMMANDS
-    assert "no run" in said(command, str(tmp_path), "--import", "mine", "other")
+def test_every_command_on_a_run_takes_import(command: str, tmp_path: Path) -> None:
+    """The folder is what is wrong; a file in its place is no run either."""
+    (tmp_path / "x.npz").write_text("")
+    for run in (tmp_path, tmp_path / "x.npz"):
+        with pytest.raises(FileNotFoundError, match="holds no run"):
+            COMMANDS[command](run=run, import_=("mine", "other"))()
+
+
+def test_the_flag(tmp_path: Path, said: Said) -> None:
+    assert "no run" in said("show", str(tmp_path), "--import", "mine", "other")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "diagnose"])
-def test_out_is_a_file_in_a_folder(command: str, tmp_path: Path, said: Said) -> None:
+def test_out_is_a_file_in_a_folder(command: str, tmp_path: Path) -> None:
     """Said before anything is read or computed."""
-    assert f"--out {tmp_path} is a folder: give the name" in said(command, "nowhere", "--out", str(tmp_path))
-    out = tmp_path / "a" / "b.png"
-    assert f"there is no folder {out.parent}" in said(command, "nowhere", "--out", str(out))
-
-
-def test_a_file_in_the_place_of_a_run(tmp_path: Path, said: Said) -> None:
-    (tmp_path / "x.npz").write_text("")
-    for command in ON_RUNS:
-        assert "holds no run" in said(command, str(tmp_path / "x.npz"))
+    with pytest.raises(ValueError, match=r"--out .* is a folder: give the name"):
+        COMMANDS[command](run=tmp_path, out=tmp_path)()
+    with pytest.raises(ValueError, match=r"--out .*: there is no folder"):
+        COMMANDS[command](run=tmp_path, out=tmp_path / "a" / "b.png")()
 
 
 def test_what_a_result_holds_is_shown_and_not_obeyed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Text from files on a terminal."""
 
+import sys
 import warnings
 
 import pytest
@@ -35,3 +36,18 @@ def test_errors_and_warnings_of_a_command(capsys: pytest.CaptureFixture[str]) ->
         command()
     assert shown == ["f:1: UserWarning: a\\x1b[2J\n"]
     assert capsys.readouterr().err.splitlines()[0] == "error: b\\x1b[2J"
+
+
+def test_a_traceback_of_a_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that HVAE_TRACEBACK asks for, and that of an error of ours."""
+    monkeypatch.setattr(sys, "excepthook", before := sys.__excepthook__)
+    with errors_said():
+        pass
+    assert sys.excepthook is before
+    with pytest.raises(KeyError) as raised, errors_said():
+        raise KeyError("b\x1b[2J")
+    sys.excepthook(KeyError, raised.value, None)
+    shown = capsys.readouterr().err
+    assert "KeyError" in shown and "\x1b" not in shown
+    sys.excepthook(ValueError, ValueError("a\x1b[2J"), None)
+    assert capsys.readouterr().err == "ValueError: a\\x1b[2J\n"
