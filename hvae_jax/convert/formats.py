@@ -20,6 +20,7 @@ from hvae_jax.runtime.errors import first_line
 
 _FIRST_SAFE = (2, 6)  # earlier versions of PyTorch run code in spite of `weights_only` (CVE-2025-32434)
 
+_LONGEST_NAME = 500
 FLOATS = tuple(np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
 """Dtypes that weights may have."""
 _BESIDE = tuple(np.dtype(kind) for kind in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"))
@@ -31,8 +32,8 @@ _NAMES = frozenset(
 
 
 def check_name(path: Path, name: str) -> None:
-    """Raises ValueError for a name of an array that cannot be printed: no code gives one, but a damaged file may."""
-    if not name.isprintable():
+    """Raises ValueError for a name of an array that cannot be printed, or not on a few lines: no code has such."""
+    if not name.isprintable() or len(name) > _LONGEST_NAME:
         raise ValueError(f"{path} holds the name {name[:80]!a}, which no code gives an array. It is damaged.")
 
 
