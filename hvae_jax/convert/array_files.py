@@ -106,6 +106,8 @@ def _chosen(path: Path, tree: Any, weights: WhichWeights | None) -> tuple[str | 
         entry = found[weights] if weights in found else found["ema" if "ema" in found else "plain"]
         entries.append(entry)
         tree = tree[entry]
+        if len(entries) > _DEEPEST:  # a pickle may hold a part that holds itself
+            raise ValueError(f"{path} holds parts within parts, more than {_DEEPEST} deep, as no checkpoint does.")
     if not met:
         has = f"has {', '.join(seen)}" if seen else "holds one set of weights and does not say which"
         raise ValueError(f"--weights {weights}: there are none in {path}, which {has}. Leave --weights out.")

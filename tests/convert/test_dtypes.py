@@ -15,7 +15,7 @@ import pytest
 from flax.serialization import msgpack_serialize
 from safetensors.numpy import save_file
 
-from hvae_jax.convert.array_files import read_arrays
+from hvae_jax.convert.array_files import _chosen, read_arrays
 from hvae_jax.convert.biva import _norms
 from hvae_jax.convert.casts import cast_weights
 from hvae_jax.convert.state_dict import Entry, Misfits, size, to_variables, unwrapped
@@ -295,6 +295,10 @@ def test_names_within_names_without_end() -> None:
     Path("x.msgpack").write_bytes(msgpack_serialize(tree))
     with pytest.raises(ValueError, match="names within names, more than 64 deep"):
         read_arrays(Path("x.msgpack"))
+    itself: dict[str, Any] = {}
+    itself["model"] = itself  # as a pickle may have it
+    with pytest.raises(ValueError, match="parts within parts, more than 64 deep"):
+        _chosen(Path("x.th"), itself, None)
 
 
 @pytest.mark.parametrize(
