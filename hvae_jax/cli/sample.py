@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from hvae_jax.cli.arguments import Import, Run, columns
+from hvae_jax.cli.arguments import Import, Run, check_out, columns
 from hvae_jax.descent import temperature_by_side
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
+from hvae_jax.runtime.texts import say
 from hvae_jax.trace import Model, level_sides
 
 
@@ -45,6 +46,7 @@ class Sample:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         if self.n < 1 or not self.temperature:
             raise ValueError(f"--n is {self.n} and --temperature {self.temperature}: at least one of each is needed.")
         experiment, variables, _ = open_variables(self.run, self.import_)
@@ -61,7 +63,7 @@ class Sample:
             np.savez_compressed(out, **arrays)
         else:
             charts.save_grids(out, {f"temperature {name}": x}, columns(self.n), values)
-        print(out)
+        say(out)
 
 
 def _range(experiment: Experiment) -> tuple[float, float]:

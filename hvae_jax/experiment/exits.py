@@ -2,6 +2,8 @@
 
 import os
 import sys
+import traceback
+import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import Any
 import jax
 
 from hvae_jax.runtime.errors import first_line
+from hvae_jax.runtime.texts import printable
 from hvae_jax.training.checkpoint import NotSavedError
 from hvae_jax.training.loop import DivergedError
 
@@ -45,10 +48,35 @@ def without_closed_loops() -> Iterator[None]:
 
 
 @contextmanager
+def printable_only() -> Iterator[None]:
+    """Shows warnings and tracebacks without control characters, since they name files and what is in them.
+
+    Tracebacks are printed after the block, so that their hook stays if an error ends it.
+    """
+    before, hook = warnings.formatwarning, sys.excepthook
+
+    def warning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        return printable(before(message, category, filename, lineno, line))
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+        print(printable("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr, flush=True)
+
+    warnings.formatwarning, sys.excepthook = warning, uncaught
+    try:
+        yield
+        sys.excepthook = hook
+    finally:
+        warnings.formatwarning = before
+
+
+@contextmanager
 def errors_said() -> Iterator[None]:
     """Ends the program with one clear message if a user's setting, file or data is at fault, or a peer is gone."""
     try:
-        yield
+        with printable_only():
+            yield
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
@@ -66,7 +94,7 @@ def errors_said() -> Iterator[None]:
             sys.excepthook, sys.unraisablehook = _silence, _silence
             warnings.simplefilter("ignore")
         what = f"not enough memory ({error})" if isinstance(error, MemoryError) else error
-        print(f"error: {what}\n(HVAE_TRACEBACK=1 shows where.)", file=sys.stderr, flush=True)
+        print(printable(f"error: {what}\n(HVAE_TRACEBACK=1 shows where.)"), file=sys.stderr, flush=True)
         if jax.distributed.is_initialized() and jax.process_count() > 1:
             os._exit(1)  # an orderly end would wait for the other processes, which wait for this one
         sys.exit(1)
