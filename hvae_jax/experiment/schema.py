@@ -1,13 +1,10 @@
 """What settings.json, result.json and the metadata of an export may hold, checked before any of it is used."""
 
 import dataclasses
-import functools
-import inspect
-import re
-import typing
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
+from hvae_jax.records import annotations, described, fits
 from hvae_jax.runtime.errors import first_line
 
 Number = float | None  # null stands for what was not finite
@@ -109,7 +106,7 @@ def record_of(record_type: type, fields: Any, at: str) -> Any:
     Raises ValueError naming the field, its value and what it has to be; for a field that is missing; and for whatever
     the record itself refuses.
     """
-    kinds, known = _kinds(record_type), [field for field in dataclasses.fields(record_type) if field.init]
+    kinds, known = dict(annotations(record_type)), [field for field in dataclasses.fields(record_type) if field.init]
     missing = [
         field.name
         for field in known
@@ -120,9 +117,9 @@ def record_of(record_type: type, fields: Any, at: str) -> Any:
     if missing:
         raise ValueError(f"{at or record_type.__name__} needs a value of {', '.join(missing)}.")
     for name, value in fields.items():
-        if name in kinds and not _fits(value, kinds[name]):
+        if name in kinds and not fits(value, kinds[name]):
             inner = f"{at}.{name}" if at else name
-            raise ValueError(f"{inner} is {shown(value)}, but it has to be {_named(kinds[name])}.")
+            raise ValueError(f"{inner} is {shown(value)}, but it has to be {described(kinds[name])}.")
     try:
         return record_type(**fields)
     except Exception as error:  # whatever a record trips over, in checks of its own or of its base
@@ -136,34 +133,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]} ... ({len(text):,} characters)"
 
 
-@functools.cache
-def _kinds(record_type: type) -> dict[str, Any]:
-    """The types of a record's fields by name; {} if an annotation of a user's module cannot be looked up."""
-    try:
-        return typing.get_type_hints(record_type)
-    except Exception:  # a name that only type checkers import
-        return {}
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type; a whole number is a float as well, but true and false are no numbers."""
-    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
-
-    if isinstance(value, float) and value != value:
-        return False
-    if "bool" not in str(kind) and _has_bool(value):
-        return kind is Any
-    try:
-        check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
-    except TypeCheckError:
-        return False
-    return True
-
-
-def _has_bool(value: Any) -> bool:
-    return any(_has_bool(item) for item in value) if isinstance(value, tuple) else isinstance(value, bool)
-
-
 def _check_typed(value: Any, kind: Any, what: str) -> None:
     """Raises ValueError, with the place inside, if a value is not of a type."""
     from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
@@ -172,9 +141,3 @@ def _check_typed(value: Any, kind: Any, what: str) -> None:
         check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except TypeCheckError as error:
         raise ValueError(f"{what}: {first_line(error).removesuffix(' of dict')}.") from error
-
-
-def _named(kind: Any) -> str:
-    """A type in an error, without modules: "tuple[int, ...]", "Likelihood | None"."""
-    text = kind.__name__ if inspect.isclass(kind) and not typing.get_args(kind) else str(kind)
-    return re.sub(r"<class '(.*?)'>", r"\1", re.sub(r"\b(?:\w+\.)+(?=\w)", "", text)).replace("NoneType", "None")

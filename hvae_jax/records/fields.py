@@ -53,13 +53,13 @@ def check_fields(record: Any) -> None:
 
     Raises ValueError with the record's class, the field, its value and what it has to be.
     """
-    for name, annotation in _annotations(type(record)):
+    for name, annotation in annotations(type(record)):
         given = getattr(record, name, None)
         fitting = _fit(given, annotation)
         if fitting is _MISFIT:
             shown = repr(given)
             shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
-            wanted = _or(_words(annotation))
+            wanted = described(annotation)
             raise ValueError(
                 f"{type(record).__name__}({name}={shown}): it has to be {wanted}.{_hint(given, annotation)}"
             )
@@ -68,7 +68,7 @@ def check_fields(record: Any) -> None:
 
 
 @functools.cache
-def _annotations(cls: type) -> tuple[tuple[str, Any], ...]:
+def annotations(cls: type) -> tuple[tuple[str, Any], ...]:
     """The fields of a record's class with their annotations, those in quotes resolved where that is possible."""
     try:
         resolved = typing.get_type_hints(cls)
@@ -79,6 +79,16 @@ def _annotations(cls: type) -> tuple[tuple[str, Any], ...]:
         names = [name for name in names if name not in _FLAX]
     types_of = {field.name: field.type for field in dataclasses.fields(cls)}
     return tuple((name, resolved.get(name, types_of[name])) for name in names)
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a field with this annotation takes the value."""
+    return _fit(value, annotation) is not _MISFIT
+
+
+def described(annotation: Any) -> str:
+    """What a field with this annotation takes, in words: "a whole number or None"."""
+    return _or(_words(annotation))
 
 
 def _fit(value: Any, annotation: Any) -> Any:

@@ -76,9 +76,12 @@ def test_a_file_does_not_choose_where_it_is_written(name: str, overwrite: bool) 
         ),
         ({"settings": {"type": OURS, "fields": {}}}, "needs a value of name, model"),
         ({"settings": {"type": 3, "fields": {}}}, "3 is no address"),
-        ({"settings": with_field(None, "seed")}, "seed is None, but it has to be int"),
+        ({"settings": with_field(None, "seed")}, "seed is None, but it has to be a whole number"),
         ({"settings": with_field(float("nan"), "optimiser", "learning_rate")}, "optimiser.learning_rate is nan"),
-        ({"settings": with_field("b", "model", "ups")}, "model.ups is 'b', but it has to be tuple[Up, ...]"),
+        (
+            {"settings": with_field("b", "model", "ups")},
+            "model.ups is 'b', but it has to be a tuple, each item",
+        ),
         (
             {"settings": with_field(True, "model", "ups", 0, "width")},
             "model.ups[0].width is True, but it has to be",
@@ -94,7 +97,7 @@ def test_a_file_does_not_choose_where_it_is_written(name: str, overwrite: bool) 
         ({"event": []}, "event is [], but"),
         ({"event": [4, 4, 1]}, "event is [4, 4, 1], but it has to be the shape of one x, such as [4, 4, 3]"),
         ({"progress": []}, "progress is [], but it has to be an object"),
-        ({"progress": {"best_step": "x"}}, "progress.best_step is 'x', but it has to be int"),
+        ({"progress": {"best_step": "x"}}, "progress.best_step is 'x', but it has to be a whole number"),
         ({"progress": {"more": 1}}, "progress: "),
         ({"result": [1]}, "result holds [1]"),
         ({"result": {"elbo": 3}}, "result: "),
