@@ -214,7 +214,7 @@ def test_experiments_have_their_type() -> None:
 
 
 def test_choices_are_read_in_one_place() -> None:
-    """Literal annotations are taken apart by `records.check_choices` and nowhere else."""
+    """Literal annotations are taken apart by `records.fields` and nowhere else."""
     assert len(lines_with(r"\bget_args\(")) <= 3
 
 

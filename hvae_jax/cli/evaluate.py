@@ -5,12 +5,13 @@ from pathlib import Path
 
 import jax
 
-from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.cli.arguments import Import, Run, check_out
 from hvae_jax.experiment import settings, tables
 from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.experiment.reopen import open_run
 from hvae_jax.runtime.files import write_whole
 from hvae_jax.runtime.memory import memory_for
+from hvae_jax.runtime.texts import say
 from hvae_jax.training.mesh import data_mesh
 
 
@@ -46,6 +47,7 @@ class Evaluate:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         run = open_run(self.run, self.import_, self.data, self.data_directory)
         splits = self.splits or [name for name in run.dataset.splits if name != "train"]
         draws = dict.fromkeys(splits, self.draws)
@@ -66,4 +68,4 @@ class Evaluate:
         numbers |= {"data": tables.data_record(run.dataset), "seed": self.seed, "best_step": run.progress.best_step}
         if self.out is not None:
             write_whole(self.out, settings.dumps(numbers))
-        print(tables.table(numbers))
+        say(tables.table(numbers))

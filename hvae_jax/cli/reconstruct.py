@@ -6,13 +6,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from hvae_jax.cli.arguments import Import, Run, columns
+from hvae_jax.cli.arguments import Import, Run, check_out, columns
 from hvae_jax.diagnostics import level_by_level
 from hvae_jax.experiment.reopen import open_run
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.runtime.memory import memory_for
+from hvae_jax.runtime.texts import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Reconstruct:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         run = open_run(self.run, self.import_)
         name = self.split or list(run.dataset.splits)[-1]
         if name not in run.dataset.splits:
@@ -70,7 +72,7 @@ class Reconstruct:
             out = self.out or self.run / "level_by_level.png"
             title = f"0 to {levels} {what} kept; the image"
             charts.save_grids(out, {title: rows.reshape(-1, *few.x.shape[1:])}, rows.shape[1], values)
-            print(f"{out}: from the top {', '.join(map(str, counts))} of {levels} {what}, and the image")
+            say(f"{out}: from the top {', '.join(map(str, counts))} of {levels} {what}, and the image")
             return
         keep = levels if self.keep_top is None else self.keep_top
         if not 0 <= keep <= levels:
@@ -86,4 +88,4 @@ class Reconstruct:
         out = self.out or self.run / f"reconstructions_top{keep}.png"
         panels = {"real": few.x, f"top {keep} of {levels} {what}": mean}
         charts.save_grids(out, panels, columns(len(few)), values)
-        print(out)
+        say(out)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hvae_jax.cli.arguments import Import, Run, columns
+from hvae_jax.cli.arguments import Import, Run, check_out, columns
 from hvae_jax.descent import temperature_by_side
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
@@ -16,6 +16,7 @@ from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.runtime.files import replacing
 from hvae_jax.runtime.memory import memory_for
+from hvae_jax.runtime.texts import say
 from hvae_jax.trace import Model, level_sides
 
 
@@ -47,6 +48,7 @@ class Sample:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         if self.n < 1 or not self.temperature:
             raise ValueError(f"--n is {self.n} and --temperature {self.temperature}: at least one of each is needed.")
         experiment, variables, _ = open_variables(self.run, self.import_)
@@ -65,7 +67,7 @@ class Sample:
                 np.savez_compressed(file, **arrays)
         else:
             charts.save_grids(out, {f"temperature {name}": x}, columns(self.n), values)
-        print(out)
+        say(out)
 
 
 def _range(experiment: Experiment) -> tuple[float, float]:

@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from hvae_jax.cli.arguments import Run
+from hvae_jax.cli.arguments import Import, Run
 from hvae_jax.experiment import exchange, tables
 from hvae_jax.experiment.reopen import no_run
+from hvae_jax.runtime.texts import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,9 +14,12 @@ class Show:
 
     Attributes:
       run: the run folder.
+      import_: modules beside hvae_jax that settings.json may name; numbers need none, but every command on a run
+        folder takes the same.
     """
 
     run: Run
+    import_: Import = ()
 
     def __call__(self) -> None:
         """Runs the command."""
@@ -29,8 +33,8 @@ class Show:
             )
         result = tables.read(path)
         if "imported" in result:
-            print(exchange.import_summary(result, self.run))
+            say(exchange.import_summary(result, self.run))
         if "elbo" in result:
-            print(tables.summary(result, self.run))
-            print()
-            print(tables.level_table(result))
+            say(tables.summary(result, self.run))
+            say("")
+            say(tables.level_table(result))

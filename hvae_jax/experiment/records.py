@@ -6,14 +6,17 @@ from typing import Annotated
 import tyro
 
 from hvae_jax.data.spec import Data
+from hvae_jax.experiment.names import check_run_name
 from hvae_jax.models.base import HVAE
 from hvae_jax.objectives import NegativeELBO, Objective
+from hvae_jax.records import checked
 from hvae_jax.training.feeds import Feeding
 from hvae_jax.training.optimisers import Adamax, Optimiser
 from hvae_jax.training.settings import Training
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Devices:
     """The devices of a run.
 
@@ -28,6 +31,7 @@ class Devices:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Evaluation:
     """Settings of the measurement of the trained model.
 
@@ -54,11 +58,12 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Experiment:
     """Everything that determines a run's numbers.
 
     Attributes:
-      name: name of the run, whose folder is runs/NAME unless another is given.
+      name: name of the run, whose folder is runs/NAME unless another is given; one component of a path.
       model: the model; its fields are its settings.
       data: the data set, and how its values are prepared.
       objective: what is minimised.
@@ -80,3 +85,6 @@ class Experiment:
     feed: Feeding = Feeding()
     devices: Devices = Devices()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_run_name(self.name)

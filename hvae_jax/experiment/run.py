@@ -13,11 +13,11 @@ import jax
 
 from hvae_jax.data.augment import Augment
 from hvae_jax.data.dataset import Dataset
-from hvae_jax.experiment import checks, settings, tables
+from hvae_jax.experiment import checks, contents, settings, tables
 from hvae_jax.experiment import folder as run_folder
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.report.sketch import Sketch, save_final_pictures
-from hvae_jax.runtime import meters
+from hvae_jax.runtime import meters, texts
 from hvae_jax.runtime.cluster import is_first
 from hvae_jax.runtime.files import write_whole
 from hvae_jax.runtime.memory import memory_for
@@ -136,7 +136,8 @@ def prepare(
         if tracker is not None and importlib.util.find_spec(tracker) is None:
             raise ImportError(f"{tracker} is not installed: pip install 'hvae-jax[{tracker}]'")
         if overwrite:
-            run_folder.clear(folder)
+            contents.clear(folder)
+        contents.claim(folder)
         if warning := run_folder.outlives_machine(folder):
             say(f"warning: {warning}")
 
@@ -221,7 +222,7 @@ def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
 def say(line: str) -> None:
     """Prints a line on the first process of a run."""
     if is_first():
-        print(line, flush=True)
+        texts.say(line)
 
 
 def _identity(experiment: Experiment, content: str) -> str:

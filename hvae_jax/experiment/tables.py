@@ -1,7 +1,6 @@
 """A run's numbers for people: result.json, and the tables that are printed."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ from jax.sharding import Mesh
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.experiment.records import Experiment
+from hvae_jax.experiment.schema import check_result
 from hvae_jax.runtime import doctor, meters
 from hvae_jax.runtime.columns import aligned
+from hvae_jax.runtime.json_files import read_json
 from hvae_jax.runtime.memory import memory_for
 from hvae_jax.training.loop import Outcome
 
@@ -104,14 +105,17 @@ def level_table(result: dict[str, Any]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The contents of a result.json, with nan for null, which stands for what was not finite."""
+    """The contents of a result.json, with nan for null, which stands for what was not finite.
+
+    Raises ValueError, as `read_json` and `check_result` do, for a file that is no result.
+    """
 
     def numbers(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: numbers(item) for name, item in value.items()}
         return float("nan") if value is None else value
 
-    return numbers(json.loads(path.read_text()))
+    return numbers(check_result(read_json(path), str(path)))
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, picks
 from hvae_jax.likelihoods import Likelihood
-from hvae_jax.records import check_choices
+from hvae_jax.records import check_fields
 from hvae_jax.runtime.prng import fused
 from hvae_jax.trace import Trace
 
@@ -41,8 +41,8 @@ class HVAE(nn.Module):
     """
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
-        check_choices(self)
         for field in dataclasses.fields(self):  # fields of the subclass
             bounds = getattr(self, field.name)
             if field.name in ("clamp", "prior_clamp") and bounds is not None and not bounds[0] < bounds[1]:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hvae_jax.objectives import Batch
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 from hvae_jax.training.dispatch import Portion
 from hvae_jax.training.mesh import local_rows, replicated, rows_sharding
 from hvae_jax.training.plan import Plan
@@ -26,6 +26,7 @@ PORTION_BYTES = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Feeding:
     """Settings of the feed, which brings the data to the devices.
 
@@ -47,7 +48,6 @@ class Feeding:
     ahead: int = 8
 
     def __post_init__(self) -> None:
-        check_choices(self)
         if not 0.0 < self.share <= 1.0:
             raise ValueError(f"feed.share is {self.share}, but it has to be above 0 and at most 1.")
         for name, least in (("threads", 1), ("workers", 0), ("ahead", 1)):
