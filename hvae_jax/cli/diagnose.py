@@ -68,7 +68,7 @@ class Diagnose:
         }
         images = walk_pictures(model, variables, dataset, report, jax.random.fold_in(key, 1))
         title = f"{run.experiment.name}: what its levels do"
-        out.write_text(page(title, report, figures, images))
+        write_whole(out, page(title, report, figures, images))
         write_whole(out.with_suffix(".json"), settings.dumps(report))
         say("\n".join(f"- {sentence}" for sentence in report["words"]))
         say(f"{out} and {out.with_suffix('.json')}")

@@ -4,6 +4,7 @@ import dataclasses
 
 from hvae_jax.cli.arguments import Import, Run
 from hvae_jax.experiment import exchange, tables
+from hvae_jax.experiment.reopen import no_run
 from hvae_jax.runtime.texts import say
 
 
@@ -24,10 +25,11 @@ class Show:
         """Runs the command."""
         path = self.run / "result.json"
         if not path.exists():
-            known = (self.run / "settings.json").exists()
+            if not (self.run / "settings.json").exists():
+                raise no_run(self.run)
             raise FileNotFoundError(
-                f"{self.run} holds {'an unfinished run' if known else 'no run'}: there is no result.json in it."
-                + (" Run its script again to go on, or `hvae evaluate` it as it is." if known else "")
+                f"{self.run} holds an unfinished run: there is no result.json in it. Run its script again to go on, or "
+                "`hvae evaluate` it as it is."
             )
         result = tables.read(path)
         if "imported" in result:

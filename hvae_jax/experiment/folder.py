@@ -13,15 +13,18 @@ from hvae_jax.experiment import settings
 from hvae_jax.experiment.contents import check_kinds, check_ours
 from hvae_jax.experiment.layout import check_layout
 from hvae_jax.experiment.records import Experiment
-from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.files import check_path, write_whole
 from hvae_jax.runtime.json_files import read_json
 from hvae_jax.training.state import TrainState
 
-# Settings that change no number, or only its rounding: a run goes on when they differ.
+# Settings that change no number, or only its rounding: a run goes on when they differ. So does the size of what is
+# measured at once, which changes the noise of the result and nothing that is trained: memory may be short only then.
 _NO_NUMBER = (
     "feed",
     "devices",
     "data.directory",
+    "evaluation.chunk:",
+    "evaluation.size:",
     *(f"training.{name}:" for name in ("save_seconds", "save_every", "keep", "pictures_every")),
 )
 
@@ -37,6 +40,7 @@ def check(folder: Path, experiment: Experiment, *, resume: bool, overwrite: bool
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: going on, or starting over?")
+    check_path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, but the folder of a run is wanted. Give another with --folder.")
     try:

@@ -38,8 +38,9 @@ class Evaluation:
     Attributes:
       draws: K of the importance-weighted bound on the test split, or on validation if there is no test split.
       other_draws: K on the other splits.
-      chunk: draws held in memory at once.
-      size: examples held in memory at once.
+      chunk: largest number of draws held in memory at once; fewer where memory is short. Changes no number.
+      size: largest number of examples held in memory at once; fewer, with a warning, where memory is short. Another
+        size draws other noise.
       train_examples: number of examples of the train split that are measured, its first ones; None takes all.
     """
 
