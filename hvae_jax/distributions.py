@@ -221,6 +221,8 @@ class OneHotCategorical:
       logits: `[B, ..., K]`, unnormalised.
       form: gradient estimator, one of the above.
       relaxation: temperature of the softmax in "gumbel"; smaller is less biased and noisier.
+
+    Raises ValueError for another form, or a relaxation that is not positive and finite.
     """
 
     logits: Array
@@ -228,6 +230,12 @@ class OneHotCategorical:
     relaxation: float = struct.field(pytree_node=False, default=1.0)
 
     reparameterised = False
+
+    def __post_init__(self) -> None:
+        if self.form not in ("straight_through", "gumbel"):
+            raise ValueError(f"OneHotCategorical(form={self.form!r}): it has to be 'straight_through' or 'gumbel'.")
+        if not 0.0 < self.relaxation < math.inf:
+            raise ValueError(f"OneHotCategorical(relaxation={self.relaxation}): it has to be positive and finite.")
 
     @property
     def log_probabilities(self) -> Array:
