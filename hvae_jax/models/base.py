@@ -112,7 +112,11 @@ class HVAE(nn.Module):
         keep_top: ArrayLike | None = None,
         train: bool = False,
     ) -> Trace:
-        """Infer the latents of x `[B, *event]`, except those given or below the top `keep_top`, and score x."""
+        """Infer the latents of x `[B, *event]`, except those given or below the top `keep_top`, and score x.
+
+        Raises ValueError for an x that the likelihood gives probability 0, where its values are known, outside `jit`;
+        for the choices that `descent.picks` refuses; and for densities or latents without the batch.
+        """
         x = jnp.asarray(x)
         _check_values(self.likelihood, x)
         choices = picks(
