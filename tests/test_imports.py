@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "likelihoods": {"distributions", "networks"},
     "trace": {"distributions", "likelihoods"},
     "descent": {"distributions", "trace"},
-    "flows": {"descent", "networks"},
+    "flows": {"descent", "distributions", "networks"},
     "models": {"descent", "distributions", "flows", "likelihoods", "networks", "trace"},
     "objectives": {"distributions", "trace"},
     "diagnostics": {"distributions", "objectives", "trace"},

@@ -1,8 +1,8 @@
 """Weights of the convolutional Ladder VAE of A. Dittadi, addtt/ladder-vae-pytorch at a27d45c, as `ConvLadderVAE`.
 
 The configuration is read off the names and shapes in its `state_dict()`: levels, widths, resolutions, skips, gates,
-batch norms, dropout, the order of the layers in a residual block, and the merge of the bottom-up and top-down paths.
-Its layer 0 is z1, the level next to x.
+batch norms, dropout, the order of the layers in a residual block, the merge of the bottom-up and top-down paths, and
+the number of components of a mixture. Its layer 0 is z1, the level next to x.
 
 That code computes its Bernoulli log-likelihood from p instead of the logit: log(1 - p) inherits the rounding of p,
 which is 1 from a logit of 17 in float32 and of 37 in float64, and is bounded below by -100. `Bernoulli(form="of_p")`,
@@ -116,7 +116,9 @@ def read(
             "nonlin": next(name for name, act in _ACTIVATIONS.items() if act is wanted.block.activation),
             "dropout": wanted.block.dropout,
         }
-        wanted = wanted.clone(likelihood=_in_our_units(settings["likelihood"])[0])
+        family = wanted.likelihood
+        mixtures = family.mixtures if isinstance(family, LogisticMixture) else LogisticMixture().mixtures
+        wanted = wanted.clone(likelihood=_in_our_units(settings["likelihood"], mixtures)[0])
     settings |= {name: value for name, value in vars(options).items() if value is not None}
     if not {"image", "likelihood"} <= set(settings):
         raise ValueError(
@@ -155,7 +157,9 @@ def ladder_vae(
         raise ValueError(f"ladder_vae(likelihood={likelihood!r}): one of {', '.join(_FORMS)}.")
     if nonlin not in _ACTIVATIONS:
         raise ValueError(f"ladder_vae(nonlin={nonlin!r}): one of {', '.join(_ACTIVATIONS)}.")
-    family, gains, shifts = _in_our_units(likelihood)
+    # ten outputs for a component of three colours: its logit, and three numbers for each colour
+    outputs = size(state_dict, "likelihood.parameter_net.weight") if likelihood == "discr_log_mix" else 0
+    family, gains, shifts = _in_our_units(likelihood, max(outputs // 10, 1))
     plain = _model(state_dict, image, family, BlockStyle(activation=_ACTIVATIONS[nonlin], dropout=dropout))
 
     # The layers of a block are only numbered: try every order, with dropout and without, and take what fits best.
@@ -182,9 +186,10 @@ def ladder_vae(
     return model, variables
 
 
-def _in_our_units(likelihood: str) -> tuple[Likelihood, tuple[float, ...], tuple[float, ...]]:
+def _in_our_units(likelihood: str, mixtures: int) -> tuple[Likelihood, tuple[float, ...], tuple[float, ...]]:
     """Our family, and the factor and the offset that turn each parameter of that code into ours.
 
+    `mixtures` is the number of components of a mixture.
     Gaussian: that code has a log variance, we have a log standard deviation. Logistics: its 256 bins fill [0, 1], ours
     lie around 0, 1, ..., 255 scaled to [-1, 1]; they are the same bins around 0 instead of 1/2, 512/255 times as wide.
     That code adds 1/2 to the mean and -1 to the log scale that its network gives.
@@ -197,7 +202,8 @@ def _in_our_units(likelihood: str) -> tuple[Likelihood, tuple[float, ...], tuple
     if likelihood == "discr_log":
         family = DiscretisedLogistic(min_log_scale=math.log(wider) - 7.0, added=1e-7)
         return family, (wider, 1.0), (0.0, math.log(wider) - 1.0)
-    return LogisticMixture(form="published"), (1.0,) * 100, (0.0,) * 100
+    family = LogisticMixture(mixtures, form="published")
+    return family, (1.0,) * family.parameters, (0.0,) * family.parameters
 
 
 def _model(

@@ -50,7 +50,8 @@ class BernoulliRecord:
         if isinstance(temperature, float) and temperature == 1.0:
             return (uniform < self.mean).astype(jnp.uint8)
         # u < sigmoid(logits / temperature), rewritten without the division: a temperature of 0 is allowed.
-        noise = jnp.log(uniform) - jnp.log1p(-uniform)
+        # 0 is one of the uniform numbers, and 0 times its infinite logarithm would be NaN.
+        noise = jnp.log(jnp.maximum(uniform, jnp.finfo(uniform.dtype).tiny)) - jnp.log1p(-uniform)
         return (jnp.asarray(temperature, noise.dtype) * noise < self.logits).astype(jnp.uint8)
 
     @property

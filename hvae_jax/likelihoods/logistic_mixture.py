@@ -18,7 +18,7 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Int, Key, Num
 
-from hvae_jax.distributions import ScaleHead, sum_event
+from hvae_jax.distributions import ScaleHead, finite_exp, sum_event
 from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, check_whole
 from hvae_jax.likelihoods.bins import Bins
@@ -77,7 +77,7 @@ class LogisticMixtureRecord:
         noise = temperature * jax.random.logistic(key_values, one.location.shape, one.location.dtype)
         values, seen = [], []
         for c in range(self.family.channels):
-            u = one._locations(c, seen) + jnp.exp(one.log_scale[..., c, :]) * noise[..., c, :]
+            u = one._locations(c, seen) + finite_exp(one.log_scale[..., c, :]) * noise[..., c, :]
             values.append(bins.nearest(u))
             seen.append(bins.centre(values[-1]).astype(u.dtype))
         return self._as_x(jnp.concatenate(values, axis=-1))

@@ -74,7 +74,9 @@ class BottomUpVAE(HVAE):
       likelihood: p(x | z1), a family from `hvae_jax.likelihoods`.
       top_prior: p(z_L); `NormalPrior()`, N(0, I), is the article's.
       clamp: bounds of each posterior's log variance.
-      prior_clamp: bounds of each learned prior's log variance; None for none.
+      prior_clamp: bounds of each learned prior's log variance; None for none. Those of the posteriors, [-7, 2], by
+        default, because each prior has a posterior of its own to match; in `TopDownVAE`, where posteriors are offsets
+        from their priors, they are [-7, 7].
       classes: number of class labels; 0 for a model without y. With labels, a one-hot y is appended to the
         input of every network, and the top prior is learned from y.
       bottom_up: networks that replace f_L, ..., f_1, top first; None for a level, or () for all levels, keeps the

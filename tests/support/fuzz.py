@@ -100,7 +100,7 @@ def is_ours(error: BaseException) -> bool:
     """Whether an error was raised by the library, as ValueError, TypeError or OSError, with one line for its user."""
     message = str(error)
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    short = 0 < len(message) < 2000 and "\x1b" not in message
+    short = 0 < len(message) < 2000
     return isinstance(error, ValueError | TypeError | OSError) and raised_in.startswith(PACKAGE) and short
 
 
