@@ -173,7 +173,12 @@ def information_chart(report: Mapping[str, Any]) -> bytes:
         axis.plot([i, i], [low, max(high, low)], color=_SERIES[2], linewidth=7, solid_capstyle="butt")
     if known:
         axis.plot([], [], color=_SERIES[2], linewidth=7, label="I(x; z), between its bounds")
-    axis.axhline(seen["ceiling"], color=_SERIES[4], linestyle="--", label=f"log N = {seen['ceiling']:.2f}")
+    axis.axhline(
+        seen["ceiling"],
+        color=_SERIES[4],
+        linestyle="--",
+        label=f"log N = {seen['ceiling']:.2f}, the lower bound's ceiling",
+    )
     axis.set_ylim(bottom=0.0, top=1.25 * max([*rates, seen["ceiling"]]))
     axis.set_xticks(places, [f"{name}{' and above' if i else ''}" for i, name in enumerate(names)])
     if len(names) > 6:
