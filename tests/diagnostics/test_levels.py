@@ -88,7 +88,7 @@ def test_nothing_is_lost_where_the_posterior_is_the_prior() -> None:
     ],
 )
 def test_where_the_loss_is_not_defined(name: str, defined: tuple[bool, ...]) -> None:
-    """NaN, never a wrong number: a level that those above are inferred from, one under a flow, one without a Gaussian."""
+    """NaN, never a wrong number: levels that those above are inferred from, under a flow, or that are no Gaussians."""
     one = case(name)
     variables = jax.jit(one.model.init)(KEY, one.x, KEY, y=one.y)
     variables = {**variables, "params": jitter(variables["params"], scale=0.5)}
