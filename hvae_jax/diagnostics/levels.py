@@ -106,7 +106,7 @@ def loss_without(
         def without(at: Array) -> Array:
             # Which level is data, so that the descent is compiled once for all of them.
             chosen = tuple(
-                None if eps is None else jnp.where(at == i, other, eps)
+                None if eps is None or other is None else jnp.where(at == i, other, eps)
                 for i, (eps, other) in enumerate(zip(noise, other_noise, strict=True))
             )
             trace = descend(chosen, drawn)

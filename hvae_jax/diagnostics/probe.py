@@ -119,8 +119,8 @@ def probe_right(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, te
         raise ValueError(f"A probe needs two labels or more, but all {len(y)} training examples have {y[0]}.")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(x.reshape(x.shape[0] * len(y), -1), np.tile(y, x.shape[0]))
-    said = probe.predict(other.reshape(other.shape[0] * len(wanted), -1)).reshape(-1, len(wanted))
-    return np.equal(said, wanted).mean(0)
+    said = np.asarray(probe.predict(other.reshape(other.shape[0] * len(wanted), -1)))
+    return np.equal(said.reshape(-1, len(wanted)), wanted).mean(0)
 
 
 def accuracy_of(right: np.ndarray, labels: ArrayLike | None) -> Accuracy:

@@ -95,7 +95,7 @@ def diagnose(
     found: Measured = jax.device_get(
         jit_once(lambda v, k: measured(model, v, x, k, draws=effort.k, y=y))(variables, keys[0])
     )
-    used = found.usage
+    used, elbo = found.usage, np.asarray(found.elbo)
     seen = information(model, variables, x, keys[2], min(effort.latents, n), y)
     cumulative = np.cumsum(used.rates, axis=0)
     report: dict[str, Any] = {
@@ -104,9 +104,9 @@ def diagnose(
         "examples": n,
         "levels": list(seen.names),
         "effort": dataclasses.asdict(effort),
-        "elbo": _number(found.elbo),
+        "elbo": _number(elbo),
         "iw_bound": _number(found.bound) | {"k": effort.k},
-        "gap": _number(found.bound - found.elbo),
+        "gap": _number(found.bound - elbo),
         "bits_per_dim": float(-found.bound.mean() / (math.log(2) * dataset.dimensions)),
         "effective_sample_size": _number(found.effective_sample_size),
         "distortion": _number(-used.log_px),
@@ -116,7 +116,7 @@ def diagnose(
         "distances": [_number(distance) for distance in found.distance],
         "losses": [_number(values) if np.isfinite(values).all() else None for values in lost],
         "units": _units(used),
-        "bounds_above": _bounds_above(model, variables, x, keys[3], effort.draws, y, found.elbo, lost[-1], other),
+        "bounds_above": _bounds_above(model, variables, x, keys[3], effort.draws, y, elbo, lost[-1], other),
         "told_apart": _told_apart(model, variables, x, keys[4], y),
     }
     report["information"] = _information(seen, report["cumulative_rates"])
@@ -200,8 +200,9 @@ def _bounds_above(
     Args:
       elbo, lost: the report's ELBO, L^{>0}, and its loss without the lowest level, L - L^{>1}, of each example.
     """
-    strange = None if other is None else np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
-    compared = strange is not None and other is not None and y is None
+    strange = None
+    if other is not None and y is None:
+        strange = np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
     known = {0: elbo}
     if model.levels_per_stage[-1] == 1 and np.isfinite(lost).all():
         known[1] = elbo - lost
@@ -211,10 +212,10 @@ def _bounds_above(
     # k is data of one compiled program, not a setting of many.
     for k in range(len(model.levels_per_stage)):
         # Scores that are compared need the same draws at every k, and as many of them for both data sets.
-        here = np.asarray(bound(variables, x, y, jnp.int32(k))) if compared or k not in known else known[k]
+        here = np.asarray(bound(variables, x, y, jnp.int32(k))) if strange is not None or k not in known else known[k]
         shown = known.get(k, here)
         entry: dict[str, Any] = {"k": k, "bound": _number(shown), "ratio": _number(elbo - shown)}
-        if compared:
+        if strange is not None and other is not None:
             there = np.asarray(bound(variables, strange, None, jnp.int32(k)))
             first = first or (here, there)
             scores = (first[0] - here, first[1] - there) if k else (-here, -there)
