@@ -189,11 +189,18 @@ def information_chart(report: Mapping[str, Any]) -> bytes:
 
 
 def units_chart(report: Mapping[str, Any]) -> bytes:
-    """A PNG: the KL of each unit, highest first, a line for each level, with the threshold of 0.01 nats."""
+    """A PNG: the KL of each unit, highest first, a line for each level, with the threshold of 0.01 nats.
+
+    Units beyond those that carry 95% of their level's KL are hollow.
+    """
     figure, axis = _panel()
     for i, (name, units) in enumerate(zip(report["levels"], report["units"], strict=True)):
         rates = np.maximum(units["rates"], 1e-5)
-        axis.plot(np.arange(1, len(rates) + 1), rates, "o-", color=_SERIES[i % len(_SERIES)], markersize=4, label=name)
+        colour, places = _SERIES[i % len(_SERIES)], np.arange(1, len(rates) + 1)
+        axis.plot(places, rates, "o-", color=colour, markersize=4, label=name)
+        if units["carrying"] is not None:
+            count = units["carrying"]["value"]
+            axis.plot(places[count:], rates[count:], "o", color=colour, markersize=4, markerfacecolor="white")
     axis.axhline(0.01, color=_GREY, linestyle=":", linewidth=1)
     axis.set_yscale("log")
     axis.set_xlabel("unit, highest KL first")
