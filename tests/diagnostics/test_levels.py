@@ -34,6 +34,7 @@ def directly(model: Any, variables: Any, x: np.ndarray, key: Any, level: int) ->
     return hv.elbo(whole) - (trace.log_px - trace.rates.sum(0) + trace.rates[level])
 
 
+@pytest.mark.slow
 def test_measured_is_what_usage_and_importance_estimate() -> None:
     """With the same key and draws every number is the same, and the ELBO is that of rates and distortion."""
     model, variables, x = linear(20)
@@ -48,6 +49,7 @@ def test_measured_is_what_usage_and_importance_estimate() -> None:
         measured(model, variables, x, KEY, draws=0)
 
 
+@pytest.mark.slow
 def test_the_loss_without_a_level_is_that_by_given_latents() -> None:
     """Within four standard errors for both levels of a Gaussian hierarchy."""
     model, variables, x = linear(300)
@@ -80,7 +82,7 @@ def test_nothing_is_lost_where_the_posterior_is_the_prior() -> None:
 @pytest.mark.parametrize(
     ("name", "defined"),
     [
-        ("bottom_up", (True, False)),
+        pytest.param("bottom_up", (True, False), marks=pytest.mark.slow),
         pytest.param("flow", (False,), marks=pytest.mark.slow),
         pytest.param("categorical_top", (False, True), marks=pytest.mark.slow),
         pytest.param("mixture_prior", (False, True), marks=pytest.mark.slow),

@@ -54,6 +54,12 @@ def report(model: TopDownVAE, variables: Any) -> dict[str, Any]:
     return diagnose(model, variables, dataset(), KEY, effort=EFFORT, other=dataset("strange", seed=9))
 
 
+@pytest.fixture(scope="module")
+def alone(model: TopDownVAE, variables: Any) -> dict[str, Any]:
+    """On the same examples without labels, and without other data."""
+    return diagnose(model, variables, dataset(labels=False), KEY, effort=EFFORT)
+
+
 def test_levels_that_are_no_gaussians() -> None:
     """A joint KL has no units that could be counted, a mixture no walks; everything else is said as of any model."""
     model = TopDownVAE(latents=(2, 3), hidden=8, likelihood=hv.Categorical(3), top_prior=hv.models.MixturePrior(3))
@@ -90,18 +96,17 @@ def test_its_numbers_agree_with_each_other(report: dict[str, Any]) -> None:
     json.loads(settings.dumps(report))
 
 
-def test_without_labels_there_are_no_probes(model: TopDownVAE, variables: Any) -> None:
-    """And the words do not speak of them."""
-    found = diagnose(model, variables, dataset(labels=False), KEY, effort=EFFORT)
-    assert found["probes"] is None and not any("probe" in sentence for sentence in found["words"])
+def test_without_labels_there_are_no_probes(alone: dict[str, Any]) -> None:
+    """And neither the words nor the page speak of them."""
+    assert alone["probes"] is None and not any("probe" in sentence for sentence in alone["words"])
+    assert "probe" not in page("a run", alone, {}, {})
 
 
-def test_one_estimate_a_quantity(model: TopDownVAE, variables: Any, report: dict[str, Any]) -> None:
+def test_one_estimate_a_quantity(report: dict[str, Any], alone: dict[str, Any]) -> None:
     """ELBO, rate plus distortion and L^{>0} are one number, L - L^{>1} the loss without z1; no bound crosses another.
 
     With other data beside it or not: the likelihood ratio has draws of its own, which the page does not show.
     """
-    alone = diagnose(model, variables, dataset(), KEY, effort=EFFORT)
     for found in (report, alone):
         assert found["elbo"]["value"] == pytest.approx(-found["distortion"]["value"] - found["rate"]["value"], rel=1e-5)
         whole, one_less = found["bounds_above"]
