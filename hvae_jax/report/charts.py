@@ -191,13 +191,15 @@ def information_chart(report: Mapping[str, Any]) -> bytes:
 def units_chart(report: Mapping[str, Any]) -> bytes:
     """A PNG: the KL of each unit, highest first, a line for each level, with the threshold of 0.01 nats.
 
-    Units beyond those that carry 95% of their level's KL are hollow.
+    Units beyond those that carry 95% of their level's KL are hollow, levels that have collapsed are grey.
     """
     figure, axis = _panel()
+    alive = [i for i, verdict in enumerate(report["verdicts"]) if verdict != "collapsed"]
     for i, (name, units) in enumerate(zip(report["levels"], report["units"], strict=True)):
         rates = np.maximum(units["rates"], 1e-5)
-        colour, places = _SERIES[i % len(_SERIES)], np.arange(1, len(rates) + 1)
-        axis.plot(places, rates, "o-", color=colour, markersize=4, label=name)
+        places = np.arange(1, len(rates) + 1)
+        colour = _SERIES[alive.index(i) % len(_SERIES)] if i in alive else "#b9b7b0"
+        axis.plot(places, rates, "o-", color=colour, markersize=4, label=name if i in alive else None)
         if units["carrying"] is not None:
             count = units["carrying"]["value"]
             axis.plot(places[count:], rates[count:], "o", color=colour, markersize=4, markerfacecolor="white")
@@ -205,7 +207,9 @@ def units_chart(report: Mapping[str, Any]) -> bytes:
     axis.set_yscale("log")
     axis.set_xlabel("unit, highest KL first")
     axis.set_ylabel("KL of the unit, nats")
-    if len(report["levels"]) <= 8:
+    if len(alive) < len(report["levels"]):
+        axis.plot([], [], "o-", color="#b9b7b0", markersize=4, label="collapsed")
+    if len(alive) <= len(_SERIES):
         axis.legend(frameon=False, fontsize=9)
     return _bytes(figure)
 

@@ -170,10 +170,12 @@ def _information(seen: Information, rates: list[Number]) -> dict[str, Any]:
         report[name] = []
     values = (seen.lower, seen.lower_error, seen.upper, seen.upper_error)
     for rate, low, low_error, high, high_error in zip(rates, *(each.tolist() for each in values), strict=True):
-        lower, upper = {"value": low, "error": low_error}, {"value": high, "error": high_error}
         known = not math.isnan(low)
+        lower, upper = {"value": low, "error": low_error}, {"value": high, "error": high_error}
+        # Where an estimate is above the rate, the rate is the better bound, and no lower bound is above an upper one.
+        lower, upper = (bound if bound["value"] < rate["value"] else dict(rate) for bound in (lower, upper))
         report["lower"].append(lower if known else None)
-        report["upper"].append((upper if high < rate["value"] else dict(rate)) if known else None)
+        report["upper"].append(upper if known else None)
         report["to_prior_lower"].append(_difference(rate, upper) if known else None)
         report["to_prior_upper"].append(_difference(rate, lower) if known else None)
     return report

@@ -59,8 +59,8 @@ LABELS = (
 INFORMATION = (
     "I(x; z) of each level and all above it lies between the bounds, by one draw of the latents of the first {latents} "
     "examples, compared with {examples}. The lower bound cannot be above log N = {ceiling} nats, however large the "
-    "information is; the upper one is the rate where that is lower. A dash: the level is inferred from those below it "
-    "and has no density of its own. Rate = information + KL of the aggregated posterior from the prior."
+    "information is; where an estimate is above the rate, the rate is shown. A dash: the level is inferred from those "
+    "below it and has no density of its own. Rate = information + KL of the aggregated posterior from the prior."
 )
 ABOVE = (
     "L<sup>&gt;k</sup>: the bound with the k lowest levels drawn from their prior (Havtorn et al., 2021), for k &gt; 0 "

@@ -25,10 +25,14 @@ def words(report: dict[str, Any]) -> list[str]:
 
 
 def estimate(number: Mapping[str, float]) -> str:
-    """A value with its standard error, such as "0.29 ± 0.01": two digits, up to four where the error is small."""
+    """A value with its standard error, such as "0.29 ± 0.01": two digits, up to four where the error is small.
+
+    An error that would be rounded to 0 is rounded up.
+    """
     error = number["error"]
     digits = min(4, max(2, -math.floor(math.log10(error)))) if 0.0 < error < 1.0 else 2
-    return f"{number['value']:.{digits}f} ± {error:.{digits}f}"
+    shown = max(error, 10.0**-digits) if error > 0.0 else error
+    return f"{number['value']:.{digits}f} ± {shown:.{digits}f}"
 
 
 def accuracy(number: Mapping[str, float]) -> str:

@@ -20,6 +20,7 @@ from hvae_jax.report.diagnosis import Effort, diagnose, words
 from hvae_jax.report.page import page
 from hvae_jax.report.sketch import walk_pictures
 from hvae_jax.report.verdicts import verdict
+from hvae_jax.report.words import estimate
 
 KEY = jax.random.key(0)
 EFFORT = Effort(examples=30, draws=2, k=4, latents=10, probed=30)
@@ -120,7 +121,7 @@ def test_one_estimate_a_quantity(report: dict[str, Any], alone: dict[str, Any]) 
             found["cumulative_rates"], seen["lower"], seen["upper"], seen["to_prior_lower"], strict=True
         ):
             assert low["value"] <= seen["ceiling"] + 1e-6 and high["value"] <= rate["value"]
-            assert high["value"] + spent["value"] >= rate["value"] - 1e-6
+            assert low["value"] <= high["value"] and high["value"] + spent["value"] == pytest.approx(rate["value"])
     assert [entry["bound"] for entry in report["bounds_above"]] == [entry["bound"] for entry in alone["bounds_above"]]
     text = page("a run", alone, {}, {})
     assert text.count(f"{alone['elbo']['value']:.2f} ±") == 2 and "the same 4 draws" in text
@@ -202,6 +203,8 @@ def test_words(report: dict[str, Any]) -> None:
     good["rates"][0] |= {"value": 0.0046, "error": 0.0004}
     good["losses"][0] = None
     assert words(good)[0] == "z2 has collapsed: its rate is 0.0046 ± 0.0004 nats."
+    assert estimate({"value": 6e-5, "error": 4e-6}) == "0.0001 ± 0.0001"
+    assert estimate({"value": 0.5, "error": float("nan")}) == "0.50 ± nan"
 
 
 def test_alike_levels_share_a_sentence(report: dict[str, Any]) -> None:
