@@ -87,7 +87,7 @@ def table(numbers: dict[str, Any]) -> str:
         if not few:
             levels = ", ".join(f"{side} {rate:.2f}" for side, rate in numbers["rates_by_side"][split].items())
             levels += f" ({len(rates)} levels)"
-        rows.append([split, f"{-numbers['elbo'][split]:.2f} +- {error['elbo']:.2f}", bound, bits, levels])
+        rows.append([split, f"{-numbers['elbo'][split]:.2f} ± {error['elbo']:.2f}", bound, bits, levels])
     return "\n".join(aligned(rows, left=(0, 4)))
 
 
