@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from hvae_jax.experiment.exits import PREEMPTED, errors_said, without_closed_loops
+from hvae_jax.experiment.exits import PREEMPTED, errors_said
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.run import run, say
 from hvae_jax.runtime import doctor, meters
@@ -61,7 +61,7 @@ def main(
       description: text above --help, such as the script's docstring.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs errors that we print ourselves
-    with without_closed_loops(), errors_said():
+    with errors_said():
         if isinstance(experiment, Mapping):
             experiment, arguments = _preset(experiment, arguments)
         command = tyro.cli(

@@ -15,6 +15,7 @@ from hvae_jax.runtime.errors import first_line
 from hvae_jax.runtime.texts import printable
 from hvae_jax.training.checkpoint import NotSavedError
 from hvae_jax.training.loop import DivergedError
+from hvae_jax.training.quiet import without_closed_loops
 
 PREEMPTED = 75
 """Exit code after SIGTERM: saved, to be started again (EX_TEMPFAIL of sysexits.h)."""
@@ -25,26 +26,6 @@ LOST = 134
 
 def _silence(*_: Any) -> None:
     """A hook that prints nothing."""
-
-
-@contextmanager
-def without_closed_loops() -> Iterator[None]:
-    """Suppresses the tracebacks of TensorStore's threads, which report to event loops that Orbax has closed.
-
-    Orbax closes them when a write fails, and each thread then prints a traceback.
-    """
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        if sys.unraisablehook is hook:
-            sys.unraisablehook = before
 
 
 @contextmanager
@@ -75,7 +56,7 @@ def printable_only() -> Iterator[None]:
 def errors_said() -> Iterator[None]:
     """Ends the program with one clear message if a user's setting, file or data is at fault, or a peer is gone."""
     try:
-        with printable_only():
+        with printable_only(), without_closed_loops():
             yield
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized() or jax.process_count() == 1:
