@@ -48,8 +48,12 @@ class Progress:
     identity: str | None = None
 
     def validated(self, elbo: float, step: int, select: Literal["best", "last"]) -> "Progress":
-        """The progress after a validation, which is the best so far or adds to `stale`; "last" takes every one."""
-        if elbo > self.best_elbo or select == "last":
+        """The progress after a validation, which is the best so far or adds to `stale`; "last" takes every one.
+
+        Args:
+          elbo: nats; -inf for one that is not sound, which is never taken.
+        """
+        if elbo > self.best_elbo or (select == "last" and elbo > float("-inf")):
             return dataclasses.replace(self, best_elbo=elbo, best_step=step, stale=0)
         return dataclasses.replace(self, stale=self.stale + 1)
 
@@ -279,16 +283,30 @@ class Checkpoints:
         agree(0)  # every process has looked before one of them changes anything
         if jax.process_index() == 0:
             for other in unreadable:
-                self._set_aside(other)
+                self._set_aside(other, "unreadable")
             for other in superfluous:
                 shutil.rmtree(self.folder / str(other), ignore_errors=True)
         agree(0)
         self._checkpointer()
 
-    def _set_aside(self, step: int) -> None:
+    def retract(self, step: int) -> list[int]:
+        """Closes, and moves the checkpoints after `step` aside, since what they hold has turned out to be no good.
+
+        Returns: the steps of those that were moved, to folders named diverged_STEP.
+        """
+        self.close()
+        after = [other for other in self.steps() if other > step]
+        agree(0)
+        if jax.process_index() == 0:
+            for other in after:
+                self._set_aside(other, "diverged")
+        agree(0)
+        return after
+
+    def _set_aside(self, step: int, why: str) -> None:
         """Gives a checkpoint a name that Orbax does not take for one."""
-        count = sum(1 for _ in self.folder.glob(f"unreadable_{step}*"))
-        name = f"unreadable_{step}{f'_{count}' if count else ''}"
+        count = sum(1 for _ in self.folder.glob(f"{why}_{step}*"))
+        name = f"{why}_{step}{f'_{count}' if count else ''}"
         (self.folder / str(step)).rename(self.folder / name)
 
 
