@@ -18,7 +18,7 @@ from hvae_jax.training.loop import DivergedError
 from hvae_jax.training.quiet import without_closed_loops
 
 PREEMPTED = 75
-"""Exit code after SIGTERM: saved, to be started again (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code after SIGTERM, SIGHUP and SIGUSR1: saved, to be started again (EX_TEMPFAIL of sysexits.h)."""
 
 LOST = 134
 """Exit code if another process of the run is gone, the one with which JAX's own runtime ends a process."""

@@ -73,15 +73,18 @@ class Checkpoints:
     that step. Both are committed as one, so that whatever is restored is consistent with itself.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: Path, keep: int = 2, read_only: bool = False, guard: Callable[[], None] = lambda: None
+    ) -> None:
         """Opens `folder`, which is made if it does not exist.
 
         Args:
           keep: number of latest checkpoints kept.
           read_only: leave half-written and unreadable checkpoints alone, since the run may be training.
+          guard: called before each save; raises if the folder has become another process's.
         """
         self.folder = folder.resolve()
-        self._keep, self._read_only = keep, read_only
+        self._keep, self._read_only, self._guard = keep, read_only, guard
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._disk = self.folder.stat().st_dev
@@ -116,6 +119,7 @@ class Checkpoints:
         """
         # One save at a time, and one that failed is heard of here.
         self.wait()
+        self._guard()
         if step in self.steps():
             return
         # Looked at first: Orbax would make a folder that is gone anew, on the disk below it.
