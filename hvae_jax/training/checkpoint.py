@@ -95,7 +95,8 @@ class Checkpoints:
         """Orbax's checkpointer, which sweeps half-written checkpoints away when it is opened.
 
         It reads the metadata of all checkpoints then, and fails with the first damaged one: `restore` opens it once
-        those are out of its way, and reads without it.
+        those are out of its way, and reads without it. Folders are made while `save` waits: a thread of Orbax's that
+        cannot make one ends without a word, and the save waits for it for twenty minutes.
         """
         if self._opened is None:
             from orbax.checkpoint import v1 as ocp
@@ -107,6 +108,7 @@ class Checkpoints:
                 self.folder,
                 preservation_policy=training.preservation_policies.LatestN(self._keep),
                 cleanup_tmp_directories=True,
+                context=ocp.Context(async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False)),
             )
         return self._opened
 

@@ -111,6 +111,22 @@ def test_a_folder_that_is_gone(copied: Path) -> None:
     assert not copied.exists()
 
 
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="the one way to keep root from writing")
+def test_a_folder_that_cannot_be_written(copied: Path) -> None:
+    """Heard at once, with what to do, rather than after the twenty minutes of Orbax's patience."""
+    checkpoints = Checkpoints(copied)
+    if subprocess.run(["chattr", "+i", copied], capture_output=True).returncode:
+        pytest.skip("no folder of this disk can be made read-only")
+    try:
+        with pytest.raises(NotSavedError, match=r"not permitted.*of step 7, is whole\. Give yourself the right"):
+            save(checkpoints, 8)
+    finally:
+        subprocess.run(["chattr", "-i", copied], check=True)
+    save(checkpoints, 9)
+    checkpoints.close()
+    assert_is(restore(copied), 9)
+
+
 @pytest.mark.parametrize(
     ("number", "what"),
     [
