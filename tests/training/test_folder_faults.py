@@ -64,7 +64,7 @@ def test_a_folder_that_becomes_read_only(arrays: list[str], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_few_descriptors(straight: Path, arrays: list[str], tmp_path: Path) -> None:
+def test_few_descriptors(arrays: list[str], tmp_path: Path) -> None:
     """A run that saves often needs no more of them with time."""
     folder = tmp_path / "run"
     limited = f"ulimit -n 160; exec {' '.join(command(folder, *RUN, '--epochs', '60', *arrays))}"
