@@ -168,9 +168,13 @@ def _machine() -> list[str]:
 
 
 def _started(process: int | str) -> str:
-    """The time at which a process started, since numbers of processes are used again; "" where nothing says so."""
+    """The time at which a process started, since numbers of processes are used again; "" where nothing says so.
+
+    "ended" for one that is dead, but whose parent has not asked how it ended.
+    """
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return "ended" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return ""
 

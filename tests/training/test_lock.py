@@ -56,13 +56,20 @@ def test_a_second_process_is_refused(held: FolderLock, tmp_path: Path) -> None:
 @HERE
 def test_a_process_that_is_gone_keeps_nobody_out(tmp_path: Path) -> None:
     """On this machine it is asked for; a process that has its number now is another one."""
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    for changes in ({"process": gone.pid}, {"started": "1"}):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    theirs = {"process": child.pid, "started": module._started(child.pid)}
+    write(tmp_path, **theirs)
+    with pytest.raises(ValueError, match=f"is in use by process {child.pid}"):
+        FolderLock(tmp_path).take()
+    child.kill()
+    while module._started(child.pid) != "ended":  # nobody has asked yet how it ended
+        time.sleep(0.01)
+    for changes in (theirs, theirs, {"started": "1"}):
         write(tmp_path, **changes)
         lock = FolderLock(tmp_path)
         lock.take()
         lock.release()
+        child.wait()
     assert not list(tmp_path.iterdir())
 
 
