@@ -95,8 +95,8 @@ class Checkpoints:
         """Orbax's checkpointer, which sweeps half-written checkpoints away when it is opened.
 
         It reads the metadata of all checkpoints then, and fails with the first damaged one: `restore` opens it once
-        those are out of its way, and reads without it. Folders are made while `save` waits: a thread of Orbax's that
-        cannot make one ends without a word, and the save waits for it for twenty minutes.
+        those are out of its way, and reads without it. It makes folders before a save returns: a thread that cannot
+        make one would end without a word, and the save would wait for it for twenty minutes.
         """
         if self._opened is None:
             from orbax.checkpoint import v1 as ocp
@@ -104,12 +104,15 @@ class Checkpoints:
             # The best is kept within each checkpoint: a policy that ranks them would drop the latest, where runs
             # resume.
             training: Any = ocp.training  # untyped: in Orbax 0.12.8 LatestN does not fit the type Checkpointer asks for
-            self._opened = training.Checkpointer(
-                self.folder,
-                preservation_policy=training.preservation_policies.LatestN(self._keep),
-                cleanup_tmp_directories=True,
-                context=ocp.Context(async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False)),
-            )
+            with quiet():  # the newest Orbax has another way to set options, which the oldest that we take has not
+                self._opened = training.Checkpointer(
+                    self.folder,
+                    preservation_policy=training.preservation_policies.LatestN(self._keep),
+                    cleanup_tmp_directories=True,
+                    context=ocp.Context(
+                        async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False)
+                    ),
+                )
         return self._opened
 
     def save(self, step: int, state: Any, best: Any, progress: Progress, place: Mapping[str, Any] = EMPTY) -> None:
