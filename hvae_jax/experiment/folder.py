@@ -82,13 +82,6 @@ def _settings_in(folder: Path, resume: bool) -> Any:
         raise ValueError(f"{error} --resume writes the settings anew, --overwrite starts over.") from error
 
 
-def sweep(folder: Path) -> None:
-    """Deletes what writes of a process that was killed left half-written."""
-    partial = [folder / f"{name}.partial" for name in ("write_test", *CONTENTS)]
-    for path in [*partial, *folder.glob("pictures/*.partial")]:
-        path.unlink(missing_ok=True)
-
-
 def check_space(folder: Path, state: TrainState, keep: int = 2) -> None:
     """Raises OSError if the disk cannot hold `keep` + 2 checkpoints of a run with this (abstract) state."""
     # A new checkpoint is written before the oldest is deleted; the other one is a margin.

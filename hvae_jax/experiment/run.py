@@ -145,7 +145,7 @@ def prepare(
     def prepare_folder() -> None:
         run_folder.check(folder, experiment, resume=resume, overwrite=overwrite)
         lock.take(say)
-        run_folder.sweep(folder)
+        contents.sweep(folder)
         run_folder.check_space(folder, state, experiment.training.keep)
         if tracker is not None and importlib.util.find_spec(tracker) is None:
             raise ImportError(f"{tracker} is not installed: pip install 'hvae-jax[{tracker}]'")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hvae_jax.experiment import folder as run_folder
+from hvae_jax.experiment import contents
 
 
 def test_half_written_files_of_ours_are_swept_away(tmp_path: Path) -> None:
@@ -19,6 +19,6 @@ def test_half_written_files_of_ours_are_swept_away(tmp_path: Path) -> None:
     others = ["mine.partial", "settings.json", "checkpoints.txt"]
     for name in [*(f"{name}.partial" for name in ours), *others]:
         (tmp_path / name).write_text("{")
-    run_folder.sweep(tmp_path)
+    contents.sweep(tmp_path)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == sorted(others)
