@@ -12,6 +12,7 @@ from hvae_jax.runtime.json_files import read_json
 CONTENTS = (
     "settings.json",
     "metrics.jsonl",
+    "metrics.rejected.jsonl",
     "result.json",
     "checkpoints",
     "tensorboard",
@@ -79,6 +80,13 @@ def clear(folder: Path) -> None:
             shutil.rmtree(target)
         else:
             target.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what writes of a process that was killed left half-written."""
+    partial = [folder / f"{name}.partial" for name in ("write_test", LIST, *CONTENTS)]
+    for path in [*partial, *folder.glob("pictures/*.partial")]:
+        path.unlink(missing_ok=True)
 
 
 def _ours(folder: Path) -> set[str]:

@@ -33,6 +33,7 @@ from hvae_jax.runtime.files import replacing
 from hvae_jax.runtime.json_files import parse_json
 from hvae_jax.runtime.trees import leaves_by_path
 from hvae_jax.training.checkpoint import Checkpoints, Progress
+from hvae_jax.training.lock import FolderLock
 from hvae_jax.training.state import state_from
 
 FORMAT = 2  # version of exported files; 1 named modules of an earlier layout
@@ -341,7 +342,8 @@ def _write_run(
     optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
     state = state_from(variables, experiment.objective, optimiser, ema)
     run_folder.check(folder, experiment, resume=False, overwrite=True)
-    run_folder.check_space(folder, state, 1)
+    with FolderLock(folder).held():  # refused while a run trains there
+        run_folder.check_space(folder, state, 1)
     if overwrite:
         contents.clear(folder)
     contents.claim(folder)

@@ -17,9 +17,10 @@ from hvae_jax.runtime.memory import memory_for
 from hvae_jax.runtime.texts import printable
 from hvae_jax.training.checkpoint import NotSavedError
 from hvae_jax.training.loop import DivergedError
+from hvae_jax.training.quiet import without_closed_loops
 
 PREEMPTED = 75
-"""Exit code after SIGTERM: saved, to be started again (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code after SIGTERM, SIGHUP and SIGUSR1: saved, to be started again (EX_TEMPFAIL of sysexits.h)."""
 
 LOST = 134
 """Exit code if another process of the run is gone, the one with which JAX's own runtime ends a process."""
@@ -35,26 +36,6 @@ _NO_HOME = "This user has no home folder (no HOME, no entry in passwd): give pat
 
 def _silence(*_: Any) -> None:
     """A hook that prints nothing."""
-
-
-@contextmanager
-def without_closed_loops() -> Iterator[None]:
-    """Suppresses the tracebacks of TensorStore's threads, which report to event loops that Orbax has closed.
-
-    Orbax closes them when a write fails, and each thread then prints a traceback.
-    """
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        if sys.unraisablehook is hook:
-            sys.unraisablehook = before
 
 
 @contextmanager
@@ -85,7 +66,7 @@ def printable_only() -> Iterator[None]:
 def errors_said() -> Iterator[None]:
     """Ends the program with one clear message if a setting, file, data or machine is at fault, or a peer is gone."""
     try:
-        with printable_only(), memory_for("this", _LESS):
+        with printable_only(), without_closed_loops(), memory_for("this", _LESS):
             yield
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized() or jax.process_count() == 1:

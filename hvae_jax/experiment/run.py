@@ -23,6 +23,7 @@ from hvae_jax.runtime.files import write_whole
 from hvae_jax.runtime.memory import memory_for
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.feeds import Examples
+from hvae_jax.training.lock import FolderLock
 from hvae_jax.training.loop import Outcome, Watching, train
 from hvae_jax.training.machine import Machine
 from hvae_jax.training.mesh import agree, check_divides, data_mesh, host_copy
@@ -50,13 +51,17 @@ def run(
       overwrite: delete what an earlier run left in the folder.
       profile: trace some dispatches into profile/ in the folder.
       tracker: "wandb" or "trackio", which get numbers and pictures too.
-    Raises ValueError for settings that do not fit the data or a folder that holds other ones, OSError if the folder
-    cannot be written, DivergedError as `train` does.
+    Raises ValueError for settings that do not fit the data, a folder that holds other ones or that another process
+    trains in, OSError if the folder cannot be written, DivergedError as `train` does.
     """
-    prepared = prepare(experiment, folder, resume=resume, overwrite=overwrite, tracker=tracker)
-    outcome = _train(prepared, profile)
-    if not outcome.interrupted:
-        conclude(prepared, outcome)
+    lock = FolderLock(folder)
+    try:
+        prepared = prepare(experiment, folder, lock, resume=resume, overwrite=overwrite, tracker=tracker)
+        outcome = _train(prepared, profile)
+        if not outcome.interrupted:
+            conclude(prepared, outcome)
+    finally:
+        lock.release()
     return outcome
 
 
@@ -67,6 +72,7 @@ class Prepared:
     Attributes:
       experiment: its settings.
       folder: the run folder.
+      lock: its lock, which the first process holds.
       dataset: the data, read.
       task: what is trained.
       machine: what it is trained on.
@@ -77,6 +83,7 @@ class Prepared:
 
     experiment: Experiment
     folder: Path
+    lock: FolderLock
     dataset: Dataset
     task: Task
     machine: Machine
@@ -102,11 +109,20 @@ class Prepared:
 
 
 def prepare(
-    experiment: Experiment, folder: Path, *, resume: bool = False, overwrite: bool = False, tracker: str | None = None
+    experiment: Experiment,
+    folder: Path,
+    lock: FolderLock,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    tracker: str | None = None,
 ) -> Prepared:
     """Reads the data, and checks that model, data, devices and folder fit before anything is computed or written.
 
-    Args and errors are those of `run`.
+    Other args and errors are those of `run`.
+
+    Args:
+      lock: the folder's; the first process takes it, and the caller releases it.
     """
     checks.check_numbers(experiment)
     dataset = experiment.data.load()
@@ -132,6 +148,8 @@ def prepare(
 
     def prepare_folder() -> None:
         run_folder.check(folder, experiment, resume=resume, overwrite=overwrite)
+        lock.take(say)
+        contents.sweep(folder)
         run_folder.check_space(folder, state, experiment.training.keep)
         if tracker is not None and importlib.util.find_spec(tracker) is None:
             raise ImportError(f"{tracker} is not installed: pip install 'hvae-jax[{tracker}]'")
@@ -145,6 +163,7 @@ def prepare(
     return Prepared(
         experiment,
         folder,
+        lock,
         dataset,
         task,
         Machine(mesh, experiment.feed, mebibytes * 2**20, experiment.devices.fsdp),
@@ -166,7 +185,7 @@ def _train(prepared: Prepared, profile: bool) -> Outcome:
     experiment, folder = prepared.experiment, prepared.folder
     profiler = meters.Profiler(folder / "profile") if profile and is_first() else None
     watching = Watching(prepared.reporter_at, folder / "metrics.jsonl", prepared.sketch, profiler)
-    checkpoints = Checkpoints(folder / "checkpoints", experiment.training.keep)
+    checkpoints = Checkpoints(folder / "checkpoints", experiment.training.keep, guard=prepared.lock.check)
     key = jax.random.key(experiment.seed)
     try:
         with memory_for("training", _LESS):
