@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike
 from hvae_jax.descent import Pick, picks
 from hvae_jax.likelihoods import Likelihood
 from hvae_jax.records import check_choices
-from hvae_jax.runtime.prng import fused
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Trace
 
 
@@ -117,8 +116,7 @@ class HVAE(nn.Module):
         choices = picks(
             self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top), noise=noise
         )
-        # fused: the same random numbers, drawn faster on a CPU
-        return self.descend(x, x.shape[0], fused(key), y=_array(y), picks=choices, train=train)
+        return self.descend(x, x.shape[0], key, y=_array(y), picks=choices, train=train)
 
     def decode(
         self,
@@ -132,7 +130,7 @@ class HVAE(nn.Module):
     ) -> Trace:
         """Sample the latents that are not given from their priors, for n examples; log_px of the Trace is None."""
         choices = picks(self.num_levels, latents, temperature, noise=noise)
-        return self.descend(None, n, fused(key), y=_array(y), picks=choices, train=False)
+        return self.descend(None, n, key, y=_array(y), picks=choices, train=False)
 
     def generate(
         self,
@@ -146,7 +144,7 @@ class HVAE(nn.Module):
     ) -> Array:
         """Generate n new x: latents as in `decode`, then a sample of p(x | z)."""
         # a key of its own for x, so that latents and x are independent draws
-        key_latents, key_x = jax.random.split(fused(key))
+        key_latents, key_x = split(key)
         trace = self.decode(key_latents, n, y=y, latents=latents, noise=noise, temperature=temperature)
         return trace.x_dist.sample(key_x)
 

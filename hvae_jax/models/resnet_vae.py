@@ -49,6 +49,7 @@ from hvae_jax.networks.resample import enlarge
 from hvae_jax.networks.scan import once, scanned
 from hvae_jax.networks.weight_norm import WeightNormConv
 from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
 _LOG_STD = ScaleHead("log_std")
@@ -108,7 +109,7 @@ class DescentBlock(nn.Module):
         ends = [moments, 2 * moments, 2 * moments + self.context]
         p, r, context, v = jnp.split(v, ends, axis=-1)  # p and r [B, H, W, 2 latents]: mean, log std
         prior = self._gaussian(p)
-        draw_key, propose_key = jax.random.split(key)
+        draw_key, propose_key = split(key)
         posterior: Normal | Drawn | None = None
         if evidence is not None:
             posterior = base = self._gaussian(r + evidence[0])
@@ -225,7 +226,7 @@ class ResNetVAE(HVAE):
         top = self.param("top", nn.initializers.zeros, (self.width,), jnp.float32)
         # [n, h, w, width]: the same vector at all positions of the coarsest feature maps
         h = jnp.broadcast_to(top[None, None, None], (n, self._sides[0], self.image[1] // 2**resolutions, self.width))
-        keys, levels, at = jax.random.split(key, self.num_levels), [], 0
+        keys, levels, at = split(key, self.num_levels), [], 0
         # at each resolution the run of blocks that keep it, then the edge, which doubles it
         for r, (side, plain) in enumerate(zip(self._sides, self._plain, strict=True)):
             settings = (self.latents[r], context, flow, self.clamp)

@@ -34,6 +34,7 @@ from hvae_jax.models.biva.stages import Stage, cifar10_stages, mnist_stages
 from hvae_jax.networks.computing import ComputeDtype
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.records import as_tuples
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
 Inference = Literal["top_down", "bottom_up"]
@@ -81,13 +82,13 @@ class GatedLadderVAE(HVAE):
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
         one_hot(y, 0, n)  # raises ValueError for labels
-        ascent_key, descent_key, block_key = jax.random.split(key, 3)
+        ascent_key, descent_key, block_key = split(key, 3)
         nets = Skeleton(self, block_key, train)
         features, drawn = ({}, {}) if x is None else self._ascend(x, nets, ascent_key, picks)
 
         levels: list[Level] = []
         h = skips = None  # nothing lies above the top stage
-        keys = jax.random.split(descent_key, self.num_levels)
+        keys = split(descent_key, self.num_levels)
         for stage, level_key, pick in zip(range(self.num_levels, 0, -1), keys, picks, strict=True):
             prior = nets.top_prior(n) if h is None else nets.normal(f"p{stage}", stage, h)
             # bottom-up inference: q, below the top with a sample that was drawn before this prior was known
@@ -108,7 +109,7 @@ class GatedLadderVAE(HVAE):
         features: dict[int, Array] = {}
         drawn: dict[int, Normal | Drawn] = {}
         h = nets.framed(x)
-        for stage, stage_key in enumerate(jax.random.split(key, self.num_levels), start=1):
+        for stage, stage_key in enumerate(split(key, self.num_levels), start=1):
             features[stage] = h = nets.up(f"up{stage}", stage, h, features.get(stage - 1) if self.skip else None)
             if self.inference == "bottom_up":
                 drawn[stage] = q = nets.normal(f"q{stage}", stage, h)
