@@ -1,5 +1,6 @@
 """Bounds of log p(x): `elbo` and `log_weight` from one Trace, `importance` and `iwae` from any number of draws."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Key
 
+from hvae_jax.runtime.prng import exact_under_vmap
 from hvae_jax.trace import Model, Trace
 
 
@@ -70,7 +72,8 @@ def importance(
     """The IWAE bound with K draws, one value per example, in memory that does not grow with K.
 
     Draw i has the key `fold_in(key, i)` whatever k and chunk are, so that results do not depend on the chunk (beyond
-    rounding) and a larger K continues a smaller one.
+    rounding) and a larger K continues a smaller one. With keys under which a vmap changes the numbers, as it does
+    under JAX's "rbg" and "unsafe_rbg", the draws are therefore made one by one, and chunk has no effect.
 
     Args:
       model, variables: a model and its variables; it runs in evaluation mode.
@@ -83,6 +86,8 @@ def importance(
     Raises ValueError if k or chunk is not a whole number of 1 or more; a traced k is not checked.
     """
     check_draws("importance", chunk=chunk)
+    if not exact_under_vmap(key):
+        chunk = 1
     if not isinstance(k, jax.core.Tracer):
         check_draws("importance", k=k)
         if not isinstance(k, Array):
@@ -132,7 +137,9 @@ def _importance(
     def fold_chunk(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         # The draws of a chunk are made in parallel, `[chunk, B]`, but folded one by one, so that the order of the sum
         # does not depend on the chunk.
-        return jax.lax.scan(fold, carry, jax.vmap(draw_one)(i * chunk + jnp.arange(chunk)))[0]
+        return jax.lax.scan(fold, carry, make_chunk(i * chunk + jnp.arange(chunk)))[0]
+
+    make_chunk = jax.vmap(draw_one) if exact_under_vmap(key) else partial(jax.lax.map, draw_one)
 
     # Shape and dtype of the log weights, without computing them.
     probe = jax.eval_shape(lambda: draw_one(jnp.int32(0)))[0]

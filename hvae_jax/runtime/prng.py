@@ -46,6 +46,15 @@ def fold_in(key: Array, data: ArrayLike) -> Array:
     return _alike(jax.random.fold_in(fused(key), data), key)
 
 
+def exact_under_vmap(key: Array) -> bool:
+    """Whether draws vmapped over keys of this implementation are those of each key alone.
+
+    They are for Threefry. Under "rbg" and "unsafe_rbg", numbers are those of the first key of a batch, as many as the
+    whole batch needs.
+    """
+    return str(jax.random.key_impl(key)) == _THREEFRY
+
+
 def _alike(made: Array, key: Array) -> Array:
     """Returns what was made of `fused(key)` as keys of the kind of `key`."""
     return made if made.dtype == key.dtype else jax.random.wrap_key_data(jax.random.key_data(made), impl=_THREEFRY)
