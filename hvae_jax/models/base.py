@@ -11,8 +11,15 @@ from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, picks
 from hvae_jax.likelihoods import Likelihood
+from hvae_jax.models.arguments import (
+    as_count,
+    as_x,
+    check_arguments,
+    check_likelihood,
+    variables_explained,
+)
 from hvae_jax.records import check_choices
-from hvae_jax.runtime.prng import split
+from hvae_jax.runtime.prng import check_key, split
 from hvae_jax.trace import Trace
 
 
@@ -36,7 +43,9 @@ class HVAE(nn.Module):
     train: training mode; pass `mutable=["batch_stats"]` as well.
 
     Raises ValueError at construction if a field annotated with a Literal has another value, the bounds of a clamp are
-    not in order, or the number of classes is negative or 1.
+    not in order, or the number of classes is negative or 1; TypeError for a likelihood that is no instance of a family.
+    Calls raise ValueError or TypeError for arguments of a wrong kind or shape, and for variables without a collection
+    that the model needs.
     """
 
     def __post_init__(self) -> None:
@@ -51,6 +60,8 @@ class HVAE(nn.Module):
         # a single class would carry no information
         if self.classes < 0 or self.classes == 1:
             raise ValueError(f"{type(self).__name__}(classes={self.classes}): 0 for no labels, or 2 or more.")
+        if any(field.name == "likelihood" for field in dataclasses.fields(self)):
+            check_likelihood(type(self).__name__, self.likelihood)
 
     # Defaults of the properties that `trace.Model` asks for; models for which they differ override most by fields.
 
@@ -112,11 +123,13 @@ class HVAE(nn.Module):
         train: bool = False,
     ) -> Trace:
         """Infer the latents of x `[B, *event]`, except those given or below the top `keep_top`, and score x."""
-        x = jnp.asarray(x)
+        x = as_x(x)
+        check_arguments(type(self).__name__, key, latents, noise, temperature)
         choices = picks(
             self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top), noise=noise
         )
-        return self.descend(x, x.shape[0], key, y=_array(y), picks=choices, train=train)
+        with variables_explained(self):
+            return self.descend(x, x.shape[0], key, y=_array(y), picks=choices, train=train)
 
     def decode(
         self,
@@ -129,8 +142,11 @@ class HVAE(nn.Module):
         temperature: ArrayLike = 1.0,
     ) -> Trace:
         """Sample the latents that are not given from their priors, for n examples; log_px of the Trace is None."""
+        n = as_count(n)
+        check_arguments(type(self).__name__, key, latents, noise, temperature)
         choices = picks(self.num_levels, latents, temperature, noise=noise)
-        return self.descend(None, n, key, y=_array(y), picks=choices, train=False)
+        with variables_explained(self):
+            return self.descend(None, n, key, y=_array(y), picks=choices, train=False)
 
     def generate(
         self,
@@ -143,6 +159,8 @@ class HVAE(nn.Module):
         temperature: ArrayLike = 1.0,
     ) -> Array:
         """Generate n new x: latents as in `decode`, then a sample of p(x | z)."""
+        n = as_count(n)
+        check_key(type(self).__name__, key)
         # a key of its own for x, so that latents and x are independent draws
         key_latents, key_x = split(key)
         trace = self.decode(key_latents, n, y=y, latents=latents, noise=noise, temperature=temperature)

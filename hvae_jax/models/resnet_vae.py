@@ -41,10 +41,10 @@ from hvae_jax.distributions import Normal, ScaleHead
 from hvae_jax.flows import InverseAutoregressive, StepForm
 from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, Likelihood
 from hvae_jax.models.base import HVAE
-from hvae_jax.models.pieces import gaussian
+from hvae_jax.models.pieces import check_image, gaussian
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.masked import check_order
-from hvae_jax.networks.mlp import check_event, one_hot
+from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import enlarge
 from hvae_jax.networks.scan import once, scanned
 from hvae_jax.networks.weight_norm import WeightNormConv
@@ -252,7 +252,7 @@ class ResNetVAE(HVAE):
         Returns: by resolution the evidence of the blocks that keep it, stacked from the top, `[plain, B, H, W, C]`, and
           that of the block that halves it, `[B, H, W, C]`.
         """
-        check_event(self.image, x)
+        check_image(self, x)
         runs: dict[int, Evidence] = {}
         edges: dict[int, Evidence] = {}
         h = WeightNormConv(self.width, 5, 2, name="stem")(widen(self.likelihood.as_input(x)))

@@ -10,9 +10,11 @@ made, as in `jax.random.normal(fused(key), shape)`, `split(key, n)` and `fold_in
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.extend.random import define_prng_impl
 from jax.typing import ArrayLike
@@ -44,6 +46,25 @@ def split(key: Array, num: int = 2) -> Array:
 def fold_in(key: Array, data: ArrayLike) -> Array:
     """`jax.random.fold_in(key, data)` in one kernel on a CPU: a key of the kind of `key`."""
     return _alike(jax.random.fold_in(fused(key), data), key)
+
+
+def is_key(value: Any) -> bool:
+    """Whether the value is a typed key or an array of them."""
+    return isinstance(value, Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def check_key(owner: str, key: Any) -> None:
+    """Raises TypeError unless this is one random key, typed or of the old style, naming the call, `owner`."""
+    if isinstance(key, int | np.integer):
+        raise TypeError(f"{owner}: the key is the number {key!r}; give jax.random.key({int(key)}).")
+    if is_key(key):
+        if key.shape:
+            raise TypeError(f"{owner}: the key is an array of keys, {key.shape}; give one, or use jax.vmap over them.")
+        return
+    is_array = isinstance(key, Array | np.ndarray)
+    if not is_array or key.dtype != np.uint32 or key.ndim != 1:
+        was = f"an array of {key.dtype} of shape {key.shape}" if is_array else f"a {type(key).__name__}"
+        raise TypeError(f"{owner}: the key is {was}; it has to be a random key, such as jax.random.key(0).")
 
 
 def exact_under_vmap(key: Array) -> bool:

@@ -1,0 +1,149 @@
+"""Checks of what a model is called with. They read types, shapes and concrete values, and cost nothing under jit."""
+
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import errors
+from jax import Array
+
+from hvae_jax.likelihoods import Likelihood
+from hvae_jax.runtime.prng import check_key, is_key
+
+_TO_SAMPLE = 'New x come from model.apply(variables, key, n, method="generate").'
+
+
+def check_likelihood(owner: str, likelihood: Any) -> None:
+    """Raise TypeError for a likelihood that is no instance of a family: its name, or the class itself."""
+    if isinstance(likelihood, Likelihood):
+        return
+    if isinstance(likelihood, type) and issubclass(likelihood, Likelihood):
+        name = likelihood.__name__
+        raise TypeError(f"{owner}(likelihood={name}) is a class; give an instance, such as likelihood={name}(...).")
+    raise TypeError(
+        f"{owner}(likelihood={likelihood!r}): it has to be an instance of a family of hvae_jax.likelihoods, such as "
+        "likelihood=hvae_jax.Bernoulli()."
+    )
+
+
+def as_x(x: Any) -> Array:
+    """Return x, anything that is an array of numbers `[B, *event]`, as an array.
+
+    Raises TypeError for a key, and for what is no array of real numbers; ValueError without examples or axes, and for
+    numbers that the dtype JAX gives them cannot hold.
+    """
+    if is_key(x):
+        raise TypeError(f"x is a random key. A model is called as model.apply(variables, x, key). {_TO_SAMPLE}")
+    try:
+        given = x if isinstance(x, Array) else np.asarray(x)
+        array = jnp.asarray(given)
+    except (TypeError, ValueError) as error:
+        hint = " Give its x and y apart: model.apply(variables, batch.x, key, y=batch.y)." if hasattr(x, "x") else ""
+        raise TypeError(f"x is a {type(x).__name__}; it has to be an array of numbers [B, *event].{hint}") from error
+    if jnp.iscomplexobj(array):
+        raise TypeError(f"x is an array of {array.dtype}; it has to hold real numbers.")
+    if array.ndim < 2:
+        raise ValueError(
+            f"x has shape {array.shape}, but it has to be a batch of examples, [B, *event]. One example is a batch "
+            "as x[None], and examples that are single numbers as x[:, None]."
+        )
+    if array.shape[0] == 0:
+        raise ValueError(f"x has shape {array.shape}: there is no example in it.")
+    if isinstance(given, np.ndarray) and given.dtype != array.dtype:
+        _check_cast(given, array.dtype)
+    return array
+
+
+def _check_cast(given: np.ndarray, dtype: np.dtype) -> None:
+    """Raise ValueError if a cast to a smaller dtype changes a whole number or makes an infinity."""
+    # on the host: the array that JAX made may lie on an accelerator
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = given.astype(dtype)
+    bad = given != cast if given.dtype.kind in "iu" else np.isfinite(given) & ~np.isfinite(cast)
+    if bad.any():
+        raise ValueError(
+            f"x holds {given[bad][0].item()!r}, which is no {dtype}, the dtype that JAX gives it: scale x, or let JAX "
+            "keep 64 bits by jax_enable_x64."
+        )
+
+
+def as_count(n: Any) -> Any:
+    """Return n, a number of examples, as an int; a symbolic size of `jax.export` stays as it is.
+
+    Raises TypeError for what is no whole number, such as a key or a traced n, and ValueError below 1.
+    """
+    call = 'model.apply(variables, key, n, method="generate")'
+    if is_key(n):
+        raise TypeError(f"n is a random key; the order is {call}, or decode in place of generate.")
+    if isinstance(n, jax.core.Tracer):
+        raise TypeError("n, the number of examples, is traced: it sets shapes, so make it static (static_argnames).")
+    if not isinstance(n, int | np.integer):
+        # imported here, because only an export has such sizes
+        from jax import export
+
+        if export.is_symbolic_dim(n):
+            return n
+    try:
+        count = operator.index(n)
+    except TypeError as error:
+        raise TypeError(f"n is {n!r}; it has to be a whole number of examples: {call}.") from error
+    if isinstance(n, bool) or count < 1:
+        raise ValueError(f"n is {n!r}; it has to be a whole number of 1 or more examples.")
+    return count
+
+
+def check_arguments(owner: str, key: Any, latents: Any, noise: Any, temperature: Any) -> None:
+    """Raise TypeError for a key, latents, noise or a temperature of another type, naming the model, `owner`."""
+    check_key(owner, key)
+    _check_entries(latents, "latents")
+    _check_entries(noise, "noise")
+    if not _numbers(temperature):
+        raise TypeError(f"temperature is {temperature!r}; it has to be a number, or one for each level, top first.")
+
+
+def _check_entries(values: Any, name: str) -> None:
+    """Raise TypeError unless `latents` or `noise` is a tuple or list of arrays and None."""
+    if values is None:
+        return
+    if not isinstance(values, tuple | list):
+        is_array = isinstance(values, Array | np.ndarray)
+        raise TypeError(
+            f"{name} is {f'an array of shape {values.shape}' if is_array else f'a {type(values).__name__}'}; it has to "
+            "be a tuple with one array for each level, top first, and None for a level that is not given, as "
+            "trace.latents is."
+        )
+    for level, value in enumerate(values):
+        if value is not None and not _numbers(value):
+            raise TypeError(f"{name}[{level}] is {value!r}; it has to be an array or None.")
+
+
+def _numbers(value: Any) -> bool:
+    """Whether the value is a number, or an array or nested sequence of numbers, traced or not."""
+    if isinstance(value, Array) or any(isinstance(leaf, Array) for leaf in jax.tree.leaves(value)):
+        return not is_key(value)
+    try:
+        return jnp.issubdtype(np.asarray(value).dtype, jnp.number) or np.asarray(value).dtype == bool
+    except ValueError:  # rows of unequal lengths
+        return False
+
+
+@contextmanager
+def variables_explained(model: Any) -> Iterator[None]:
+    """Turn Flax's errors about missing or immutable collections into a ValueError that says what to pass."""
+    try:
+        yield
+    except errors.ModifyScopeVariableError as error:
+        raise ValueError(
+            f"{type(model).__name__} was called with train=True, which updates its batch statistics, but they may not "
+            'change: trace, updates = model.apply(variables, x, key, train=True, mutable=["batch_stats"]).'
+        ) from error
+    except errors.ScopeCollectionNotFound as error:
+        missing = next((name for name in ("params", "batch_stats") if f'"{name}"' in str(error)), "a collection")
+        raise ValueError(
+            f"The variables have no {missing!r}, which {type(model).__name__} needs: pass all that model.init "
+            'returned, such as {"params": ..., "batch_stats": ...}, and not its parameters alone.'
+        ) from error
