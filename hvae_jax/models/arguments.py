@@ -1,7 +1,7 @@
 """Checks of what a model is called with. They read types, shapes and concrete values, and cost nothing under jit."""
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,12 +38,12 @@ def as_x(x: Any) -> Array:
     """
     if is_key(x):
         raise TypeError(f"x is a random key. A model is called as model.apply(variables, x, key). {_TO_SAMPLE}")
-    try:
-        given = x if isinstance(x, Array) else np.asarray(x)
-        array = jnp.asarray(given)
-    except (TypeError, ValueError) as error:
+    if not _numbers(x):
         hint = " Give its x and y apart: model.apply(variables, batch.x, key, y=batch.y)." if hasattr(x, "x") else ""
-        raise TypeError(f"x is a {type(x).__name__}; it has to be an array of numbers [B, *event].{hint}") from error
+        raise TypeError(f"x is a {type(x).__name__}; it has to be an array of numbers [B, *event].{hint}")
+    if isinstance(x, np.ndarray):
+        _check_cast(x)
+    array = jnp.asarray(x)
     if jnp.iscomplexobj(array):
         raise TypeError(f"x is an array of {array.dtype}; it has to hold real numbers.")
     if array.ndim < 2:
@@ -53,21 +53,21 @@ def as_x(x: Any) -> Array:
         )
     if array.shape[0] == 0:
         raise ValueError(f"x has shape {array.shape}: there is no example in it.")
-    if isinstance(given, np.ndarray) and given.dtype != array.dtype:
-        _check_cast(given, array.dtype)
     return array
 
 
-def _check_cast(given: np.ndarray, dtype: np.dtype) -> None:
-    """Raise ValueError if a cast to a smaller dtype changes a whole number or makes an infinity."""
-    # on the host: the array that JAX made may lie on an accelerator
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = given.astype(dtype)
-    bad = given != cast if given.dtype.kind in "iu" else np.isfinite(given) & ~np.isfinite(cast)
+def _check_cast(x: np.ndarray) -> None:
+    """Raise ValueError if JAX's cast of 64 bits to 32 would change a whole number or make an infinity."""
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    if dtype == x.dtype or x.dtype.kind not in "iuf":
+        return
+    with np.errstate(over="ignore"):
+        cast = x.astype(dtype)
+    bad = np.isfinite(x) & ~np.isfinite(cast) if x.dtype.kind == "f" else x != cast
     if bad.any():
         raise ValueError(
-            f"x holds {given[bad][0].item()!r}, which is no {dtype}, the dtype that JAX gives it: scale x, or let JAX "
-            "keep 64 bits by jax_enable_x64."
+            f"x holds {x[bad][0].item()!r}, which is no {dtype}, the dtype that JAX gives it: scale x, or let JAX keep "
+            "64 bits by jax_enable_x64."
         )
 
 
@@ -123,12 +123,25 @@ def _check_entries(values: Any, name: str) -> None:
 
 def _numbers(value: Any) -> bool:
     """Whether the value is a number, or an array or nested sequence of numbers, traced or not."""
-    if isinstance(value, Array) or any(isinstance(leaf, Array) for leaf in jax.tree.leaves(value)):
+    if isinstance(value, Array):
         return not is_key(value)
-    try:
-        return jnp.issubdtype(np.asarray(value).dtype, jnp.number) or np.asarray(value).dtype == bool
-    except ValueError:  # rows of unequal lengths
-        return False
+    if isinstance(value, tuple | list):
+        return all(map(_numbers, value))
+    dtype = np.asarray(value).dtype
+    return jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)
+
+
+def check_variables(model: Any, variables: Any) -> None:
+    """Raise TypeError unless the variables are a dict of collections, each of which is a dict."""
+    remedy = 'pass what model.init returned, {"params": ..., ...}.'
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"{type(model).__name__}: the variables are of type {type(variables).__name__}; {remedy}")
+    for name, collection in variables.items():
+        if not isinstance(collection, Mapping):
+            raise TypeError(
+                f"{type(model).__name__}: the variables hold no dict but a {type(collection).__name__} as {name!r}, as "
+                f"parameters alone may; {remedy}"
+            )
 
 
 @contextmanager

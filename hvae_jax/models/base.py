@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from hvae_jax.models.arguments import (
     as_x,
     check_arguments,
     check_likelihood,
+    check_variables,
     variables_explained,
 )
 from hvae_jax.records import check_choices
@@ -109,6 +111,12 @@ class HVAE(nn.Module):
           train: training mode.
         """
         raise TypeError(f"{type(self).__name__} has no forward pass: define descend.")
+
+    @nn.nowrap
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Linen's `apply`, after a check that the variables are collections."""
+        check_variables(self, variables)
+        return super().apply(variables, *args, **kwargs)
 
     def __call__(
         self,
