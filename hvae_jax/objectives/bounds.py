@@ -115,8 +115,8 @@ def importance(
 def _check_call(model: Any, variables: Any, key: Any) -> None:
     """Raises TypeError unless these are a model, variables and a key, as far as their types tell."""
     order = "the order is importance(model, variables, x, key, k)"
-    if not hasattr(model, "apply"):
-        raise TypeError(f"importance: the model is of type {type(model).__name__}, which has no apply; {order}.")
+    if not isinstance(model, Model):
+        raise TypeError(f"importance: the model is of type {type(model).__name__}, which is no model; {order}.")
     if not isinstance(variables, Mapping):
         raise TypeError(f"importance: the variables are of type {type(variables).__name__} and no dict; {order}.")
     check_key("importance", key)

@@ -125,7 +125,7 @@ CALLS: dict[str, tuple[Call, type[Exception] | tuple[type[Exception], ...], str]
         r"vmapped Trace.*vmap\(lambda key",
     ),
     "iwae with an int as key": (lambda m, v, x: hv.iwae(m, v, x, 0, k=2), TypeError, r"give jax.random.key\(0\)"),
-    "iwae without a model": (lambda m, v, x: hv.iwae(v, m, x, KEY, k=2), TypeError, "no apply; the order is"),
+    "iwae without a model": (lambda m, v, x: hv.iwae(v, m, x, KEY, k=2), TypeError, "is no model; the order is"),
     "iwae in another order": (lambda m, v, x: hv.iwae(m, x, v, KEY, k=2), TypeError, "variables are of type"),
     "iwae of a batch": (lambda m, v, x: hv.iwae(m, v, hv.Batch(x), KEY, k=2), TypeError, "x is a Batch"),
     "iwae of words": (lambda m, v, x: hv.iwae(m, v, x, KEY, k="2"), ValueError, r"importance\(k=2\)"),
