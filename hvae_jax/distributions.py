@@ -23,7 +23,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Key, Num
 
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused, split
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -460,6 +460,7 @@ def log_softplus(a: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class ScaleHead:
     """How a layer's output a becomes the scale of a distribution.
 
@@ -482,7 +483,6 @@ class ScaleHead:
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        check_choices(self)
         if not 0 < self.beta < math.inf:
             raise ValueError(f"ScaleHead(beta={self.beta}): it has to be positive and finite.")
 

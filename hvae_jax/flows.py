@@ -27,7 +27,7 @@ from jaxtyping import Float
 from hvae_jax.descent import Flow
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.masked import MaskedLayers, apply_layers, check_order
-from hvae_jax.records import as_tuples, check_choices, check_sizes
+from hvae_jax.records import check_fields, check_sizes
 
 StepForm = Literal["gate", "mean_only", "published"]
 
@@ -156,10 +156,9 @@ class InverseAutoregressive(nn.Module):
     size: int = 3
 
     def __post_init__(self) -> None:
-        as_tuples(self, "hidden")
+        check_fields(self)
         super().__post_init__()
         check_sizes(self, "steps")
-        check_choices(self)
         # The channels of z are not known yet: with 1, widths and kernel size alone are checked.
         check_order("InverseAutoregressive", 1, self.hidden, self.size)
 

@@ -12,12 +12,14 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
+from hvae_jax.cli import flags
 from hvae_jax.experiment.exits import PREEMPTED, errors_said, without_closed_loops
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.run import run, say
 from hvae_jax.runtime import doctor, meters
 from hvae_jax.runtime.cluster import Cluster, is_first
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
+from hvae_jax.runtime.streams import steady_streams
 from hvae_jax.training.signals import Interrupted
 
 
@@ -44,6 +46,7 @@ class Command:
     cluster: Cluster = Cluster()
 
 
+@steady_streams()
 def main(
     experiment: Experiment | Mapping[str, Experiment],
     arguments: Sequence[str] | None = None,
@@ -62,15 +65,20 @@ def main(
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs errors that we print ourselves
     with without_closed_loops(), errors_said():
+        presets = experiment if isinstance(experiment, Mapping) else {}
         if isinstance(experiment, Mapping):
             experiment, arguments = _preset(experiment, arguments)
-        command = tyro.cli(
+        command, left = tyro.cli(
             Command,
             args=arguments,
             default=Command(experiment),
             description=description,
             config=(tyro.conf.FlagCreatePairsOff,),
+            return_unknown_args=True,
         )
+        if left:
+            print(f"error: {flags.unknown(left, command, experiment, presets)}", file=sys.stderr)
+            sys.exit(2)
         meters.compiled()  # starts the count
         # Other processes, the cache and the allocator have to be set up before JAX computes anything.
         several = command.cluster.start()

@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -27,21 +27,21 @@ from hvae_jax.convert.converter import Converter, Preset, check_is_preset
 from hvae_jax.convert.state_dict import (
     CONV,
     TRANSPOSED_CONV,
+    Entries,
     Entry,
+    check_unread,
     count,
     size,
     template_of,
     to_variables,
-    without_module,
+    unwrapped,
 )
 from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood, LogisticMixture
 from hvae_jax.models import ConvLadderVAE
 from hvae_jax.models.conv_ladder import addtt_cifar10, addtt_mnist
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.residual import BlockStyle
-from hvae_jax.records import check_choices
-
-Entries = Iterator[tuple[str, Entry]]
+from hvae_jax.records import checked
 
 # likelihoods and activations by the names in that code's settings
 _FORMS: dict[str, type[Likelihood]] = {
@@ -82,6 +82,7 @@ PRESETS: dict[str, Preset] = {
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class AddttOptions:
     """Settings that weights do not determine. None takes the preset's, or without a preset the public code's default.
 
@@ -96,9 +97,6 @@ class AddttOptions:
     likelihood: Literal["bernoulli", "gaussian", "discr_log", "discr_log_mix"] | None = None
     nonlin: Literal["relu", "leakyrelu", "elu", "selu"] | None = None
     dropout: float | None = None
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
 
 def read(
@@ -125,7 +123,7 @@ def read(
             "The weights of this code do not determine the size of x and the likelihood: give --image HEIGHT WIDTH "
             "and --likelihood, or --preset."
         )
-    model, variables = ladder_vae(without_module(arrays), **settings)
+    model, variables = ladder_vae(unwrapped(arrays), **settings)
     if wanted is not None:
         # Settings that weights do not determine were just made equal; the file has to agree in all others.
         block = dataclasses.replace(
@@ -150,8 +148,8 @@ def ladder_vae(
       nonlin: name of the activation in that code: "relu", "leakyrelu", "elu" or "selu".
       dropout: rate of channel dropout; not used for a state dict without dropout.
 
-    Raises ValueError if the form or the activation is unknown or the state dict does not fit, naming every array that
-    is missing, not expected or of another shape.
+    Raises ValueError if the form or the activation is unknown or the state dict does not fit, naming arrays that
+    are missing, not expected or of another shape.
     """
     if likelihood not in _FORMS:
         raise ValueError(f"ladder_vae(likelihood={likelihood!r}): one of {', '.join(_FORMS)}.")
@@ -171,28 +169,17 @@ def ladder_vae(
     _, _, model, table = min(fits)
 
     if not model.learn_top_prior:
-        _check_top_prior(state_dict, model)
+        name, shape = (
+            f"top_down_layers.{model.num_levels - 1}.top_prior_params",
+            (2 * model.latents[0], *model.top_shape),
+        )
+        check_unread(state_dict, name, (1, *shape), f"image={model.image[:2]}")
     variables = to_variables(state_dict, table, template_of(model), _ignored(model))
     readout = variables["params"]["readout"]
     for name, shift in (("kernel", 0.0), ("bias", jnp.asarray(shifts)[None])):
         by_parameter = readout[name].reshape(-1, len(gains)) * jnp.asarray(gains)[None] + shift
         readout[name] = by_parameter.reshape(readout[name].shape)
     return model, variables
-
-
-def _check_top_prior(state_dict: Mapping[str, Any], model: ConvLadderVAE) -> None:
-    """Check the shape of a top prior that is N(0, I) against the shape of the top latent.
-
-    Raises ValueError with both.
-    """
-    name = f"top_down_layers.{model.num_levels - 1}.top_prior_params"
-    wanted = (1, 2 * model.latents[0], *model.top_shape)
-    found = tuple(np.shape(state_dict[name])) if name in state_dict else wanted
-    if found != wanted:
-        raise ValueError(
-            f"The state dict's {name} is {found}, but with image={model.image[:2]} it would be {wanted}. Give "
-            "ladder_vae the height and width that it was made for."
-        )
 
 
 def _in_our_units(likelihood: str) -> tuple[Likelihood, tuple[float, ...], tuple[float, ...]]:
@@ -343,6 +330,7 @@ CONVERTER = Converter(
     presets=PRESETS,
     options=AddttOptions,
     read=read,
+    names=lambda _, model: (name for name, _ in entries(model, model.block.dropout > 0, 1)),
     untold=("image", "block.activation", "block.dropout"),
     needs_preset=False,
 )

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Key, Num
 
+from hvae_jax.records import checked
+
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Augment:
     """A random change of a batch.
 

@@ -7,6 +7,7 @@ from hvae_jax.data.dataset import Dataset, Split, integer
 from hvae_jax.data.prepare import split_off
 from hvae_jax.data.rows import in_memory
 from hvae_jax.data.tfds import TfdsRows, open_tfds, read_split
+from hvae_jax.records import checked
 
 _NOT_THE_SAME = "box-filtered (imagenet_resized) and van den Oord's (downsampled_imagenet) files do not compare"
 
@@ -80,6 +81,7 @@ def celeb_a64(directory: str | None = None, *, in_memory_bytes: int = 2**30) -> 
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class AlignedFace:
     """Crops the face of an aligned image of CelebA and resizes it to `size` x `size`."""
 

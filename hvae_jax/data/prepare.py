@@ -8,6 +8,7 @@ import numpy as np
 
 from hvae_jax.data.dataset import BINARY, Dataset, Split, integer
 from hvae_jax.data.rows import blocks, changed, chosen
+from hvae_jax.records import checked
 
 BINARISATIONS = ("dynamic", "static", "threshold")
 SEED = 0
@@ -111,6 +112,7 @@ def split_off(splits: Mapping[str, Split], numbers: np.ndarray | int) -> dict[st
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Shift:
     """x >> by."""
 
@@ -127,6 +129,7 @@ class Shift:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Threshold:
     """x > half the largest value, as 0 or 1.
 
@@ -147,6 +150,7 @@ class Threshold:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Draw:
     """One draw of x ~ Bernoulli(x / (levels - 1)), or of Bernoulli(x) for reals, fixed for each row of a split.
 
@@ -205,7 +209,7 @@ def _check_grey(dataset: Dataset, how: str) -> None:
         for part, split in dataset.splits.items():
             for block in blocks(len(split)):
                 x = split.x[block.start : block.stop]
-                if x.min() < 0 or x.max() > 1:
+                if not (x.min() >= 0 and x.max() <= 1):  # NaN is neither
                     raise ValueError(
                         f"{asked} takes reals as probabilities, but the {part} split of {dataset.name} reaches from "
                         f"{x.min():.4g} to {x.max():.4g}. Scale x to [0, 1]."

@@ -6,14 +6,17 @@ from typing import Annotated
 import tyro
 
 from hvae_jax.data.spec import Data
+from hvae_jax.experiment.names import check_run_name
 from hvae_jax.models.base import HVAE
 from hvae_jax.objectives import NegativeELBO, Objective
+from hvae_jax.records import checked
 from hvae_jax.training.feeds import Feeding
 from hvae_jax.training.optimisers import Adamax, Optimiser
 from hvae_jax.training.settings import Training
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Devices:
     """The devices of a run.
 
@@ -28,14 +31,16 @@ class Devices:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Evaluation:
     """Settings of the measurement of the trained model.
 
     Attributes:
       draws: K of the importance-weighted bound on the test split, or on validation if there is no test split.
       other_draws: K on the other splits.
-      chunk: draws held in memory at once.
-      size: examples held in memory at once.
+      chunk: largest number of draws held in memory at once; fewer where memory is short. Changes no number.
+      size: largest number of examples held in memory at once; fewer, with a warning, where memory is short. Another
+        size draws other noise.
       train_examples: number of examples of the train split that are measured, its first ones; None takes all.
     """
 
@@ -53,11 +58,12 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Experiment:
     """Everything that determines a run's numbers.
 
     Attributes:
-      name: name of the run, whose folder is runs/NAME unless another is given.
+      name: name of the run, whose folder is runs/NAME unless another is given; one component of a path.
       model: the model; its fields are its settings.
       data: the data set, and how its values are prepared.
       objective: what is minimised.
@@ -79,3 +85,6 @@ class Experiment:
     feed: Feeding = Feeding()
     devices: Devices = Devices()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_run_name(self.name)

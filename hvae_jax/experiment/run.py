@@ -13,13 +13,14 @@ import jax
 
 from hvae_jax.data.augment import Augment
 from hvae_jax.data.dataset import Dataset
-from hvae_jax.experiment import checks, settings, tables
+from hvae_jax.experiment import checks, contents, settings, tables
 from hvae_jax.experiment import folder as run_folder
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.report.sketch import Sketch, save_final_pictures
-from hvae_jax.runtime import meters
+from hvae_jax.runtime import meters, texts
 from hvae_jax.runtime.cluster import is_first
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.memory import memory_for
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.feeds import Examples
 from hvae_jax.training.loop import Outcome, Watching, train
@@ -107,6 +108,7 @@ def prepare(
 
     Args and errors are those of `run`.
     """
+    checks.check_numbers(experiment)
     dataset = experiment.data.load()
     say(dataset.describe())
     checks.check_fits(experiment.model, dataset)
@@ -125,6 +127,8 @@ def prepare(
         None if dataset.augment == Augment() else dataset.augment,
     )
     state = abstract_state(experiment, task.train)
+    split_over = mesh.size if experiment.devices.fsdp else 1
+    checks.check_state_fits(state, mebibytes * 2**20, split_over)
 
     def prepare_folder() -> None:
         run_folder.check(folder, experiment, resume=resume, overwrite=overwrite)
@@ -132,7 +136,8 @@ def prepare(
         if tracker is not None and importlib.util.find_spec(tracker) is None:
             raise ImportError(f"{tracker} is not installed: pip install 'hvae-jax[{tracker}]'")
         if overwrite:
-            run_folder.clear(folder)
+            contents.clear(folder)
+        contents.claim(folder)
         if warning := run_folder.outlives_machine(folder):
             say(f"warning: {warning}")
 
@@ -149,6 +154,13 @@ def prepare(
     )
 
 
+_LESS = (
+    "Give --microbatch, or lower --batch-size or the model's sizes (with --resume in the same folder); --feed.kind "
+    "streamed leaves the data on the host."
+)
+"""Remedy for memory that runs out in training."""
+
+
 def _train(prepared: Prepared, profile: bool) -> Outcome:
     """Trains a prepared run; checkpoints and profiler are closed whatever happens."""
     experiment, folder = prepared.experiment, prepared.folder
@@ -157,9 +169,10 @@ def _train(prepared: Prepared, profile: bool) -> Outcome:
     checkpoints = Checkpoints(folder / "checkpoints", experiment.training.keep)
     key = jax.random.key(experiment.seed)
     try:
-        outcome = train(
-            prepared.task, experiment.training, key, prepared.machine, checkpoints, watching, prepared.provenance
-        )
+        with memory_for("training", _LESS):
+            outcome = train(
+                prepared.task, experiment.training, key, prepared.machine, checkpoints, watching, prepared.provenance
+            )
     except BaseException:
         if profiler is not None:
             profiler.close()
@@ -195,7 +208,11 @@ def conclude(prepared: Prepared, outcome: Outcome) -> None:
 
 
 def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
-    """Shapes and dtypes of an experiment's training state; nothing is computed."""
+    """Shapes and dtypes of an experiment's training state; nothing is computed.
+
+    Raises ValueError for a number that no machine could build.
+    """
+    checks.check_numbers(experiment)
     one = examples.take(slice(1))
     optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
     model, objective, key = experiment.model, experiment.objective, jax.random.key(0)
@@ -205,7 +222,7 @@ def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
 def say(line: str) -> None:
     """Prints a line on the first process of a run."""
     if is_first():
-        print(line, flush=True)
+        texts.say(line)
 
 
 def _identity(experiment: Experiment, content: str) -> str:

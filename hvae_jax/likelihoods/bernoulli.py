@@ -12,7 +12,7 @@ from jaxtyping import Float, Key, Num
 from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, describe, softplus
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused
 
 
@@ -66,6 +66,7 @@ class BernoulliRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Bernoulli(Likelihood):
     """Binary data, or values in [0, 1] taken as probabilities.
 
@@ -82,7 +83,6 @@ class Bernoulli(Likelihood):
     form: published.BernoulliForm = "exact"
 
     def __post_init__(self) -> None:
-        check_choices(self)
         if self.form == "of_p" and self.min_probability:
             raise ValueError(f"Bernoulli(min_probability={self.min_probability}): with form='of_p' it has to be 0.")
 

@@ -16,8 +16,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
+from hvae_jax.records import checked
+
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Bins:
     """The partition of the line into V bins; everything is elementwise.
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Key, Num
 from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, check_whole
+from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused
 
 
@@ -85,6 +86,7 @@ class CategoricalRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Categorical(Likelihood):
     """Whole numbers 0..num_values-1, one softmax for each element.
 

@@ -15,7 +15,7 @@ from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, check_whole
 from hvae_jax.likelihoods.bins import Bins
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused
 
 Scale = Literal["element", "global"]
@@ -75,6 +75,7 @@ class _LogScale(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class DiscretisedLogistic(Likelihood):
     """Whole numbers 0..values-1 that lie in order, one logistic for each element.
 
@@ -101,7 +102,6 @@ class DiscretisedLogistic(Likelihood):
     def __post_init__(self) -> None:
         if self.values < 2:
             raise ValueError(f"DiscretisedLogistic(values={self.values}): at least 2 values are needed.")
-        check_choices(self)
 
     @property
     def value_range(self) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Key, Num
 
 from hvae_jax.distributions import Normal, soft_clamp, sum_event
 from hvae_jax.likelihoods.base import Likelihood, describe
+from hvae_jax.records import checked
 
 
 @struct.dataclass
@@ -41,6 +42,7 @@ class GaussianRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Gaussian(Likelihood):
     """Real data: a mean and a log standard deviation for each element.
 

@@ -22,7 +22,7 @@ from hvae_jax.distributions import ScaleHead, sum_event
 from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, check_whole
 from hvae_jax.likelihoods.bins import Bins
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused, split
 
 
@@ -132,6 +132,7 @@ class LogisticMixtureRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class LogisticMixture(Likelihood):
     """Whole numbers 0..values-1 that lie in order, a mixture of discretised logistics for each pixel.
 
@@ -168,7 +169,6 @@ class LogisticMixture(Likelihood):
             )
         if self.channels not in (1, 3):
             raise ValueError(f"LogisticMixture(channels={self.channels}): 1, or 3 for colours.")
-        check_choices(self)
         if self.form.endswith("5_bits") and self.values != 32:
             raise ValueError(f"LogisticMixture(values={self.values}, form={self.form!r}): 5 bits have 32 values.")
         if self.head.form not in ("log_std", "softplus_std"):

@@ -12,7 +12,7 @@ from jaxtyping import Float, Key, Num
 from hvae_jax.likelihoods.base import Likelihood, LikelihoodRecord
 from hvae_jax.likelihoods.bernoulli import Bernoulli
 from hvae_jax.networks.pixelcnn import PixelCNNWeights, one_pass, pixel_by_pixel
-from hvae_jax.records import check_sizes
+from hvae_jax.records import check_sizes, checked
 from hvae_jax.runtime.prng import fold_in
 
 
@@ -106,6 +106,7 @@ class PixelCNNRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class PixelCNN(Likelihood):
     """Each element of x depends on z and on the elements before it, by a gated PixelCNN.
 

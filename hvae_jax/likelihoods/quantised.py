@@ -11,6 +11,7 @@ from jaxtyping import Float, Key, Num
 from hvae_jax.likelihoods.base import Likelihood, LikelihoodRecord, check_whole
 from hvae_jax.likelihoods.bins import Bins
 from hvae_jax.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureRecord
+from hvae_jax.records import checked
 
 
 @struct.dataclass
@@ -45,6 +46,7 @@ class QuantisedRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Quantised(Likelihood):
     """Whole numbers of which only the leading bits are modelled, while the bottom-up network sees all bits.
 

@@ -11,23 +11,9 @@ import numpy as np
 from flax import errors
 from jax import Array
 
-from hvae_jax.likelihoods import Likelihood
 from hvae_jax.runtime.prng import check_key, is_key
 
 _TO_SAMPLE = 'New x come from model.apply(variables, key, n, method="generate").'
-
-
-def check_likelihood(owner: str, likelihood: Any) -> None:
-    """Raise TypeError for a likelihood that is no instance of a family: its name, or the class itself."""
-    if isinstance(likelihood, Likelihood):
-        return
-    if isinstance(likelihood, type) and issubclass(likelihood, Likelihood):
-        name = likelihood.__name__
-        raise TypeError(f"{owner}(likelihood={name}) is a class; give an instance, such as likelihood={name}(...).")
-    raise TypeError(
-        f"{owner}(likelihood={likelihood!r}): it has to be an instance of a family of hvae_jax.likelihoods, such as "
-        "likelihood=hvae_jax.Bernoulli()."
-    )
 
 
 def as_x(x: Any) -> Array:

@@ -16,11 +16,10 @@ from hvae_jax.models.arguments import (
     as_count,
     as_x,
     check_arguments,
-    check_likelihood,
     check_variables,
     variables_explained,
 )
-from hvae_jax.records import check_choices
+from hvae_jax.records import check_fields
 from hvae_jax.runtime.prng import check_key, split
 from hvae_jax.trace import Trace
 
@@ -45,14 +44,14 @@ class HVAE(nn.Module):
     train: training mode; pass `mutable=["batch_stats"]` as well.
 
     Raises ValueError at construction if a field annotated with a Literal has another value, the bounds of a clamp are
-    not in order, or the number of classes is negative or 1; TypeError for a likelihood that is no instance of a family.
+    not in order, or the number of classes is negative or 1.
     Calls raise ValueError or TypeError for arguments of a wrong kind or shape, and for variables without a collection
     that the model needs.
     """
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
-        check_choices(self)
         for field in dataclasses.fields(self):  # fields of the subclass
             bounds = getattr(self, field.name)
             if field.name in ("clamp", "prior_clamp") and bounds is not None and not bounds[0] < bounds[1]:
@@ -62,8 +61,6 @@ class HVAE(nn.Module):
         # a single class would carry no information
         if self.classes < 0 or self.classes == 1:
             raise ValueError(f"{type(self).__name__}(classes={self.classes}): 0 for no labels, or 2 or more.")
-        if any(field.name == "likelihood" for field in dataclasses.fields(self)):
-            check_likelihood(type(self).__name__, self.likelihood)
 
     # Defaults of the properties that `trace.Model` asks for; models for which they differ override most by fields.
 

@@ -55,7 +55,6 @@ from hvae_jax.models.top_priors import Ground, NormalPrior, TopPrior
 from hvae_jax.networks.computing import ComputeDtype, call
 from hvae_jax.networks.conv import NetworkKind
 from hvae_jax.networks.mlp import Initialisation, check_event, join, one_hot
-from hvae_jax.records import as_tuples
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
@@ -119,7 +118,6 @@ class BottomUpVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "latents", "bottom_up", "posterior", "prior")
         super().__post_init__()
         check_chain(self, posterior=self.posterior)
 

@@ -68,6 +68,7 @@ def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
     """
     check_sizes(model, "latents", "hidden", "depth", "width")
     check_top_prior(model)
+    # keyed by the field's name, which the error gives back
     for name, networks in {"bottom_up": model.bottom_up, **heads, "prior": model.prior}.items():
         levels = len(model.latents)
         # p(z_L) is the top prior: it has no network that reads a latent above
@@ -102,6 +103,7 @@ def readout_of(
       event: shape of one x; None if the variables record it.
       activation: nonlinearity of the convolutions; not used by linear layers.
     """
+    # how many numbers the last layer has to give for each element of x
     count, channels = model.likelihood.parameters, model.likelihood.channels
     if model.network == "dense":
         return Readout(count, model.dtype, channels, model.initialisation, name="readout")

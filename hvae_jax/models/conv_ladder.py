@@ -36,7 +36,7 @@ from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import crop_to, double_bilinear, pad_to_multiple, padded_size
 from hvae_jax.networks.residual import BlockStyle, Merge, ResidualBlock, ResidualRun
 from hvae_jax.networks.standardise import standardised
-from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.records import check_sizes
 from hvae_jax.runtime.prng import fold_in, split
 from hvae_jax.trace import Level, Trace
 
@@ -99,7 +99,6 @@ class ConvLadderVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "image", "latents", "downsample")
         super().__post_init__()
         check_sizes(self, "image", "latents", "channels", "blocks")
         self._check_halvings()
@@ -155,8 +154,10 @@ class ConvLadderVAE(HVAE):
             return self._descend(x, n, key, picks, train or initialises)
 
     def _descend(self, x: Array | None, n: int, key: Array, picks: tuple[Pick, ...], train: bool) -> Trace:
+        # apart, so that dropout does not change which latents are drawn
         latent_key, block_key = split(key)
         keys = (fold_in(block_key, i) for i in itertools.count())  # for dropout: each network takes the next
+        # the whole way up comes first: the top level needs u_L, the last of it
         ups = {} if x is None else self._ascend(x, keys, train)
 
         levels: list[Level] = []
@@ -169,6 +170,7 @@ class ConvLadderVAE(HVAE):
             posterior = self._posterior(level, ups[level], h, prior, keys, train) if ups else None
             latent = draw(level_key, prior, posterior, pick, name=f"z{level}", side=prior.mean.shape[1])
             levels.append(latent)
+            # z enters the path through its own convolution: it has fewer channels than the feature maps
             z = Conv(self.channels, dtype=self.dtype, name=f"z{level}")(latent.z)  # [n, h, w, channels]
             if self.skip and h is not None:
                 merge = Merge(self.block, self.dtype, name=f"skip{level}")
@@ -177,8 +179,10 @@ class ConvLadderVAE(HVAE):
             h = self._run(f"down{level}", halvings, "up")(z, next(keys), train=train)
 
         assert h is not None
+        # the stem's stride is undone last, as it was the first change of resolution
         h = double_bilinear(h) if self.halve_first else h
         h = crop_to(self._run("px")(h, next(keys), train=train), *self.image[:2])
+        # [n, H, W, outputs]; the likelihood splits the channels into its parameters
         outputs = self.likelihood.outputs(self.image[-1])
         x_dist = self.likelihood.from_map(widen(Conv(outputs, dtype=self.dtype, name="readout")(h)))
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
@@ -215,6 +219,7 @@ class ConvLadderVAE(HVAE):
         if concat and h is not None:
             merge = Merge(self.block if self.merge == "concat" else None, self.dtype, name=f"merge{level}")
             up = call(merge, up, h, next(keys), train=train, remat=self.remat)
+        # [n, h, w, latents]: what x alone says, where the paths are not concatenated
         evidence = self._normal(f"q{level}", self.latents[-level], up)
         # a concatenation has merged the paths already, and at the top there is nothing to merge
         if concat or h is None:

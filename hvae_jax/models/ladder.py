@@ -31,7 +31,7 @@ from hvae_jax.models.pieces import gaussian
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.mlp import BatchNorm, Readout, check_event, one_hot, uniform_fan_in
-from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.records import check_sizes
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
@@ -103,7 +103,6 @@ class LadderVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "latents", "hidden")
         super().__post_init__()
         check_sizes(self, "latents", "hidden")
         if len(self.hidden) != len(self.latents):
@@ -122,6 +121,7 @@ class LadderVAE(HVAE):
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
         one_hot(y, 0, n)  # raises ValueError for labels
+        # level to size, in the order in which latents are drawn: L, ..., 1
         sizes = dict(zip(range(self.num_levels, 0, -1), self.latents, strict=True))
         readout = Readout(self.likelihood.parameters, self.dtype, self.likelihood.channels, name="readout")
 
@@ -132,6 +132,7 @@ class LadderVAE(HVAE):
             for level in range(1, self.num_levels + 1):
                 d = self._path(f"up{level}", level, d, train)  # [n, hidden]
                 evidence[level] = self._normal(f"q{level}", sizes[level], d, train)
+                # with only_mu_up the path continues from the mean, [n, latents], as in the code
                 d = evidence[level].mean if self.only_mu_up else d
 
         levels: list[Level] = []
@@ -141,11 +142,13 @@ class LadderVAE(HVAE):
             posterior = evidence.get(level)  # None without x
             # at the top the evidence alone is the posterior
             if posterior is not None and above is not None:
+                # the posterior may have a top-down path of its own, which the prior's networks then do not see
                 merged = prior if self.share else self._prior("q_", level, sizes[level], above, n, train)
                 merge = precision_weighted if self.merge == "precision" else residual
                 posterior = merge(merged, posterior)
             levels.append(draw(level_key, prior, posterior, pick, name=f"z{level}"))
 
+        # p(x | z1) reads z1 alone: the levels above reach x through it
         h = self._path("down1", 1, levels[-1].z, train)
         x_dist = self.likelihood(widen(readout(h, None if x is None else x.shape[1:])))
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)

@@ -41,6 +41,7 @@ def gaussian(h: Array, head: ScaleHead = _LOG_VAR, clamp: tuple[float, float] | 
       clamp: bounds of the log variance, or of the log standard deviation if `head` is "log_std" or "softplus_std"; None
         for no bounds.
     """
+    # widened before the split: exp of a bfloat16 log variance has three digits
     mean, a = jnp.split(widen(h), 2, axis=-1)
     return Normal(mean, head.log_std(a, clamp))
 
@@ -56,5 +57,6 @@ def learned_top_prior(
       shape: shape of one z_L, channels last.
       clamp: bounds of the log variance; None for no bounds.
     """
+    # mean and log variance in one parameter, as a layer would give them: at zero they are N(0, I)
     both = param("top_prior", nn.initializers.zeros, (*shape[:-1], 2 * shape[-1]), jnp.float32)
     return gaussian(jnp.broadcast_to(both[None], (n, *both.shape)), clamp=clamp)

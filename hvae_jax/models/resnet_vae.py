@@ -48,7 +48,7 @@ from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import enlarge
 from hvae_jax.networks.scan import once, scanned
 from hvae_jax.networks.weight_norm import WeightNormConv
-from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.records import check_sizes
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
@@ -171,7 +171,6 @@ class ResNetVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "image", "blocks", "latents", "flow_hidden")
         super().__post_init__()
         check_sizes(self, "blocks", "latents", "width", "unroll")
         if len(self.blocks) != len(self.latents):

@@ -38,7 +38,6 @@ from hvae_jax.models.top_priors import Ground, NormalPrior, TopPrior
 from hvae_jax.networks.computing import ComputeDtype, call
 from hvae_jax.networks.conv import NetworkKind
 from hvae_jax.networks.mlp import Initialisation, check_event, join, one_hot
-from hvae_jax.records import as_tuples
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
@@ -98,7 +97,6 @@ class TopDownVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "latents", "bottom_up", "delta", "prior")
         super().__post_init__()
         check_chain(self, delta=self.delta)
 

@@ -23,9 +23,11 @@ from hvae_jax.networks.activations import exact_gelu
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import Initialisation
 from hvae_jax.networks.resample import convolve, enlarge
+from hvae_jax.records import checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class BottleneckStyle:
     """Settings that all convolutions of a model share.
 

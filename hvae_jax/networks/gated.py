@@ -21,12 +21,14 @@ from jaxtyping import Float, Key, Num
 
 from hvae_jax.networks.computing import ComputeDtype, call
 from hvae_jax.networks.weight_norm import WeightNormConv, WeightNormDense
+from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fold_in, fused
 
 Maps = Num[Array, "batch rows columns channels"]
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class GatedStyle:
     """Settings that the blocks and layers of a model have in common.
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Num
 
 from hvae_jax.networks.activations import identity, sigmoid_gelu
 from hvae_jax.networks.computing import ComputeDtype, prepend_axes, widen
-from hvae_jax.records import check_choices
+from hvae_jax.records import check_fields
 
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
@@ -135,8 +135,8 @@ class MLP(nn.Module):
     initialisation: Initialisation = "pytorch"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
-        check_choices(self)
 
     @nn.compact
     def __call__(self, x: Num[Array, "batch ..."], *, train: bool = False) -> Float[Array, "batch features"]:

@@ -23,12 +23,14 @@ from hvae_jax.networks.computing import ComputeDtype, call
 from hvae_jax.networks.conv import Conv
 from hvae_jax.networks.mlp import BatchNorm
 from hvae_jax.networks.resample import TransposedConv
+from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fold_in, fused
 
 Maps = Float[Array, "batch rows columns channels"]
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class BlockStyle:
     """Settings that the residual blocks of a model have in common.
 

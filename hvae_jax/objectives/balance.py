@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from hvae_jax.objectives.protocol import check_closed
+from hvae_jax.records import checked
 from hvae_jax.trace import Trace
 
 
@@ -22,6 +23,7 @@ class Balance(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Unbalanced:
     """gamma_l = 1."""
 
@@ -31,6 +33,7 @@ class Unbalanced:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class NVAEBalance:
     """gamma_l = (mean_B |rate_l| + epsilon)/alpha_l, divided by its mean over levels; 1 once the warm-up is over.
 
@@ -64,6 +67,7 @@ class NVAEBalance:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class GammaBalance:
     """gamma_l = L (rate_l/n_l) / sum_j (rate_j/n_j) in the first `steps` steps, then 1; n_l: elements of latent l.
 

@@ -8,13 +8,14 @@ from jax import Array
 
 from hvae_jax.objectives.per_level import PerLevel, check_numbers, named, spread
 from hvae_jax.objectives.schedules import Constant, Schedule
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 from hvae_jax.trace import Level, Trace
 
 Group = Literal["level", "channel", "element"]
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class FreeBits:
     """F_l = sum over the groups g of a level of max(lambda, mean_B r_g) or of mean_B max(lambda, r_g), nats.
 
@@ -50,7 +51,6 @@ class FreeBits:
 
     def __post_init__(self) -> None:
         check_numbers(self, "nats", low=0.0)
-        check_choices(self)
 
     @property
     def off(self) -> bool:

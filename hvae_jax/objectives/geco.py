@@ -14,7 +14,7 @@ from hvae_jax.objectives.bounds import log_likelihood
 from hvae_jax.objectives.per_level import check_numbers, named
 from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
 from hvae_jax.objectives.regularised import Regularised
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 from hvae_jax.trace import Trace
 
 
@@ -35,6 +35,7 @@ class Constraint(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Distortion:
     """C = -log p(x | z) - D target, with D the number of elements of x.
 
@@ -62,6 +63,7 @@ class Distortion:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class SquaredError:
     """C = sum over the elements of x of ((x - E[x | z])^2 - kappa^2).
 
@@ -106,6 +108,7 @@ class Multipliers:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class GECO(Objective):
     """loss = R + sum_c lambda_c C_c: the least rate at which every C_c is 0 or less in the mean.
 
@@ -160,7 +163,6 @@ class GECO(Objective):
                 f"GECO(initial={self.initial}, bounds={self.bounds}): the bounds have to be above 0 and finite, the "
                 "lower first, and the initial lambda between them."
             )
-        check_choices(self)
 
     def init(self, variables: Any) -> Multipliers:
         """Every lambda at `initial`, no average yet."""

@@ -10,11 +10,12 @@ from jax import Array
 
 from hvae_jax.objectives.bounds import check_draws, log_likelihood
 from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 from hvae_jax.trace import Trace
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class ImportanceWeighted(Objective):
     """loss = -mean_B log (1/K) sum_k w_k, nats, of K draws of every latent: -mean log w for K = 1.
 
@@ -52,7 +53,6 @@ class ImportanceWeighted(Objective):
 
     def __post_init__(self) -> None:
         check_draws("ImportanceWeighted", k=self.k)
-        check_choices(self)
 
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any

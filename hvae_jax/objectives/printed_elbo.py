@@ -8,9 +8,11 @@ from jax import Array
 from hvae_jax.distributions import kl, sum_event
 from hvae_jax.objectives.bounds import log_likelihood
 from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics, check_closed
+from hvae_jax.records import checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class PrintedELBO(Objective):
     """loss = -mean (log p(x | z) - sum_l KL(q_l || p_l)), with closed-form KLs of the trace's q and p.
 

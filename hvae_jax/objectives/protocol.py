@@ -9,6 +9,7 @@ from jax import Array
 
 from hvae_jax.distributions import has_closed_kl
 from hvae_jax.objectives.bounds import elbo, log_likelihood
+from hvae_jax.records import checked
 from hvae_jax.trace import Trace
 
 
@@ -87,6 +88,7 @@ def check_closed(owner: str, trace: Trace, instead: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class NegativeELBO(Objective):
     """loss = -mean elbo: the article's objective."""
 

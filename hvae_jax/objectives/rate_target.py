@@ -10,9 +10,11 @@ from hvae_jax.objectives.bounds import log_likelihood
 from hvae_jax.objectives.per_level import PerLevel, check_numbers, named, spread
 from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
 from hvae_jax.objectives.schedules import Constant, Schedule
+from hvae_jax.records import checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class RateTarget(Objective):
     """loss = -mean log p(x | z) + weight |R - r(t)|, nats, with R the mean total rate of the batch.
 

@@ -12,10 +12,12 @@ from hvae_jax.objectives.free_bits import FreeBits
 from hvae_jax.objectives.per_level import PerLevel, check_numbers, named, spread
 from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
 from hvae_jax.objectives.schedules import Constant, Schedule
+from hvae_jax.records import checked
 from hvae_jax.trace import Trace
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Regularised(Objective):
     """loss = -mean log p(x | z) + sum_l beta_l w_l(t) gamma_l F_l, nats; with the defaults, the negative ELBO.
 

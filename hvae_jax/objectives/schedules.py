@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from hvae_jax.objectives.per_level import PerLevel, check_numbers
+from hvae_jax.records import checked
 
 
 @runtime_checkable
@@ -28,6 +29,7 @@ class Schedule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Constant:
     """v(t) = value.
 
@@ -48,6 +50,7 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Linear:
     """v(t) = max(floor, initial + (final - initial) f(t)), f(t) = (t - start)/(end - start) clipped to [0, 1].
 
@@ -77,6 +80,7 @@ class Linear:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Cosine:
     """v(t) = initial + (final - initial) (1 - cos(pi f(t)))/2, f(t) = (t - start)/(end - start) clipped to [0, 1].
 
@@ -101,6 +105,7 @@ class Cosine:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Cyclical:
     """`cycles` equal periods from start to end, each a linear rise followed by a constant.
 
@@ -140,6 +145,7 @@ class Cyclical:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Product:
     """v(t) = the product of several schedules, such as a warm-up and a decay.
 
@@ -163,6 +169,7 @@ class Product:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Tripling:
     """v(t) = 10^(-i/(stages - 1)) in stage i = 0, 1, ..., whose length is proportional to 3^i; 1/10 after the last.
 
@@ -191,6 +198,7 @@ class Tripling:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Exponential:
     """v(t) = max(floor, rate^t).
 

@@ -12,12 +12,17 @@ _SERIES = ("#2a78d6", "#1baf7a", "#eda100", "#4a3aa7", "#e34948", "#008300", "#e
 
 
 def as_images(x: np.ndarray) -> np.ndarray:
-    """Examples as images, `[N, H, W]` if grey and `[N, H, W, 3 or 4]` in colour; vectors become squares or rows."""
+    """Examples as images, `[N, H, W]` if grey and `[N, H, W, 3 or 4]` in colour.
+
+    Two channels are drawn side by side, `[N, H, 2 W]`; vectors become squares or rows.
+    """
     x = np.asarray(x)
     if x.ndim == 4 and x.shape[-1] == 1:
         return x[..., 0]
     if x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (3, 4)):
         return x
+    if x.ndim == 4 and x.shape[-1] == 2:
+        return np.concatenate([x[..., 0], x[..., 1]], axis=-1)
     flat = x.reshape(len(x), -1)
     side = int(flat.shape[1] ** 0.5)
     return flat.reshape(len(x), side, side) if side * side == flat.shape[1] else flat[:, None, :]

@@ -25,6 +25,7 @@ from hvae_jax.diagnostics import (
     used_units,
 )
 from hvae_jax.objectives import importance
+from hvae_jax.records import checked
 from hvae_jax.report.words import words
 from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.trace import Model
@@ -33,6 +34,7 @@ Number = dict[str, float]  # {"value": ..., "error": its standard error}
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Effort:
     """The amount of computation for a report.
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from hvae_jax.records import checked
+
 MEMORY = 0.99
 """Decay of the usual norm: about a hundred steps, over which the norm of a healthy run changes little."""
 
@@ -33,6 +35,7 @@ class Verdict(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Gradients:
     """Limits on the norm of a gradient over all parameters.
 

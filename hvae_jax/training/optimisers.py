@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from hvae_jax.objectives import Constant, Schedule
+from hvae_jax.records import checked
 
 
 @runtime_checkable
@@ -20,6 +21,7 @@ class Optimiser(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Adamax:
     """`optax.adamax`; the article's optimiser, with PyTorch's constants.
 
@@ -42,6 +44,7 @@ class Adamax:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class AdamW:
     """`optax.adamw`; plain Adam at weight_decay 0.
 

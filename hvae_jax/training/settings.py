@@ -3,12 +3,13 @@
 import dataclasses
 from typing import Literal
 
-from hvae_jax.records import check_choices
+from hvae_jax.records import checked
 from hvae_jax.training.gradients import Gradients
 from hvae_jax.training.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Training:
     """Length of training, sizes of its portions, and intervals of what happens in between.
 
@@ -59,7 +60,6 @@ class Training:
     max_streak: int = 100
 
     def __post_init__(self) -> None:
-        check_choices(self)
         for name in ("batch_size", "epochs", "per_dispatch", "unroll", "keep", "max_streak", "validation_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 1 or more.")

@@ -63,7 +63,7 @@ class JsonLines:
         rows = read_metrics(path) if path.exists() else []
         kept = [row for row in rows if row["step"] <= resume_step]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._path, self._file = path, path.open("a")
+        self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, float | int]) -> None:
         """Writes one line and flushes it. Raises OSError if the disk is full or gone."""
@@ -179,7 +179,7 @@ class Tracker:
             identity = json.loads(path.read_text())["id"]
         else:
             identity = secrets.token_hex(4)
-            path.write_text(json.dumps({"id": identity}))
+            write_whole(path, json.dumps({"id": identity}))
         options: dict[str, Any] = {"name": name, "id": identity, "dir": str(folder)}
         if service == "trackio":  # it resumes by name
             options = {"name": f"{name}-{identity}"}

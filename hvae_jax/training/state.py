@@ -83,6 +83,7 @@ def state_from(
     # Flax has both in one dict of collections; here they are apart, since only parameters have gradients.
     statistics = dict(variables)
     params = statistics.pop("params")
+    # 0-dimensional arrays rather than Python numbers: one compiled step takes every state
     return TrainState(
         step=jnp.int32(0),
         params=params,

@@ -198,7 +198,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         ({"image": (28, 28)}, r"image=\(28, 28\).*height, width and channels"),
         ({"image": (28, 0, 1)}, r"image=\(28, 0, 1\).*1 or more"),
         ({"channels": 0}, "channels=0.*1 or more"),
-        ({"latents": 3}, r"latents=3\): a tuple, such as \(3,\)"),
+        ({"latents": 3}, r"latents=3\): it has to be a tuple.* For one item: \(3,\)"),
         ({"latents": (2.5, 3)}, r"latents=\(2.5, 3\).*whole number"),
         ({"clamp": (7.0, -7.0)}, r"clamp=\(7.0, -7.0\).*a lower bound and then a higher"),
         ({"merge": "sum"}, "merge='sum'.*'concat', 'concat_linear', 'precision' or 'residual'"),

@@ -168,11 +168,11 @@ def test_another_image(name: str) -> None:
 @pytest.mark.parametrize("model", [TopDownVAE, VDVAE, EfficientVDVAE, ResNetVAE])
 def test_likelihoods(model: Any) -> None:
     """A name, a class and nothing are no likelihoods."""
-    with pytest.raises(TypeError, match=r"likelihood='bernoulli'\): .* instance"):
+    with pytest.raises(ValueError, match=r"likelihood='bernoulli'\): .* of type Likelihood"):
         model(likelihood="bernoulli")
-    with pytest.raises(TypeError, match=r"is a class; give an instance, such as likelihood=Bernoulli"):
+    with pytest.raises(ValueError, match=r"of type Likelihood .* An instance is needed: Bernoulli"):
         model(likelihood=hv.Bernoulli)
-    with pytest.raises(TypeError, match=r"likelihood=None\)"):
+    with pytest.raises(ValueError, match=r"likelihood=None\)"):
         model(likelihood=None)
 
 

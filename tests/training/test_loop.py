@@ -41,7 +41,6 @@ from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.loop import Outcome
 from hvae_jax.training.sinks import JsonLines, Reporter
 
-
 run_module = importlib.import_module("hvae_jax.experiment.run")  # as an attribute of its package it is the function
 
 # ---- when things happen

@@ -43,7 +43,7 @@ from hvae_jax.models.biva.skeleton import Skeleton, check_gated
 from hvae_jax.models.biva.stages import Stage, cifar10_stages, mnist_stages
 from hvae_jax.networks.computing import ComputeDtype
 from hvae_jax.networks.mlp import one_hot
-from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.records import check_sizes
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
@@ -96,7 +96,6 @@ class BIVA(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "image", "stages")
         super().__post_init__()
         check_gated(self)
         check_sizes(self, "merge_kernel")

@@ -33,7 +33,6 @@ from hvae_jax.models.biva.skeleton import Skeleton, check_gated
 from hvae_jax.models.biva.stages import Stage, cifar10_stages, mnist_stages
 from hvae_jax.networks.computing import ComputeDtype
 from hvae_jax.networks.mlp import one_hot
-from hvae_jax.records import as_tuples
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
@@ -68,7 +67,6 @@ class GatedLadderVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "image", "stages")
         super().__post_init__()
         check_gated(self)
 
@@ -82,6 +80,7 @@ class GatedLadderVAE(HVAE):
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
         one_hot(y, 0, n)  # raises ValueError for labels
+        # three uses: latents drawn on the way up, latents drawn on the way down, dropout
         ascent_key, descent_key, block_key = split(key, 3)
         nets = Skeleton(self, block_key, train)
         features, drawn = ({}, {}) if x is None else self._ascend(x, nets, ascent_key, picks)
@@ -94,6 +93,7 @@ class GatedLadderVAE(HVAE):
             # bottom-up inference: q, below the top with a sample that was drawn before this prior was known
             posterior = drawn.get(stage)
             if features and self.inference == "top_down":
+                # top-down inference: q merges what x says at this stage with what the latents above say
                 kernel = self.stages[-stage].last_kernel
                 merged = nets.block(f"merge{stage}", stage, features[stage], h, kernel=kernel, dropout=self.p_dropout)
                 posterior = nets.normal(f"q{stage}", stage, merged)
@@ -108,11 +108,14 @@ class GatedLadderVAE(HVAE):
         """Return each stage's feature maps and, bottom-up only, its posterior, with a sample below the top."""
         features: dict[int, Array] = {}
         drawn: dict[int, Normal | Drawn] = {}
+        # [n, H + 2 pad, W + 2 pad, C]
         h = nets.framed(x)
         for stage, stage_key in enumerate(split(key, self.num_levels), start=1):
+            # the auxiliary input is the stage below: a second way for x to reach the upper stages
             features[stage] = h = nets.up(f"up{stage}", stage, h, features.get(stage - 1) if self.skip else None)
             if self.inference == "bottom_up":
                 drawn[stage] = q = nets.normal(f"q{stage}", stage, h)
+                # the top latent needs no early sample, since no network above reads it
                 if stage < self.num_levels:
                     drawn[stage] = below = propose(stage_key, q, picks[-stage])
                     h = nets.to_maps(f"up{stage}_z", stage, below.z)  # the sample is what the path passes on

@@ -116,6 +116,7 @@ class Skeleton:
 
     def to_maps(self, name: str, stage: int, z: Array) -> Array:
         """A stage's latents as feature maps, by a linear layer from vectors `[B, d]`; maps stay as they are."""
+        # stages are listed top first and counted from the bottom, hence the minus
         rows, columns = sides(self.model.image, self.model.pad, self.model.stages)[-stage]
         return ToMap((rows, columns, self._stage(stage).channels), self._style(0.0), name=name)(z)
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 
+from hvae_jax.records import checked
+
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Stage:
     """The latents of one stage, and the gated blocks between them and the stage below, or x.
 
@@ -44,6 +47,7 @@ class Stage:
 def sides(image: tuple[int, ...], pad: int, stages: tuple[Stage, ...]) -> tuple[tuple[int, int], ...]:
     """Return height and width of each stage's feature maps, top first as the stages are."""
     rows, columns = (side + 2 * pad for side in image[:2])
+    # Stages are listed top first, and resolutions follow from x at the bottom.
     found: list[tuple[int, int]] = []
     for stage in reversed(stages):  # from x up
         for _, _, stride in stage.blocks:
@@ -64,6 +68,7 @@ def check_stages(owner: str, image: tuple[int, ...], pad: int, stages: tuple[Sta
         )
     if not stages:
         raise ValueError(f"{owner}(stages=()): at least one stage is needed, such as {Stage(8, ((64, 3, 2),))}.")
+    # The frame is part of what the strides divide.
     rows, columns = (side + 2 * pad for side in image[:2])
     for stage in reversed(stages):
         if not isinstance(stage, Stage):

@@ -8,10 +8,11 @@ from flax import linen as nn
 
 from hvae_jax.distributions import Normal, NormalMixture, hard_clamp
 from hvae_jax.models.top_priors.base import Ground, TopPrior
-from hvae_jax.records import check_sizes
+from hvae_jax.records import check_sizes, checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class MixturePrior(TopPrior):
     """p(z_L) = sum_k w_k N(m_k, diag s_k^2) with learned weights, means and standard deviations.
 

@@ -4,9 +4,11 @@ import dataclasses
 
 from hvae_jax.distributions import Normal
 from hvae_jax.models.top_priors.base import Ground, TopPrior
+from hvae_jax.records import checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class NormalPrior(TopPrior):
     """p(z_L) = N(0, I)."""
 

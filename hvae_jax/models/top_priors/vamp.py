@@ -9,10 +9,11 @@ from jax import Array
 
 from hvae_jax.distributions import NormalMixture, hard_clamp
 from hvae_jax.models.top_priors.base import Ground, TopPrior
-from hvae_jax.records import check_sizes
+from hvae_jax.records import check_sizes, checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class VampPrior(TopPrior):
     """p(z_L) = 1/K sum_k q(z_L | u_k), the posteriors of K learned pseudo-inputs u_k.
 

@@ -37,6 +37,7 @@ class UpBlock(nn.Module):
     def __call__(self, carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array | None]:
         given, _ = carry  # the input of the block before is dropped
         h = given
+        # residual cells: with several, only the last one's output is tapped
         for i in range(self.stage.cells):
             h = h + self.parts.up_cell(self.stage, h, f"bottleneck_{i}")
         return (h, given), self.parts.taps.tap(self.stage, h)
@@ -120,11 +121,13 @@ class LearnedStart:
     def __call__(self, module: nn.Module, side: int, width: int, n: int, label: Array | None) -> Array:
         """The first state of a side, `[n, side, side, width]`."""
         if self.largest is None or side <= self.largest:
+            # one value a position and channel: the published models have these up to 64x64
             h = module.param(f"bias{side}", nn.initializers.zeros, (side, side, width), jnp.float32)
         else:
             h = jnp.zeros((side, side, width), self.zeros)
         h = h[None]  # [1, side, side, width]
         if label is not None:
+            # zeros as well: a conditional model starts as the unconditional one
             kernel = module.param(f"label{side}", nn.initializers.zeros, (label.shape[-1], width), jnp.float32)
             h = h + (label.astype(kernel.dtype) @ kernel)[:, None, None]  # [n, side, side, width]
         return jnp.broadcast_to(h, (n, side, side, width)).astype(self.dtype or h.dtype)

@@ -34,7 +34,7 @@ from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_le
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle, LearnedPool, LearnedUnpool
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import one_hot
-from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
 
 
@@ -52,6 +52,7 @@ class HeadPrior:
 
     def __call__(self, stage: Down, h: Array) -> tuple[Normal, Array]:
         """p(z_l | z_>l), and the shift `[B, side, side, width]`."""
+        # one bottleneck for both halves, as in the published code
         both = BottleneckOf(self.style).layer(stage, 2 * stage.width, stage.between, "prior")(h)
         shift, features = jnp.split(both, 2, axis=-1)  # [B, side, side, width] each
         head = BottleneckConv(2 * stage.latents, style=self.style, name="prior_head")
@@ -76,6 +77,7 @@ class HeadPosterior:
         outputs = (stage.width + tap.shape[-1]) // 2
         features = BottleneckOf(self.style).layer(stage, outputs, stage.posterior_between, "posterior")(h, tap)
         head = BottleneckConv(2 * stage.latents, style=self.style, name="posterior_head")
+        # the tap enters beside h, not added to it: their channels differ
         found = gaussian(head(features), self.head)  # [B, side, side, latents], from (width + C)/2 channels
         return residual(prior, found) if self.offset else found
 
@@ -183,8 +185,7 @@ class EfficientVDVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        check_parsed(self)  # before as_tuples, which would advise a tuple of text
-        as_tuples(self, "image", "ups", "downs")
+        check_parsed(self)  # before the check of fields, which would ask for a tuple of stages
         super().__post_init__()
         check_sizes(self, "unroll", "stem_size", "readout_size", *(() if self.edge is None else ("edge",)))
         if self.pad < 0:
@@ -221,6 +222,7 @@ class EfficientVDVAE(HVAE):
         if x is not None:
             check_image(self, x)
             frame = (self.pad, self.pad)
+            # zeros beyond the edge of x, so that 28x28 halves as often as 32x32
             padded = jnp.pad(widen(self.likelihood.as_input(x)), ((0, 0), frame, frame, (0, 0)))
             stem = BottleneckConv(self.ups[0].width, self.stem_size, style=style, name="stem")
             h = stem(padded)  # [B, S + 2 pad, S + 2 pad, width]
@@ -229,6 +231,7 @@ class EfficientVDVAE(HVAE):
 
         readout = BottleneckConv(self.likelihood.outputs(channels), self.readout_size, style=style, name="readout")
         h = widen(readout(states[side + 2 * self.pad]))
+        # what was generated in the frame stands for no pixel
         inner = slice(self.pad, self.pad + side)
         x_dist = self.likelihood.from_map(h[:, inner, inner])  # from S + 2 pad rows and columns to S
         return Trace(None if x is None else x_dist.log_prob(x), levels, x_dist)
@@ -264,6 +267,7 @@ def _check_chain(model: EfficientVDVAE) -> None:
         raise ValueError(
             f"{name_up(model, last)}, pools by {model.ups[last].pool}, but no stage reads that: set pool=1."
         )
+    # The path is a chain: each stage has to begin where the one before it ended.
     for i, stage in enumerate(model.downs):
         previous = model.downs[i - 1].side if i else stage.mixes_in
         # a stage mixes in the state before it if the side changes, and nothing if it stays
@@ -291,6 +295,7 @@ def _check_taps(model: EfficientVDVAE) -> None:
             "or one per block."
         )
     for i, count in enumerate(counts):
+        # the blocks of a stage are scanned, and a scan needs taps of one shape
         taken = [taps.pop()[1] for _ in range(count)]
         if len(set(taken)) > 1:
             raise ValueError(

@@ -132,6 +132,7 @@ class Parts:
       unroll, remat: as in `networks.scan.scanned`.
     """
 
+    # types, because a scan makes the block itself
     up_block: type[nn.Module]
     down_block: type[nn.Module]
     up_cell: Cell

@@ -7,8 +7,11 @@ VDVAE's published block strings.
 import dataclasses
 from collections.abc import Sequence
 
+from hvae_jax.records import checked
+
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Up:
     """A run of equal blocks of the bottom-up path.
 
@@ -47,6 +50,7 @@ class Up:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Down:
     """A run of equal blocks of the top-down path, each with a latent.
 
@@ -97,6 +101,7 @@ def _kernel(stage: Up | Down) -> int:
 
 def stage_names(prefix: str, stages: Sequence[Up | Down]) -> tuple[str, ...]:
     """One name per stage: "up32" for the first of side 32, "up32_2" for the second."""
+    # Names are in the paths of parameters, so that a stage keeps its name when another side gains one.
     sides = [stage.side for stage in stages]
     counts = [sides[: i + 1].count(side) for i, side in enumerate(sides)]
     return tuple(

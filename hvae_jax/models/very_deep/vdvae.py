@@ -35,7 +35,7 @@ from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import average_pool, enlarge
-from hvae_jax.records import as_tuples, check_sizes
+from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
 
 _LOG_STD = ScaleHead("log_std")
@@ -142,8 +142,7 @@ class VDVAE(HVAE):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        check_parsed(self)  # before as_tuples, which would advise a tuple of text
-        as_tuples(self, "image", "ups", "downs")
+        check_parsed(self)  # before the check of fields, which would ask for a tuple of stages
         super().__post_init__()
         check_sizes(self, "unroll")
         if self.standardise is not None and not self.standardise[1] > 0:
@@ -174,6 +173,7 @@ class VDVAE(HVAE):
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
         side, channels, label = self.image[0], self.image[2], one_hot(y, self.classes, n)
+        # the state at x's resolution, which the readout reads
         width = next(stage.width for stage in self.downs if stage.side == side)
         # There is no normalisation: before the readout the sum over all blocks has a learned scale and shift.
         gain = self.param("gain", nn.initializers.ones, (width,), jnp.float32)
@@ -235,6 +235,7 @@ def _check_widths(model: VDVAE) -> None:
     # The graph could begin with the state of another side, as Efficient-VDVAE does; block strings have no token for it.
     if model.downs[0].mixes_in is not None:
         raise ValueError(f"{name_down(model, 0)}, mixes in side {model.downs[0].mixes_in}, which is not built yet.")
+    # A coarser state is cropped to the finer one's channels, never padded.
     widths = {stage.side: stage.width for stage in model.downs}
     for i, stage in enumerate(model.downs):
         if stage.mixes_in is not None and widths[stage.mixes_in] < stage.width:
