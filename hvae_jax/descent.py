@@ -117,7 +117,7 @@ def picks(
         raise ValueError(
             f"temperature has shape {temperatures.shape}: one number, or one for each of the {num_levels} levels."
         )
-    if not isinstance(temperature, jax.core.Tracer):
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(temperature)):
         wrong = [float(t) for t in np.ravel(np.asarray(temperature, float)) if not 0 <= t < np.inf]
         if wrong:
             raise ValueError(f"A temperature is {wrong[0]}, but it must be 0 (the mode) or more, and finite.")

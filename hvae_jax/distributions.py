@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Key, Num
 
 from hvae_jax.records import checked
+from hvae_jax.runtime.prng import fused, split
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -148,7 +149,7 @@ class Normal:
           temperature: factor of the standard deviation, broadcast against `mean`; 0 gives the mode exactly.
         Source: the reparameterisation of Kingma & Welling (2014), equation 10.
         """
-        return self.from_noise(jax.random.normal(key, self.mean.shape, self.mean.dtype), temperature)
+        return self.from_noise(jax.random.normal(fused(key), self.mean.shape, self.mean.dtype), temperature)
 
     def from_noise(self, noise: Array, temperature: Array | float = 1.0) -> Array:
         """mean + temperature * std * noise, as `sample` computes it from its eps."""
@@ -244,7 +245,7 @@ class OneHotCategorical:
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
         """Draws a one-hot z from softmax(logits / temperature) by the Gumbel-max trick; 0 gives the likeliest class."""
-        gumbel = jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
+        gumbel = jax.random.gumbel(fused(key), self.logits.shape, self.logits.dtype)
         # The temperature scales the noise instead of dividing the logits: the same argmax, and 0 is allowed.
         perturbed = self.logits + jnp.asarray(temperature, self.logits.dtype) * gumbel
         z = jax.nn.one_hot(perturbed.argmax(-1), self.logits.shape[-1], dtype=self.logits.dtype)
@@ -281,7 +282,7 @@ class BernoulliLatent:
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
         """Draws z, 1 with probability sigmoid(logits / temperature); temperature 0 gives the likelier value."""
-        noise = jax.random.logistic(key, self.logits.shape, self.logits.dtype)
+        noise = jax.random.logistic(fused(key), self.logits.shape, self.logits.dtype)
         z = (self.logits + jnp.asarray(temperature, self.logits.dtype) * noise > 0).astype(self.logits.dtype)
         return z + (self.mean - jax.lax.stop_gradient(self.mean))
 
@@ -319,9 +320,9 @@ class NormalMixture:
 
         The temperature scales the Gumbel noise of the choice and the standard deviation; 0 gives `mode`.
         """
-        component_key, key = jax.random.split(key)
+        component_key, key = split(key)
         temperature = jnp.asarray(temperature, self.logits.dtype)
-        gumbel = jax.random.gumbel(component_key, self.logits.shape, self.logits.dtype)
+        gumbel = jax.random.gumbel(fused(component_key), self.logits.shape, self.logits.dtype)
         chosen = (self.logits + temperature * gumbel).argmax(-1)
         # At 0 the argmax is the component of largest weight, whose mean need not have the highest density.
         # a condition, not a select: the densest component costs K times as much as everything else here

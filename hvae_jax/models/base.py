@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,15 @@ from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, check_keep_top, picks
 from hvae_jax.likelihoods import Likelihood
+from hvae_jax.models.arguments import (
+    as_count,
+    as_x,
+    check_arguments,
+    check_variables,
+    variables_explained,
+)
 from hvae_jax.records import check_fields
-from hvae_jax.runtime.prng import fused
+from hvae_jax.runtime.prng import check_key, split
 from hvae_jax.trace import Trace
 
 
@@ -38,6 +46,8 @@ class HVAE(nn.Module):
 
     Raises ValueError at construction if a field annotated with a Literal has another value, the bounds of a clamp are
     not in order, or the number of classes is negative or 1.
+    Calls raise ValueError or TypeError for arguments of a wrong kind or shape, and for variables without a collection
+    that the model needs.
     """
 
     def __post_init__(self) -> None:
@@ -100,6 +110,12 @@ class HVAE(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} has no forward pass: define descend.")
 
+    @nn.nowrap
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Linen's `apply`, after a check that the variables are collections."""
+        check_variables(self, variables)
+        return super().apply(variables, *args, **kwargs)
+
     def __call__(
         self,
         x: ArrayLike,
@@ -117,13 +133,14 @@ class HVAE(nn.Module):
         Raises ValueError for an x that the likelihood gives probability 0, where its values are known, outside `jit`;
         for the choices that `descent.picks` refuses; and for densities or latents without the batch.
         """
-        x = jnp.asarray(x)
+        x = as_x(x)
+        check_arguments(type(self).__name__, key, latents, noise, temperature)
         _check_values(self.likelihood, x)
         choices = picks(
             self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top), noise=noise
         )
-        # fused: the same random numbers, drawn faster on a CPU
-        trace = self.descend(x, x.shape[0], fused(key), y=_array(y), picks=choices, train=train)
+        with variables_explained(self):
+            trace = self.descend(x, x.shape[0], key, y=_array(y), picks=choices, train=train)
         return _with_batch(trace, x.shape[0])
 
     def decode(
@@ -137,8 +154,12 @@ class HVAE(nn.Module):
         temperature: ArrayLike = 1.0,
     ) -> Trace:
         """Sample the latents that are not given from their priors, for n examples; log_px of the Trace is None."""
+        n = as_count(n)
+        check_arguments(type(self).__name__, key, latents, noise, temperature)
         choices = picks(self.num_levels, latents, temperature, noise=noise)
-        return _with_batch(self.descend(None, n, fused(key), y=_array(y), picks=choices, train=False), n)
+        with variables_explained(self):
+            trace = self.descend(None, n, key, y=_array(y), picks=choices, train=False)
+        return _with_batch(trace, n)
 
     def generate(
         self,
@@ -151,8 +172,10 @@ class HVAE(nn.Module):
         temperature: ArrayLike = 1.0,
     ) -> Array:
         """Generate n new x: latents as in `decode`, then a sample of p(x | z)."""
+        n = as_count(n)
+        check_key(type(self).__name__, key)
         # a key of its own for x, so that latents and x are independent draws
-        key_latents, key_x = jax.random.split(fused(key))
+        key_latents, key_x = split(key)
         trace = self.decode(key_latents, n, y=y, latents=latents, noise=noise, temperature=temperature)
         return trace.x_dist.sample(key_x)
 
