@@ -117,16 +117,11 @@ def picks(
         raise ValueError(
             f"temperature has shape {temperatures.shape}: one number, or one for each of the {num_levels} levels."
         )
-    if not isinstance(temperature, jax.core.Tracer):
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(temperature)):
         wrong = [float(t) for t in np.ravel(np.asarray(temperature, float)) if not 0 <= t < np.inf]
         if wrong:
             raise ValueError(f"A temperature is {wrong[0]}, but it must be 0 (the mode) or more, and finite.")
-    if keep_top is not None and not isinstance(keep_top, jax.core.Tracer):
-        kept = np.asarray(keep_top)
-        if kept.shape or kept.dtype.kind not in "iu" or not 0 <= kept <= num_levels:
-            raise ValueError(
-                f"keep_top is {keep_top}, but the model has {num_levels} levels: a whole number from 0 to {num_levels}."
-            )
+    check_keep_top(keep_top, num_levels, "levels")
     temperatures = jnp.broadcast_to(temperatures, (num_levels,))
     return tuple(
         Pick(
@@ -137,6 +132,26 @@ def picks(
         )
         for level in range(num_levels)
     )
+
+
+def check_keep_top(keep_top: ArrayLike | None, most: int, unit: str) -> None:
+    """Checks that keep_top is a whole number from 0 to `most`, or None; of a traced one only that it is a whole number.
+
+    A traced value beyond the ends keeps all levels or none, because an error cannot depend on it.
+
+    Args:
+      unit: what is counted, for the error: "levels".
+
+    Raises ValueError for a keep_top that is no whole number or lies outside, True and False included.
+    """
+    if keep_top is None:
+        return
+    traced = isinstance(keep_top, jax.core.Tracer)
+    kept = keep_top if traced else np.asarray(keep_top)
+    if kept.shape or kept.dtype.kind not in "iu" or not (traced or 0 <= kept <= most):
+        raise ValueError(
+            f"keep_top is {keep_top}, but the model has {most} {unit}: it has to be from 0 to {most}, a whole number."
+        )
 
 
 def _padded(values: Sequence[ArrayLike | None] | None, num_levels: int, what: str) -> tuple[ArrayLike | None, ...]:
@@ -215,17 +230,18 @@ def propose(key: Array, q: Latent, pick: Pick, flow: Flow | None = None, *, name
 
     log q(z) = log q(z0) - log |dz/dz0|. If z is given, z0 comes from the flow's inverse.
     Source: Kingma et al. (2016), equation 5, for the density under a flow.
-    Raises ValueError as `draw` does.
+    Raises ValueError as `draw` does, and for a flow that changes the shape of z or has a log-determinant of another
+    shape than a density.
     """
     z0 = pick.sample(key, q, 1.0, name)
     if flow is None:
         z = pick.place(z0)
         return Drawn(z, q, _density(q, z, name))
-    z, log_det = flow.forward(z0)
+    z, log_det = _mapped(flow.forward, z0, name)
     if pick.given is not None:
         # The given z has another z0 and log-determinant than the one drawn.
         z = pick.place(z)
-        z0, log_det = flow.inverse(z)
+        z0, log_det = _mapped(flow.inverse, z, name)
     return Drawn(z, q, _difference(_density(q, z0, name), log_det))
 
 
@@ -266,7 +282,8 @@ def draw(
         return inferred
     # `infer` is traced, so both are computed. They may share the key: one of the two samples is thrown away.
     sampled = _from_prior(key, prior, pick, name, side)
-    return _choose(pick.infer, inferred, sampled)
+    everywhere = jnp.ones(inferred.log_p.shape, bool)
+    return _choose(pick.infer, dataclasses.replace(inferred, inferred=everywhere), sampled)
 
 
 def _from_prior(key: Array, prior: Latent, pick: Pick, name: str, side: int) -> Level:
@@ -274,7 +291,8 @@ def _from_prior(key: Array, prior: Latent, pick: Pick, name: str, side: int) -> 
     z = pick.place(pick.sample(key, prior, pick.temperature, name))
     elementwise = _density(prior, z, name)
     log_p = sum_event(elementwise)
-    return Level(z, prior, prior, jnp.zeros_like(elementwise), log_p, log_p, name, side)
+    nowhere = jnp.zeros(log_p.shape, bool)
+    return Level(z, prior, prior, jnp.zeros_like(elementwise), log_p, log_p, name, side, inferred=nowhere)
 
 
 def _choose(infer: Array, inferred: Level, sampled: Level) -> Level:
@@ -297,17 +315,29 @@ def _shapes(record: Latent) -> list[tuple[int, ...]]:
 
 
 def _density(dist: Latent, z: Array, name: str) -> Array:
-    """Computes log_prob of z, and checks that its shape is z's or z's without some of its last axes.
+    """Computes log_prob of z, and checks its shape."""
+    return _fitting(dist.log_prob(z), z, f"Level {name!r}: log_prob of {type(dist).__name__}")
+
+
+def _mapped(flow: Callable[[Array], tuple[Array, Array]], z: Array, name: str) -> tuple[Array, Array]:
+    """The other variable of a flow and log |dz/dz0|, with their shapes checked."""
+    other, log_det = flow(z)
+    if other.shape != z.shape:
+        raise ValueError(f"Level {name!r}: a flow has to keep the shape of z, but turned {z.shape} into {other.shape}.")
+    return other, _fitting(log_det, z, f"Level {name!r}: the flow's log-determinant")
+
+
+def _fitting(values: Array, z: Array, what: str) -> Array:
+    """Checks that values are elementwise, in the shape of z, or lack some of its last axes, and returns them.
 
     Another shape would be broadcast without an error if batch and latents happen to have the same size.
     """
-    log_prob = dist.log_prob(z)
-    if not log_prob.ndim or log_prob.shape != z.shape[: log_prob.ndim]:
+    if not values.ndim or values.shape != z.shape[: values.ndim]:
         raise ValueError(
-            f"Level {name!r}: log_prob of {type(dist).__name__} has shape {log_prob.shape} for z of shape {z.shape}; "
-            f"it has to be elementwise, {z.shape}, or one number an example, {z.shape[:1]}."
+            f"{what} has shape {values.shape} for z of shape {z.shape}; it has to be elementwise, {z.shape}, or one "
+            f"number an example, {z.shape[:1]}."
         )
-    return log_prob
+    return values
 
 
 def _difference(a: Array, b: Array) -> Array:

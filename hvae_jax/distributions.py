@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Key, Num
 
 from hvae_jax.records import checked
+from hvae_jax.runtime.prng import fused, split
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -31,6 +32,29 @@ _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 def sum_event(values: Num[Array, "batch ..."]) -> Num[Array, " batch"]:
     """Sums over every axis but the first: elementwise nats to nats per example."""
     return values.reshape(values.shape[0], -1).sum(axis=1)
+
+
+def finite_exp(a: Float[Array, "..."]) -> Float[Array, "..."]:
+    """e^a, bounded to the normal numbers of its dtype: neither 0 nor infinite. Its derivative is 0 beyond the bounds.
+
+    0 times a scale or a precision is then 0, where an infinite one would give NaN.
+    """
+    limits = jnp.finfo(a.dtype)
+    # bounds rounded inwards: the logarithm of the largest number may round up, and its exponential is infinite
+    low, high = (math.log(float(limit)) * (1.0 - float(limits.eps)) for limit in (limits.tiny, limits.max))
+    return jnp.exp(bounded(a, low, high))
+
+
+def bounded(a: Float[Array, "..."], low: float, high: float) -> Float[Array, "..."]:
+    """min(max(a, low), high); beyond the bounds the derivative is 0 even times infinity, where `jnp.clip` has NaN."""
+    return jax.lax.clamp(jnp.asarray(low, a.dtype), a, jnp.asarray(high, a.dtype))
+
+
+def _square(a: Float[Array, "..."]) -> Float[Array, "..."]:
+    """a^2; where it overflows it is infinite, and its derivative is 0."""
+    limits = jnp.finfo(a.dtype)
+    most = math.sqrt(float(limits.max)) * (1.0 - float(limits.eps))
+    return jnp.where(jnp.abs(a) > most, jnp.inf, bounded(a, -most, most) ** 2)
 
 
 @runtime_checkable
@@ -110,7 +134,7 @@ class Normal:
     @property
     def std(self) -> Array:
         """Standard deviation, exp(log_std)."""
-        return jnp.exp(self.log_std)
+        return finite_exp(self.log_std)
 
     @property
     def log_var(self) -> Array:
@@ -125,7 +149,7 @@ class Normal:
           temperature: factor of the standard deviation, broadcast against `mean`; 0 gives the mode exactly.
         Source: the reparameterisation of Kingma & Welling (2014), equation 10.
         """
-        return self.from_noise(jax.random.normal(key, self.mean.shape, self.mean.dtype), temperature)
+        return self.from_noise(jax.random.normal(fused(key), self.mean.shape, self.mean.dtype), temperature)
 
     def from_noise(self, noise: Array, temperature: Array | float = 1.0) -> Array:
         """mean + temperature * std * noise, as `sample` computes it from its eps."""
@@ -134,7 +158,7 @@ class Normal:
 
     def to_noise(self, z: Array) -> Array:
         """(z - mean) / std, the inverse of `from_noise` at temperature 1."""
-        return (z - self.mean) / self.std
+        return (z - self.mean) * finite_exp(-self.log_std)
 
     @property
     def mode(self) -> Array:
@@ -143,10 +167,10 @@ class Normal:
 
     def log_prob(self, z: Array) -> Array:
         """log N(z; mean, std^2) = -log(2 pi)/2 - log_std - ((z - mean)/std)^2/2, elementwise nats."""
-        standardised = (z - self.mean) * jnp.exp(-self.log_std)
+        standardised = (z - self.mean) * finite_exp(-self.log_std)
         # The constant comes last, where the sum has the dtype of z: log_std of the top prior is float32 even beside a
         # float64 z.
-        return -0.5 * standardised**2 - self.log_std - _HALF_LOG_2PI
+        return -0.5 * _square(standardised) - self.log_std - _HALF_LOG_2PI
 
 
 @struct.dataclass
@@ -198,6 +222,8 @@ class OneHotCategorical:
       logits: `[B, ..., K]`, unnormalised.
       form: gradient estimator, one of the above.
       relaxation: temperature of the softmax in "gumbel"; smaller is less biased and noisier.
+
+    Raises ValueError for another form, or a relaxation that is not positive and finite.
     """
 
     logits: Array
@@ -206,6 +232,12 @@ class OneHotCategorical:
 
     reparameterised = False
 
+    def __post_init__(self) -> None:
+        if self.form not in ("straight_through", "gumbel"):
+            raise ValueError(f"OneHotCategorical(form={self.form!r}): it has to be 'straight_through' or 'gumbel'.")
+        if not 0.0 < self.relaxation < math.inf:
+            raise ValueError(f"OneHotCategorical(relaxation={self.relaxation}): it has to be positive and finite.")
+
     @property
     def log_probabilities(self) -> Array:
         """log softmax(logits), `[B, ..., K]`."""
@@ -213,7 +245,7 @@ class OneHotCategorical:
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
         """Draws a one-hot z from softmax(logits / temperature) by the Gumbel-max trick; 0 gives the likeliest class."""
-        gumbel = jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
+        gumbel = jax.random.gumbel(fused(key), self.logits.shape, self.logits.dtype)
         # The temperature scales the noise instead of dividing the logits: the same argmax, and 0 is allowed.
         perturbed = self.logits + jnp.asarray(temperature, self.logits.dtype) * gumbel
         z = jax.nn.one_hot(perturbed.argmax(-1), self.logits.shape[-1], dtype=self.logits.dtype)
@@ -250,7 +282,7 @@ class BernoulliLatent:
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
         """Draws z, 1 with probability sigmoid(logits / temperature); temperature 0 gives the likelier value."""
-        noise = jax.random.logistic(key, self.logits.shape, self.logits.dtype)
+        noise = jax.random.logistic(fused(key), self.logits.shape, self.logits.dtype)
         z = (self.logits + jnp.asarray(temperature, self.logits.dtype) * noise > 0).astype(self.logits.dtype)
         return z + (self.mean - jax.lax.stop_gradient(self.mean))
 
@@ -288,9 +320,9 @@ class NormalMixture:
 
         The temperature scales the Gumbel noise of the choice and the standard deviation; 0 gives `mode`.
         """
-        component_key, key = jax.random.split(key)
+        component_key, key = split(key)
         temperature = jnp.asarray(temperature, self.logits.dtype)
-        gumbel = jax.random.gumbel(component_key, self.logits.shape, self.logits.dtype)
+        gumbel = jax.random.gumbel(fused(component_key), self.logits.shape, self.logits.dtype)
         chosen = (self.logits + temperature * gumbel).argmax(-1)
         # At 0 the argmax is the component of largest weight, whose mean need not have the highest density.
         # a condition, not a select: the densest component costs K times as much as everything else here
@@ -303,13 +335,15 @@ class NormalMixture:
         """log p(z), `[B]`."""
         each = self.components.log_prob(z[:, None])  # [B, K, ...]
         by_component = each.reshape(*self.logits.shape, -1).sum(-1)  # [B, K]
+        # If all components are -inf, so far is z from them, logsumexp has the gradient 0/0.
+        by_component = bounded(by_component, float(jnp.finfo(each.dtype).min), math.inf)
         return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + by_component, axis=-1)
 
     @property
     def mean(self) -> Array:
         """sum_k w_k m_k."""
         weights = jax.nn.softmax(self.logits)
-        return (_beside(weights, self.components.mean) * self.components.mean).sum(1)
+        return (beside(weights, self.components.mean) * self.components.mean).sum(1)
 
     @property
     def mode(self) -> Array:
@@ -324,7 +358,7 @@ class NormalMixture:
 
     def _of(self, chosen: Array, leaf: Array) -> Array:
         """Takes each example's chosen component from leaf: `[B, K, ...]` to `[B, ...]`."""
-        return jnp.take_along_axis(leaf, _beside(chosen[:, None], leaf), axis=1)[:, 0]
+        return jnp.take_along_axis(leaf, beside(chosen[:, None], leaf), axis=1)[:, 0]
 
 
 @struct.dataclass
@@ -361,8 +395,8 @@ class Either:
         return jnp.where(self.choice, self.inferred.mode, self.prior.mode)
 
 
-def _beside(values: Array, leaf: Array) -> Array:
-    """Appends axes of size 1 to values, `[B, K]`, until they have as many axes as leaf."""
+def beside(values: Array, leaf: Array) -> Array:
+    """Appends axes of size 1 to values, `[B]` or `[B, K]`, until they have as many axes as leaf, to be broadcast."""
     return values.reshape(*values.shape, *(1,) * (leaf.ndim - values.ndim))
 
 
@@ -380,10 +414,12 @@ def kl(q: Latent, p: Latent) -> Array | None:
     OneHotCategorical: sum_k q_k (log q_k - log p_k). BernoulliLatent: the same with two classes.
     Source: Kingma & Welling (2014), appendix B, for two general Gaussians.
     """
+    if not has_closed_kl(q, p):
+        return None
     if isinstance(q, Normal) and isinstance(p, Normal):
         d = q.log_std - p.log_std
-        offset = (q.mean - p.mean) * jnp.exp(-p.log_std)
-        return 0.5 * jnp.expm1(2.0 * d) - d + 0.5 * offset**2
+        offset = (q.mean - p.mean) * finite_exp(-p.log_std)
+        return 0.5 * jnp.expm1(2.0 * d) - d + 0.5 * _square(offset)
     if isinstance(q, OneHotCategorical) and isinstance(p, OneHotCategorical):
         return (q.mean * (q.log_probabilities - p.log_probabilities)).sum(-1)
     if isinstance(q, BernoulliLatent) and isinstance(p, BernoulliLatent):
@@ -393,8 +429,8 @@ def kl(q: Latent, p: Latent) -> Array | None:
 
 
 def has_closed_kl(q: Any, p: Any) -> bool:
-    """Whether `kl(q, p)` has a closed form."""
-    return type(q) is type(p) and isinstance(q, Normal | OneHotCategorical | BernoulliLatent)
+    """Whether `kl(q, p)` has a closed form: not for a subclass, whose density may be another."""
+    return type(q) is type(p) and type(q) in (Normal, OneHotCategorical, BernoulliLatent)
 
 
 def residual(prior: Normal, delta: Normal) -> Normal:
@@ -420,8 +456,8 @@ def kl_residual(prior: Latent, delta: Latent) -> Array:
             f"kl_residual(prior={type(prior).__name__}, delta={type(delta).__name__}): it has a closed form for two "
             "Normals only. Take log q - log p at the sample, as `draw` does."
         )
-    scaled = delta.mean * jnp.exp(-prior.log_std)
-    return 0.5 * (scaled**2 + jnp.expm1(2.0 * delta.log_std)) - delta.log_std
+    scaled = delta.mean * finite_exp(-prior.log_std)
+    return 0.5 * (_square(scaled) + jnp.expm1(2.0 * delta.log_std)) - delta.log_std
 
 
 def precision_weighted(prior: Normal, evidence: Normal) -> Normal:
@@ -447,15 +483,17 @@ def soft_clamp(values: Float[Array, "..."], bound: float) -> Float[Array, "..."]
 
     Source: NVAE's soft clamp with bound 5 (Vahdat & Kautz, 2020, appendix).
     """
-    return bound * jnp.tanh(values / bound)
+    # tanh is 1 there already; an infinite derivative from outside stays 0 instead of becoming NaN
+    return bound * jnp.tanh(bounded(values / bound, -20.0, 20.0))
 
 
 def log_softplus(a: Float[Array, "..."]) -> Float[Array, "..."]:
     """log log(1 + e^a), the logarithm of a softplus scale, also where the softplus itself underflows."""
     far = a < -15.0
-    # Far below 0, log(1 + u) = u - u^2/2 with u = e^a gives a - e^a/2. The other branch is kept finite where it is not
+    # Far below 0, log(1 + u) = u - u^2/2 with u = e^a gives a - e^a/2. Each branch is kept finite where it is not
     # taken, or its gradient would be NaN.
-    return jnp.where(far, a - 0.5 * jnp.exp(a), jnp.log(jax.nn.softplus(jnp.where(far, 0.0, a))))
+    below, near = jnp.where(far, a, 0.0), jnp.where(far, 0.0, a)
+    return jnp.where(far, below - 0.5 * jnp.exp(below), jnp.log(jax.nn.softplus(near)))
 
 
 @dataclasses.dataclass(frozen=True)

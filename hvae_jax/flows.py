@@ -25,6 +25,7 @@ from jax import Array
 from jaxtyping import Float
 
 from hvae_jax.descent import Flow
+from hvae_jax.distributions import bounded, finite_exp
 from hvae_jax.networks.cells import CellStyle, LogNormConv
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.masked import MaskedLayers, apply_layers, check_order
@@ -52,7 +53,10 @@ def autoregressive_step(network: Callable[[Array], Array], form: StepForm) -> Fl
             return out, jnp.ones_like(z), jnp.zeros_like(z)
         m, s = jnp.split(out, 2, axis=-1)
         if form == "published":
-            return -0.1 * m * jnp.exp(-0.1 * s), jnp.exp(-0.1 * s), -0.1 * s
+            scale = finite_exp(-0.1 * s)
+            # bounded, so that z' is not inf - inf
+            most = 0.25 * float(jnp.finfo(scale.dtype).max)
+            return bounded(-0.1 * m * scale, -most, most), scale, -0.1 * s
         # 1 - g is sigmoid(-s - 1.5), which does not cancel where g is close to 1.
         return jax.nn.sigmoid(-s - _OPEN) * m, jax.nn.sigmoid(s + _OPEN), jax.nn.log_sigmoid(s + _OPEN)
 
@@ -64,7 +68,7 @@ def autoregressive_step(network: Callable[[Array], Array], form: StepForm) -> Fl
         def invert_at(z0: Array) -> Array:
             """Inverts the affine map whose terms the network computes at z0."""
             shift, _, log_scale = terms(z0)
-            return (z - shift) * jnp.exp(-log_scale)
+            return (z - shift) * finite_exp(-log_scale)
 
         z0 = triangular_fixed_point(invert_at, z)
         # log |dz/dz0| at the solution: the fixed point returns z0 alone.

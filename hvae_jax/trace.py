@@ -32,6 +32,8 @@ class Level:
       name: name as in the paper: "z1" is next to x.
       side: height of the latent's feature map; 1 for a vector.
       stacked: whether the arrays have a leading axis of levels.
+      inferred: whether z comes from its posterior, bool `[B]`, where that is chosen as the program runs or z comes from
+        the prior; None if it does everywhere.
     """
 
     z: Array
@@ -43,6 +45,7 @@ class Level:
     name: str = struct.field(pytree_node=False, default="z")
     side: int = struct.field(pytree_node=False, default=1)
     stacked: bool = struct.field(pytree_node=False, default=False)
+    inferred: Array | None = None
 
     @property
     def rate(self) -> Array:
@@ -53,9 +56,11 @@ class Level:
 
     @property
     def ratio(self) -> Array:
-        """log q - log p at the sample, per example, nats, `[B]` (`[n, B]` for a run)."""
+        """log q - log p at the sample, per example, nats, `[B]` (`[n, B]` for a run); 0 if z came from the prior."""
         _refuse_extra_axes(self)
-        return self.log_q - self.log_p
+        difference = self.log_q - self.log_p
+        # There both are the same number, but a compiled program may compute it twice and round it in two ways.
+        return difference if self.inferred is None else jnp.where(self.inferred, difference, 0.0)
 
 
 @struct.dataclass

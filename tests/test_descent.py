@@ -1,5 +1,6 @@
 """The descent: how each latent is chosen, errors, and that a scanned run equals its levels one by one."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from support.cases import integers
 from support.toys import Scanned, coupling
 
-from hvae_jax.descent import Drawn, Pick, draw, picks, propose, stack
+from hvae_jax.descent import Drawn, Flow, Pick, draw, picks, propose, stack
 from hvae_jax.distributions import Normal, kl
 from hvae_jax.networks.mlp import Dense
 
@@ -43,10 +44,25 @@ def test_picks_refuse_what_cannot_be() -> None:
         ({"temperature": [1.0, -1.0, 1.0]}, ("-1.0", "0 (the mode) or more")),
         ({"keep_top": 4}, ("4", "0 to 3")),
         ({"keep_top": -1}, ("-1", "0 to 3")),
+        ({"keep_top": np.array(9)}, ("9", "0 to 3")),
+        ({"keep_top": jnp.int32(-1)}, ("-1", "0 to 3")),
+        ({"keep_top": True}, ("True", "whole number")),
+        ({"keep_top": 1.0}, ("1.0", "whole number")),
+        ({"keep_top": np.array([1, 2])}, ("[1 2]", "whole number")),
     ):
         message = refusal(**choices)
         for part in parts:
             assert part in message, message
+
+
+def test_a_traced_keep_top_is_a_whole_number() -> None:
+    """Its dtype and shape are known while it is traced; beyond the ends its value keeps all levels or none."""
+    infer = jax.jit(lambda keep_top: jnp.stack([pick.infer for pick in picks(3, keep_top=keep_top)]))
+    assert infer(jnp.int32(9)).all()
+    assert not infer(jnp.int32(-1)).any()
+    for wrong in (True, 1.0, jnp.array([1, 2])):
+        with pytest.raises(ValueError, match="a whole number"):
+            infer(wrong)
 
 
 def test_picks_fill_up_from_the_top() -> None:
@@ -95,6 +111,27 @@ def test_from_the_prior_nothing_is_claimed(posterior: str) -> None:
     np.testing.assert_array_equal(one.z, given)
 
 
+@pytest.mark.parametrize("infer", [True, False])
+def test_the_ratio_below_keep_top_does_not_depend_on_rounding(infer: bool) -> None:
+    """A compiled program may compute log q = log p twice and round it in two ways: the ratio is 0 all the same."""
+    q, p = gaussian(1), gaussian(2)
+    level = jax.jit(lambda infer: draw(KEY, p, q, dataclasses.replace(picks(1)[0], infer=infer)))(infer)
+    twice = level.replace(log_q=level.log_q + 4.8e-7)
+    assert (twice.ratio == 0).all() == (not infer)
+    from_prior = draw(KEY, p, None, picks(1)[0])
+    assert (from_prior.replace(log_q=from_prior.log_q + 4.8e-7).ratio == 0).all()
+
+
+def test_a_run_says_which_of_its_levels_are_inferred() -> None:
+    """Under a scan with remat, one number for each level and example, if keep_top is traced; else there is none."""
+    model, x = Scanned(remat=True), integers(2, 4)
+    params = jax.eval_shape(model.init, KEY, x, KEY)
+    traced = jax.eval_shape(lambda v, k: model.apply(v, x, KEY, keep_top=k), params, jnp.int32(2)).levels
+    assert [level.inferred.shape for level in traced] == [x.shape[:1], (3, *x.shape[:1])]
+    plain = jax.eval_shape(lambda v: model.apply(v, x, KEY), params).levels
+    assert [level.inferred for level in plain] == [None, None]
+
+
 def test_temperature_is_not_in_the_density() -> None:
     """Densities are those at temperature 1, so 0 gives no log 0."""
     p = gaussian(2)
@@ -132,6 +169,19 @@ def test_a_flow_and_its_inverse() -> None:
     again = propose(OTHER_KEY, q, picks(1, latents=(proposed.z,))[0], flow)
     np.testing.assert_allclose(again.log_q, proposed.log_q, rtol=1e-5, atol=1e-5)
     assert isinstance(again, Drawn)
+
+
+def test_a_flow_of_other_shapes_is_refused() -> None:
+    """A log-determinant that has no batch axis, and a z of another shape than z0."""
+    q = gaussian(1)
+    maps: Any = {
+        r"'z1': the flow's log-determinant has shape \(2,\)": lambda z: (z, jnp.zeros(2)),
+        r"'z1': a flow has to keep the shape of z, but turned \(4, 2\) into \(4, 1\)": lambda z: (z[:, :1], z[:, :1]),
+    }
+    for message, wrong in maps.items():
+        for choice in (picks(1)[0], picks(1, latents=(jnp.ones((B, 2)),))[0]):
+            with pytest.raises(ValueError, match=message):
+                propose(KEY, q, choice, Flow(wrong, wrong), name="z1")
 
 
 def test_stacked_picks() -> None:

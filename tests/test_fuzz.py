@@ -16,8 +16,7 @@ from support.places import RECIPES, script
 
 from hvae_jax.cli import main as cli
 from hvae_jax.cli.script import main
-from hvae_jax.data import Data
-from hvae_jax.experiment import Evaluation, Experiment
+from hvae_jax.experiment import Data, Evaluation, Experiment
 from hvae_jax.experiment.run import prepare
 from hvae_jax.experiment.settings import from_json, to_json
 from hvae_jax.likelihoods import Bernoulli

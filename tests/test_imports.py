@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "likelihoods": {"distributions", "networks"},
     "trace": {"distributions", "likelihoods"},
     "descent": {"distributions", "trace"},
-    "flows": {"descent", "networks"},
+    "flows": {"descent", "distributions", "networks"},
     "models": {"descent", "distributions", "flows", "likelihoods", "networks", "trace"},
     "objectives": {"distributions", "networks", "trace"},
     "diagnostics": {"distributions", "objectives", "trace"},
@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("__init__", "convert", "data", "diagnostics", "likelihoods"),
         *("models", "objectives", "report", "trace", "training"),
     },
-    "cli": {"convert", "descent", "diagnostics", "experiment", "report", "trace", "training"},
+    # objectives: a flag that this run does not have may be a setting of another objective
+    "cli": {"convert", "descent", "diagnostics", "experiment", "objectives", "report", "trace", "training"},
 }
 # Only the maths lies at the root.
 ROOT_MODULES = {"__init__", "distributions", "trace", "descent", "flows"}

@@ -199,6 +199,33 @@ def test_densities_of_a_wrong_shape_are_refused() -> None:
     np.testing.assert_allclose(level.rate, square.log_prob(level.z).sum(1) - joint.log_prob(level.z), rtol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [{"form": "gumble"}, {"form": None}, {"relaxation": 0.0}, {"relaxation": -1.0}])
+def test_settings_of_a_one_hot_are_checked(settings: Any) -> None:
+    """The error names the record and the setting."""
+    with pytest.raises(ValueError, match=rf"OneHotCategorical\({next(iter(settings))}="):
+        OneHotCategorical(jnp.zeros((B, 3)), **settings)
+
+
+class Joint(Normal):
+    """A Gaussian that has one density an example, as one with a full covariance has."""
+
+    def log_prob(self, z: Array) -> Array:
+        """`[B]`."""
+        return super().log_prob(z).sum(1)
+
+
+def test_a_subclass_has_no_closed_form() -> None:
+    """Its density may be another than its parent's, so that the level has log q - log p, also `[B]` with D = B."""
+    q, p = normal(B, B), normal(B, B)
+    joint = Joint(q.mean, q.log_std + 0.3)
+    assert kl(joint, p) is None
+    assert not has_closed_kl(joint, joint)
+    for one, other in ((joint, p), (p, joint)):
+        level = draw(KEY, one, other, INFER)
+        np.testing.assert_allclose(level.rate, level.log_q - level.log_p, rtol=1e-5, atol=1e-5)
+        assert level.rate.shape == (B,)
+
+
 def test_noise_is_what_a_sample_is_made_of() -> None:
     """Given noise decides z: inferred, from the prior at a temperature, and proposed on the bottom-up path."""
     q, eps = normal(B, 2), array(B, 2)

@@ -96,6 +96,20 @@ def test_the_chunk_does_not_matter(chunk: int) -> None:
     np.testing.assert_allclose(one.standard_error, other.standard_error, rtol=1e-3)
 
 
+@pytest.mark.parametrize("impl", ["rbg", pytest.param("unsafe_rbg", marks=pytest.mark.slow)])
+def test_the_chunk_does_not_matter_under_other_keys(impl: str) -> None:
+    """Under keys whose numbers a vmap would change, every draw is that of its own key too, whatever the chunk."""
+    key, moved = jax.random.key(0, impl=impl), variables()
+
+    @jax.jit
+    def one(index: jax.Array) -> jax.Array:
+        return log_weight(MODEL.apply(moved, X, jax.random.fold_in(key, index)))
+
+    expected = jax.nn.logsumexp(jnp.stack([one(jnp.int32(i)) for i in range(5)]), axis=0) - np.log(5)
+    for chunk in (1, 2, 5):
+        np.testing.assert_allclose(iwae(MODEL, moved, X, key, 5, chunk), expected, rtol=1e-5)
+
+
 def test_a_plain_k_is_a_traced_k() -> None:
     """A plain number K outside jit, smaller than a chunk, gives what a traced K gives."""
     jax.tree.map(

@@ -63,7 +63,7 @@ def published(
         name=f"efficient_vdvae_{name}",
         data=data,
         model=model,
-        objective=Regularised(warm_up=Linear(21, 5042, floor=1e-4), balance=GammaBalance(10_000)),
+        objective=Regularised(warm_up=Linear(20, 5041, floor=1e-4), balance=GammaBalance(10_000)),
         optimiser=Adamax(
             learning_rate=1e-3, schedule=Product((WARM_UP, Cosine(decay_from, steps, initial=1.0, final=end)))
         ),

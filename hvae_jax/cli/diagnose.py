@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.cli.arguments import Import, Run, check_out
 from hvae_jax.experiment import settings
 from hvae_jax.experiment.checks import check_fits
 from hvae_jax.experiment.reopen import open_run
@@ -14,6 +14,7 @@ from hvae_jax.report.diagnosis import Effort, diagnose
 from hvae_jax.report.page import page
 from hvae_jax.report.sketch import walk_pictures
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.texts import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Diagnose:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         run = open_run(self.run, self.import_)
         variables, dataset = run.variables, run.dataset
         model = run.experiment.model
@@ -66,7 +68,7 @@ class Diagnose:
         }
         images = walk_pictures(model, variables, dataset, report, jax.random.fold_in(key, 1))
         title = f"{run.experiment.name}: what its levels do"
-        out.write_text(page(title, report, figures, images))
+        write_whole(out, page(title, report, figures, images))
         write_whole(out.with_suffix(".json"), settings.dumps(report))
-        print("\n".join(f"- {sentence}" for sentence in report["words"]))
-        print(f"{out} and {out.with_suffix('.json')}")
+        say("\n".join(f"- {sentence}" for sentence in report["words"]))
+        say(f"{out} and {out.with_suffix('.json')}")

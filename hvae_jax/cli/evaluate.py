@@ -5,11 +5,13 @@ from pathlib import Path
 
 import jax
 
-from hvae_jax.cli.arguments import Import, Run
+from hvae_jax.cli.arguments import Import, Run, check_out
 from hvae_jax.experiment import settings, tables
 from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.experiment.reopen import open_run
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.memory import memory_for
+from hvae_jax.runtime.texts import say
 from hvae_jax.training.mesh import data_mesh
 
 
@@ -22,6 +24,8 @@ class Evaluate:
       splits: splits that are measured; all but train by default.
       draws: K of the importance-weighted bound.
       examples: number of examples of each split that are measured, its first ones; None takes all.
+      chunk: largest number of draws held in memory at once; the run's by default. Changes no number.
+      size: largest number of examples held in memory at once; the run's by default. Another size draws other noise.
       data: another data set in place of the run's, by name; binarised, quantised and resized as the run's was.
       data_directory: directory of prepared TFDS data.
       seed: seed of the draws.
@@ -33,6 +37,8 @@ class Evaluate:
     splits: tuple[str, ...] = ()
     draws: int = 500
     examples: int | None = None
+    chunk: int | None = None
+    size: int | None = None
     data: str | None = None
     data_directory: str | None = None
     seed: int = 0
@@ -41,6 +47,7 @@ class Evaluate:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         run = open_run(self.run, self.import_, self.data, self.data_directory)
         splits = self.splits or [name for name in run.dataset.splits if name != "train"]
         draws = dict.fromkeys(splits, self.draws)
@@ -48,15 +55,17 @@ class Evaluate:
             raise ValueError(f"--draws is {self.draws}, but it has to be 1 or more.")
         if self.examples is not None and self.examples < 2:
             raise ValueError(f"--examples is {self.examples}, but standard errors and active units need 2 or more.")
-        wanted = run.experiment.evaluation
+        given = {name: value for name in ("chunk", "size") if (value := getattr(self, name)) is not None}
+        wanted = dataclasses.replace(run.experiment.evaluation, **given)
         key = jax.random.key(self.seed)
         first = {name: split.take(slice(self.examples)) for name, split in run.dataset.splits.items()}
         some = run.dataset if self.examples is None else dataclasses.replace(run.dataset, splits=first)
-        numbers = evaluate(
-            run.experiment.model, run.variables, some, key, draws, wanted.chunk, wanted.size, mesh=data_mesh()
-        )
+        with memory_for("measuring", "Lower --size."):
+            numbers = evaluate(
+                run.experiment.model, run.variables, some, key, draws, wanted.chunk, wanted.size, mesh=data_mesh()
+            )
         numbers["examples"] = {name: len(some.splits[name]) for name in splits}
         numbers |= {"data": tables.data_record(run.dataset), "seed": self.seed, "best_step": run.progress.best_step}
         if self.out is not None:
             write_whole(self.out, settings.dumps(numbers))
-        print(tables.table(numbers))
+        say(tables.table(numbers))

@@ -8,6 +8,7 @@ import tyro
 
 from hvae_jax.cli.arguments import Import, Run
 from hvae_jax.experiment import exchange
+from hvae_jax.runtime.texts import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,4 +29,4 @@ class Export:
 
     def __call__(self) -> None:
         """Write the file and print its path."""
-        print(exchange.export(self.run, self.file, self.overwrite, self.import_))
+        say(exchange.export(self.run, self.file, self.overwrite, self.import_))

@@ -12,6 +12,7 @@ from hvae_jax.convert.array_files import WhichWeights
 from hvae_jax.convert.codes import CONVERTERS
 from hvae_jax.convert.converter import Binarise, Converter
 from hvae_jax.experiment import exchange, tables
+from hvae_jax.runtime.texts import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ImportPublished:
         """Make the run folder and print a summary."""
         others = {name: value for name, value in vars(self.given).items() if name not in ("file", "preset")}
         folder = exchange.import_published(self.converter, self.given.file, self.given.preset, self.options, **others)
-        print(exchange.import_summary(tables.read(folder / "result.json"), folder))
+        say(exchange.import_summary(tables.read(folder / "result.json"), folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class ImportOwn:
     def __call__(self) -> None:
         """Make the run folder and print a summary."""
         folder = exchange.import_own(self.file, self.folder, self.overwrite, self.import_)
-        print(exchange.import_summary(tables.read(folder / "result.json"), folder))
+        say(exchange.import_summary(tables.read(folder / "result.json"), folder))
 
 
 def _command(converter: Converter[Any]) -> Callable[..., ImportPublished]:

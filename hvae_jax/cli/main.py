@@ -15,6 +15,7 @@ from hvae_jax.cli.sample import Sample
 from hvae_jax.cli.show import Show
 from hvae_jax.experiment.exits import errors_said
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
+from hvae_jax.runtime.streams import steady_streams
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": Evaluate,
@@ -28,8 +29,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+@steady_streams()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line and runs the command.
+    """Parses the command line and runs the command.
 
     Exit codes: 0 for success, 1 for an error, whose message is printed, 2 for arguments that do not parse.
     """

@@ -6,12 +6,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from hvae_jax.cli.arguments import Import, Run, columns
+from hvae_jax.cli.arguments import Import, Run, check_out, columns
 from hvae_jax.diagnostics import level_by_level
 from hvae_jax.experiment.reopen import open_run
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
+from hvae_jax.runtime.memory import memory_for
+from hvae_jax.runtime.texts import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Reconstruct:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         run = open_run(self.run, self.import_)
         name = self.split or list(run.dataset.splits)[-1]
         if name not in run.dataset.splits:
@@ -62,25 +65,27 @@ class Reconstruct:
         key, values = jax.random.key(self.seed), image_range(run.dataset)
         if self.by_level:
             counts = np.unique(np.linspace(0, levels, min(levels + 1, 12)).round().astype(int))
-            drawn = np.asarray(
-                jit_once(lambda v, key: level_by_level(model, v, few.x, key, few.y, counts))(run.variables, key)
-            )
+            by_level = jit_once(lambda v, key: level_by_level(model, v, few.x, key, few.y, counts))
+            with memory_for("reconstructing", "Lower --n."):
+                drawn = np.asarray(by_level(run.variables, key))
             rows = np.concatenate([drawn, np.asarray(few.x)[:, None].astype(drawn.dtype)], axis=1)
             out = self.out or self.run / "level_by_level.png"
             title = f"0 to {levels} {what} kept; the image"
             charts.save_grids(out, {title: rows.reshape(-1, *few.x.shape[1:])}, rows.shape[1], values)
-            print(f"{out}: from the top {', '.join(map(str, counts))} of {levels} {what}, and the image")
+            say(f"{out}: from the top {', '.join(map(str, counts))} of {levels} {what}, and the image")
             return
         keep = levels if self.keep_top is None else self.keep_top
         if not 0 <= keep <= levels:
             raise ValueError(f"--keep-top is {keep}, but the model has {levels} {what}: 0 to {levels}.")
         temperature = 1.0 if self.temperature is None else self.temperature
-        mean = jit_once(
+        reconstruct = jit_once(
             lambda v, key: model.apply(
                 v, few.x, key, y=few.y, keep_top=keep, temperature=temperature, method="reconstruct"
             )
-        )(run.variables, key)
+        )
+        with memory_for("reconstructing", "Lower --n."):
+            mean = np.asarray(reconstruct(run.variables, key))
         out = self.out or self.run / f"reconstructions_top{keep}.png"
-        panels = {"real": few.x, f"top {keep} of {levels} {what}": np.asarray(mean)}
+        panels = {"real": few.x, f"top {keep} of {levels} {what}": mean}
         charts.save_grids(out, panels, columns(len(few)), values)
-        print(out)
+        say(out)

@@ -7,13 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from hvae_jax.cli.arguments import Import, Run, columns
+from hvae_jax.cli.arguments import Import, Run, check_out, columns
 from hvae_jax.descent import temperature_by_side
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
+from hvae_jax.runtime.files import replacing
+from hvae_jax.runtime.memory import memory_for
+from hvae_jax.runtime.texts import say
 from hvae_jax.trace import Model, level_sides
 
 
@@ -45,6 +48,7 @@ class Sample:
 
     def __call__(self) -> None:
         """Runs the command."""
+        check_out(self.out)
         if self.n < 1 or not self.temperature:
             raise ValueError(f"--n is {self.n} and --temperature {self.temperature}: at least one of each is needed.")
         experiment, variables, _ = open_variables(self.run, self.import_)
@@ -53,15 +57,17 @@ class Sample:
         temperature, name = _temperature(self, experiment, variables)
         y = _labels(model, self.label, self.n)
         draw = jit_once(lambda v, key: model.apply(v, key, self.n, y=y, temperature=temperature, method="generate"))
-        x = np.asarray(draw(variables, jax.random.key(self.seed)))
+        with memory_for("sampling", "Lower --n."):
+            x = np.asarray(draw(variables, jax.random.key(self.seed)))
         label = "" if self.label is None else f"label{self.label}_"
         out = self.out or self.run / f"samples_{label}t{name}.png"
         if out.suffix == ".npz":
             arrays: dict[str, Any] = {"x": x} if y is None else {"x": x, "y": y}
-            np.savez_compressed(out, **arrays)
+            with replacing(out) as partial, partial.open("wb") as file:
+                np.savez_compressed(file, **arrays)
         else:
             charts.save_grids(out, {f"temperature {name}": x}, columns(self.n), values)
-        print(out)
+        say(out)
 
 
 def _range(experiment: Experiment) -> tuple[float, float]:

@@ -12,12 +12,14 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from hvae_jax.experiment.exits import PREEMPTED, errors_said, without_closed_loops
+from hvae_jax.cli import flags
+from hvae_jax.experiment.exits import PREEMPTED, errors_said
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.run import run, say
 from hvae_jax.runtime import doctor, meters
 from hvae_jax.runtime.cluster import Cluster, is_first
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
+from hvae_jax.runtime.streams import steady_streams
 from hvae_jax.training.signals import Interrupted
 
 
@@ -44,6 +46,7 @@ class Command:
     cluster: Cluster = Cluster()
 
 
+@steady_streams()
 def main(
     experiment: Experiment | Mapping[str, Experiment],
     arguments: Sequence[str] | None = None,
@@ -51,8 +54,8 @@ def main(
 ) -> None:
     """Runs the command line of an experiment script; an error becomes one clear line.
 
-    Exit codes: 0 for done, 1 for an error with a message, 2 for arguments that do not parse, 75 after SIGTERM and 130
-    after Ctrl-C, both saved (the same command goes on), 134 if another process of the run was lost.
+    Exit codes: 0 for done, 1 for an error with a message, 2 for arguments that do not parse, 75 after SIGTERM, SIGHUP
+    or SIGUSR1 and 130 after Ctrl-C, all saved (the same command goes on), 134 if another process of the run was lost.
 
     Args:
       experiment: the experiment, or several by name, of which `--preset NAME` takes one, the first by default; all
@@ -61,16 +64,21 @@ def main(
       description: text above --help, such as the script's docstring.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs errors that we print ourselves
-    with without_closed_loops(), errors_said():
+    with errors_said():
+        presets = experiment if isinstance(experiment, Mapping) else {}
         if isinstance(experiment, Mapping):
             experiment, arguments = _preset(experiment, arguments)
-        command = tyro.cli(
+        command, left = tyro.cli(
             Command,
             args=arguments,
             default=Command(experiment),
             description=description,
             config=(tyro.conf.FlagCreatePairsOff,),
+            return_unknown_args=True,
         )
+        if left:
+            print(f"error: {flags.unknown(left, command, experiment, presets)}", file=sys.stderr)
+            sys.exit(2)
         meters.compiled()  # starts the count
         # Other processes, the cache and the allocator have to be set up before JAX computes anything.
         several = command.cluster.start()
@@ -98,7 +106,7 @@ def main(
             number, at = interrupted.number, f"while measuring; what was trained is saved in {folder}"
     if number:
         say(f"Interrupted {at}. {same} goes on from there.")
-        sys.exit(PREEMPTED if number == signal.SIGTERM else 128 + number)
+        sys.exit(128 + number if number == signal.SIGINT else PREEMPTED)
 
 
 def _preset(presets: Mapping[str, Experiment], arguments: Sequence[str] | None) -> tuple[Experiment, Sequence[str]]:

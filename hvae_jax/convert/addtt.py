@@ -1,8 +1,8 @@
 """Weights of the convolutional Ladder VAE of A. Dittadi, addtt/ladder-vae-pytorch at a27d45c, as `ConvLadderVAE`.
 
 The configuration is read off the names and shapes in its `state_dict()`: levels, widths, resolutions, skips, gates,
-batch norms, dropout, the order of the layers in a residual block, and the merge of the bottom-up and top-down paths.
-Its layer 0 is z1, the level next to x.
+batch norms, dropout, the order of the layers in a residual block, the merge of the bottom-up and top-down paths, and
+the number of components of a mixture. Its layer 0 is z1, the level next to x.
 
 That code computes its Bernoulli log-likelihood from p instead of the logit: log(1 - p) inherits the rounding of p,
 which is 1 from a logit of 17 in float32 and of 37 in float64, and is bounded below by -100. `Bernoulli(form="of_p")`,
@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -27,12 +27,14 @@ from hvae_jax.convert.converter import Converter, Preset, check_is_preset
 from hvae_jax.convert.state_dict import (
     CONV,
     TRANSPOSED_CONV,
+    Entries,
     Entry,
+    check_unread,
     count,
     size,
     template_of,
     to_variables,
-    without_module,
+    unwrapped,
 )
 from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood, LogisticMixture
 from hvae_jax.models import ConvLadderVAE
@@ -40,8 +42,6 @@ from hvae_jax.models.conv_ladder import addtt_cifar10, addtt_mnist
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.residual import BlockStyle
 from hvae_jax.records import checked
-
-Entries = Iterator[tuple[str, Entry]]
 
 # likelihoods and activations by the names in that code's settings
 _FORMS: dict[str, type[Likelihood]] = {
@@ -116,14 +116,16 @@ def read(
             "nonlin": next(name for name, act in _ACTIVATIONS.items() if act is wanted.block.activation),
             "dropout": wanted.block.dropout,
         }
-        wanted = wanted.clone(likelihood=_in_our_units(settings["likelihood"])[0])
+        family = wanted.likelihood
+        mixtures = family.mixtures if isinstance(family, LogisticMixture) else LogisticMixture().mixtures
+        wanted = wanted.clone(likelihood=_in_our_units(settings["likelihood"], mixtures)[0])
     settings |= {name: value for name, value in vars(options).items() if value is not None}
     if not {"image", "likelihood"} <= set(settings):
         raise ValueError(
             "The weights of this code do not determine the size of x and the likelihood: give --image HEIGHT WIDTH "
             "and --likelihood, or --preset."
         )
-    model, variables = ladder_vae(without_module(arrays), **settings)
+    model, variables = ladder_vae(unwrapped(arrays), **settings)
     if wanted is not None:
         # Settings that weights do not determine were just made equal; the file has to agree in all others.
         block = dataclasses.replace(
@@ -148,14 +150,16 @@ def ladder_vae(
       nonlin: name of the activation in that code: "relu", "leakyrelu", "elu" or "selu".
       dropout: rate of channel dropout; not used for a state dict without dropout.
 
-    Raises ValueError if the form or the activation is unknown or the state dict does not fit, naming every array that
-    is missing, not expected or of another shape.
+    Raises ValueError if the form or the activation is unknown or the state dict does not fit, naming arrays that
+    are missing, not expected or of another shape.
     """
     if likelihood not in _FORMS:
         raise ValueError(f"ladder_vae(likelihood={likelihood!r}): one of {', '.join(_FORMS)}.")
     if nonlin not in _ACTIVATIONS:
         raise ValueError(f"ladder_vae(nonlin={nonlin!r}): one of {', '.join(_ACTIVATIONS)}.")
-    family, gains, shifts = _in_our_units(likelihood)
+    # ten outputs for a component of three colours: its logit, and three numbers for each colour
+    outputs = size(state_dict, "likelihood.parameter_net.weight") if likelihood == "discr_log_mix" else 0
+    family, gains, shifts = _in_our_units(likelihood, max(outputs // 10, 1))
     plain = _model(state_dict, image, family, BlockStyle(activation=_ACTIVATIONS[nonlin], dropout=dropout))
 
     # The layers of a block are only numbered: try every order, with dropout and without, and take what fits best.
@@ -169,7 +173,11 @@ def ladder_vae(
     _, _, model, table = min(fits)
 
     if not model.learn_top_prior:
-        _check_top_prior(state_dict, model)
+        name, shape = (
+            f"top_down_layers.{model.num_levels - 1}.top_prior_params",
+            (2 * model.latents[0], *model.top_shape),
+        )
+        check_unread(state_dict, name, (1, *shape), f"image={model.image[:2]}")
     variables = to_variables(state_dict, table, template_of(model), _ignored(model))
     readout = variables["params"]["readout"]
     for name, shift in (("kernel", 0.0), ("bias", jnp.asarray(shifts)[None])):
@@ -178,24 +186,10 @@ def ladder_vae(
     return model, variables
 
 
-def _check_top_prior(state_dict: Mapping[str, Any], model: ConvLadderVAE) -> None:
-    """Check the shape of a top prior that is N(0, I) against the shape of the top latent.
-
-    Raises ValueError with both.
-    """
-    name = f"top_down_layers.{model.num_levels - 1}.top_prior_params"
-    wanted = (1, 2 * model.latents[0], *model.top_shape)
-    found = tuple(np.shape(state_dict[name])) if name in state_dict else wanted
-    if found != wanted:
-        raise ValueError(
-            f"The state dict's {name} is {found}, but with image={model.image[:2]} it would be {wanted}. Give "
-            "ladder_vae the height and width that it was made for."
-        )
-
-
-def _in_our_units(likelihood: str) -> tuple[Likelihood, tuple[float, ...], tuple[float, ...]]:
+def _in_our_units(likelihood: str, mixtures: int) -> tuple[Likelihood, tuple[float, ...], tuple[float, ...]]:
     """Our family, and the factor and the offset that turn each parameter of that code into ours.
 
+    `mixtures` is the number of components of a mixture.
     Gaussian: that code has a log variance, we have a log standard deviation. Logistics: its 256 bins fill [0, 1], ours
     lie around 0, 1, ..., 255 scaled to [-1, 1]; they are the same bins around 0 instead of 1/2, 512/255 times as wide.
     That code adds 1/2 to the mean and -1 to the log scale that its network gives.
@@ -208,7 +202,8 @@ def _in_our_units(likelihood: str) -> tuple[Likelihood, tuple[float, ...], tuple
     if likelihood == "discr_log":
         family = DiscretisedLogistic(min_log_scale=math.log(wider) - 7.0, added=1e-7)
         return family, (wider, 1.0), (0.0, math.log(wider) - 1.0)
-    return LogisticMixture(form="published"), (1.0,) * 100, (0.0,) * 100
+    family = LogisticMixture(mixtures, form="published")
+    return family, (1.0,) * family.parameters, (0.0,) * family.parameters
 
 
 def _model(
@@ -341,6 +336,7 @@ CONVERTER = Converter(
     presets=PRESETS,
     options=AddttOptions,
     read=read,
+    names=lambda _, model: (name for name, _ in entries(model, model.block.dropout > 0, 1)),
     untold=("image", "block.activation", "block.dropout"),
     needs_preset=False,
 )

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -23,12 +23,15 @@ from hvae_jax.convert.converter import Converter, Preset, check_is_preset
 from hvae_jax.convert.state_dict import (
     CONV,
     TRANSPOSED_CONV,
+    Entries,
     Entry,
+    check_unread,
     count,
+    few,
     size,
     template_of,
     to_variables,
-    without_module,
+    unwrapped,
 )
 from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
@@ -42,8 +45,6 @@ from hvae_jax.models.biva import (
     sides,
 )
 from hvae_jax.records import checked
-
-Entries = Iterator[tuple[str, Entry]]
 
 # heads and activations by the names in that code's settings
 _HEADS = {
@@ -120,7 +121,7 @@ def read(
         raise ValueError("The weights of BIVA do not determine the size of x: give --image HEIGHT WIDTH, or --preset.")
     if options.strides is not None:
         settings["strides"] = _parsed(options.strides)
-    model, variables = deep_vae(without_module(arrays), **settings)
+    model, variables = deep_vae(unwrapped(arrays), **settings)
     if wanted is not None:
         # Settings that weights do not determine were just made equal; the file has to agree in all others.
         untold = {name: vars(model)[name] for name in CONVERTER.untold if name != "image"}
@@ -159,7 +160,7 @@ def deep_vae(
         stride, 1 elsewhere.
       pad, log_var_act, nonlinearity, q_dropout, p_dropout: as in `BIVAOptions`.
 
-    Raises ValueError if an activation is unknown or the state dict does not fit, naming every array that is missing,
+    Raises ValueError if an activation is unknown or the state dict does not fit, naming arrays that are missing,
     not expected or of another shape, or every layer that its data-dependent initialisation still has to set.
     """
     if nonlinearity not in _ACTIVATIONS:
@@ -200,22 +201,13 @@ def deep_vae(
 
 
 def _check_top_prior(state_dict: Mapping[str, Any], model: BIVA | GatedLadderVAE) -> None:
-    """Check the shape of a top prior that is N(0, I) against the shape of the top latent.
-
-    In a model whose latents are all maps, no other array depends on the image size.
-
-    Raises ValueError with both shapes and the settings that the second one follows from.
-    """
-    name, top = f"stages.{len(model.stages) - 1}.stochastic.prior", model.stages[0]
+    """Check the shape of a top prior that is N(0, I), as `check_unread` does."""
+    top = model.stages[0]
     place = sides(model.image, model.pad, model.stages)[0]
     wanted = (2 * top.latents, *(place if top.kernel else ()))
-    found = tuple(np.shape(state_dict[name])) if name in state_dict else wanted
-    if found != wanted:
-        strides = [[stride for *_, stride in stage.blocks] for stage in reversed(model.stages)]
-        raise ValueError(
-            f"The state dict's {name} is {found}, but with image={model.image[:2]}, pad={model.pad} and strides="
-            f"{strides} (stage by stage from x up) it would be {wanted}. Give deep_vae the ones it was made with."
-        )
+    strides = [[stride for *_, stride in stage.blocks] for stage in reversed(model.stages)]
+    settings = f"image={model.image[:2]}, pad={model.pad} and strides={strides} (stage by stage from x up)"
+    check_unread(state_dict, f"stages.{len(model.stages) - 1}.stochastic.prior", wanted, settings)
 
 
 def _has(state_dict: Mapping[str, Any], pattern: str) -> bool:
@@ -230,7 +222,7 @@ def _weight(state_dict: Mapping[str, Any], layer: str) -> str:
 def _check_initialised(state_dict: Mapping[str, Any]) -> None:
     """Check that data-dependent initialisation has run.
 
-    Raises ValueError naming every layer that the next forward pass of that code would initialise anew.
+    Raises ValueError naming layers that the next forward pass of that code would initialise anew.
     """
     layers = [
         name.removesuffix(".initialized")
@@ -241,7 +233,7 @@ def _check_initialised(state_dict: Mapping[str, Any]) -> None:
     if waiting:
         raise ValueError(
             f"The state dict has not been initialised: that code's first forward pass would do it for "
-            f"{', '.join(waiting)}. Run one, and take the state dict after it."
+            f"{few(waiting)}. Run one, and take the state dict after it."
         )
 
 
@@ -432,10 +424,22 @@ def _in_weight_norm(state_dict: Mapping[str, Any], table: Mapping[str, Entry], s
             weight = np.asarray(value)
             others = tuple(axis for axis, size in enumerate(gain.shape) if size == 1)
             carried[f"{layer}.weight_v"] = weight
-            carried[f"{layer}.weight_g"] = np.sqrt(np.square(weight).sum(others, keepdims=True))
+            carried[f"{layer}.weight_g"] = _norms(weight, others)
         elif not name.startswith(f"stages.{stages - 1}.q_proj."):
             carried[name] = value
     return carried
+
+
+def _norms(weight: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Norms of a weight over axes, in its dtype, float32 at least; in float64 where squares leave the range of that."""
+    weight = weight.astype(np.float32) if weight.dtype.itemsize < 4 else weight
+    with np.errstate(over="ignore", under="ignore"):
+        norms = np.sqrt(np.square(weight).sum(axes, keepdims=True))
+    unsure = ~np.isfinite(norms) | (norms < 1e-15)
+    if unsure.any():
+        exact = np.sqrt(np.square(weight.astype(np.float64)).sum(axes, keepdims=True))
+        norms = np.where(unsure, exact.astype(norms.dtype), norms)
+    return norms
 
 
 CONVERTER = Converter(
@@ -445,6 +449,7 @@ CONVERTER = Converter(
     presets=PRESETS,
     options=BIVAOptions,
     read=read,
+    names=lambda _, model: (name for name, _ in entries(model)),
     untold=("image", "pad", "head", "activation", "q_dropout", "p_dropout"),
     needs_preset=False,
 )

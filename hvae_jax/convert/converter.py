@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
+from hvae_jax.convert.state_dict import MisfitError
 from hvae_jax.models import HVAE
 
 Options = TypeVar("Options")
@@ -41,7 +42,9 @@ class Converter(Generic[Options]):
       options: type of the settings that a user may give: a frozen dataclass whose defaults change nothing.
       read: function of (arrays by name, preset or None, options) that returns (model, variables). The model has the
         likelihood that the code trains and measures, so that published numbers come out again. Raises ValueError for
-        arrays that do not fit, naming each.
+        arrays that do not fit, naming them.
+      names: function of (arrays by name, model) that returns the names of the arrays of such a model in the code, in
+        that of its formats which the given arrays have.
       untold: fields of the model that weights do not determine, such as "block.dropout"; `hvae import` prints them.
       needs_preset: whether files are read with a preset only; otherwise `read` takes None and reads the configuration
         off the arrays.
@@ -53,6 +56,7 @@ class Converter(Generic[Options]):
     presets: Mapping[str, Preset]
     options: type[Options]
     read: Callable[[Mapping[str, Any], Preset | None, Options], tuple[HVAE, dict[str, Any]]]
+    names: Callable[[Mapping[str, Any], Any], Iterable[str]]
     untold: tuple[str, ...]
     needs_preset: bool
 
@@ -84,9 +88,15 @@ def check_is_preset(found: HVAE, wanted: HVAE) -> None:
             for field in dataclasses.fields(found)
             if field.name not in ("parent", "name")
         }
-        odd = [f"{name} is {one}, not {other}" for name, (one, other) in pairs.items() if one != other]
+        odd = [f"{name} is {_short(one)}, not {_short(other)}" for name, (one, other) in pairs.items() if one != other]
     if odd:
-        raise ValueError(
+        raise MisfitError(
             f"The file is of another configuration than the preset: {'; '.join(odd)}. Without --preset the "
             "configuration is read off the file; then --image and --data give what the weights do not determine."
         )
+
+
+def _short(value: Any) -> str:
+    """A setting in an error, not longer than two lines."""
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:180]} ..."

@@ -5,11 +5,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hvae_jax.convert.state_dict import CONV, Entry, enumerated, size
+from hvae_jax.convert.state_dict import CONV, Entries, Entry, MisfitError, enumerated, size
 from hvae_jax.models import Down, EfficientVDVAE, Up
 from hvae_jax.models.very_deep.stages import stage_names
-
-Entries = Iterator[tuple[str, Entry]]
 
 _BLOCK = re.compile(
     r"(bottom_up|top_down)\.(levels_\w+_(down|up)sample\.\d+|levels_(up|down)\.\d+\.\d+"
@@ -135,7 +133,7 @@ class TorchTree:
                 wanted = (None, *range(1 + max((b for b in here if b is not None), default=-1)))
                 holes += [name(level, b) for b in wanted if b not in here]
         if holes:
-            raise ValueError(f"The state dict is not whole: {enumerated(holes)} missing.")
+            raise MisfitError(f"The state dict is not whole: {enumerated(holes)} missing.")
 
     def levels(self) -> tuple[tuple[Up, ...], tuple[Down, ...]]:
         """One `Up` and one `Down` for each level, as `efficient_levels` takes them."""

@@ -10,7 +10,6 @@ That code's loss is in nats per dimension, and the standard beta of its scales i
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -19,7 +18,16 @@ import numpy as np
 from hvae_jax import models
 from hvae_jax.convert.converter import Converter, Preset
 from hvae_jax.convert.efficient_trees import TREES, TorchTree, blocks_of, entries
-from hvae_jax.convert.state_dict import Entry, Misfits, enumerated, size, template_of, to_variables
+from hvae_jax.convert.state_dict import (
+    Entry,
+    MisfitError,
+    Misfits,
+    enumerated,
+    size,
+    template_of,
+    to_variables,
+    unwrapped,
+)
 from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import EfficientVDVAE
@@ -27,6 +35,7 @@ from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up
 from hvae_jax.records import checked
 
 BETA = 0.6931472
+_MOST = 6  # largest number of remarks on widths in an error
 
 Base = Literal["std", "logstd"]
 # the form of `ScaleHead` for each base
@@ -134,8 +143,8 @@ def read(
     if options.structure == "preset":
         try:
             return model, variables_of(arrays, model)
-        except ValueError as error:
-            raise ValueError(
+        except MisfitError as error:
+            raise MisfitError(
                 f"{error} The preset has {model.num_levels} blocks on the top-down path: --structure file reads a file "
                 "of other blocks or widths."
             ) from error
@@ -157,7 +166,7 @@ def read(
         **settings,
     )
     if found.image != model.image:
-        raise ValueError(f"The file is of images {found.image}, the preset of {model.image}.")
+        raise MisfitError(f"The file is of images {found.image}, the preset of {model.image}.")
     return found.clone(unroll=model.unroll, remat=model.remat), variables
 
 
@@ -215,8 +224,8 @@ def efficient_vdvae(
         28x28 in frames of 32x32; otherwise that code's mixture of discretised logistics.
       pad: zeros on each side of x; None takes 2 with one output for each channel, 0 otherwise.
 
-    Raises ValueError if a base is unknown, num_bits is neither 5 nor 8, or the state dict does not fit, naming every
-    array that is missing, not expected or of another shape.
+    Raises ValueError if a base is unknown, num_bits is neither 5 nor 8, or the state dict does not fit, naming
+    arrays that are missing, not expected or of another shape.
     """
     for name, base in (
         ("distribution_base", distribution_base),
@@ -228,7 +237,7 @@ def efficient_vdvae(
         raise ValueError(f"efficient_vdvae(num_bits={num_bits}): 8 or 5.")
     num_bits = int(num_bits)  # settings of that code have it as a float
     arrays = _flat(state_dict)
-    tree = TREES["jax" if any("block_up_level" in name for name in arrays) else "torch"](arrays)
+    tree = _tree(arrays)
     outputs = size(arrays, tree.bias("top_down", "output_conv"))
     channels = tree.inputs(tree.conv("bottom_up", "input_conv"))
     mixtures = outputs // (3 * channels + 1)
@@ -264,6 +273,16 @@ def efficient_vdvae(
     return model, variables_of(state_dict, model)
 
 
+def _is_jax(arrays: Mapping[str, Any]) -> bool:
+    """Whether arrays have the names of the JAX tree."""
+    return any("block_up_level" in name for name in arrays)
+
+
+def _tree(arrays: Mapping[str, Any]) -> TorchTree:
+    """The tree that arrays are of."""
+    return TREES["jax" if _is_jax(arrays) else "torch"](arrays)
+
+
 def _edge(tree: TorchTree) -> int | None:
     """Kernel size of the bottlenecks' first layers; None if it differs between levels."""
     levels = range(tree.number(lambda i: tree.up(i, None)))
@@ -274,8 +293,7 @@ def _edge(tree: TorchTree) -> int | None:
 def variables_of(state_dict: Mapping[str, Any], model: EfficientVDVAE) -> dict[str, Any]:
     """The variables of a known model, such as a preset's. Raises ValueError as `efficient_vdvae` does."""
     arrays = _flat(state_dict)
-    is_jax = any("block_up_level" in name for name in arrays)
-    tree = TREES["jax" if is_jax else "torch"](arrays)
+    tree, is_jax = _tree(arrays), _is_jax(arrays)
     unread = f"{tree.pool(tree.up(tree.number(lambda i: tree.up(i, None)) - 1, None))}."
     arrays = {name: value for name, value in arrays.items() if not name.startswith(unread)}
     template = template_of(model)
@@ -303,12 +321,13 @@ def _check_blocks(tree: TorchTree, table: Mapping[str, Entry], arrays: Mapping[s
         if parts:
             remarks.append(f"it has {len(here)} {name} blocks, the configuration {len(there)}: {', '.join(parts)}")
         odd |= {block for blocks in which.values() for block in blocks}
-    for blocks, remark in _widths_that_differ(tree, [block for block in wanted if block in found], misfits):
-        remarks.append(remark)
-        odd |= set(blocks)
+    widths = _widths_that_differ(tree, [block for block in wanted if block in found], misfits)
+    odd |= {block for blocks, _ in widths for block in blocks}
+    remarks += [remark for _, remark in widths[:_MOST]]
+    remarks += [f"and {len(widths) - _MOST} such remarks more"] if len(widths) > _MOST else []
     if remarks:
         others = misfits.outside(f"{block}." for block in odd).listed()
-        raise ValueError(f"The state dict is of another configuration: {'; '.join(remarks)}. {others}".rstrip())
+        raise MisfitError(f"The state dict is of another configuration: {'; '.join(remarks)}. {others}".rstrip())
 
 
 def _widths_that_differ(tree: TorchTree, blocks: list[str], misfits: Misfits) -> list[tuple[list[str], str]]:
@@ -333,7 +352,7 @@ def _widths_that_differ(tree: TorchTree, blocks: list[str], misfits: Misfits) ->
 
 
 def _flat(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Names joined by ".", without the "module.", "params." or "model." of parallel training and checkpoints."""
+    """Names joined by ".", and as `unwrapped` gives them."""
     flat: dict[str, Any] = {}
 
     def add(prefix: str, value: Any) -> None:
@@ -341,10 +360,10 @@ def _flat(state_dict: Mapping[str, Any]) -> dict[str, Any]:
             for name, inner in value.items():
                 add(f"{prefix}{name}.", inner)
         else:
-            flat[re.sub(r"^((module|params|model)\.)*", "", prefix[:-1].replace("/", "."))] = value
+            flat[prefix[:-1].replace("/", ".")] = value
 
     add("", state_dict)
-    return flat
+    return unwrapped(flat)
 
 
 def _mixture_by_channel(arrays: dict[str, Any], channels: int, mixtures: int) -> dict[str, Any]:
@@ -367,6 +386,7 @@ CONVERTER = Converter(
     presets=PRESETS,
     options=EfficientVDVAEOptions,
     read=read,
+    names=lambda arrays, model: (name for name, _ in entries(model, _tree(_flat(arrays)))),
     untold=("head", "residual_posterior"),
     needs_preset=True,
 )

@@ -1,17 +1,20 @@
 """Reading of state dicts, arrays by the names of a public code, as variables of our models.
 
 A converter writes a table {public name: `Entry`} with the path and the axes of each array. `to_variables` reads a state
-dict by that table, and raises one error that names every array that does not fit.
+dict by that table, and raises one error that names the arrays that do not fit.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hvae_jax.convert.casts import cast_weights
+from hvae_jax.convert.formats import FLOATS
 from hvae_jax.models import HVAE
 from hvae_jax.runtime.trees import leaves_by_path
 
@@ -21,6 +24,10 @@ Shape = tuple[int, ...]
 CONV = (2, 3, 1, 0)  # [outputs, inputs, height, width] -> [height, width, inputs, outputs]
 TRANSPOSED_CONV = (2, 3, 0, 1)  # [inputs, outputs, height, width] -> [height, width, inputs, outputs]
 LINEAR = (1, 0)  # [outputs, inputs] -> [inputs, outputs]
+
+
+class MisfitError(ValueError):
+    """Arrays that do not fit a model: they are of another code, another configuration, or not whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +69,9 @@ class Entry:
         return (value if self.axes is None else value.transpose(self.axes)).reshape(ours)
 
 
+Entries = Iterator[tuple[str, Entry]]  # (public name, entry) of each array
+
+
 def template_of(model: HVAE, event: Shape | None = None) -> Any:
     """Shapes and dtypes of a model's variables; nothing is computed.
 
@@ -70,14 +80,15 @@ def template_of(model: HVAE, event: Shape | None = None) -> Any:
     """
     event = event or model.image
     assert event is not None
-    key, x, y = jax.random.key(0), jnp.zeros((1, *event)), jnp.zeros(1, jnp.int32) if model.classes else None
-    return jax.eval_shape(lambda: model.init(key, x, key, y=y))
+    # an abstract x: the shape may come from a file, and take any amount of memory
+    x, y = jax.ShapeDtypeStruct((1, *event), jnp.float32), jnp.zeros(1, jnp.int32) if model.classes else None
+    return jax.eval_shape(lambda key, x: model.init(key, x, key, y=y), jax.random.key(0), x)
 
 
 def to_variables(
     state_dict: Mapping[str, Any], table: Mapping[str, Entry], template: Any, ignored: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Our variables, filled from a state dict; dtypes are kept where JAX allows them.
+    """Our variables, filled from a state dict; dtypes are kept where JAX allows them, else as `cast_weights` casts.
 
     Args:
       state_dict: arrays, or anything NumPy makes an array of, by their public names.
@@ -85,7 +96,8 @@ def to_variables(
       template: our variables or their shapes, as `template_of` gives them.
       ignored: last parts of the names of arrays that are not weights, such as "num_batches_tracked".
 
-    Raises ValueError, naming every array that is missing, not expected or of another shape, if there is any.
+    Raises ValueError, naming arrays that are missing, not expected or of another shape, if there are any; and as
+    `cast_weights` does, for arrays that are no floats or beyond the range of floats here.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves_by_path(template).items()}
     names: dict[str, list[str]] = {path: [] for path in shapes}
@@ -95,13 +107,25 @@ def to_variables(
     if odd:
         raise ValueError(f"The table and our variables differ in {sorted(odd)}.")
     if misfits := Misfits.of(state_dict, table, template, ignored).listed():
-        raise ValueError(f"The state dict does not fit. {misfits} Is it of this code, in this configuration?")
+        raise MisfitError(f"The state dict does not fit. {misfits} Is it of this code, in this configuration?")
     filled = []
     for path, ours in shapes.items():
-        blocks = {table[name].at or 0: table[name].carry(np.asarray(state_dict[name]), ours) for name in names[path]}
+        given = {name: np.asarray(state_dict[name]) for name in names[path]}
+        dtype = _common_dtype(given)
+        blocks = {
+            table[name].at or 0: table[name].carry(cast_weights(name, value, dtype), ours)
+            for name, value in given.items()
+        }
         stacked = table[names[path][0]].at is not None
         filled.append(jnp.asarray(np.stack([blocks[i] for i in sorted(blocks)]) if stacked else blocks[0]))
     return jax.tree.unflatten(jax.tree.structure(template), filled)
+
+
+def _common_dtype(arrays: Mapping[str, np.ndarray]) -> np.dtype:
+    """The dtype of the leaf that arrays are stacked in: theirs, as JAX promotes and allows it; float32 for integers."""
+    kinds = {array.dtype.newbyteorder("=") for array in arrays.values()}
+    floats = [jax.dtypes.canonicalize_dtype(kind) for kind in kinds if kind in FLOATS]
+    return np.dtype(jnp.result_type(*floats) if floats else jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +162,13 @@ class Misfits:
         return Misfits(*({n: v for n, v in part.items() if not n.startswith(known)} for part in vars(self).values()))
 
     def listed(self) -> str:
-        """A sentence with every misfit; "" if there are none."""
+        """A sentence with the misfits, of each kind the first dozen and the number of others; "" if there are none."""
         parts = {
             "missing": [f"{name} {shape}" for name, shape in self.missing.items()],
             "not expected": list(self.unexpected),
             "of another shape": [f"{name} is {is_}, not {wanted}" for name, (is_, wanted) in self.misshapen.items()],
         }
-        text = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+        text = "; ".join(f"{what}: {few(names)}" for what, names in parts.items() if names)
         return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
@@ -157,9 +181,52 @@ def _complete(ours: Shape | None, entries: list[Entry]) -> bool:
     return sorted(-1 if entry.at is None else entry.at for entry in entries) == list(range(ours[0]))
 
 
-def without_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict without the "module." that PyTorch's DataParallel puts before every name."""
-    return {name.removeprefix("module."): value for name, value in state_dict.items()}
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_PREFIXES = ("module.", "model.", "params.")
+
+
+def unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict under the names that the code's own model has.
+
+    Taken off are the names of `torch.compile`, of FSDP and of checkpointed layers wherever they stand; and, as long as
+    all names begin with one of them, the "module." of DataParallel, the "model." of Lightning and of other trainers,
+    and the "params." of Flax.
+
+    Raises ValueError if two arrays would have one name.
+    """
+    names = {name: _WRAPPERS.sub("", name) for name in state_dict}
+    while prefix := next((p for p in _PREFIXES if names and all(n.startswith(p) for n in names.values())), None):
+        names = {name: inner.removeprefix(prefix) for name, inner in names.items()}
+    if len(set(names.values())) < len(names):
+        inner = list(names.values())
+        twice = next(name for name in inner if inner.count(name) > 1)
+        both = " and ".join(name for name, one in names.items() if one == twice)
+        raise ValueError(f"The state dict has {twice} twice, as {both}.")
+    return {inner: state_dict[name] for name, inner in names.items()}
+
+
+def check_unread(state_dict: Mapping[str, Any], name: str, wanted: Shape, settings: str) -> None:
+    """Check the shape of an array that is not read, such as a top prior that is N(0, I).
+
+    In a model whose latents are all maps, no other array depends on the image size.
+
+    Args:
+      wanted: shape of the array in the model.
+      settings: the settings that it follows from, such as "image=(28, 28)".
+    Raises ValueError with both shapes and the settings.
+    """
+    found = tuple(np.shape(state_dict[name])) if name in state_dict else wanted
+    if found != wanted:
+        raise MisfitError(
+            f"The state dict's {name} is {found}, but with {settings} it would be {wanted}. Give the ones that it was "
+            "made with."
+        )
+
+
+def few(names: Sequence[str], most: int = 12) -> str:
+    """Names separated by commas; of more than `most` the first ones, and the number of others."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def enumerated(names: Sequence[str]) -> str:
@@ -187,7 +254,7 @@ def check_numbering(state_dict: Mapping[str, Any], *prefixes: str) -> None:
         if not any(name == f"{prefix}.{i}" or name.startswith(f"{prefix}.{i}.") for name in state_dict)
     ]
     if holes:
-        raise ValueError(f"The state dict is not whole: {enumerated(holes)} missing.")
+        raise MisfitError(f"The state dict is not whole: {enumerated(holes)} missing.")
 
 
 def size(state_dict: Mapping[str, Any], name: str, axis: int = 0) -> int:
@@ -198,17 +265,20 @@ def size(state_dict: Mapping[str, Any], name: str, axis: int = 0) -> int:
     shape = tuple(np.shape(state_dict[name])) if name in state_dict else None
     if shape is None or len(shape) <= axis:
         was = "there is none" if shape is None else f"its shape is {shape}"
-        raise ValueError(
+        raise MisfitError(
             f"The state dict should have {name} with {axis + 1} axes or more, but {was}.{_hint(state_dict)}"
         )
     return shape[axis]
 
 
 def _hint(state_dict: Mapping[str, Any]) -> str:
-    """Advice for a checkpoint, or for names that begin with "module."; "" for neither."""
+    """Advice for a checkpoint, or for names of which most begin with "module." or the like; "" for neither."""
     nested = [name for name, value in state_dict.items() if isinstance(value, Mapping)]
     if nested:
         return f" Is it a checkpoint that holds one? Then take one of its {', '.join(map(repr, nested))}."
-    if state_dict and all(name.startswith("module.") for name in state_dict):
-        return ' Its names begin with "module.", from DataParallel: take that off.'
+    names = list(state_dict)
+    for prefix in sorted({name.partition(".")[0] for name in names}):
+        if 2 * sum(name.startswith(f"{prefix}.") for name in names) > len(names) and f"{prefix}." in _PREFIXES:
+            others = [name for name in names if not name.startswith(f"{prefix}.")]
+            return f' Most of its names begin with "{prefix}.", but {enumerated(others)} do not.'
     return ""

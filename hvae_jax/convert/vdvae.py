@@ -5,7 +5,7 @@ first maps and the size of the mixture. Weights do not determine the resolution 
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from hvae_jax import models
 from hvae_jax.convert.converter import Converter, Preset
 from hvae_jax.convert.state_dict import (
     CONV,
+    Entries,
     Entry,
+    MisfitError,
     Misfits,
     check_numbering,
     count,
@@ -22,15 +24,13 @@ from hvae_jax.convert.state_dict import (
     size,
     template_of,
     to_variables,
-    without_module,
+    unwrapped,
 )
 from hvae_jax.likelihoods import Likelihood, LogisticMixture, Quantised
 from hvae_jax.models import VDVAE, Down, Up, down_stages, up_stages
 from hvae_jax.models.very_deep.block_strings import down_string, up_string
 from hvae_jax.models.very_deep.stages import stage_names
 from hvae_jax.records import checked
-
-Entries = Iterator[tuple[str, Entry]]
 
 PRESETS: dict[str, Preset] = {
     "cifar10": Preset(models.vdvae_cifar10, "CIFAR-10, 39 million parameters", "cifar10"),
@@ -94,8 +94,8 @@ def read(
             likelihood=_with_mixtures(model.likelihood, mixtures(arrays)),
             no_bias_above=model.no_bias_above,
         )
-    except ValueError as error:
-        raise ValueError(
+    except MisfitError as error:
+        raise MisfitError(
             f"{error} The preset has --enc-blocks {ups} --dec-blocks {downs}: for a file of other blocks, give its own."
         ) from error
     return found.clone(unroll=model.unroll, remat=model.remat), variables
@@ -145,10 +145,10 @@ def vdvae(
       no_bias_above: the setting of this name, 64 as published. None infers it from the learned first maps in the state
         dict, and so does not notice if the last of them are missing.
 
-    Raises ValueError if the state dict does not fit, naming the blocks that differ and every other array that is
+    Raises ValueError if the state dict does not fit, naming the blocks that differ and other arrays that are
     missing, not expected or of another shape.
     """
-    state_dict = without_module(state_dict)
+    state_dict = unwrapped(state_dict)
     ups, downs = up_stages(enc_blocks, 1), down_stages(dec_blocks, 1)
     _check_counts(state_dict, ups, downs)
     check_numbering(state_dict, "encoder.enc_blocks", "decoder.dec_blocks", "decoder.bias_xs")
@@ -171,7 +171,7 @@ def vdvae(
 
 def variables_of(state_dict: Mapping[str, Any], model: VDVAE) -> dict[str, Any]:
     """The variables of a known model, such as a preset's. Raises ValueError as `vdvae` does."""
-    state_dict, table = without_module(state_dict), dict(entries(model))
+    state_dict, table = unwrapped(state_dict), dict(entries(model))
     template = template_of(model)
     counts, differences = _counts(state_dict, model.ups, model.downs), {}
     for prefix, stages in (("encoder.enc_blocks", model.ups), ("decoder.dec_blocks", model.downs)):
@@ -179,13 +179,13 @@ def variables_of(state_dict: Mapping[str, Any], model: VDVAE) -> dict[str, Any]:
     if counts or differences:
         odd = {f"{block}." for blocks in (*counts, *differences) for block in blocks}
         others = Misfits.of(state_dict, table, template).outside(odd)
-        raise ValueError(f"{_another(counts, differences)} {others.listed()}".rstrip())
+        raise MisfitError(f"{_another(counts, differences)} {others.listed()}".rstrip())
     return to_variables(state_dict, table, template)
 
 
 def mixtures(state_dict: Mapping[str, Any]) -> int:
     """Number of discretised logistics in the mixture of a pixel; each has ten outputs."""
-    return size(without_module(state_dict), "decoder.out_net.out_conv.weight") // 10
+    return size(unwrapped(state_dict), "decoder.out_net.out_conv.weight") // 10
 
 
 def _widths_up(state_dict: Mapping[str, Any], ups: tuple[Up, ...]) -> tuple[Up, ...]:
@@ -217,6 +217,7 @@ def _blocks(stages: tuple[Up, ...] | tuple[Down, ...]) -> list[Up | Down]:
     return [stage for stage in stages for _ in range(stage.blocks)]
 
 
+_MOST = 6  # largest number of remarks in an error
 Remarks = dict[tuple[str, ...], str]  # a sentence about blocks, by their names
 
 
@@ -246,21 +247,21 @@ def _check_counts(state_dict: Mapping[str, Any], ups: tuple[Up, ...], downs: tup
         if any(blocks[0].startswith(prefix) for blocks in counts):
             differences |= dict(list(_differences(state_dict, prefix, stages).items())[:1])
     if counts:
-        raise ValueError(f"{_another(counts, differences)} Give the blocks it has.")
+        raise MisfitError(f"{_another(counts, differences)} Give the blocks it has.")
 
 
 def _another(*parts: Remarks) -> str:
-    """A sentence of all remarks."""
+    """A sentence of the first remarks, and the number of others."""
     remarks = [remark for part in parts for remark in part.values()]
-    return f"The state dict is of another configuration: {'; '.join(remarks)}."
+    more = f"; and {len(remarks) - _MOST} such remarks more" if len(remarks) > _MOST else ""
+    return f"The state dict is of another configuration: {'; '.join(remarks[:_MOST])}{more}."
 
 
 def _shape_of(state_dict: Mapping[str, Any], prefix: str, at: int) -> tuple[int, int] | None:
-    """(width, kernel size) of a block; None if it is not there."""
+    """(width, kernel size) of a block; None if it is not there, or its kernels have other than four axes."""
     inside = f"{prefix}.{at}." + ("prior." if prefix.startswith("decoder") else "")
-    if not {f"{inside}c1.weight", f"{inside}c2.weight"} <= set(state_dict):
-        return None
-    return np.shape(state_dict[f"{inside}c1.weight"])[1], np.shape(state_dict[f"{inside}c2.weight"])[-1]
+    shapes = [np.shape(state_dict.get(f"{inside}{name}.weight", 0)) for name in ("c1", "c2")]
+    return (shapes[0][1], shapes[1][-1]) if all(len(shape) == 4 for shape in shapes) else None
 
 
 def _differences(state_dict: Mapping[str, Any], prefix: str, stages: tuple[Up, ...] | tuple[Down, ...]) -> Remarks:
@@ -324,6 +325,7 @@ CONVERTER = Converter(
     presets=PRESETS,
     options=VDVAEOptions,
     read=read,
+    names=lambda _, model: (name for name, _ in entries(model)),
     untold=("no_bias_above",),
     needs_preset=True,
 )

@@ -35,6 +35,10 @@ PREPARED: Mapping[str, Callable[..., Dataset]] = {
     "celeb_a64": celeb_a64,
 }
 NAMES = ("digits", *FETCHED, *PREPARED)
+_KNOWN = (
+    f"Known are {', '.join(NAMES)}; 'tfds:NAME' for any image data set of TFDS; and the path of an .npz file or of a "
+    "folder of images."
+)
 
 
 def load(
@@ -53,7 +57,8 @@ def load(
     Args:
       name: one of `NAMES`, whose functions describe contents and splits; "tfds:NAME" for any other image data set of
         TFDS, such as "tfds:cars196"; the path of an .npz; or the path of a folder of images.
-      directory: directory of fetched files, or TFDS's data_dir; None is the default of pooch or TFDS.
+      directory: directory of fetched files, TFDS's data_dir, or the folder that it lies in; None is the default of
+        pooch or TFDS.
       binarise: "dynamic", "static" or "threshold" (`prepare.binarised`); None leaves values as they are.
       flip: whether training mirrors images at random.
       bits: number of the 8 bits of a pixel that are kept.
@@ -67,20 +72,23 @@ def load(
     """
     if bad_files not in BAD_FILES:
         raise ValueError(f"bad_files={bad_files!r}: it has to be one of {' and '.join(BAD_FILES)}.")
+    if directory is not None and not directory.strip():
+        raise ValueError(
+            f"directory={directory!r} names no directory. Leave it out, or give a dot for the current one."
+        )
     dataset = _load(name, directory, size, bad_files, in_memory_bytes)
     return prepare(dataset, binarise=binarise, flip=flip, bits=bits)
 
 
 def check_name(name: str) -> None:
     """Raises ValueError, with the nearest name, for what is neither a name nor a path. Nothing is read."""
+    if not name.removeprefix(PREFIX).strip():
+        raise ValueError(f"The data set's name is {name!r}, which names none. {_KNOWN}")
     if name in NAMES or name.startswith(PREFIX) or name.endswith(".npz") or _is_path(name):
         return
     near = difflib.get_close_matches(name.removeprefix("tfds-"), NAMES, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-        f"Unknown data set {name!r}.{hint} Known are {', '.join(NAMES)}; 'tfds:NAME' for any image data set of TFDS; "
-        "and the path of an .npz file or of a folder of images."
-    )
+    raise ValueError(f"Unknown data set {name!r}.{hint} {_KNOWN}")
 
 
 def _load(name: str, directory: str | None, size: int | None, bad_files: str, limit: int) -> Dataset:

@@ -148,7 +148,7 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def describe(self) -> str:
-        """A description on one line, for logs."""
+        """A description with its protocol on one line, for logs."""
         counts = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         each_step = f"; {self.augment}" if str(self.augment) else ""
-        return f"{self.name}: {counts}; {'x'.join(map(str, self.event))}, {self.kind}{each_step}"
+        return f"{self.name}: {counts}; {'x'.join(map(str, self.event))}, {self.kind}{each_step} ({self.protocol})"

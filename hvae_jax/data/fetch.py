@@ -35,11 +35,17 @@ def fetch(remote: Remote, directory: str | os.PathLike[str] | None = None) -> di
       directory: parent of the folder, of the remote's name, that files are kept in; None is pooch's cache,
         ~/.cache/hvae_jax on Linux. A file in `directory` itself is used as well.
     Raises FileNotFoundError if no mirror answers, ValueError if one sends another file; both name the addresses, what
-    went wrong at each, and where to put the file by hand. No partial file is left behind.
+    went wrong at each, and where to put the file by hand. No partial file is left behind. Raises ValueError if the
+    folder would be in the home of a user who has none.
     """
     import pooch
 
-    base = pooch.os_cache("hvae_jax") if directory is None else Path(directory).expanduser()
+    try:
+        base = pooch.os_cache("hvae_jax") if directory is None else Path(directory).expanduser()
+    except RuntimeError as error:  # no HOME, and no entry for the user
+        raise ValueError(
+            f"There is no home folder to keep {remote.name} in ({error}). Give a folder with --data.directory."
+        ) from error
     found = {}
     for name, checksum in remote.checksums.items():
         kept = base / remote.name / name

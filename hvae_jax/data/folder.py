@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ import numpy as np
 
 from hvae_jax.data.dataset import Dataset, Split, integer
 from hvae_jax.data.images import BadImageError, CentreSquare, Header, read_header, read_image
+from hvae_jax.data.layout import PICTURES, SUFFIXES, counted, files, labels, parts, split_folders
 from hvae_jax.data.rows import LazyRows, blocks, for_each, hashed, in_memory
+from hvae_jax.data.splits import warn_of_labels
+from hvae_jax.runtime.errors import shown
 
 BAD_FILES = ("refuse", "skip")
-_SUFFIXES = "avif bmp gif jfif jpeg jpg jp2 pbm pgm png pnm ppm tga tif tiff webp"
-SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
-_VALIDATION = dict.fromkeys(("validation", "valid", "val"), "validation")
-_SPLIT_NAMES = {"train": "train", **_VALIDATION, "test": "test"}
 _NAMED = 5
 """Largest number of bad files that a message names."""
 
@@ -33,21 +33,24 @@ def from_folder(
 ) -> Dataset:
     """The images of a folder and its subfolders, `[N, H, W, C]` uint8 0..255.
 
-    Files: all whose names end in one of `SUFFIXES`, except hidden ones, in the order of their relative paths.
+    Files: all whose names end in one of `SUFFIXES`, except hidden ones, in the order of their relative paths. Others
+    are passed over and counted, with a warning if they are pictures of another format, such as HEIC.
 
-    Splits: the subfolders train, validation (or valid, val) and test, if there is a `train`; other files are then
-    ignored. Without a validation folder, the tenth of the train images whose relative paths have the smallest SHA-256
-    is the validation split, which adding files barely changes. If every file of the splits lies in a subfolder, and
-    train has two subfolders or more, these are the classes, labelled in the order of their names.
+    Splits: the subfolders train, validation and test, whatever their case, or by the other names in `splits.NAMES`,
+    such as training, val and dev; images beside them are left out with a warning. Folders that look like splits and
+    cannot be used as such are refused. Without a validation folder, the tenth of the train images whose relative paths
+    have the smallest SHA-256 is the validation split, which adding files barely changes. If every file of the splits
+    lies in a subfolder, and train has two subfolders or more, these are the classes, labelled in the order of their
+    names.
 
     Pixels: with `size`, the shorter side is resized to it (PIL's bicubic filter, antialiased) and the centre cropped;
-    without it, all images must have one size. Images are rotated as their EXIF says, palettes become RGB, transparent
-    pixels are laid on white. C is 1 if every file is stored as grey, otherwise 3 for all.
+    without it, all images must have one size. Images are rotated as their EXIF or XMP says, palettes become RGB,
+    transparent pixels are laid on white. C is 1 if every file is stored as grey, otherwise 3 for all.
 
     Bad files are those that are empty, unreadable, cut short, animated, of more than 8 bits per channel, CMYK, or
     larger than Pillow opens safely. `bad_files="refuse"` raises, "skip" ignores them with a warning that names them.
-    All headers are read at the start, and pixels too if all splits fit into `in_memory_bytes`. Otherwise a file that
-    later proves to be cut short raises then, whatever `bad_files` says, because rows cannot change any more.
+    All headers are read at the start. Pixels are read too if all splits fit into `in_memory_bytes`, or to find the
+    files to skip. With "refuse", a file of a larger folder that proves to be cut short raises when it is read.
 
     Raises FileNotFoundError for a path that is no folder, and ValueError, naming the files, for everything else.
     """
@@ -59,32 +62,47 @@ def from_folder(
         raise FileNotFoundError(
             f"There is no folder {root}. Give the path of a folder of images, or tfds:NAME for a data set of TFDS."
         )
-    found = _files(root)
-    has_splits = any(name.startswith("train/") for name in found)
-    if has_splits:
-        found = [name for name in found if name.partition("/")[0] in _SPLIT_NAMES]
-    if not found:
-        raise ValueError(f"{root} holds no images: no file in it ends in {', '.join(sorted(SUFFIXES))}.")
+    found, others = files(root)
+    folders = split_folders(root, found)
+    used = [name for name in found if name.partition("/")[0] in folders.values()] if folders else found
+    if not used:
+        passed = f" Passed over: {counted(others)}." if others else ""
+        raise ValueError(f"{shown(root)} holds no images: no file in it ends in {', '.join(sorted(SUFFIXES))}.{passed}")
+    _warn_of_the_rest(root, len(found) - len(used), others)
 
     bad = _Bad(root, bad_files)
-    names, headers = bad.keep(found, functools.partial(_header, root))
+    names, headers = bad.keep(used, functools.partial(_header, root))
     height, width = (size, size) if size is not None else _one_size(root, names, headers)
     channels = 1 if all(header.grey for header in headers) else 3
     event = (height, width, channels)
     pixels: list[np.ndarray] = []
+    rows = ImageRows(str(root), tuple(names), event, fit)
     if len(names) * height * width * channels <= in_memory_bytes:
-        names, pixels = bad.keep(names, ImageRows(str(root), tuple(names), event, fit).image)
+        names, pixels = bad.keep(names, rows.image)
+    elif bad.skips:
+        names, _ = bad.keep(names, rows.check)
     bad.warn()
 
-    parts, note = _parts(names, has_splits)
-    labels, splits = _labels(parts, names, has_splits), {}
-    for part, where in parts.items():
+    found_parts, note = parts(names, folders)
+    y, splits = labels(found_parts, names, bool(folders)), {}
+    for part, where in found_parts.items():
         rows = ImageRows(str(root), tuple(names[i] for i in where), event, fit)
         x = np.stack([pixels[i] for i in where]) if pixels else in_memory(rows, in_memory_bytes)
-        splits[part] = Split(x, labels[part])
+        splits[part] = Split(x, y[part])
+    warn_of_labels(shown(root), splits)
+    note += f", bad files skipped: {len(bad.reasons):,}" if bad.reasons else ""
+    note += f", other files passed over: {counted(others)}" if others else ""
     done = "as stored" if size is None else f"shorter side resized to {size} (bicubic), centre cropped"
-    skipped = f", bad files skipped: {len(bad.reasons):,}" if bad.reasons else ""
-    return Dataset(str(root), splits, integer(256), f"images of {root.name}, {done}{note}{skipped}")
+    return Dataset(shown(root), splits, integer(256), f"images of {shown(root.name)}, {done}{note}")
+
+
+def _warn_of_the_rest(root: Path, beside: int, others: Counter[str]) -> None:
+    """Warns of images beside the folders of the splits, and of pictures that are not read."""
+    said = [f"images beside the folders of the splits ({beside:,})"] if beside else []
+    unread = Counter({suffix: count for suffix, count in others.items() if suffix in PICTURES})
+    said += [f"pictures of other formats ({counted(unread)}): convert them to PNG"] if unread else []
+    if said:
+        warnings.warn(f"Left out of {shown(root)}: {'; '.join(said)}.", stacklevel=3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,14 +156,17 @@ class ImageRows(LazyRows):
             raise BadImageError(f"has become {x.shape[0]} x {x.shape[1]} pixels, where its header said otherwise")
         return x
 
+    def check(self, name: str) -> None:
+        """Decodes one file. Raises BadImageError."""
+        self.image(name)
+
     def _or_named(self, name: str) -> np.ndarray:
         try:
             return self.image(name)
         except (BadImageError, OSError) as error:
             raise ValueError(
-                f"{Path(self.root, name)} {error}. Its header was fine when the folder was read. Mend or remove it; "
-                "--data.bad-files skip leaves out what its header gives away, and no more, in a folder larger than "
-                "memory."
+                f"{shown(Path(self.root, name))} {error}. Its header was fine when the folder was read. Mend or remove "
+                "it, or leave it out with --data.bad-files skip, which decodes every file at the start."
             ) from error
 
 
@@ -175,7 +196,7 @@ class _Bad:
         if bad and not self.skips:
             raise ValueError(f"{self._said(bad)}\nMend or remove them, or leave them out with --data.bad-files skip.")
         if len(bad) == len(names):
-            raise ValueError(f"No image of {self.root} will do. {self._said(bad)}")
+            raise ValueError(f"No image of {shown(self.root)} will do. {self._said(bad)}")
         good = [(name, result) for name, result in zip(names, results, strict=True) if name not in bad]
         return [name for name, _ in good], [result for _, result in good]
 
@@ -184,7 +205,7 @@ class _Bad:
             warnings.warn(f"Left out: {self._said(self.reasons)}", stacklevel=3)
 
     def _said(self, reasons: dict[str, str]) -> str:
-        named = "".join(f"\n  {self.root / name} {why}" for name, why in list(reasons.items())[:_NAMED])
+        named = "".join(f"\n  {shown(self.root / name)} {why}" for name, why in list(reasons.items())[:_NAMED])
         more = f"\n  and {len(reasons) - _NAMED:,} more" if len(reasons) > _NAMED else ""
         count = "one file is" if len(reasons) == 1 else f"{len(reasons):,} files are"
         return f"{count} no image of 8 bits per channel:{named}{more}"
@@ -203,62 +224,14 @@ def _header(root: Path, name: str) -> Header:
     return read_header(str(root / name))
 
 
-def _files(root: Path) -> list[str]:
-    """Relative paths with `/`, sorted. Links to folders are followed, to each real folder once."""
-    found, seen = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = Path(folder).relative_to(root)
-        paths = (inside / name for name in files if not name.startswith("."))
-        found += [path.as_posix() for path in paths if path.suffix.lower() in SUFFIXES]
-    return sorted(found)
-
-
 def _one_size(root: Path, names: list[str], headers: list[Header]) -> tuple[int, int]:
     """(height, width) of all images. Raises ValueError naming the first that differs."""
     first = headers[0]
     for name, header in zip(names, headers, strict=True):
         if (header.height, header.width) != (first.height, first.width):
             raise ValueError(
-                f"{root / names[0]} has {first.height} x {first.width} pixels and {root / name} has {header.height} x "
-                f"{header.width}: one size is needed. With --data.size N each is resized and cropped to N x N."
+                f"{shown(root / names[0])} has {first.height} x {first.width} pixels and {shown(root / name)} has "
+                f"{header.height} x {header.width}: one size is needed. With --data.size N each is resized and cropped "
+                "to N x N."
             )
     return first.height, first.width
-
-
-def _parts(names: list[str], has_splits: bool) -> tuple[dict[str, list[int]], str]:
-    """Positions of the names by split, and a note on how they were split."""
-    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for i, name in enumerate(names):
-        parts[_SPLIT_NAMES[name.partition("/")[0]] if has_splits else "train"].append(i)
-    train, note = parts["train"], ""
-    needed = 1 if parts["validation"] else 2
-    if len(train) < needed:
-        raise ValueError(
-            f"Images to train on: {len(train)}, where at least {needed} are needed; one of them may have to validate."
-        )
-    if not parts["validation"]:
-        by_hash = sorted(train, key=lambda i: hashlib.sha256(names[i].encode()).digest())
-        held = set(by_hash[: max(1, len(train) // 10)])
-        note = f", validation = a tenth of the train images ({len(held):,}), by hash of their names"
-        parts |= {"train": [i for i in train if i not in held], "validation": sorted(held)}
-    return {part: where for part, where in parts.items() if where}, note
-
-
-def _labels(parts: dict[str, list[int]], names: list[str], has_splits: bool) -> dict[str, np.ndarray | None]:
-    """The class of each image by split; None if train has fewer than two classes, or an image has none."""
-
-    def class_of(name: str) -> str:
-        folders = name.split("/")[:-1]
-        return next(iter(folders[1:] if has_splits else folders), "")
-
-    found = {part: [class_of(names[i]) for i in where] for part, where in parts.items()}
-    number = {name: i for i, name in enumerate(sorted({name for part in found.values() for name in part}))}
-    if "" in number or len(set(found["train"])) < 2:
-        return dict.fromkeys(parts)
-    return {part: np.array([number[name] for name in classes], np.int32) for part, classes in found.items()}

@@ -1,129 +1,160 @@
 """The user's own arrays in an .npz."""
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from hvae_jax.data.dataset import BINARY, REAL, Dataset, Kind, Split, integer
+from hvae_jax.data.exact import as_float32, narrowed
 from hvae_jax.data.prepare import split_off
+from hvae_jax.data.splits import NAMES, SEED, accepted, by_split, check_labels, drawn, warn_of_labels
+from hvae_jax.runtime.npz import ArrayHeader, array_headers, check_sizes, entry_names, read_arrays
+
+_NAMED = 8
+"""Largest number of arrays that a message names."""
 
 
 def from_npz(path: str | os.PathLike[str]) -> Dataset:
     """The data set in a user's .npz.
 
     The file holds `x_train` `[N, ...]` and may hold `x_validation`, `x_test`, and labels `y_train`, `y_validation`,
-    `y_test`. Without `x_validation`, the last tenth of the train examples is the validation split.
+    `y_test`. Case does not matter, and splits may have the other names in `splits.NAMES`, such as `X_val`. Without a
+    validation split, a tenth of the train examples, drawn with a fixed seed, is the validation split. Other arrays are
+    ignored, unless their names begin with x_ or y_.
 
     The kind of the values: booleans, and whole numbers that are all 0 or 1, are binary. Other whole numbers are
     integers, with 256 values for uint8 data above 127 and the largest value plus one otherwise; an array `num_values`
-    in the file overrides that. Floats are real.
+    in the file overrides that. Floats are real, and are rounded to float32.
+
+    Sizes, shapes and dtypes are read from headers, before any array. Labels become int32; every cast is exact, but for
+    the rounding of floats.
 
     Raises FileNotFoundError for a path that does not exist; ValueError for a file that is no .npz or lacks `x_train`,
-    and for an array that is empty, of object dtype (nothing is unpickled), not finite, negative though whole, or of
-    another shape than the train examples.
+    whose names of splits are unknown or occur twice, or whose arrays exceed the machine's memory or the limits of
+    `runtime.npz`; and for an array that is empty, of object dtype (nothing is unpickled), not finite, negative though
+    whole, beyond int32 or float32, channel-first, or of another shape than the train examples.
     """
     path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}. Give the path of an .npz with an array x_train.")
-    try:
-        file = np.load(path, allow_pickle=False)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an .npz ({error}). Write it with numpy.savez.") from error
-    if isinstance(file, np.ndarray):
-        raise ValueError(f"{path} is a single .npy array. Write it with numpy.savez(path, x_train=...).")
-    with file:
-        names = file.files
-        arrays = {name: _read(file, name, path) for name in names if name.startswith(("x_", "y_", "num_values"))}
-    if "x_train" not in arrays:
-        raise ValueError(
-            f"{path} holds {names or 'no arrays'}, but x_train is needed (x_validation, x_test, y_train, "
-            "y_validation and y_test are optional)."
-        )
-    num_values = arrays.pop("num_values", None)
-    for name, array in arrays.items():
-        _check_array(name, array, arrays["x_train"], arrays.get(f"x{name[1:]}"), path)
+    names = _named(path, entry_names(path))
+    headers = array_headers(path, names)
+    for name, header in headers.items():
+        _check_header(f"{name} in {path}", names[name], header)
+    _check_shapes(path, {ours: (name, headers[name].shape) for name, ours in names.items()})
+    check_sizes(path, headers)
+    arrays = {names[name]: _used(f"{name} in {path}", names[name], array) for name, array in read_arrays(path, headers)}
 
-    splits = {
-        part: Split(arrays[f"x_{part}"], arrays.get(f"y_{part}"))
-        for part in ("train", "validation", "test")
-        if f"x_{part}" in arrays
-    }
+    num_values = arrays.pop("num_values", None)
+    splits = {part: Split(arrays[f"x_{part}"], arrays.get(f"y_{part}")) for part in NAMES if f"x_{part}" in arrays}
     protocol = f"arrays of {path.name}"
     if "validation" not in splits:
-        count = max(1, len(splits["train"]) // 10)
-        if len(splits["train"]) < 2:
+        count = len(splits["train"])
+        if count < 2:
             raise ValueError(f"x_train in {path} has one example: at least two are needed, one to validate on.")
-        splits = split_off(splits, count)
-        protocol += f", validation = last {count:,} train examples"
-    if num_values is not None and (num_values.size != 1 or not np.issubdtype(num_values.dtype, np.integer)):
-        what = f"shape {num_values.shape} and dtype {num_values.dtype}"
-        raise ValueError(f"num_values in {path} has {what}: it has to be one whole number.")
-    kind = _kind([split.x for split in splits.values()], None if num_values is None else int(num_values), path)
-    as_stored = {part: Split(_compact(split.x, kind), split.y) for part, split in splits.items()}
+        held = max(1, count // 10)
+        splits = split_off(splits, drawn(count, held))
+        protocol += f", validation = {held:,} of the train examples, drawn with seed {SEED}"
+    warn_of_labels(str(path), splits)
+    is_byte = headers[next(iter(names))].dtype == np.uint8
+    kind = _kind(splits, is_byte, None if num_values is None else num_values.item(), path)
+    dtype = np.float32 if kind == REAL else np.uint8 if kind.num_values <= 256 else np.int32
+    as_stored = {part: Split(split.x.astype(dtype, copy=False), split.y) for part, split in splits.items()}
     return Dataset(str(path), as_stored, kind, protocol)
 
 
-def _read(file: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
-    try:
-        return file[name]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{name} in {path} is damaged ({error}). Write the file anew.") from error
-    except ValueError as error:
-        raise ValueError(
-            f"{name} in {path} has object dtype, which would have to be unpickled, and unpickling runs code. Save "
-            "it as a plain array of numbers, with every example of the same shape."
-        ) from error
+def _named(path: Path, names: list[str]) -> dict[str, str]:
+    """The arrays that are used, and our name of each.
 
-
-def _check_array(name: str, array: np.ndarray, train: np.ndarray, partner: np.ndarray | None, path: Path) -> None:
-    where = f"{name} in {path}"
-    if array.ndim == 0 or array.size == 0:
-        raise ValueError(f"{where} has shape {array.shape}: there is nothing in it to learn from.")
-    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
-        raise ValueError(f"{where} has dtype {array.dtype}, but whole or real numbers are needed.")
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        bad = np.argwhere(~np.isfinite(array))
-        raise ValueError(
-            f"{where} holds {array[tuple(bad[0])]} at index {tuple(int(i) for i in bad[0])} and {len(bad)} values "
-            "that are not finite in all. Remove or fill them first."
-        )
-    if name.startswith("y_"):
-        if partner is None or array.shape != (len(partner),) or not np.issubdtype(array.dtype, np.integer):
-            wanted = "no x of that name" if partner is None else f"{len(partner)} examples"
+    Raises ValueError for other names that begin with x_ or y_, for two of one split, and without `x_train`.
+    """
+    ours: dict[str, str] = {}
+    for prefix in ("x_", "y_"):
+        found = by_split(names, str(path), prefix)
+        ours |= {name: prefix + split for split, name in found.items()}
+        unknown = [name for name in names if name.casefold().startswith(prefix) and name not in ours]
+        if unknown:
             raise ValueError(
-                f"{where} has shape {array.shape} and dtype {array.dtype}, and there are {wanted}: labels are one "
-                "whole number an example."
+                f"{path} holds {_listed(unknown)}, which is no split. The names are x_train, x_validation, x_test, "
+                f"and the same with y_; {accepted()}. Rename it, or leave it out of the file."
             )
-        if array.min() < 0:
-            raise ValueError(f"{where} holds the label {array.min()}: labels count from 0.")
-    elif array.ndim < 2 or array.shape[1:] != train.shape[1:]:
+    if "x_train" not in ours.values():
         raise ValueError(
-            f"{where} has shape {array.shape}, but [N, ...] is needed, with examples of the shape of x_train's "
-            f"({train.shape[1:]})."
+            f"{path} holds {_listed(names) or 'no arrays'}, but x_train is needed (x_validation, x_test, y_train, "
+            "y_validation and y_test are optional)."
         )
+    return ours | {name: name for name in names if name == "num_values"}
 
 
-def _kind(arrays: list[np.ndarray], num_values: int | None, path: Path) -> Kind:
-    dtype = arrays[0].dtype
-    if any(np.issubdtype(x.dtype, np.floating) != np.issubdtype(dtype, np.floating) for x in arrays):
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _check_header(where: str, ours: str, header: ArrayHeader) -> None:
+    if ours == "num_values":
+        if header.dtype.kind not in "ui" or header.shape not in ((), (1,)):
+            raise ValueError(f"{where} has shape {header.shape} and dtype {header.dtype}, not one whole number.")
+    elif header.dtype.kind not in "biuf":
+        # NumPy has no bfloat16, and stores that of ml_dtypes as two bytes without a meaning
+        hint = " (bfloat16, perhaps: save it as float32)" if header.dtype == np.dtype("V2") else ""
+        raise ValueError(f"{where} has dtype {header.dtype}{hint}, but whole or real numbers are needed.")
+    elif not header.shape or 0 in header.shape:
+        raise ValueError(f"{where} has shape {header.shape}: there is nothing in it to learn from.")
+
+
+def _check_shapes(path: Path, arrays: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Holds shapes of x against those of `x_train`, and of y against those of x; by our names, with those in the file.
+
+    Raises ValueError.
+    """
+    event = arrays["x_train"][1][1:]
+    if _is_channel_first(event):
+        raise ValueError(
+            f"x_train in {path} has examples of shape {event}, which look like images with their {event[0]} channels "
+            "first. Images are [H, W, C]: save x.transpose(0, 2, 3, 1)."
+        )
+    for ours, (name, shape) in arrays.items():
+        if ours.startswith("x_") and (len(shape) < 2 or shape[1:] != event):
+            raise ValueError(
+                f"{name} in {path} has shape {shape}, but [N, ...] is needed, with examples of the shape of x_train's "
+                f"({event})."
+            )
+        if ours.startswith("y_"):
+            of = f"x{ours[1:]}"
+            examples = f"there are {arrays[of][1][0]} examples" if of in arrays else "there is no x of that name"
+            if of not in arrays or shape != arrays[of][1][:1]:
+                raise ValueError(
+                    f"{name} in {path} has shape {shape}, and {examples}: labels are one whole number an example."
+                )
+
+
+def _is_channel_first(event: tuple[int, ...]) -> bool:
+    """Whether examples look like `[C, H, W]`: one, three or four channels of 8x8 pixels or more; square if one."""
+    if len(event) != 3 or min(event[1:]) < 8:
+        return False
+    return event[0] in (3, 4) or (event[0] == 1 and event[1] == event[2])
+
+
+def _used(where: str, ours: str, array: np.ndarray) -> np.ndarray:
+    """An array as it is used: float32, whole numbers in the smallest dtype that holds them, labels as int32."""
+    if ours == "num_values":
+        return array
+    if ours.startswith("y_"):
+        return check_labels(where, array, len(array))
+    return as_float32(where, array) if array.dtype.kind == "f" else narrowed(where, array)
+
+
+def _kind(splits: dict[str, Split], is_byte: bool, num_values: int | None, path: Path) -> Kind:
+    real = {part: split.x.dtype.kind == "f" for part, split in splits.items()}
+    if len(set(real.values())) > 1:
         raise ValueError(f"{path} holds whole numbers in one split and floats in another: save all of one kind.")
-    if np.issubdtype(dtype, np.floating):
+    if real["train"]:
         return REAL
-    low, high = min(int(x.min()) for x in arrays), max(int(x.max()) for x in arrays)
-    if low < 0:
-        raise ValueError(f"{path} holds the whole number {low}: integer data counts from 0. Shift it, or save floats.")
+    high = max(int(split.x.max()) for split in splits.values())
     if num_values is None:
-        num_values = 256 if dtype == np.uint8 and high > 127 else high + 1
+        num_values = 256 if is_byte and high > 127 else high + 1
     if high >= num_values:
         raise ValueError(f"{path} says num_values={num_values}, but holds the value {high}.")
     return BINARY if num_values <= 2 else integer(num_values)
-
-
-def _compact(x: np.ndarray, kind: Kind) -> np.ndarray:
-    """x in the smallest dtype that holds its values: uint8 for up to 256, int32 for more, float32 for real ones."""
-    if kind.name == "real":
-        return x.astype(np.float32)
-    return x.astype(np.uint8 if kind.num_values <= 256 else np.int32)

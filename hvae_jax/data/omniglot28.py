@@ -55,13 +55,21 @@ def read_chardata(path: Path) -> dict[str, Split]:
     splits = {}
     for part, prefix in (("train", ""), ("test", "test")):
         data, target = file.get(f"{prefix}data"), file.get(f"{prefix}target")
-        if data is None or data.ndim != 2 or len(data) != 784 or data.min() < 0 or data.max() > 1:
+        if data is None or not _is_grey(data):
             held = {name: value.shape for name, value in file.items() if isinstance(value, np.ndarray)}
             raise ValueError(f"{path} holds {held}, where {prefix}data [784, N] with values in [0, 1] is needed.")
         x = np.rint(255 * data.T).astype(np.uint8).reshape(-1, 28, 28).transpose(0, 2, 1)[..., None]
-        y = None if target is None or target.shape[1] != len(x) else target.argmax(0).astype(np.int32)
+        y = None
+        if target is not None and target.ndim == 2 and target.shape[1] == len(x):
+            y = target.argmax(0).astype(np.int32)
         splits[part] = Split(np.ascontiguousarray(x), y)
     return splits
+
+
+def _is_grey(data: np.ndarray) -> bool:
+    if data.ndim != 2 or len(data) != 784 or not data.size or data.dtype.kind not in "biuf":
+        return False
+    return bool(data.min() >= 0 and data.max() <= 1)  # NaN is neither
 
 
 def omniglot_resized(directory: str | None = None, *, in_memory_bytes: int = 2**30) -> Dataset:

@@ -209,7 +209,7 @@ def _check_grey(dataset: Dataset, how: str) -> None:
         for part, split in dataset.splits.items():
             for block in blocks(len(split)):
                 x = split.x[block.start : block.stop]
-                if x.min() < 0 or x.max() > 1:
+                if not (x.min() >= 0 and x.max() <= 1):  # NaN is neither
                     raise ValueError(
                         f"{asked} takes reals as probabilities, but the {part} split of {dataset.name} reaches from "
                         f"{x.min():.4g} to {x.max():.4g}. Scale x to [0, 1]."

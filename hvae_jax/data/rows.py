@@ -51,9 +51,10 @@ class LazyRows(abc.ABC):
             return self.read(np.flatnonzero(rows))
         if rows.ndim > 1 or not (np.issubdtype(rows.dtype, np.integer) or rows.size == 0):
             raise IndexError(f"Rows are chosen by a slice or by whole numbers, not by {rows.dtype} {rows.shape}.")
-        numbers = np.atleast_1d(rows).astype(np.int64)
-        if numbers.size and not (-len(self) <= numbers.min() and numbers.max() < len(self)):
+        numbers = np.atleast_1d(rows)
+        if numbers.size and not (-len(self) <= int(numbers.min()) and int(numbers.max()) < len(self)):
             raise IndexError(f"Row {numbers.min()} or {numbers.max()} is not among {len(self)} examples.")
+        numbers = numbers.astype(np.int64)
         found = self.read(np.where(numbers < 0, numbers + len(self), numbers))
         return found if rows.ndim else found[0]
 
@@ -177,7 +178,8 @@ def for_each(function: Any, items: Iterable[Any]) -> list[Any]:
 
 def hashed(words: Iterable[str]) -> str:
     """A hash of strings, 16 hexadecimal digits."""
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
+    # "surrogateescape", since names of files may be no UTF-8
+    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def sampled_hash(files: Iterable[Path], pieces: int = 64, piece: int = 65_536) -> str:

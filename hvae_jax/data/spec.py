@@ -19,13 +19,15 @@ class Data:
       name: digits, mnist, fashion_mnist, cifar10, binarized_mnist, omniglot, omniglot_resized, svhn_cropped,
         imagenet32, imagenet64, downsampled_imagenet32, downsampled_imagenet64, celeb_a64, tfds:NAME, the path of an
         .npz or of a folder of images.
-      directory: directory of prepared TFDS data or of downloads; None is the usual one.
+      directory: directory of prepared TFDS data, the folder that it lies in, or directory of downloads; None is the
+        usual one.
       binarise: how grey values are made binary: "dynamic" draws x ~ Bernoulli(x / max) anew at each training step, and
         once for every evaluation; "static" draws once; "threshold" cuts at half. None leaves values as they are.
       flip: whether training mirrors images from left to right with probability 1/2.
       bits: number of bits of each pixel that are kept, 1 to 8.
-      size: height and width that images of a folder or of tfds:NAME are resized and cropped to; None leaves them.
-      bad_files: whether a bad file of a folder is refused or skipped.
+      size: height and width that images of a folder or of tfds:NAME are resized and cropped to, at most 8,192; None
+        leaves them.
+      bad_files: whether a bad file of a folder is refused or skipped; to find those to skip, every file is decoded.
     """
 
     name: str = "digits"

@@ -15,6 +15,7 @@ from hvae_jax.data.dataset import BINARY, Dataset, Kind, Split, integer
 from hvae_jax.data.images import CentreSquare
 from hvae_jax.data.prepare import split_off
 from hvae_jax.data.rows import LazyRows, blocks, for_each, hashed, in_memory, sampled_hash
+from hvae_jax.data.splits import SEED, by_split, check_labels, drawn, split_of, warn_of_labels
 
 PREFIX = "tfds:"
 _PARTS = ("train", "validation", "test")
@@ -26,10 +27,12 @@ def from_tfds(
 ) -> Dataset:
     """Any image data set of TFDS that is prepared as ArrayRecord; reading it needs no TensorFlow.
 
-    Splits and the order of examples are TFDS's. Without a validation split, the last sixth of train, at most 10,000
-    examples, is the validation split. Values are binary if every one is 0 or 1, else integers 0..255. With `size`, the
-    shorter side of each image is resized to it and the centre cropped, as for a folder of images. A split that exceeds
-    `in_memory_bytes` is read on access, and has no labels.
+    Splits and the order of examples are TFDS's; splits may have the other names in `splits.NAMES`. Without a validation
+    split, the last sixth of train, at most 10,000 examples, is the validation split; as many are drawn with a fixed
+    seed where TFDS has not shuffled the examples. Labels are whole numbers named "label"; a split whose labels are all
+    -1, as TFDS marks missing ones, has none. Values are binary if every one is 0 or 1, else integers 0..255. With
+    `size`, the shorter side of each image is resized to it and the centre cropped, as for a folder of images. A split
+    that exceeds `in_memory_bytes` is read on access, and has no labels.
 
     Raises ValueError for a name that TFDS does not know, and for data without 8-bit images or with images that differ
     in size; FileNotFoundError, with the command that prepares it, if it is not prepared.
@@ -41,10 +44,14 @@ def from_tfds(
     if size is not None:
         protocol += f", shorter side resized to {size}, centre cropped"
     if "validation" not in splits:
-        count = max(1, min(10_000, len(splits["train"]) // 6))
-        splits = split_off(splits, count)
-        protocol += f", validation = last {count:,} train examples"
+        count = len(splits["train"])
+        held = max(1, min(10_000, count // 6))
+        in_order = rows["train"].source.dataset_info.disable_shuffling  # as they came, perhaps sorted by class
+        splits = split_off(splits, drawn(count, held) if in_order else held)
+        how = f"{held:,} train examples drawn with seed {SEED}" if in_order else f"last {held:,} train examples"
+        protocol += f", validation = {how}"
     splits = {part: Split(in_memory(split.x, in_memory_bytes), split.y) for part, split in splits.items()}
+    warn_of_labels(PREFIX + name, splits)
     return Dataset(PREFIX + name, splits, _kind(splits), protocol)
 
 
@@ -59,7 +66,8 @@ def open_tfds(
     """The rows of those of `parts` that the data set has, by name.
 
     Args:
-      name, directory: as `tfds.builder` takes them.
+      name: as `tfds.builder` takes it.
+      directory: a data_dir of TFDS, or the folder that it lies in.
       parts: names of splits.
       fit: applied to each PIL image; None leaves it.
       fitted: (height, width) of an image after `fit`; None is the data set's.
@@ -71,6 +79,7 @@ def open_tfds(
     except ImportError as error:
         raise ImportError("TFDS is needed for tfds: data sets: pip install tensorflow-datasets.") from error
 
+    directory = _data_dir(name, directory)
     try:
         builder = tfds.builder(name, data_dir=directory)
     except tfds.core.DatasetNotFoundError as error:
@@ -79,8 +88,8 @@ def open_tfds(
         raise ValueError(f"TFDS has no data set {name!r}.{hint}") from error
     event = _event(name, builder.info.features or {}, fitted, channels)
     try:
-        found = [part for part in parts if part in builder.info.splits] or parts  # mock_data knows of no splits
-        rows = {part: TfdsRows(builder.as_data_source(split=part), part, event, fit) for part in found}
+        found = _named(list(builder.info.splits), parts, PREFIX + name)
+        rows = {part: TfdsRows(builder.as_data_source(split=own), own, event, fit) for part, own in found.items()}
     except (NotImplementedError, AssertionError, FileNotFoundError) as error:
         raise _not_prepared(name, directory or str(tfds.core.constants.DATA_DIR)) from error
     if "train" not in rows:
@@ -131,12 +140,12 @@ class TfdsRows(LazyRows):
         return self.examples(numbers)[0]
 
     def examples(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Images `[n, H, W, C]` and their labels, int32 `[n]`, or None."""
+        """Images `[n, H, W, C]` and their labels, int64 `[n]`, or None."""
         import tensorflow_datasets as tfds
 
         info, decoders = self.source.dataset_info, {"image": tfds.decode.SkipDecoding()}
         x = np.empty((len(numbers), *self.event), np.uint8)
-        y = np.empty(len(numbers), np.int32) if "label" in info.features else None
+        y = np.empty(len(numbers), np.int64) if _has_labels(info.features) else None
         for i, record in enumerate(self._records([int(number) for number in numbers])):
             example = info.features.deserialize_example_np(record, decoders=decoders)
             x[i] = self._decoded(example["image"], int(numbers[i]))
@@ -202,15 +211,57 @@ def original_order(name: str, directory: str | None) -> dict[str, Split]:
 
 
 def is_prepared(name: str, directory: str | None) -> bool:
-    """Whether `directory` holds a copy that TFDS has prepared."""
-    return directory is not None and any((Path(directory).expanduser() / name).glob("*/dataset_info.json"))
+    """Whether `directory`, or a folder in it, holds a copy that TFDS has prepared."""
+    where = _data_dir(name, directory)
+    return where is not None and _holds(Path(where), name)
+
+
+def _data_dir(name: str, directory: str | None) -> str | None:
+    """The directory, or the one folder in it that holds the data set, where the directory itself does not.
+
+    Raises ValueError if several do.
+    """
+    if directory is None:
+        return None
+    given = Path(directory).expanduser()
+    name = name.partition(":")[0]  # without a version
+    inner = [] if _holds(given, name) else [folder for folder in sorted(given.glob("*")) if _holds(folder, name)]
+    if len(inner) > 1:
+        raise ValueError(
+            f"{given} holds no {name}, but {' and '.join(folder.name for folder in inner)} in it do. Give one of them "
+            "as --data.directory."
+        )
+    return str(inner[0]) if inner else directory
+
+
+def _holds(folder: Path, name: str) -> bool:
+    return any((folder / name).glob("**/dataset_info.json"))
+
+
+def _named(known: list[str], parts: Sequence[str], where: str) -> dict[str, str]:
+    """The names of the splits `parts` in a data set: their own, or else another that such a split may have."""
+    if not known:  # of tfds.testing.mock_data, which says nothing of splits
+        return {part: part for part in parts}
+    others = by_split([name for name in known if split_of(name) not in known], where)
+    return {part: part if part in known else others[part] for part in parts if part in known or part in others}
+
+
+def _has_labels(features: Any) -> bool:
+    """Whether there is one whole number named "label"; some data sets have text, a float or a box of that name."""
+    if "label" not in features:
+        return False
+    label = features["label"]
+    return label.shape == () and np.issubdtype(label.np_dtype, np.integer)
 
 
 def _examples(rows: TfdsRows, numbers: np.ndarray) -> Split:
     """The examples with these row numbers, read by several threads."""
     parts = for_each(lambda block: rows.examples(numbers[block.start : block.stop]), blocks(len(numbers)))
-    y = None if parts[0][1] is None else np.concatenate([labels for _, labels in parts])
-    return Split(np.concatenate([x for x, _ in parts]), y)
+    x = np.concatenate([x for x, _ in parts])
+    if parts[0][1] is None:
+        return Split(x)
+    y = np.concatenate([labels for _, labels in parts])
+    return Split(x, None if (y == -1).all() else check_labels(f"The {rows.split} split of {rows.full_name}", y, len(x)))
 
 
 def _event(name: str, features: Any, fitted: tuple[int, int] | None, channels: int | None) -> tuple[int, int, int]:

@@ -77,7 +77,10 @@ def information(
     if n < 2:
         raise ValueError(f"information needs 2 examples or more to compare, but there are {n}.")
     if not 2 <= draws <= n:
-        raise ValueError(f"information(draws={draws}): 2 to {n}, as many as there are examples.")
+        raise ValueError(
+            f"information draws latents for the first draws={draws} examples (256 unless set), but x has {n}: set "
+            f"draws to a number from 2 to {n}."
+        )
     first = np.asarray(x)[:draws]
     labels = None if y is None else np.asarray(y)
     few = None if labels is None else labels[:draws]

@@ -1,12 +1,27 @@
-"""Checks that a model fits its data."""
+"""Checks that a model fits its data and a machine, before anything is computed."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import jax
 import numpy as np
+from flax import linen as nn
 
 from hvae_jax.data.dataset import Dataset
+from hvae_jax.experiment.records import Experiment
 from hvae_jax.likelihoods import for_data
 from hvae_jax.trace import Model
+
+MOST_PARTS = 1_000
+"""Largest number of anything that is built one by one: layers, blocks, levels, threads."""
+LARGEST_SIZE = 10_000_000
+"""Largest size of anything else in a model, such as a width."""
+LARGEST_NUMBER = 2**31 - 1
+"""Largest number of examples, draws or devices: JAX counts in int32."""
+
+_PARTS = ("depth", "layers", "blocks", "cells", "flow_steps", "unroll", "threads", "workers", "ahead")
+_ENDLESS = ("steps", "epochs", "patience")  # limits and intervals that need never be reached
 
 
 def check_fits(model: Model, dataset: Dataset) -> None:
@@ -40,6 +55,66 @@ def check_fits(model: Model, dataset: Dataset) -> None:
                 f"The model has classes={classes}, but {dataset.name} has the label {split.y.max()} in its {name} "
                 f"split ({dataset.classes} labels in train): set model.classes to {int(split.y.max()) + 1} or more."
             )
+
+
+def check_numbers(experiment: Experiment) -> None:
+    """Raises ValueError for a whole number that no machine could build: models would be traced for hours.
+
+    `MOST_PARTS` bounds what is built one by one, `LARGEST_SIZE` the other numbers of a model, `LARGEST_NUMBER` those of
+    examples, draws and devices. A seed has 32 bits: of a longer one JAX would take the last 32.
+    """
+    for path, number in _whole_numbers(experiment, ""):
+        name = path.rpartition(".")[2].partition("[")[0]
+        if name in _PARTS:
+            most = MOST_PARTS
+        elif path.startswith("model."):
+            most = LARGEST_SIZE
+        elif path == "seed":
+            most = 2**32 - 1
+        else:
+            most = None if name in _ENDLESS or name.endswith(("_every", "streak")) else LARGEST_NUMBER
+        if most is not None and not -(2**31) <= number <= most:
+            bound = f"at most {most:,}" if number > 0 else f"at least {-(2**31):,}"
+            raise ValueError(f"{path} is {number}, but it can be {bound}.")
+
+
+def _whole_numbers(value: Any, path: str) -> Iterator[tuple[str, int]]:
+    """The whole numbers among a record's settings, with their paths, such as "model.latents[0]".
+
+    Raises ValueError for a tuple of more than `MOST_PARTS` items.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield path, value
+    elif isinstance(value, tuple):
+        if len(value) > MOST_PARTS:
+            raise ValueError(f"{path} has {len(value)} items, but it can have at most {MOST_PARTS:,}.")
+        for number, item in enumerate(value):
+            yield from _whole_numbers(item, f"{path}[{number}]")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        left_out = ("parent", "name") if isinstance(value, nn.Module) else ()
+        for field in dataclasses.fields(value):
+            if field.init and field.name not in left_out:
+                inner = f"{path}.{field.name}" if path else field.name
+                yield from _whole_numbers(getattr(value, field.name), inner)
+
+
+def check_state_fits(state: Any, memory: int, split_over: int) -> None:
+    """Raises ValueError if a device cannot hold its part of the training state.
+
+    Args:
+      state: the state, shapes alone.
+      memory: bytes of a device.
+      split_over: number of devices that the state is split over.
+    """
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    if needed > memory * split_over:
+        raise ValueError(
+            f"The model has {count:,} parameters, whose training state takes {needed / 2**30:,.1f} GiB, but "
+            f"{f'{split_over} devices have' if split_over > 1 else 'a device has'} "
+            f"{memory * split_over / 2**30:,.1f} GiB. Lower the model's sizes"
+            f"{'.' if split_over > 1 else ', or split the state over several devices with --devices.fsdp.'}"
+        )
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -1,21 +1,23 @@
 """The numbers of a run: bounds, bits per dimension, rates and active units over whole splits, as plain Python."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
+from jax import Array, ShapeDtypeStruct
 from jax.sharding import Mesh, NamedSharding
 
 from hvae_jax.data.dataset import Dataset, Split
 from hvae_jax.diagnostics import UnitCounts, Usage, standard_error, usage
 from hvae_jax.objectives import Importance, importance
+from hvae_jax.runtime import memory
 from hvae_jax.runtime.compilation import jit
 from hvae_jax.trace import Model, level_names, level_sides
-from hvae_jax.training.mesh import AXIS, data_mesh, place_rows, replicated
+from hvae_jax.training.mesh import AXIS, agree, data_mesh, place_rows, replicated, rows_sharding
 
 
 def evaluate(
@@ -33,17 +35,23 @@ def evaluate(
 
     Args:
       draws: K of the importance-weighted bound by split; the ELBO is the mean over the same draws.
-      chunk: draws held in memory at once.
-      size: examples held in memory at once.
+      chunk: largest number of draws held in memory at once; fewer where memory is short, which changes no number
+        beyond rounding.
+      size: largest number of examples held in memory at once; fewer, with a warning, where even one draw of so many
+        does not fit. Examples that are measured together draw their noise together, so that another size has other
+        draws.
       usage_draws: largest number of draws behind rates and active units; a split with a smaller K uses K.
       mesh: devices, of one process or of several, that the examples are spread over; None takes those the variables
         lie on after a run, otherwise the first device.
     Returns: dicts by split: `elbo`, `iw_bound`, `k`, `bits_per_dim` (of both bounds), `standard_error` (of both
       bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level
       with `rates_error`, `distortion`, `active_units`, `used_units`, `moving_units` by level, and, where latents are
-      maps, `rates_by_side`, the sum over the levels of each resolution. Nats, but for the bits.
-    Raises ValueError for a split that does not exist.
+      maps, `rates_by_side`, the sum over the levels of each resolution. Nats, but for the bits. Beside them `pieces`:
+      `size` and `chunk` as they were taken.
+    Raises ValueError for a split that does not exist, and for a `size` or `chunk` below 1.
     """
+    if size < 1 or chunk < 1:
+        raise ValueError(f"evaluate(size={size}, chunk={chunk}): both have to be 1 or more.")
     unknown = [name for name in draws if name not in dataset.splits]
     if unknown:
         raise ValueError(f"{dataset.name} has no split {unknown[0]!r}; it has {list(dataset.splits)}.")
@@ -56,13 +64,20 @@ def evaluate(
     size = -(-size // mesh.size) * mesh.size
     few = dataset.splits[next(iter(draws))].for_classes(model.classes)
     names, sides = level_names(model, few), level_sides(model, few)
+    size, chunk = _pieces(
+        lambda rows, at_once: _memory(bound, variables, few, rows, mesh, k=1, chunk=at_once),
+        lambda rows: _memory(use, variables, few, rows, mesh, draws=min(usage_draws, next(iter(draws.values())))),
+        size,
+        chunk,
+        mesh,
+    )
 
     def measure(x: Array, y: Array | None, key: Array, k: int) -> tuple[Importance, Usage]:
         bound_key, usage_key = jax.random.split(key)
         drawn = bound(variables, x, bound_key, k=k, chunk=chunk, y=y)
         return drawn, use(variables, x, usage_key, y=y, draws=min(usage_draws, k))
 
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"pieces": {"size": size, "chunk": chunk}}
     for name, k in draws.items():
         split = dataset.splits[name].for_classes(model.classes)
         split_key = jax.random.fold_in(key, list(dataset.splits).index(name))
@@ -71,6 +86,43 @@ def evaluate(
         for what, value in {**numbers, "distortion": float(-np.mean(log_px))}.items():
             found.setdefault(what, {})[name] = value
     return found
+
+
+def _pieces(
+    bound: Callable[[int, int], int], use: Callable[[int], int], size: int, chunk: int, mesh: Mesh
+) -> tuple[int, int]:
+    """The largest pieces that fit into the free memory of all devices: examples and draws at once.
+
+    Args:
+      bound, use: memory of the two programs, bytes, for a number of examples, and of draws.
+      size, chunk: largest number of examples, a multiple of the number of devices, and of draws.
+    """
+    mebibytes = -agree(-(memory.free_device_memory() // 2**20))[0]  # the least of all processes
+    budget = int(memory.SHARE * mebibytes * 2**20)
+    fits = memory.fitting(size, mesh.size, use, budget)
+    # Draws first, because their number changes no result.
+    chunk = memory.fitting(chunk, 1, lambda at_once: bound(fits, at_once), budget)
+    if chunk == 1:
+        fits = memory.fitting(fits, mesh.size, lambda rows: bound(rows, 1), budget)
+    if fits < size:
+        warnings.warn(
+            f"{size} examples at once do not fit into the free memory, {mebibytes:,} MiB a device, with room to spare: "
+            f"{fits} are measured at once, and draw other noise than {size} would.",
+            stacklevel=3,
+        )
+    return fits, chunk
+
+
+def _memory(program: Any, variables: Any, like: Split, rows: int, mesh: Mesh, **options: Any) -> int:
+    """Memory that a program takes for so many examples, bytes a device; compiles it, which calling it then does not."""
+
+    def abstract(array: Any) -> ShapeDtypeStruct:
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+        return ShapeDtypeStruct((rows, *array.shape[1:]), dtype, sharding=rows_sharding(rows, mesh))
+
+    y = None if like.y is None else abstract(like.y)
+    lowered = program.lower(variables, abstract(like.x), jax.random.key(0), y=y, **options)
+    return memory.program_memory(lowered.compile())
 
 
 def _over(

@@ -14,20 +14,26 @@ import numpy as np
 
 import hvae_jax
 from hvae_jax.convert.array_files import ArrayFile, WhichWeights, read_arrays
+from hvae_jax.convert.casts import cast_weights
 from hvae_jax.convert.codes import CONVERTERS, converter_of
 from hvae_jax.convert.converter import Binarise, Converter, Preset
-from hvae_jax.convert.state_dict import template_of
+from hvae_jax.convert.nearest import likely_cause
+from hvae_jax.convert.state_dict import MisfitError, few, template_of
 from hvae_jax.data.catalogue import NAMES, check_name
 from hvae_jax.data.spec import Data
+from hvae_jax.experiment import contents, settings
 from hvae_jax.experiment import folder as run_folder
-from hvae_jax.experiment import settings
 from hvae_jax.experiment.records import Evaluation, Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
+from hvae_jax.experiment.schema import check_result, record_of, shown
 from hvae_jax.models import HVAE
 from hvae_jax.runtime import doctor
+from hvae_jax.runtime.errors import first_line
 from hvae_jax.runtime.files import replacing
+from hvae_jax.runtime.json_files import parse_json
 from hvae_jax.runtime.trees import leaves_by_path
 from hvae_jax.training.checkpoint import Checkpoints, Progress
+from hvae_jax.training.lock import FolderLock
 from hvae_jax.training.state import state_from
 
 FORMAT = 2  # version of exported files; 1 named modules of an earlier layout
@@ -62,8 +68,9 @@ def import_published(
     Returns: the run folder.
 
     Raises ValueError if the preset or data set is unknown, the folder holds a run, the weights are of another code
-    (naming the command that takes them) or arrays do not fit (naming each); FileNotFoundError, ImportError and
-    ValueError as `read_arrays` does; OSError if the folder cannot be written.
+    (naming the command that takes them), arrays do not fit (naming the preset that they fit or the nearest one, and
+    arrays), or numbers are beyond the range of the model's floats, as `cast_weights` says; FileNotFoundError,
+    ImportError and ValueError as `read_arrays` does; OSError if the folder cannot be written.
     """
     known, options = converter.preset(preset), converter.options() if options is None else options
     name = converter.code if preset is None else f"{converter.code}_{preset}"
@@ -74,11 +81,15 @@ def import_published(
     _check_code(converter, path, file)
     try:
         model, variables = converter.read(file.arrays, known, options)
+    except MisfitError as error:
+        cause = ": "
+        if preset is not None:
+            cause = f" does not fit the preset {preset}. {likely_cause(converter, preset, file.arrays, options)}\n"
+        raise ValueError(f"{path}{cause}{error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     _warn_not_finite(path, variables)
-    # in the model's dtypes, float32, whatever the file has
-    variables = jax.tree.map(lambda leaf, ours: jnp.asarray(leaf, ours.dtype), variables, template_of(model))
+    variables = _in_our_dtypes(path, variables, template_of(model))
     assert model.image is not None
     side = model.image[0]
     if source.name not in NAMES and not source.name.endswith(".npz"):  # a folder of pictures, or "tfds:NAME"
@@ -105,8 +116,9 @@ def import_own(path: Path, folder: Path | None = None, overwrite: bool = False, 
 
     Returns: the run folder.
 
-    Raises ValueError if `export` did not write the file (naming the command that takes it), its format is another, or
-    arrays do not fit the settings (naming each); otherwise as `import_published`.
+    Raises ValueError if `export` did not write the file (naming the command that takes it), its format is another, its
+    metadata is damaged or names a run as no run may be named, or arrays do not fit the settings (naming them);
+    otherwise as `import_published`.
     """
     if folder is not None:
         _check_free(folder, overwrite)
@@ -116,17 +128,10 @@ def import_own(path: Path, folder: Path | None = None, overwrite: bool = False, 
         raise ValueError(f"{path} was not written by `hvae export`: it has no settings. {_looks_like(path, file)}")
     if metadata.get("format") != str(FORMAT):
         raise ValueError(
-            f"{path} was written in format {metadata.get('format')} by hvae_jax {metadata['hvae_jax']}; this one, "
-            f"{hvae_jax.__version__}, reads format {FORMAT}."
+            f"{path} was written in format {metadata.get('format')!s:.20} by hvae_jax {metadata['hvae_jax']:.20}; this "
+            f"one, {hvae_jax.__version__}, reads format {FORMAT}."
         )
-    try:
-        experiment = settings.from_json(json.loads(metadata["settings"]), tuple(modules))
-        event, progress = tuple(json.loads(metadata["event"])), Progress(**json.loads(metadata["progress"]))
-        result = json.loads(metadata.get("result", "{}"))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: its settings cannot be read ({error}).") from error
-    if not isinstance(experiment, Experiment):
-        raise ValueError(f"{path} describes a {type(experiment).__name__}, not an Experiment.")
+    experiment, event, progress, result = _described(path, metadata, modules)
     folder = folder or Path("runs") / experiment.name
     _check_free(folder, overwrite)
     variables = _fitting(path, experiment.model, event, file.arrays)
@@ -158,6 +163,8 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
 
     experiment, variables, progress = open_variables(run, modules)
     file = file or run / f"{experiment.name}.safetensors"
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: give the name of a file, such as {file / 'NAME'}.safetensors.")
     if file.exists() and not overwrite:
         raise ValueError(f"{file} is there already: --overwrite replaces it.")
     result = run / "result.json"
@@ -170,13 +177,40 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
     }
     if result.exists():
         metadata["result"] = result.read_text()
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in leaves_by_path(variables).items()}
+    # not ascontiguousarray, which gives a scalar an axis
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in leaves_by_path(variables).items()}
     try:
         with replacing(file) as partial:
             save_file(arrays, partial, metadata)
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written ({error}).") from error
     return file
+
+
+def _described(
+    path: Path, metadata: Mapping[str, str], modules: Sequence[str]
+) -> tuple[Experiment, tuple[int, ...], Progress, dict[str, Any]]:
+    """Settings, shape of one x, progress and results in the metadata of an export.
+
+    Raises ValueError, naming the entry and the place in it, for whatever `export` would not have written.
+    """
+    try:
+        parsed = {name: parse_json(metadata.get(name, "{}"), name) for name in ("settings", "progress", "result")}
+        event = parse_json(metadata.get("event", "[]"), "event")
+        experiment = settings.from_json(parsed["settings"], tuple(modules))
+        if not isinstance(experiment, Experiment):
+            raise ValueError(f"settings describe a {type(experiment).__name__}, not an Experiment.")
+        whole = isinstance(event, list) and event and all(type(size) is int and 0 < size < 2**31 for size in event)
+        if not whole or tuple(event) != (experiment.model.image or tuple(event)):
+            like = list(experiment.model.image or (28, 28, 1))
+            raise ValueError(f"event is {shown(event)}, but it has to be the shape of one x, such as {like}.")
+        if not isinstance(parsed["progress"], dict):
+            raise ValueError(f"progress is {shown(parsed['progress'])}, but it has to be an object.")
+        progress = record_of(Progress, parsed["progress"], "progress")
+        result = check_result(parsed["result"], "result")
+    except ValueError as error:
+        raise ValueError(f"{path}: its metadata cannot be read: {error}") from error
+    return experiment, tuple(event), progress, result
 
 
 def import_summary(result: dict[str, Any], folder: Path) -> str:
@@ -188,7 +222,8 @@ def import_summary(result: dict[str, Any], folder: Path) -> str:
     lines = [f"{folder}: {result['parameters']:,} parameters of {origin}"]
     if source["code"] != "hvae_jax":
         lines.append(f"likelihood {source['likelihood']}; data {source['data']}")
-        lines.append("what no weight tells: " + ", ".join(f"{name} {value}" for name, value in source["model"].items()))
+        untold = ", ".join(f"{name} {value}" for name, value in source.get("model", {}).items())
+        lines.append(f"what no weight tells: {untold or 'nothing'}")
     if "elbo" not in result:
         lines.append(f"Nothing has been measured here yet: `hvae evaluate {folder}` does.")
     return "\n".join(lines)
@@ -216,8 +251,9 @@ def _plain(value: Any) -> Any:
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
-    """Raise ValueError if the folder holds a run, unless it may be overwritten."""
-    if not overwrite and any((folder / name).exists() for name in run_folder.CONTENTS):
+    """Raise ValueError if the folder holds a run, unless it may be overwritten, or anything that no run wrote."""
+    contents.check_ours(folder)
+    if not overwrite and contents.there(folder):
         raise ValueError(f"{folder} holds a run already. --overwrite replaces it, --folder takes another folder.")
 
 
@@ -259,6 +295,19 @@ def _data(preset: Preset | None, data: str | None, directory: str | None, binari
     return Data(name, directory, binarise or preset.binarise, bits=preset.bits)
 
 
+def _in_our_dtypes(path: Path, variables: Any, template: Any) -> Any:
+    """The variables in the model's dtypes, float32, whatever the file has. Raises ValueError as `cast_weights` does."""
+    wanted = leaves_by_path(template)
+    try:
+        leaves = [
+            leaf if leaf.dtype == wanted[name].dtype else jnp.asarray(cast_weights(name, leaf, wanted[name].dtype))
+            for name, leaf in leaves_by_path(variables).items()
+        ]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
+
+
 def _warn_not_finite(path: Path, variables: Any) -> None:
     """Warn if arrays hold values that are not finite."""
     odd = [name for name, leaf in leaves_by_path(variables).items() if not np.isfinite(leaf).all()]
@@ -268,8 +317,11 @@ def _warn_not_finite(path: Path, variables: Any) -> None:
 
 
 def _fitting(path: Path, model: HVAE, event: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Any:
-    """A model's variables from arrays by path. Raises ValueError if arrays do not fit, naming each."""
-    template = template_of(model, event)
+    """A model's variables from arrays by path. Raises ValueError if arrays do not fit, naming them."""
+    try:
+        template = template_of(model, event)
+    except Exception as error:  # whatever layers trip over whose sizes do not fit each other
+        raise ValueError(f"{path}: no model can be made of its settings ({first_line(error)}).") from error
     wanted = leaves_by_path(template)
     problems = [f"{name} is missing" for name in wanted if name not in arrays]
     problems += [f"{name} is not expected" for name in arrays if name not in wanted]
@@ -279,7 +331,7 @@ def _fitting(path: Path, model: HVAE, event: tuple[int, ...], arrays: Mapping[st
         if name in arrays and (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype)
     ]
     if problems:
-        raise ValueError(f"{path} does not fit its settings: {'; '.join(problems)}.")
+        raise ValueError(f"{path} does not fit its settings: {few(problems)}.")
     return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(arrays[name]) for name in wanted])
 
 
@@ -290,9 +342,11 @@ def _write_run(
     optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
     state = state_from(variables, experiment.objective, optimiser, ema)
     run_folder.check(folder, experiment, resume=False, overwrite=True)
-    run_folder.check_space(folder, state, 1)
+    with FolderLock(folder).held():  # refused while a run trains there
+        run_folder.check_space(folder, state, 1)
     if overwrite:
-        run_folder.clear(folder)
+        contents.clear(folder)
+    contents.claim(folder)
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         checkpoints.save(0, state, variables, progress)

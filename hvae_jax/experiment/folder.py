@@ -1,6 +1,5 @@
-"""The folder of a run: its contents, and the checks before anything is written there."""
+"""The folder of a run: the checks before anything is written there."""
 
-import json
 import os
 import shutil
 import sys
@@ -11,33 +10,21 @@ from typing import Any
 import jax
 
 from hvae_jax.experiment import settings
+from hvae_jax.experiment.contents import check_kinds, check_ours
 from hvae_jax.experiment.layout import check_layout
 from hvae_jax.experiment.records import Experiment
-from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.files import check_path, write_whole
+from hvae_jax.runtime.json_files import read_json
 from hvae_jax.training.state import TrainState
 
-CONTENTS = (
-    "settings.json",
-    "metrics.jsonl",
-    "result.json",
-    "checkpoints",
-    "tensorboard",
-    "real.png",
-    "samples.png",
-    "reconstructions.png",
-    "curve.png",
-    "pictures",
-    "profile",
-    "tracker.json",
-    "wandb",
-)
-"""Everything that a run may leave, its settings first."""
-
-# Settings that change no number, or only its rounding: a run goes on when they differ.
+# Settings that change no number, or only its rounding: a run goes on when they differ. So does the size of what is
+# measured at once, which changes the noise of the result and nothing that is trained: memory may be short only then.
 _NO_NUMBER = (
     "feed",
     "devices",
     "data.directory",
+    "evaluation.chunk:",
+    "evaluation.size:",
     *(f"training.{name}:" for name in ("save_seconds", "save_every", "keep", "pictures_every")),
 )
 
@@ -48,18 +35,24 @@ def check(folder: Path, experiment: Experiment, *, resume: bool, overwrite: bool
     Nothing that lies there is touched.
 
     Raises ValueError, naming the settings that differ, if it holds a run with other settings; for a run of another
-    layout; for checkpoints without settings. Raises OSError if it cannot be made or written.
+    layout; for checkpoints without settings; for what no run of ours wrote, as `check_ours` does. Raises OSError if it
+    cannot be made or written.
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: going on, or starting over?")
+    check_path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, but the folder of a run is wanted. Give another with --folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "write_test", "")
         (folder / "write_test").unlink()
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({error.strerror}). Give another with --folder.") from error
+    check_ours(folder)
     if overwrite:
         return
+    check_kinds(folder)
     old = _settings_in(folder, resume)
     check_layout(old, folder)
     if resume or old is None:
@@ -78,7 +71,7 @@ def check(folder: Path, experiment: Experiment, *, resume: bool, overwrite: bool
 def _settings_in(folder: Path, resume: bool) -> Any:
     """settings.json, parsed; None if there is none, or if it is unreadable and the run is resumed under new ones.
 
-    Raises ValueError, unless the run is resumed, for checkpoints without settings and for a file that is no JSON.
+    Raises ValueError, unless the run is resumed, for checkpoints without settings and for a file that cannot be read.
     """
     path = folder / "settings.json"
     if not path.exists():
@@ -86,21 +79,11 @@ def _settings_in(folder: Path, resume: bool) -> Any:
             raise ValueError(f"{folder} holds checkpoints but no settings.json. --overwrite starts over there.")
         return None
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        return read_json(path)
+    except ValueError as error:
         if resume:
             return None
-        raise ValueError(f"{path} is no JSON ({error}). --overwrite starts over.") from error
-
-
-def clear(folder: Path) -> None:
-    """Deletes what an earlier run left, its settings last, so that no crash leaves checkpoints of unknown settings."""
-    for name in reversed(CONTENTS):
-        target = folder / name
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        raise ValueError(f"{error} --resume writes the settings anew, --overwrite starts over.") from error
 
 
 def check_space(folder: Path, state: TrainState, keep: int = 2) -> None:

@@ -43,6 +43,8 @@ def check_layout(data: Any, folder: Path) -> None:
       data: settings.json, parsed.
     """
     layout = data.get("layout", 1) if isinstance(data, dict) else LAYOUT
+    if not isinstance(layout, int):
+        raise ValueError(f"{folder / 'settings.json'}: layout is {layout!r}, but it has to be a whole number.")
     if layout == LAYOUT:
         return
     if layout > LAYOUT:
@@ -61,10 +63,10 @@ def _retrain(data: dict[str, Any], folder: Path) -> str:
     options = f"--folder {shlex.quote(str(folder))} --overwrite"
     for name in (fields.get("name") if isinstance(fields, dict) else None, folder.name):
         for recipe in ("vdvae", "efficient_vdvae"):  # named after their presets
-            if isinstance(name, str) and name.startswith(f"{recipe}_"):
+            if isinstance(name, str) and name.isprintable() and name.startswith(f"{recipe}_"):
                 preset = name.removeprefix(f"{recipe}_")
                 return f"python experiments/recipes/{recipe}.py --preset {shlex.quote(preset)} {options}"
-        if name in _RECIPES:
+        if isinstance(name, str) and name in _RECIPES:
             recipe, preset = _RECIPES[name]
             return f"python experiments/recipes/{recipe}.py --preset {preset} {options}"
     return f"the run's own script and {options}"

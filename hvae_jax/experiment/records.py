@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from hvae_jax.data.spec import Data
+from hvae_jax.experiment.names import check_run_name
 from hvae_jax.models.base import HVAE
 from hvae_jax.objectives import NegativeELBO, Objective
 from hvae_jax.records import checked
@@ -37,8 +38,9 @@ class Evaluation:
     Attributes:
       draws: K of the importance-weighted bound on the test split, or on validation if there is no test split.
       other_draws: K on the other splits.
-      chunk: draws held in memory at once.
-      size: examples held in memory at once.
+      chunk: largest number of draws held in memory at once; fewer where memory is short. Changes no number.
+      size: largest number of examples held in memory at once; fewer, with a warning, where memory is short. Another
+        size draws other noise.
       train_examples: number of examples of the train split that are measured, its first ones; None takes all.
     """
 
@@ -61,7 +63,7 @@ class Experiment:
     """Everything that determines a run's numbers.
 
     Attributes:
-      name: name of the run, whose folder is runs/NAME unless another is given.
+      name: name of the run, whose folder is runs/NAME unless another is given; one component of a path.
       model: the model; its fields are its settings.
       data: the data set, and how its values are prepared.
       objective: what is minimised.
@@ -83,3 +85,6 @@ class Experiment:
     feed: Feeding = Feeding()
     devices: Devices = Devices()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_run_name(self.name)

@@ -12,6 +12,7 @@ from hvae_jax.experiment import settings
 from hvae_jax.experiment.checks import check_fits
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.run import abstract_state
+from hvae_jax.runtime.files import check_path
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.mesh import data_mesh
 
@@ -41,13 +42,28 @@ def read_experiment(folder: Path, modules: Sequence[str] = ()) -> Experiment:
     Raises FileNotFoundError for a folder without a run, ValueError for settings that are no experiment's or of another
     layout.
     """
+    check_path(folder)
     path = folder / "settings.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no settings.json in it.")
+        raise no_run(folder)
     experiment = settings.load(path, modules)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{path} describes a {type(experiment).__name__}, not an Experiment.")
     return experiment
+
+
+def no_run(folder: Path) -> FileNotFoundError:
+    """The error for a path that is no folder of a run: what it is, and where runs are near it."""
+    if folder.is_file():
+        hint = "Files of weights become one by `hvae import`."
+        if (folder.parent / "settings.json").exists():
+            hint = f"Give the folder that it is in: {folder.parent}."
+        return FileNotFoundError(f"{folder} is a file, but the folder of a run is needed. {hint}")
+    what = "holds no run: there is no settings.json in it" if folder.exists() else "does not exist"
+    near = folder if folder.exists() else folder.parent
+    runs = sorted(path.parent.name for path in near.glob("*/settings.json"))
+    some = f" Runs in {near}: {', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}." if runs else ""
+    return FileNotFoundError(f"{folder} {what}.{some}")
 
 
 def open_run(

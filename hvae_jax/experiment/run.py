@@ -13,15 +13,17 @@ import jax
 
 from hvae_jax.data.augment import Augment
 from hvae_jax.data.dataset import Dataset
-from hvae_jax.experiment import checks, settings, tables
+from hvae_jax.experiment import checks, contents, settings, tables
 from hvae_jax.experiment import folder as run_folder
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.report.sketch import Sketch, save_final_pictures
-from hvae_jax.runtime import meters
+from hvae_jax.runtime import meters, texts
 from hvae_jax.runtime.cluster import is_first
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.memory import memory_for
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.feeds import Examples
+from hvae_jax.training.lock import FolderLock
 from hvae_jax.training.loop import Outcome, Watching, train
 from hvae_jax.training.machine import Machine
 from hvae_jax.training.mesh import agree, check_divides, data_mesh, host_copy
@@ -49,13 +51,17 @@ def run(
       overwrite: delete what an earlier run left in the folder.
       profile: trace some dispatches into profile/ in the folder.
       tracker: "wandb" or "trackio", which get numbers and pictures too.
-    Raises ValueError for settings that do not fit the data or a folder that holds other ones, OSError if the folder
-    cannot be written, DivergedError as `train` does.
+    Raises ValueError for settings that do not fit the data, a folder that holds other ones or that another process
+    trains in, OSError if the folder cannot be written, DivergedError as `train` does.
     """
-    prepared = prepare(experiment, folder, resume=resume, overwrite=overwrite, tracker=tracker)
-    outcome = _train(prepared, profile)
-    if not outcome.interrupted:
-        conclude(prepared, outcome)
+    lock = FolderLock(folder)
+    try:
+        prepared = prepare(experiment, folder, lock, resume=resume, overwrite=overwrite, tracker=tracker)
+        outcome = _train(prepared, profile)
+        if not outcome.interrupted:
+            conclude(prepared, outcome)
+    finally:
+        lock.release()
     return outcome
 
 
@@ -66,6 +72,7 @@ class Prepared:
     Attributes:
       experiment: its settings.
       folder: the run folder.
+      lock: its lock, which the first process holds.
       dataset: the data, read.
       task: what is trained.
       machine: what it is trained on.
@@ -76,6 +83,7 @@ class Prepared:
 
     experiment: Experiment
     folder: Path
+    lock: FolderLock
     dataset: Dataset
     task: Task
     machine: Machine
@@ -101,12 +109,22 @@ class Prepared:
 
 
 def prepare(
-    experiment: Experiment, folder: Path, *, resume: bool = False, overwrite: bool = False, tracker: str | None = None
+    experiment: Experiment,
+    folder: Path,
+    lock: FolderLock,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    tracker: str | None = None,
 ) -> Prepared:
     """Reads the data, and checks that model, data, devices and folder fit before anything is computed or written.
 
-    Args and errors are those of `run`.
+    Other args and errors are those of `run`.
+
+    Args:
+      lock: the folder's; the first process takes it, and the caller releases it.
     """
+    checks.check_numbers(experiment)
     dataset = experiment.data.load()
     say(dataset.describe())
     checks.check_fits(experiment.model, dataset)
@@ -125,14 +143,19 @@ def prepare(
         None if dataset.augment == Augment() else dataset.augment,
     )
     state = abstract_state(experiment, task.train)
+    split_over = mesh.size if experiment.devices.fsdp else 1
+    checks.check_state_fits(state, mebibytes * 2**20, split_over)
 
     def prepare_folder() -> None:
         run_folder.check(folder, experiment, resume=resume, overwrite=overwrite)
+        lock.take(say)
+        contents.sweep(folder)
         run_folder.check_space(folder, state, experiment.training.keep)
         if tracker is not None and importlib.util.find_spec(tracker) is None:
             raise ImportError(f"{tracker} is not installed: pip install 'hvae-jax[{tracker}]'")
         if overwrite:
-            run_folder.clear(folder)
+            contents.clear(folder)
+        contents.claim(folder)
         if warning := run_folder.outlives_machine(folder):
             say(f"warning: {warning}")
 
@@ -140,6 +163,7 @@ def prepare(
     return Prepared(
         experiment,
         folder,
+        lock,
         dataset,
         task,
         Machine(mesh, experiment.feed, mebibytes * 2**20, experiment.devices.fsdp),
@@ -149,17 +173,25 @@ def prepare(
     )
 
 
+_LESS = (
+    "Give --microbatch, or lower --batch-size or the model's sizes (with --resume in the same folder); --feed.kind "
+    "streamed leaves the data on the host."
+)
+"""Remedy for memory that runs out in training."""
+
+
 def _train(prepared: Prepared, profile: bool) -> Outcome:
     """Trains a prepared run; checkpoints and profiler are closed whatever happens."""
     experiment, folder = prepared.experiment, prepared.folder
     profiler = meters.Profiler(folder / "profile") if profile and is_first() else None
     watching = Watching(prepared.reporter_at, folder / "metrics.jsonl", prepared.sketch, profiler)
-    checkpoints = Checkpoints(folder / "checkpoints", experiment.training.keep)
+    checkpoints = Checkpoints(folder / "checkpoints", experiment.training.keep, guard=prepared.lock.check)
     key = jax.random.key(experiment.seed)
     try:
-        outcome = train(
-            prepared.task, experiment.training, key, prepared.machine, checkpoints, watching, prepared.provenance
-        )
+        with memory_for("training", _LESS):
+            outcome = train(
+                prepared.task, experiment.training, key, prepared.machine, checkpoints, watching, prepared.provenance
+            )
     except BaseException:
         if profiler is not None:
             profiler.close()
@@ -195,7 +227,11 @@ def conclude(prepared: Prepared, outcome: Outcome) -> None:
 
 
 def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
-    """Shapes and dtypes of an experiment's training state; nothing is computed."""
+    """Shapes and dtypes of an experiment's training state; nothing is computed.
+
+    Raises ValueError for a number that no machine could build.
+    """
+    checks.check_numbers(experiment)
     one = examples.take(slice(1))
     optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
     model, objective, key = experiment.model, experiment.objective, jax.random.key(0)
@@ -205,7 +241,7 @@ def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
 def say(line: str) -> None:
     """Prints a line on the first process of a run."""
     if is_first():
-        print(line, flush=True)
+        texts.say(line)
 
 
 def _identity(experiment: Experiment, content: str) -> str:

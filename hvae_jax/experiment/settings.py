@@ -5,6 +5,7 @@ module's `parent` and `name`; a function as {"function": "module:name"}; a tuple
 hvae_jax, jax.nn and the modules that the caller names, and builds only dataclasses that are defined there.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -12,7 +13,7 @@ import json
 import math
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ import jax
 from flax import linen as nn
 
 from hvae_jax.experiment.layout import LAYOUT, check_layout
+from hvae_jax.experiment.schema import record_of, shown
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.json_files import read_json
 
 _OURS = "hvae_jax."
 _FUNCTIONS = ("hvae_jax.networks.", "jax.nn.")  # activations and the like; no function there touches a file
@@ -48,51 +51,65 @@ def to_json(value: Any) -> Any:
     )
 
 
-def from_json(data: Any, modules: Iterable[str] = ()) -> Any:
+def from_json(data: Any, modules: Iterable[str] = (), at: str = "") -> Any:
     """The record that `to_json` wrote.
 
     Args:
       data: parsed JSON.
-      modules: modules beside hvae_jax that may be imported, such as the user's own. A record that a script
-        (`__main__`) defined is looked for in them too.
-    Raises ValueError for a module that is not allowed, a name that does not exist or is no dataclass, and an unknown
-    field, with the nearest known one.
+      modules: modules beside hvae_jax that may be imported, such as the user's own; they are looked for in the current
+        folder too. A record that a script (`__main__`) defined is looked for in them too.
+      at: path of the data in its file, for errors; "" for the whole.
+    Raises ValueError, with the path of the setting, for a module that is not allowed, a name that does not exist or is
+    no dataclass, an unknown field, with the nearest known one, and a value of another type than the field's.
     """
     allowed = tuple(modules)
     if isinstance(data, list):
-        return tuple(from_json(item, allowed) for item in data)
+        return tuple(from_json(item, allowed, f"{at}[{i}]") for i, item in enumerate(data))
     if not isinstance(data, dict):
         return data
-    if set(data) == {"function"}:
-        return _find(data["function"], allowed, function=True)
-    if set(data) != {"type", "fields"}:
-        raise ValueError(f"A record needs the keys 'type' and 'fields', but this has {sorted(data)}.")
-    record_type = _find(data["type"], allowed, function=False)
+    where = f"{at}: " if at else ""
+    try:
+        if set(data) == {"function"}:
+            return _find(data["function"], allowed, function=True)
+        if set(data) != {"type", "fields"}:
+            raise ValueError(f"A record needs the keys 'type' and 'fields', but this has {shown(sorted(data))}.")
+        record_type = _find(data["type"], allowed, function=False)
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from error
+    if not isinstance(data["fields"], dict):
+        raise ValueError(
+            f"{where}the fields of {data['type']} are {shown(data['fields'])}, but have to be an object of names and "
+            "values."
+        )
     known = [field.name for field in dataclasses.fields(record_type) if field.init]
     for name in data["fields"]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{data['type']} has no field {name!r}.{hint} It has {known}.")
-    return record_type(**{name: from_json(value, allowed) for name, value in data["fields"].items()})
+            raise ValueError(f"{where}{data['type']} has no field {shown(name)}.{hint} It has {known}.")
+    inner = f"{at}." if at else ""
+    return record_of(
+        record_type, {name: from_json(value, allowed, inner + name) for name, value in data["fields"].items()}, at
+    )
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """The differences between two records' JSON forms, a line for each setting: "model.hidden: 256 -> 64"."""
-    if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
-        old, new = old.get("fields", old), new.get("fields", new)
-        lines = []
-        for name in [*old, *(key for key in new if key not in old)]:
-            inner = f"{path}.{name}" if path else name
-            if name not in old or name not in new:
-                lines.append(
-                    f"{inner}: {'not there' if name not in old else _short(old[name])} -> "
-                    f"{'not there' if name not in new else _short(new[name])}"
-                )
-            else:
-                lines += differences(old[name], new[name], inner)
-        return lines
-    return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+    both = isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type")
+    was, now = (old.get("fields", old), new.get("fields", new)) if both else (None, None)
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+    lines = []
+    for name in [*was, *(key for key in now if key not in was)]:
+        inner = f"{path}.{name}" if path else name
+        if name not in was or name not in now:
+            lines.append(
+                f"{inner}: {'not there' if name not in was else _short(was[name])} -> "
+                f"{'not there' if name not in now else _short(now[name])}"
+            )
+        else:
+            lines += differences(was[name], now[name], inner)
+    return lines
 
 
 def save(path: Path, record: Any) -> None:
@@ -105,17 +122,16 @@ def load(path: Path, modules: Iterable[str] = ()) -> Any:
 
     Args:
       modules: as `from_json` takes them.
-    Raises ValueError, naming the file, for what is no JSON, of another layout or not allowed; FileNotFoundError.
+    Raises ValueError, naming the file, for what is no JSON, of another layout or not allowed, and for a value of
+    another type than its field's, naming both; FileNotFoundError.
     """
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}).") from error
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds {shown(data)}, but settings are an object with the keys 'type' and 'fields'.")
     check_layout(data, path.parent)  # before any name in it is looked up, since some may still resolve
     try:
-        record = {name: value for name, value in data.items() if name != "layout"} if isinstance(data, dict) else data
-        return from_json(record, modules)
-    except (ValueError, TypeError) as error:
+        return from_json({name: value for name, value in data.items() if name != "layout"}, modules)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -157,12 +173,16 @@ def _function_address(value: Any) -> str | None:
 
 
 def _short(value: Any) -> str:
-    return f"{value['type'].split(':')[-1]}(...)" if isinstance(value, dict) and "type" in value else json.dumps(value)
+    """A value on a line of `differences`: a record by its class alone."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    return f"{kind.split(':')[-1]}(...)" if isinstance(kind, str) else json.dumps(value)
 
 
-def _find(address: str, allowed: tuple[str, ...], *, function: bool) -> Any:
+def _find(address: Any, allowed: tuple[str, ...], *, function: bool) -> Any:
     """The dataclass or function at "module:Name". Raises ValueError if it may not be imported or does not exist."""
-    module_name, _, name = str(address).partition(":")
+    if not isinstance(address, str) or len(address) > 200:
+        raise ValueError(f"{shown(address)} is no address, such as 'hvae_jax.models:TopDownVAE'.")
+    module_name, _, name = address.partition(":")
     wanted = "function" if function else "dataclass"
     if module_name == "__main__":
         candidates = [*allowed, "__main__"]
@@ -190,9 +210,27 @@ def _find(address: str, allowed: tuple[str, ...], *, function: bool) -> Any:
 
 
 def _import(name: str) -> types.ModuleType:
+    """A module; one that is not of the library is looked for in the current folder too, after everything else.
+
+    The command `hvae` does not find modules there, as `python SCRIPT` and `python -m` do.
+    """
     if name == "__main__":
         return sys.modules["__main__"]
+    ours = f"{name}.".startswith((_OURS, "jax."))
     try:
-        return importlib.import_module(name)
+        with contextlib.nullcontext() if ours else _current_folder():
+            return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(f"The module {name} cannot be imported ({error}).") from error
+        here = "" if ours else f" It was looked for in {Path.cwd()} too."
+        raise ValueError(f"The module {name} cannot be imported ({error}).{here}") from error
+
+
+@contextlib.contextmanager
+def _current_folder() -> Iterator[None]:
+    """Lets modules be found in the current folder; last, so that nothing there takes the place of a library."""
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path[:] = [path for path in sys.path if path is not here]  # the module may have changed the others

@@ -1,7 +1,6 @@
 """A run's numbers for people: result.json, and the tables that are printed."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,11 @@ from jax.sharding import Mesh
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.experiment.records import Experiment
+from hvae_jax.experiment.schema import check_result
 from hvae_jax.runtime import doctor, meters
+from hvae_jax.runtime.columns import aligned
+from hvae_jax.runtime.json_files import read_json
+from hvae_jax.runtime.memory import memory_for
 from hvae_jax.training.loop import Outcome
 
 
@@ -25,7 +28,8 @@ def measure(experiment: Experiment, dataset: Dataset, outcome: Outcome, mesh: Me
     if wanted.train_examples is not None and len(dataset.splits["train"]) > wanted.train_examples:
         first = dataset.splits["train"].take(slice(wanted.train_examples))
         some = dataclasses.replace(dataset, splits={**dataset.splits, "train": first})
-    numbers = evaluate(experiment.model, outcome.best, some, key, draws, wanted.chunk, wanted.size, mesh=mesh)
+    with memory_for("measuring", "Lower --evaluation.size; what was trained is saved."):
+        numbers = evaluate(experiment.model, outcome.best, some, key, draws, wanted.chunk, wanted.size, mesh=mesh)
     progress, state = outcome.progress, outcome.state
     epoch_steps = experiment.training.plan(len(dataset.train)).epoch_steps
     return numbers | {
@@ -74,44 +78,44 @@ def table(numbers: dict[str, Any]) -> str:
     """
     few = len(next(iter(numbers["rates"].values()))) <= MANY_LEVELS or "rates_by_side" not in numbers
     what = "level (active units)" if few else "resolution"
-    lines = [f"{'':12s}{'-ELBO':>17s}{'-log p(x) <=':>17s}{'bits/dim':>10s}   KL by {what}"]
+    rows = [["", "-ELBO", "-log p(x) <=", "bits/dim", f"KL by {what}"]]
     for split in numbers["elbo"]:
         error, rates, units = (numbers[name][split] for name in ("standard_error", "rates", "active_units"))
+        bound = f"{-numbers['iw_bound'][split]:.2f} (K={numbers['k'][split]:d})"
+        bits = f"{numbers['bits_per_dim'][split]['iw_bound']:.3f}"
         levels = ", ".join(f"{name} {rate:.2f} ({units[name]})" for name, rate in rates.items())
         if not few:
             levels = ", ".join(f"{side} {rate:.2f}" for side, rate in numbers["rates_by_side"][split].items())
             levels += f" ({len(rates)} levels)"
-        lines.append(
-            f"{split:12s}{-numbers['elbo'][split]:9.2f} +- {error['elbo']:4.2f}"
-            f"{-numbers['iw_bound'][split]:9.2f} (K={numbers['k'][split]:d})".ljust(46)
-            + f"{numbers['bits_per_dim'][split]['iw_bound']:10.3f}   {levels}"
-        )
-    return "\n".join(lines)
+        rows.append([split, f"{-numbers['elbo'][split]:.2f} ± {error['elbo']:.2f}", bound, bits, levels])
+    return "\n".join(aligned(rows, left=(0, 4)))
 
 
 def level_table(result: dict[str, Any]) -> str:
     """A line for each level, top first: rate by split, share of the total rate, active units."""
     splits = list(result["rates"])
-    header = f"{'level':8s}" + "".join(f"{'KL ' + split:>16s}" for split in splits) + f"{'share':>8s}{'active':>8s}"
+    rows = [["level", *(f"KL {split}" for split in splits), "share", "active"]]
     last = splits[-1]
     total = sum(result["rates"][last].values()) or 1.0
-    lines = [header]
     for level, rate in result["rates"][last].items():
-        cells = "".join(f"{result['rates'][split][level]:16.2f}" for split in splits)
-        lines.append(f"{level:8s}{cells}{rate / total:8.0%}{result['active_units'][last][level]:8d}")
-    lines.append(f"nats per example; share of the total rate and active units on the {last} split")
-    return "\n".join(lines)
+        cells = [f"{result['rates'][split][level]:.2f}" for split in splits]
+        rows.append([level, *cells, f"{rate / total:.0%}", f"{result['active_units'][last][level]:d}"])
+    note = f"nats per example; share of the total rate and active units on the {last} split"
+    return "\n".join((*aligned(rows), note))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The contents of a result.json, with nan for null, which stands for what was not finite."""
+    """The contents of a result.json, with nan for null, which stands for what was not finite.
+
+    Raises ValueError, as `read_json` and `check_result` do, for a file that is no result.
+    """
 
     def numbers(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: numbers(item) for name, item in value.items()}
         return float("nan") if value is None else value
 
-    return numbers(json.loads(path.read_text()))
+    return numbers(check_result(read_json(path), str(path)))
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, describe, softplus
 from hvae_jax.records import checked
+from hvae_jax.runtime.prng import fused
 
 
 @struct.dataclass
@@ -46,11 +47,12 @@ class BernoulliRecord:
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
         """Draws zeros and ones, uint8, with the logits divided by the temperature; 0 gives the mode."""
-        uniform = jax.random.uniform(key, self.logits.shape, self.logits.dtype)
+        uniform = jax.random.uniform(fused(key), self.logits.shape, self.logits.dtype)
         if isinstance(temperature, float) and temperature == 1.0:
             return (uniform < self.mean).astype(jnp.uint8)
         # u < sigmoid(logits / temperature), rewritten without the division: a temperature of 0 is allowed.
-        noise = jnp.log(uniform) - jnp.log1p(-uniform)
+        # 0 is one of the uniform numbers, and 0 times its infinite logarithm would be NaN.
+        noise = jnp.log(jnp.maximum(uniform, jnp.finfo(uniform.dtype).tiny)) - jnp.log1p(-uniform)
         return (jnp.asarray(temperature, noise.dtype) * noise < self.logits).astype(jnp.uint8)
 
     @property

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
+from hvae_jax.distributions import bounded, finite_exp
 from hvae_jax.records import checked
 
 
@@ -52,12 +53,12 @@ class Bins:
           x: whole numbers 0..V-1, of any dtype, in a shape that broadcasts with the others.
           mean, log_scale: parameters of the logistic, in units in which the values go from -1 to 1.
         """
-        inverse, twice = jnp.exp(-log_scale), 2.0 * x.astype(mean.dtype)
+        inverse, twice = finite_exp(-log_scale), 2.0 * x.astype(mean.dtype)
         # Neighbouring bins round their shared edge to the same number, so no mass is lost or counted twice.
         upper = (twice + 2.0 - self.values) / (self.values - 1)
         lower = (twice - self.values) / (self.values - 1)
-        below_upper = jax.nn.log_sigmoid((upper - mean) * inverse)
-        above_lower = jax.nn.log_sigmoid((mean - lower) * inverse)
+        below_upper = jax.nn.log_sigmoid(in_scales(upper - mean, inverse))
+        above_lower = jax.nn.log_sigmoid(in_scales(mean - lower, inverse))
         inside = below_upper + above_lower + _log_one_minus_exp(math.log(2.0 / (self.values - 1)) - log_scale)
         return jnp.where(x == 0, below_upper, jnp.where(x == self.values - 1, above_lower, inside))
 
@@ -72,13 +73,19 @@ class Bins:
         def add(edge: Array, total: Array) -> Array:
             return total + above(edge.astype(mean.dtype), mean, inverse)
 
-        inverse = jnp.exp(-log_scale)
+        inverse = finite_exp(-log_scale)
         return jax.lax.fori_loop(0, self.values - 1, add, jnp.zeros_like(mean))
+
+
+def in_scales(distance: Float[Array, "..."], inverse: Float[Array, "..."]) -> Float[Array, "..."]:
+    """distance/scale, bounded so far below the largest number that sums and differences of a few are finite."""
+    most = float(jnp.finfo(distance.dtype).max) / 16.0
+    return bounded(distance * inverse, -most, most)
 
 
 def _log_one_minus_exp(log_width: Float[Array, "..."]) -> Float[Array, "..."]:
     """log(1 - exp(-w)) from log w. The series log w - w/2 is exact to rounding where w < 1e-6."""
-    width = jnp.exp(log_width)
+    width = finite_exp(log_width)
     small = width < 1e-6
     # Neither branch may be infinite where it is not chosen: its gradient would be NaN.
     return jnp.where(small, log_width - 0.5 * width, jnp.log(-jnp.expm1(-jnp.where(small, 1.0, width))))

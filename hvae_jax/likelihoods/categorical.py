@@ -14,6 +14,7 @@ from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, check_whole
 from hvae_jax.records import checked
+from hvae_jax.runtime.prng import fused
 
 
 @jax.custom_jvp
@@ -69,7 +70,7 @@ class CategoricalRecord:
         # Cumulative sums as a product with a triangle of ones, which every backend does fast: on a CPU `jnp.cumsum`
         # takes two to three times as long, Gumbel noise five to ten times.
         cumulative = jnp.matmul(weights, jnp.triu(jnp.ones((k, k), weights.dtype)), precision="highest")
-        uniform = jax.random.uniform(key, (*weights.shape[:-1], 1), weights.dtype)
+        uniform = jax.random.uniform(fused(key), (*weights.shape[:-1], 1), weights.dtype)
         return (cumulative[..., :-1] <= uniform * cumulative[..., -1:]).sum(-1, dtype=jnp.int32)
 
     @property

@@ -11,11 +11,12 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Int, Key, Num
 
-from hvae_jax.distributions import sum_event
+from hvae_jax.distributions import finite_exp, sum_event
 from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, check_whole
 from hvae_jax.likelihoods.bins import Bins
 from hvae_jax.records import checked
+from hvae_jax.runtime.prng import fused
 
 Scale = Literal["element", "global"]
 
@@ -45,9 +46,9 @@ class DiscretisedLogisticRecord:
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Int[Array, "batch ..."]:
         """Draws integers 0..V-1, int32; the temperature scales the logistic noise, 0 gives the bin of the mean."""
-        noise = jax.random.logistic(key, self.log_scale.shape, self.log_scale.dtype)
+        noise = jax.random.logistic(fused(key), self.log_scale.shape, self.log_scale.dtype)
         noise *= jnp.asarray(temperature, noise.dtype)
-        return Bins(self.values).nearest(self.location + jnp.exp(self.log_scale) * noise)
+        return Bins(self.values).nearest(self.location + finite_exp(self.log_scale) * noise)
 
     @property
     def mean(self) -> Array:

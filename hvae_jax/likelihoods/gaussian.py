@@ -1,6 +1,7 @@
 """Real data: a Gaussian for each element."""
 
 import dataclasses
+import math
 
 import numpy as np
 from flax import struct
@@ -49,9 +50,15 @@ class Gaussian(Likelihood):
     Attributes:
       bound: bound of log_std, soft-clamped to (-bound, bound), so that the density of a constant element cannot grow
         without limit; None does not clamp it.
+
+    Raises ValueError for a bound that is not positive and finite.
     """
 
     bound: float | None = 5.0
+
+    def __post_init__(self) -> None:
+        if self.bound is not None and not 0.0 < self.bound < math.inf:
+            raise ValueError(f"Gaussian(bound={self.bound}): it has to be positive and finite, or None for no bound.")
 
     @property
     def parameters(self) -> int:

@@ -18,11 +18,12 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Int, Key, Num
 
-from hvae_jax.distributions import ScaleHead, sum_event
+from hvae_jax.distributions import ScaleHead, finite_exp, sum_event
 from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, check_whole
 from hvae_jax.likelihoods.bins import Bins
 from hvae_jax.records import checked
+from hvae_jax.runtime.prng import fused, split
 
 
 @struct.dataclass
@@ -63,9 +64,9 @@ class LogisticMixtureRecord:
         and the bins of its means.
         """
         bins = self.family.bins
-        key_component, key_values = jax.random.split(key)
+        key_component, key_values = split(key)
         temperature = jnp.asarray(temperature, self.logits.dtype)
-        gumbel = jax.random.gumbel(key_component, self.logits.shape, self.logits.dtype)
+        gumbel = jax.random.gumbel(fused(key_component), self.logits.shape, self.logits.dtype)
         component = (self.logits + temperature * gumbel).argmax(-1)[..., None, None]  # [B, *pixels, 1, 1]
 
         def of_component(leaf: Array) -> Array:
@@ -74,10 +75,10 @@ class LogisticMixtureRecord:
         # Reduced to the chosen component, [B, *pixels, C or 3, 1], the record has the same `_locations`.
         location, log_scale, coefficients = map(of_component, (self.location, self.log_scale, self.coefficients))
         one = LogisticMixtureRecord(self.logits, location, log_scale, coefficients, self.family)
-        noise = temperature * jax.random.logistic(key_values, one.location.shape, one.location.dtype)
+        noise = temperature * jax.random.logistic(fused(key_values), one.location.shape, one.location.dtype)
         values, seen = [], []
         for c in range(self.family.channels):
-            u = one._locations(c, seen) + jnp.exp(one.log_scale[..., c, :]) * noise[..., c, :]
+            u = one._locations(c, seen) + finite_exp(one.log_scale[..., c, :]) * noise[..., c, :]
             values.append(bins.nearest(u))
             seen.append(bins.centre(values[-1]).astype(u.dtype))
         return self._as_x(jnp.concatenate(values, axis=-1))

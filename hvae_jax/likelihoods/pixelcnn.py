@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -14,6 +13,7 @@ from hvae_jax.likelihoods.base import Likelihood, LikelihoodRecord
 from hvae_jax.likelihoods.bernoulli import Bernoulli
 from hvae_jax.networks.pixelcnn import PixelCNNWeights, one_pass, pixel_by_pixel
 from hvae_jax.records import check_sizes, checked
+from hvae_jax.runtime.prng import fold_in
 
 
 def _image(event: tuple[int, ...]) -> tuple[int, int, int]:
@@ -63,7 +63,7 @@ class PixelCNNRecord:
         """
         if self.family.receptive_field == 0:
             return self._independent.sample(key, temperature)
-        return self._one_by_one(lambda one, i: one.sample(jax.random.fold_in(key, i), temperature))
+        return self._one_by_one(lambda one, i: one.sample(fold_in(key, i), temperature))
 
     @property
     def mode(self) -> Array:

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
+from hvae_jax.distributions import finite_exp
 from hvae_jax.likelihoods.base import softplus
-from hvae_jax.likelihoods.bins import Bins
+from hvae_jax.likelihoods.bins import Bins, in_scales
 
 BernoulliForm = Literal["exact", "of_p"]
 MixtureForm = Literal["exact", "published", "nvae", "vdvae_5_bits", "efficient_vdvae_5_bits"]
@@ -33,10 +34,27 @@ MixtureForm = Literal["exact", "published", "nvae", "vdvae_5_bits", "efficient_v
 def bernoulli_of_p(x: Num[Array, "..."], logits: Float[Array, "..."]) -> Float[Array, "..."]:
     """x log p + (1 - x) log(1 - p) of the rounded p = sigmoid(logit), each logarithm at least -100: elementwise nats.
 
+    The derivative is that of the exact form, x - p: that of the rounded p is 0/0 once p is 1, in float32 from a logit
+    of 17.
     Source: `torch.nn.functional.binary_cross_entropy`.
     """
-    p = jax.nn.sigmoid(logits)
-    return x * jnp.maximum(jnp.log(p), -100.0) + (1 - x) * jnp.maximum(jnp.log1p(-p), -100.0)
+    return x * _log_p_rounded(logits) + (1 - x) * _log_not_p_rounded(logits)
+
+
+@jax.custom_jvp
+def _log_p_rounded(logits: Array) -> Array:
+    """log p, at least -100."""
+    return jnp.maximum(jnp.log(jax.nn.sigmoid(logits)), -100.0)
+
+
+@jax.custom_jvp
+def _log_not_p_rounded(logits: Array) -> Array:
+    """log(1 - p), at least -100."""
+    return jnp.maximum(jnp.log1p(-jax.nn.sigmoid(logits)), -100.0)
+
+
+_log_p_rounded.defjvps(lambda change, _, logits: change * jax.nn.sigmoid(-logits))
+_log_not_p_rounded.defjvps(lambda change, _, logits: -change * jax.nn.sigmoid(logits))
 
 
 def bernoulli_clipped(x: Num[Array, "..."], logits: Float[Array, "..."], least: float) -> Float[Array, "..."]:
@@ -98,15 +116,16 @@ class PublishedBins:
         half = 1.0 / (self.values - 1)  # half the width of a bin
         # The last of 32 values lies at 31 * 8/127.5 - 1 = 120.5/127.5.
         white = 120.5 / 127.5 if self.form == "efficient_vdvae_5_bits" else 1.0
-        u = self.centre(x).astype(mean.dtype)
-        inverse, offset = jnp.exp(-log_scale), u - mean
-        upper, middle, lower = (offset + half) * inverse, offset * inverse, (offset - half) * inverse
+        u = self.centre(x)
+        # The ends are found before the cast: in bfloat16 0.999 is 1.
+        first, last = u < -0.999, u > (0.99 if self.form == "nvae" else 0.999 * white)
+        inverse, offset = finite_exp(-log_scale), u.astype(mean.dtype) - mean
+        upper, middle, lower = (in_scales(distance, inverse) for distance in (offset + half, offset, offset - half))
         mass = jax.nn.sigmoid(upper) - jax.nn.sigmoid(lower)
         density = middle - log_scale / self.beta - 2.0 * jax.nn.softplus(middle)
         inside = jnp.where(mass > 1e-5, jnp.log(jnp.maximum(mass, 1e-12)), density + math.log(2.0 * half))
-        last = 0.99 if self.form == "nvae" else 0.999 * white
-        open_above = jnp.where(u > last, -jax.nn.softplus(lower), inside)
-        return jnp.where(u < -0.999, upper - jax.nn.softplus(upper), open_above)
+        open_above = jnp.where(last, -jax.nn.softplus(lower), inside)
+        return jnp.where(first, upper - jax.nn.softplus(upper), open_above)
 
     def expectation(self, mean: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
         """E[x] under the exact bins."""

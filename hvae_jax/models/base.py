@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,17 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
 
-from hvae_jax.descent import Pick, picks
+from hvae_jax.descent import Pick, check_keep_top, picks
 from hvae_jax.likelihoods import Likelihood
+from hvae_jax.models.arguments import (
+    as_count,
+    as_x,
+    check_arguments,
+    check_variables,
+    variables_explained,
+)
 from hvae_jax.records import check_fields
-from hvae_jax.runtime.prng import fused
+from hvae_jax.runtime.prng import check_key, split
 from hvae_jax.trace import Trace
 
 
@@ -38,6 +46,8 @@ class HVAE(nn.Module):
 
     Raises ValueError at construction if a field annotated with a Literal has another value, the bounds of a clamp are
     not in order, or the number of classes is negative or 1.
+    Calls raise ValueError or TypeError for arguments of a wrong kind or shape, and for variables without a collection
+    that the model needs.
     """
 
     def __post_init__(self) -> None:
@@ -100,6 +110,12 @@ class HVAE(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} has no forward pass: define descend.")
 
+    @nn.nowrap
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Linen's `apply`, after a check that the variables are collections."""
+        check_variables(self, variables)
+        return super().apply(variables, *args, **kwargs)
+
     def __call__(
         self,
         x: ArrayLike,
@@ -112,13 +128,20 @@ class HVAE(nn.Module):
         keep_top: ArrayLike | None = None,
         train: bool = False,
     ) -> Trace:
-        """Infer the latents of x `[B, *event]`, except those given or below the top `keep_top`, and score x."""
-        x = jnp.asarray(x)
+        """Infer the latents of x `[B, *event]`, except those given or below the top `keep_top`, and score x.
+
+        Raises ValueError for an x that the likelihood gives probability 0, where its values are known, outside `jit`;
+        for the choices that `descent.picks` refuses; and for densities or latents without the batch.
+        """
+        x = as_x(x)
+        check_arguments(type(self).__name__, key, latents, noise, temperature)
+        _check_values(self.likelihood, x)
         choices = picks(
             self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top), noise=noise
         )
-        # fused: the same random numbers, drawn faster on a CPU
-        return self.descend(x, x.shape[0], fused(key), y=_array(y), picks=choices, train=train)
+        with variables_explained(self):
+            trace = self.descend(x, x.shape[0], key, y=_array(y), picks=choices, train=train)
+        return _with_batch(trace, x.shape[0])
 
     def decode(
         self,
@@ -131,8 +154,12 @@ class HVAE(nn.Module):
         temperature: ArrayLike = 1.0,
     ) -> Trace:
         """Sample the latents that are not given from their priors, for n examples; log_px of the Trace is None."""
+        n = as_count(n)
+        check_arguments(type(self).__name__, key, latents, noise, temperature)
         choices = picks(self.num_levels, latents, temperature, noise=noise)
-        return self.descend(None, n, fused(key), y=_array(y), picks=choices, train=False)
+        with variables_explained(self):
+            trace = self.descend(None, n, key, y=_array(y), picks=choices, train=False)
+        return _with_batch(trace, n)
 
     def generate(
         self,
@@ -145,8 +172,10 @@ class HVAE(nn.Module):
         temperature: ArrayLike = 1.0,
     ) -> Array:
         """Generate n new x: latents as in `decode`, then a sample of p(x | z)."""
+        n = as_count(n)
+        check_key(type(self).__name__, key)
         # a key of its own for x, so that latents and x are independent draws
-        key_latents, key_x = jax.random.split(fused(key))
+        key_latents, key_x = split(key)
         trace = self.decode(key_latents, n, y=y, latents=latents, noise=noise, temperature=temperature)
         return trace.x_dist.sample(key_x)
 
@@ -170,19 +199,44 @@ class HVAE(nn.Module):
 def levels_kept(levels_per_stage: tuple[int, ...], keep_top: ArrayLike | None) -> ArrayLike | None:
     """Return the number of levels in the top `keep_top` stages; a traced `keep_top` is clipped to all stages.
 
-    Raises ValueError if `keep_top` is an integer outside 0 to the number of stages and stages have several levels.
+    Raises ValueError as `descent.check_keep_top` does, with the number of stages, if stages have several levels.
     """
     if keep_top is None or max(levels_per_stage) == 1:
         return keep_top
     stages = len(levels_per_stage)
-    if isinstance(keep_top, int | np.integer) and not 0 <= keep_top <= stages:
-        raise ValueError(
-            f"keep_top is {keep_top}, but the model has {stages} stages (of {sum(levels_per_stage)} levels): it has to "
-            f"be from 0 to {stages}."
-        )
+    check_keep_top(keep_top, stages, f"stages (of {sum(levels_per_stage)} levels)")
     # by index and not by a Python branch, because keep_top may be traced
     ends = jnp.cumsum(jnp.asarray((0, *levels_per_stage)))  # ends[k]: levels in the top k stages
     return ends[jnp.clip(jnp.asarray(keep_top), 0, stages)]
+
+
+def _check_values(likelihood: Likelihood | None, x: Array) -> None:
+    """Check that the likelihood allows the values of x, unless x is traced: under `jit` nothing is known or added."""
+    if likelihood is not None and not isinstance(x, jax.core.Tracer) and x.is_fully_addressable:
+        likelihood.check(np.asarray(x))
+
+
+def _with_batch(trace: Trace, n: int) -> Trace:
+    """Return the trace of a forward pass after a check that it has n examples.
+
+    Another shape would be broadcast without an error if batch and event happen to have the same size.
+
+    Raises ValueError if log_px is not `[n]`, or z, log_q or log_p of a level do not have n examples.
+    """
+    if trace.log_px is not None and trace.log_px.shape != (n,):
+        raise ValueError(
+            f"log p(x | z) has shape {trace.log_px.shape} for {n} examples: log_prob of {type(trace.x_dist).__name__} "
+            f"has to be one number an example, {(n,)}, summed over the event."
+        )
+    for level in trace.levels:
+        lead = int(level.stacked)  # number of axes before that of the examples
+        shapes = level.z.shape[lead : lead + 1], level.log_q.shape[lead:], level.log_p.shape[lead:]
+        if any(shape != (n,) for shape in shapes):
+            raise ValueError(
+                f"Level {level.name!r} has z, log_q and log_p of shapes {level.z.shape}, {level.log_q.shape} and "
+                f"{level.log_p.shape} for {n} examples: z has to begin with them, the others are one number an example."
+            )
+    return trace
 
 
 def _array(y: ArrayLike | None) -> Array | None:

@@ -41,7 +41,6 @@ networks; these are those of its top-down code where they apply. Burda et al. (2
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -56,6 +55,7 @@ from hvae_jax.models.top_priors import Ground, NormalPrior, TopPrior
 from hvae_jax.networks.computing import ComputeDtype, call
 from hvae_jax.networks.conv import NetworkKind
 from hvae_jax.networks.mlp import Initialisation, check_event, join, one_hot
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
 
@@ -74,7 +74,9 @@ class BottomUpVAE(HVAE):
       likelihood: p(x | z1), a family from `hvae_jax.likelihoods`.
       top_prior: p(z_L); `NormalPrior()`, N(0, I), is the article's.
       clamp: bounds of each posterior's log variance.
-      prior_clamp: bounds of each learned prior's log variance; None for none.
+      prior_clamp: bounds of each learned prior's log variance; None for none. Those of the posteriors, [-7, 2], by
+        default, because each prior has a posterior of its own to match; in `TopDownVAE`, where posteriors are offsets
+        from their priors, they are [-7, 7].
       classes: number of class labels; 0 for a model without y. With labels, a one-hot y is appended to the
         input of every network, and the top prior is learned from y.
       bottom_up: networks that replace f_L, ..., f_1, top first; None for a level, or () for all levels, keeps the
@@ -133,7 +135,7 @@ class BottomUpVAE(HVAE):
         run, top = functools.partial(call, remat=self.remat), self.num_levels
         label = one_hot(y, self.classes, n)  # [n, classes], or None
         readout = readout_of(self, None if x is None else x.shape[1:])
-        ascent_key, descent_key = jax.random.split(key)
+        ascent_key, descent_key = split(key)
         # made outside the ascent, so that its two calls share them: a top prior sends inputs of its own through it
         stem, paths, heads = ascent_of(self, self.posterior, "q")
 
@@ -157,7 +159,7 @@ class BottomUpVAE(HVAE):
         if x is not None:
             check_event(readout.event(), x)
             # a key for each level's sample; draws from the priors have keys of their own, so that keep_top changes none
-            keys = jax.random.split(ascent_key, top)
+            keys = split(ascent_key, top)
 
             def sample(level: int, q: Normal) -> Array:
                 """Draw z_l ~ q, and keep it for the descent, where its prior is known."""
@@ -173,7 +175,7 @@ class BottomUpVAE(HVAE):
 
         ground = Ground(self, n, (self.latents[0],), encode, x, self.likelihood.value_range)
         levels: list[Level] = []
-        for level, level_key, pick in zip(range(top, 0, -1), jax.random.split(descent_key, top), picks, strict=True):
+        for level, level_key, pick in zip(range(top, 0, -1), split(descent_key, top), picks, strict=True):
             above = levels[-1].z if levels else None
             prior, level_key = prior_of(self, ground, level, above, label, level_key, train)
             # the top has its posterior alone; the levels below have a sample of theirs already

@@ -7,7 +7,6 @@ first bottom-up network, and a `ConvDecoder` replaces the last linear layer, the
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-import jax
 from flax import linen as nn
 from jax import Array
 
@@ -20,6 +19,7 @@ from hvae_jax.networks.computing import ComputeDtype, Drawing, call, widen
 from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind
 from hvae_jax.networks.mlp import MLP, Initialisation, Readout, join
 from hvae_jax.records import check_sizes
+from hvae_jax.runtime.prng import split
 
 
 @runtime_checkable
@@ -199,7 +199,7 @@ def prior_of(
     own_key = None
     # split only for a network that draws: a split would change the samples of all other models
     if isinstance(net, Drawing):
-        own_key, key = jax.random.split(key)
+        own_key, key = split(key)
     h = call(net, given, train=train, remat=model.remat, key=own_key)
     return gaussian(h, clamp=model.prior_clamp), key
 

@@ -22,7 +22,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Literal
 
-import jax
 from flax import linen as nn
 from jax import Array
 
@@ -38,6 +37,7 @@ from hvae_jax.networks.resample import crop_to, double_bilinear, pad_to_multiple
 from hvae_jax.networks.residual import BlockStyle, Merge, ResidualBlock, ResidualRun
 from hvae_jax.networks.standardise import standardised
 from hvae_jax.records import check_sizes
+from hvae_jax.runtime.prng import fold_in, split
 from hvae_jax.trace import Level, Trace
 
 ConvMerge = Literal["concat", "concat_linear", "precision", "residual"]
@@ -155,8 +155,8 @@ class ConvLadderVAE(HVAE):
 
     def _descend(self, x: Array | None, n: int, key: Array, picks: tuple[Pick, ...], train: bool) -> Trace:
         # apart, so that dropout does not change which latents are drawn
-        latent_key, block_key = jax.random.split(key)
-        keys = (jax.random.fold_in(block_key, i) for i in itertools.count())  # for dropout: each network takes the next
+        latent_key, block_key = split(key)
+        keys = (fold_in(block_key, i) for i in itertools.count())  # for dropout: each network takes the next
         # the whole way up comes first: the top level needs u_L, the last of it
         ups = {} if x is None else self._ascend(x, keys, train)
 
@@ -164,7 +164,7 @@ class ConvLadderVAE(HVAE):
         h = None  # t_{l+1}; nothing lies above the top
         halvings_of = dict(zip(range(self.num_levels, 0, -1), self.downsample, strict=True))
         for (level, halvings), level_key, pick in zip(
-            halvings_of.items(), jax.random.split(latent_key, self.num_levels), picks, strict=True
+            halvings_of.items(), split(latent_key, self.num_levels), picks, strict=True
         ):
             prior = self._prior(level, h, n)
             posterior = self._posterior(level, ups[level], h, prior, keys, train) if ups else None

@@ -19,7 +19,6 @@ warm-up is a beta schedule of the objective. For latents that are feature maps, 
 
 from typing import Literal
 
-import jax
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Num
@@ -33,6 +32,7 @@ from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.mlp import BatchNorm, Readout, check_event, one_hot, uniform_fan_in
 from hvae_jax.records import check_sizes
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
 LadderMerge = Literal["precision", "residual"]
@@ -136,7 +136,7 @@ class LadderVAE(HVAE):
                 d = evidence[level].mean if self.only_mu_up else d
 
         levels: list[Level] = []
-        for level, level_key, pick in zip(sizes, jax.random.split(key, len(sizes)), picks, strict=True):
+        for level, level_key, pick in zip(sizes, split(key, len(sizes)), picks, strict=True):
             above = levels[-1].z if levels else None
             prior = self._prior("", level, sizes[level], above, n, train)
             posterior = evidence.get(level)  # None without x

@@ -37,6 +37,7 @@ from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.scan import scanned
 from hvae_jax.records import check_sizes, checked
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
 _BOUND = 5.0  # of means and log standard deviations, by the soft clamp
@@ -186,9 +187,7 @@ class NVAE(HVAE):
             if getattr(self, name) < 0:
                 raise ValueError(f"NVAE({name}={getattr(self, name)}): 0 or more.")
         if self.flow_context and not self.flows:
-            raise ValueError(
-                "NVAE(flow_context=True, flows=0): there is no flow that could read x. Set flows."
-            )
+            raise ValueError("NVAE(flow_context=True, flows=0): there is no flow that could read x. Set flows.")
         factor = 2 ** (self.halvings + len(self.groups) - 1)
         if any((side + 2 * self.pad) % factor for side in self.image[:2]):
             raise ValueError(
@@ -226,7 +225,7 @@ class NVAE(HVAE):
     ) -> Trace:
         label = one_hot(y, self.classes, n)  # [n, classes], or None
         taps, top = (None, None) if x is None else self._ascend(x, train)
-        keys, levels = jax.random.split(key, self.num_levels), []
+        keys, levels = split(key, self.num_levels), []
 
         # the first group has no state above it: its prior is standard, and its posterior reads the top of the tower
         own = self._settings(0)

@@ -26,9 +26,10 @@ class ForImages(Protocol):
 def check_image(model: ForImages, x: Array) -> None:
     """Raise ValueError unless x is a batch of the model's images, `[B, *model.image]`."""
     if x.shape[1:] != model.image:
+        remedy = "Give x[None], a batch of one." if x.shape == model.image else "Reshape x, or set image."
         raise ValueError(
             f"x has shape {tuple(x.shape)}, that is examples of {tuple(x.shape[1:])}, but "
-            f"{type(model).__name__}(image={model.image}) takes examples of {model.image}. Reshape x, or set image."
+            f"{type(model).__name__}(image={model.image}) takes examples of {model.image}. {remedy}"
         )
 
 

@@ -41,14 +41,15 @@ from hvae_jax.distributions import Normal, ScaleHead
 from hvae_jax.flows import InverseAutoregressive, StepForm
 from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, Likelihood
 from hvae_jax.models.base import HVAE
-from hvae_jax.models.pieces import gaussian
+from hvae_jax.models.pieces import check_image, gaussian
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.masked import check_order
-from hvae_jax.networks.mlp import check_event, one_hot
+from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import enlarge
 from hvae_jax.networks.scan import once, scanned
 from hvae_jax.networks.weight_norm import WeightNormConv
 from hvae_jax.records import check_sizes
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
 _LOG_STD = ScaleHead("log_std")
@@ -108,7 +109,7 @@ class DescentBlock(nn.Module):
         ends = [moments, 2 * moments, 2 * moments + self.context]
         p, r, context, v = jnp.split(v, ends, axis=-1)  # p and r [B, H, W, 2 latents]: mean, log std
         prior = self._gaussian(p)
-        draw_key, propose_key = jax.random.split(key)
+        draw_key, propose_key = split(key)
         posterior: Normal | Drawn | None = None
         if evidence is not None:
             posterior = base = self._gaussian(r + evidence[0])
@@ -224,7 +225,7 @@ class ResNetVAE(HVAE):
         top = self.param("top", nn.initializers.zeros, (self.width,), jnp.float32)
         # [n, h, w, width]: the same vector at all positions of the coarsest feature maps
         h = jnp.broadcast_to(top[None, None, None], (n, self._sides[0], self.image[1] // 2**resolutions, self.width))
-        keys, levels, at = jax.random.split(key, self.num_levels), [], 0
+        keys, levels, at = split(key, self.num_levels), [], 0
         # at each resolution the run of blocks that keep it, then the edge, which doubles it
         for r, (side, plain) in enumerate(zip(self._sides, self._plain, strict=True)):
             settings = (self.latents[r], context, flow, self.clamp)
@@ -250,7 +251,7 @@ class ResNetVAE(HVAE):
         Returns: by resolution the evidence of the blocks that keep it, stacked from the top, `[plain, B, H, W, C]`, and
           that of the block that halves it, `[B, H, W, C]`.
         """
-        check_event(self.image, x)
+        check_image(self, x)
         runs: dict[int, Evidence] = {}
         edges: dict[int, Evidence] = {}
         h = WeightNormConv(self.width, 5, 2, name="stem")(widen(self.likelihood.as_input(x)))

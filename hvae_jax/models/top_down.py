@@ -17,7 +17,6 @@ NVAE's (Vahdat & Kautz, 2020). Departs from the code in one thing: the log varia
 
 import functools
 
-import jax
 from flax import linen as nn
 from jax import Array
 
@@ -39,6 +38,7 @@ from hvae_jax.models.top_priors import Ground, NormalPrior, TopPrior
 from hvae_jax.networks.computing import ComputeDtype, call
 from hvae_jax.networks.conv import NetworkKind
 from hvae_jax.networks.mlp import Initialisation, check_event, join, one_hot
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
 
@@ -134,7 +134,7 @@ class TopDownVAE(HVAE):
         # q(z_L | u) for a top prior is an offset from N(0, I), so it is the offset itself
         ground = Ground(self, n, (sizes[top],), lambda u: ascend(u, False)[top], x, self.likelihood.value_range)
         levels: list[Level] = []
-        for level, level_key, pick in zip(sizes, jax.random.split(key, top), picks, strict=True):
+        for level, level_key, pick in zip(sizes, split(key, top), picks, strict=True):
             above = levels[-1].z if levels else None
             prior, level_key = prior_of(self, ground, level, above, label, level_key, train)
             # an offset from the prior of this very pass, so that q shares the generative path

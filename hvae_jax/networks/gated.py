@@ -22,6 +22,7 @@ from jaxtyping import Float, Key, Num
 from hvae_jax.networks.computing import ComputeDtype, call
 from hvae_jax.networks.weight_norm import WeightNormConv, WeightNormDense
 from hvae_jax.records import checked
+from hvae_jax.runtime.prng import fold_in, fused
 
 Maps = Num[Array, "batch rows columns channels"]
 
@@ -58,7 +59,7 @@ class GatedStyle:
 
 def drop(h: Float[Array, "..."], key: Key[Array, ""], probability: float) -> Float[Array, "..."]:
     """Dropout: sets each element to zero with that probability, and divides the others by 1 - probability."""
-    kept = jax.random.bernoulli(key, 1.0 - probability, h.shape)
+    kept = jax.random.bernoulli(fused(key), 1.0 - probability, h.shape)
     return h * (kept / (1.0 - probability)).astype(h.dtype)
 
 
@@ -151,7 +152,7 @@ class GatedRun(nn.Module):
             aux = None if skips is None else queue.pop(0)
             residual = self.residual or i > 0
             net = GatedBlock(*block, self.transposed, residual, self.style, name=f"block_{i}")
-            x = call(net, x, aux, jax.random.fold_in(key, i), train=train, remat=self.remat)
+            x = call(net, x, aux, fold_in(key, i), train=train, remat=self.remat)
             queue.append(x)
         return x, tuple(queue)
 

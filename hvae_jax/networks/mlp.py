@@ -259,7 +259,10 @@ def sets(event: tuple[int, ...], channels: int) -> tuple[int, ...]:
 def check_event(event: tuple[int, ...] | None, x: Array) -> None:
     """Raise ValueError if x does not have the shape that the variables were initialised for."""
     if event is not None and x.shape[1:] != event:
+        remedy = "Reshape or resize x, or initialise a model on it."
+        if x.shape == event:
+            remedy = "Give x[None], a batch of one."
         raise ValueError(
             f"x has shape {tuple(x.shape)}, that is examples of {tuple(x.shape[1:])}, but these variables were "
-            f"initialised for examples of {event}. Reshape or resize x, or initialise a model on it."
+            f"initialised for examples of {event}. {remedy}"
         )

@@ -24,6 +24,7 @@ from hvae_jax.networks.conv import Conv
 from hvae_jax.networks.mlp import BatchNorm
 from hvae_jax.networks.resample import TransposedConv
 from hvae_jax.records import checked
+from hvae_jax.runtime.prng import fold_in, fused
 
 Maps = Float[Array, "batch rows columns channels"]
 
@@ -70,7 +71,7 @@ def gate(
 
 def drop_channels(h: Maps, key: Key[Array, ""], probability: float) -> Maps:
     """Channel dropout: sets each channel of each example to zero with that probability, and scales up the others."""
-    kept = jax.random.bernoulli(key, 1.0 - probability, (h.shape[0], 1, 1, h.shape[-1]))
+    kept = jax.random.bernoulli(fused(key), 1.0 - probability, (h.shape[0], 1, 1, h.shape[-1]))
     return h * (kept / (1.0 - probability)).astype(h.dtype)
 
 
@@ -99,7 +100,7 @@ class ResidualBlock(nn.Module):
             elif letter == "c":
                 h = Conv(channels, dtype=self.dtype, name=f"conv_{i}")(h)
             elif letter == "d" and train and style.dropout:
-                h = drop_channels(h, jax.random.fold_in(key, i), style.dropout)
+                h = drop_channels(h, fold_in(key, i), style.dropout)
         if style.gated:
             h = gate(Conv(2 * channels, dtype=self.dtype, size=1, name="gate")(h), style.activation)
         return x + h
@@ -134,7 +135,7 @@ class ResidualRun(nn.Module):
                 else:
                     h = TransposedConv(channels, self.dtype, name=name)(h)
             block = ResidualBlock(self.style, self.dtype, name=f"block_{i}")
-            h = call(block, h, jax.random.fold_in(key, i), train=train, remat=self.remat)
+            h = call(block, h, fold_in(key, i), train=train, remat=self.remat)
         return h
 
 

@@ -1,5 +1,7 @@
 """Bounds of log p(x): `elbo` and `log_weight` from one Trace, `importance` and `iwae` from any number of draws."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Key
 
+from hvae_jax.runtime.prng import check_key, exact_under_vmap
 from hvae_jax.trace import Model, Trace
 
 
@@ -17,7 +20,7 @@ def elbo(trace: Trace) -> Float[Array, " batch"]:
     """log p(x | z) - sum_l rate_l, one value per example, nats: a one-sample lower bound of log p(x).
 
     Source: the article's ELBO; Kingma & Welling (2014), equation 3.
-    Raises ValueError for a trace without x.
+    Raises ValueError or TypeError as `log_likelihood` does.
     """
     return log_likelihood(trace) - trace.rates.sum(0)
 
@@ -26,15 +29,29 @@ def log_weight(trace: Trace) -> Float[Array, " batch"]:
     """log w = log p(x | z) + sum_l (log p_l - log q_l) at the sampled latents, per example, nats; E w = p(x).
 
     Source: Burda et al. (2015), equation 5.
-    Raises ValueError for a trace without x.
+    Raises ValueError or TypeError as `log_likelihood` does.
     """
     return log_likelihood(trace) - trace.ratios.sum(0)
 
 
 def log_likelihood(trace: Trace) -> Float[Array, " batch"]:
-    """log p(x | z) of the trace, per example, nats. Raises ValueError for a trace without x."""
+    """log p(x | z) of the trace, per example, nats.
+
+    Raises TypeError for what is no Trace, such as the pair of a Trace and updates, and ValueError for a trace without x
+    or a vmapped one.
+    """
+    if not isinstance(trace, Trace):
+        was = f"of type {type(trace).__name__}"
+        if isinstance(trace, tuple) and trace and isinstance(trace[0], Trace):
+            was = "a pair (trace, updates), as apply returns with mutable=: take the trace out of it"
+        raise TypeError(f"A bound is computed from a Trace, model.apply(variables, x, key), but this is {was}.")
     if trace.log_px is None:
         raise ValueError("This trace has no x (it comes from decode): there is no bound of log p(x) in it.")
+    if trace.log_px.ndim != 1:
+        raise ValueError(
+            f"log_px has shape {trace.log_px.shape}, but that of one trace is [B]: this looks like a vmapped Trace. "
+            "Compute the bound inside the vmap, as in vmap(lambda key: elbo(model.apply(variables, x, key)))."
+        )
     return trace.log_px
 
 
@@ -70,7 +87,8 @@ def importance(
     """The IWAE bound with K draws, one value per example, in memory that does not grow with K.
 
     Draw i has the key `fold_in(key, i)` whatever k and chunk are, so that results do not depend on the chunk (beyond
-    rounding) and a larger K continues a smaller one.
+    rounding) and a larger K continues a smaller one. With keys under which a vmap changes the numbers, as it does
+    under JAX's "rbg" and "unsafe_rbg", the draws are therefore made one by one, and chunk has no effect.
 
     Args:
       model, variables: a model and its variables; it runs in evaluation mode.
@@ -80,14 +98,28 @@ def importance(
         then impossible.
       chunk: number of draws held in memory at once.
     Source: Burda et al. (2015), equation 8; effective sample size after Kong (1992).
-    Raises ValueError if k or chunk is not a whole number of 1 or more; a traced k is not checked.
+    Raises ValueError if k or chunk is not a whole number of 1 or more; a traced k is not checked. Raises TypeError for
+    arguments in another order.
     """
+    _check_call(model, variables, key)
     check_draws("importance", chunk=chunk)
+    if not exact_under_vmap(key):
+        chunk = 1
     if not isinstance(k, jax.core.Tracer):
         check_draws("importance", k=k)
         if not isinstance(k, Array):
             return _importance_static(model, variables, x, key, int(k), min(chunk, int(k)), y)
     return _importance_traced(model, variables, x, key, k, chunk, y)
+
+
+def _check_call(model: Any, variables: Any, key: Any) -> None:
+    """Raises TypeError unless these are a model, variables and a key, as far as their types tell."""
+    order = "the order is importance(model, variables, x, key, k)"
+    if not isinstance(model, Model):
+        raise TypeError(f"importance: the model is of type {type(model).__name__}, which is no model; {order}.")
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"importance: the variables are of type {type(variables).__name__} and no dict; {order}.")
+    check_key("importance", key)
 
 
 def check_draws(owner: str, **numbers: Any) -> None:
@@ -132,7 +164,9 @@ def _importance(
     def fold_chunk(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         # The draws of a chunk are made in parallel, `[chunk, B]`, but folded one by one, so that the order of the sum
         # does not depend on the chunk.
-        return jax.lax.scan(fold, carry, jax.vmap(draw_one)(i * chunk + jnp.arange(chunk)))[0]
+        return jax.lax.scan(fold, carry, make_chunk(i * chunk + jnp.arange(chunk)))[0]
+
+    make_chunk = jax.vmap(draw_one) if exact_under_vmap(key) else partial(jax.lax.map, draw_one)
 
     # Shape and dtype of the log weights, without computing them.
     probe = jax.eval_shape(lambda: draw_one(jnp.int32(0)))[0]

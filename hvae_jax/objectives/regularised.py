@@ -40,7 +40,7 @@ class Regularised(Objective):
     computed from each part.
     Source: beta, Higgins et al. (2017), equation 4; warm-up, Soenderby et al. (2016); the others, see their classes.
     Over T steps NVAE's is Regularised(warm_up=Linear(1e-4 * T, 0.3001 * T, floor=1e-4), balance=NVAEBalance()),
-    Efficient-VDVAE's Regularised(warm_up=Linear(21, 5042, floor=1e-4), balance=GammaBalance(10_000)).
+    Efficient-VDVAE's Regularised(warm_up=Linear(20, 5041, floor=1e-4), balance=GammaBalance(10_000)).
     Raises ValueError for a negative beta, and at a model's first trace if a setting's number of values differs from the
     number of levels.
     """

@@ -61,7 +61,8 @@ class Linear:
       floor: lower bound of the value.
 
     Source: Soenderby et al. (2016), warm-up. NVAE's warm-up over T steps is Linear(1e-4 * T, 0.3001 * T,
-    floor=1e-4), Efficient-VDVAE's is Linear(21, 5042, floor=1e-4).
+    floor=1e-4), Efficient-VDVAE's is Linear(20, 5041, floor=1e-4), (s - 21)/5021 at its step s, whose first is 1 in its
+    PyTorch code.
     Raises ValueError for an end before its start, a negative value, or settings with different numbers of levels.
     """
 

@@ -16,7 +16,7 @@ A class decorated with `checked` has its fields checked before its own `__post_i
 import collections.abc
 import dataclasses
 import functools
-import math
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -53,13 +53,13 @@ def check_fields(record: Any) -> None:
 
     Raises ValueError with the record's class, the field, its value and what it has to be.
     """
-    for name, annotation in _annotations(type(record)):
+    for name, annotation in annotations(type(record)):
         given = getattr(record, name, None)
         fitting = _fit(given, annotation)
         if fitting is _MISFIT:
             shown = repr(given)
             shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
-            wanted = _or(_words(annotation))
+            wanted = described(annotation)
             raise ValueError(
                 f"{type(record).__name__}({name}={shown}): it has to be {wanted}.{_hint(given, annotation)}"
             )
@@ -68,7 +68,7 @@ def check_fields(record: Any) -> None:
 
 
 @functools.cache
-def _annotations(cls: type) -> tuple[tuple[str, Any], ...]:
+def annotations(cls: type) -> tuple[tuple[str, Any], ...]:
     """The fields of a record's class with their annotations, those in quotes resolved where that is possible."""
     try:
         resolved = typing.get_type_hints(cls)
@@ -79,6 +79,16 @@ def _annotations(cls: type) -> tuple[tuple[str, Any], ...]:
         names = [name for name in names if name not in _FLAX]
     types_of = {field.name: field.type for field in dataclasses.fields(cls)}
     return tuple((name, resolved.get(name, types_of[name])) for name in names)
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a field with this annotation takes the value."""
+    return _fit(value, annotation) is not _MISFIT
+
+
+def described(annotation: Any) -> str:
+    """What a field with this annotation takes, in words: "a whole number or None"."""
+    return _or(_words(annotation))
 
 
 def _fit(value: Any, annotation: Any) -> Any:
@@ -103,10 +113,12 @@ def _fit(value: Any, annotation: Any) -> Any:
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         return (value if type(value) is int else int(value)) if whole else _MISFIT
     if annotation is float:
-        real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        if not real or math.isnan(value):
+        if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
             return _MISFIT
-        return value if type(value) in (int, float) else value.item()
+        # nan is not equal to itself; a whole number may be too large for a float
+        if value != value or (isinstance(value, int) and abs(value) > sys.float_info.max):
+            return _MISFIT
+        return value.item() if isinstance(value, np.generic) else value
     if isinstance(annotation, type) and origin is None and _can_be_asked(annotation):
         return value if isinstance(value, annotation) else _MISFIT
     return value

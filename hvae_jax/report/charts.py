@@ -12,12 +12,17 @@ _SERIES = ("#2a78d6", "#1baf7a", "#eda100", "#4a3aa7", "#e34948", "#008300", "#e
 
 
 def as_images(x: np.ndarray) -> np.ndarray:
-    """Examples as images, `[N, H, W]` if grey and `[N, H, W, 3 or 4]` in colour; vectors become squares or rows."""
+    """Examples as images, `[N, H, W]` if grey and `[N, H, W, 3 or 4]` in colour.
+
+    Two channels are drawn side by side, `[N, H, 2 W]`; vectors become squares or rows.
+    """
     x = np.asarray(x)
     if x.ndim == 4 and x.shape[-1] == 1:
         return x[..., 0]
     if x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (3, 4)):
         return x
+    if x.ndim == 4 and x.shape[-1] == 2:
+        return np.concatenate([x[..., 0], x[..., 1]], axis=-1)
     flat = x.reshape(len(x), -1)
     side = int(flat.shape[1] ** 0.5)
     return flat.reshape(len(x), side, side) if side * side == flat.shape[1] else flat[:, None, :]
@@ -173,7 +178,12 @@ def information_chart(report: Mapping[str, Any]) -> bytes:
         axis.plot([i, i], [low, max(high, low)], color=_SERIES[2], linewidth=7, solid_capstyle="butt")
     if known:
         axis.plot([], [], color=_SERIES[2], linewidth=7, label="I(x; z), between its bounds")
-    axis.axhline(seen["ceiling"], color=_SERIES[4], linestyle="--", label=f"log N = {seen['ceiling']:.2f}")
+    axis.axhline(
+        seen["ceiling"],
+        color=_SERIES[4],
+        linestyle="--",
+        label=f"log N = {seen['ceiling']:.2f}, the lower bound's ceiling",
+    )
     axis.set_ylim(bottom=0.0, top=1.25 * max([*rates, seen["ceiling"]]))
     axis.set_xticks(places, [f"{name}{' and above' if i else ''}" for i, name in enumerate(names)])
     if len(names) > 6:
@@ -184,16 +194,27 @@ def information_chart(report: Mapping[str, Any]) -> bytes:
 
 
 def units_chart(report: Mapping[str, Any]) -> bytes:
-    """A PNG: the KL of each unit, highest first, a line for each level, with the threshold of 0.01 nats."""
+    """A PNG: the KL of each unit, highest first, a line for each level, with the threshold of 0.01 nats.
+
+    Units beyond those that carry 95% of their level's KL are hollow, levels that have collapsed are grey.
+    """
     figure, axis = _panel()
+    alive = [i for i, verdict in enumerate(report["verdicts"]) if verdict != "collapsed"]
     for i, (name, units) in enumerate(zip(report["levels"], report["units"], strict=True)):
         rates = np.maximum(units["rates"], 1e-5)
-        axis.plot(np.arange(1, len(rates) + 1), rates, "o-", color=_SERIES[i % len(_SERIES)], markersize=4, label=name)
+        places = np.arange(1, len(rates) + 1)
+        colour = _SERIES[alive.index(i) % len(_SERIES)] if i in alive else "#b9b7b0"
+        axis.plot(places, rates, "o-", color=colour, markersize=4, label=name if i in alive else None)
+        if units["carrying"] is not None:
+            count = units["carrying"]["value"]
+            axis.plot(places[count:], rates[count:], "o", color=colour, markersize=4, markerfacecolor="white")
     axis.axhline(0.01, color=_GREY, linestyle=":", linewidth=1)
     axis.set_yscale("log")
     axis.set_xlabel("unit, highest KL first")
     axis.set_ylabel("KL of the unit, nats")
-    if len(report["levels"]) <= 8:
+    if len(alive) < len(report["levels"]):
+        axis.plot([], [], "o-", color="#b9b7b0", markersize=4, label="collapsed")
+    if len(alive) <= len(_SERIES):
         axis.legend(frameon=False, fontsize=9)
     return _bytes(figure)
 

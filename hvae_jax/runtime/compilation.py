@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def jit(function: Callable[..., Any], **options: Any) -> jax.stages.Wrapped:
     """`jax.jit` for a whole program of ours, compiled quickly on a CPU.
 
     On a CPU, LLVM's second level of optimisation makes training steps as fast as its third and compiles them in 3.6 s
@@ -36,9 +36,18 @@ def _cpu_level(level: int) -> dict[str, int] | None:
 
 
 def use_compilation_cache() -> None:
-    """Caches compiled programs on disk, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+    """Caches compiled programs on disk, in JAX_COMPILATION_CACHE_DIR or the user's cache folder.
+
+    Without one, or if it cannot be written, there is no cache: programs are compiled anew.
+    """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hvae_jax" / "xla"
+        try:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hvae_jax" / "xla"
+            cache.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError):  # Python finds no home: no HOME, and no entry for the user
+            return
+        if not os.access(cache, os.W_OK):  # JAX would warn at every program
+            return
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

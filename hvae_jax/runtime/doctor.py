@@ -8,6 +8,9 @@ from typing import Any
 
 import jax
 
+from hvae_jax.runtime.columns import aligned
+from hvae_jax.runtime.errors import first_line
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "chex", "tensorflow-datasets")
 
 
@@ -26,6 +29,21 @@ def devices() -> dict[str, Any]:
         "count": len(found),
         "processes": jax.process_count(),
     }
+
+
+def platform_problem() -> str | None:
+    """Advice if JAX has no devices, mostly because JAX_PLATFORMS names a platform that is not here; None if it has."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # it asserts where it knows a platform but has no plugin for it
+        wanted = jax.config.values["jax_platforms"]
+        why = f" ({first_line(error)})" if str(error) else ""
+        named = f"JAX_PLATFORMS is {wanted!r}, and JAX cannot use that here" if wanted else "JAX finds no device"
+        return (
+            f"{named}{why}. JAX_PLATFORMS=cpu takes the CPU, and without JAX_PLATFORMS it takes what there is; an "
+            "accelerator needs its package: pip install 'hvae-jax[cuda]', 'hvae-jax[cuda12]' or 'hvae-jax[tpu]'."
+        )
+    return None
 
 
 def idle_accelerator() -> str | None:
@@ -59,11 +77,14 @@ def line() -> str:
 
 def table() -> str:
     """Versions, devices and the state of the accelerator, a line each: the output of `hvae doctor`."""
-    here = devices()
-    rows = [f"{name:20s} {version}" for name, version in versions().items()]
-    rows += [f"{name:20s} {value}" for name, value in here.items()]
-    rows.append(f"{'accelerator':20s} {idle_accelerator() or ('in use' if here['backend'] != 'cpu' else 'none found')}")
-    return "\n".join(rows)
+    rows = list(versions().items())
+    if problem := platform_problem():
+        rows.append(("backend", f"none: {problem}"))
+    else:
+        here = devices()
+        rows += [(name, str(value)) for name, value in here.items()]
+        rows.append(("accelerator", idle_accelerator() or ("in use" if here["backend"] != "cpu" else "none found")))
+    return "\n".join(aligned(rows, left=(0, 1)))
 
 
 def _version(package: str) -> str:

@@ -81,7 +81,7 @@ def peak_memory() -> dict[str, int | None]:
     Returns: `peak_device_bytes`, the largest over this process's devices, None on a CPU, whose arrays are in the
     process's memory; `peak_process_bytes`, the process's resident size.
     """
-    peaks = _of_devices("peak_bytes_in_use")
+    peaks = device_statistic("peak_bytes_in_use")
     return {"peak_device_bytes": max(peaks, default=None), "peak_process_bytes": _peak_resident()}
 
 
@@ -122,10 +122,10 @@ def host_memory(root: Path = Path("/")) -> int:
 
 def total_device_memory() -> int:
     """Memory that JAX may use on each of this process's devices, bytes: the minimum; CPU devices share the host's."""
-    return min(_of_devices("bytes_limit"), default=host_memory() // jax.local_device_count())
+    return min(device_statistic("bytes_limit"), default=host_memory() // jax.local_device_count())
 
 
-def _of_devices(statistic: str) -> list[int]:
+def device_statistic(statistic: str) -> list[int]:
     """A memory statistic of each of this process's devices that has one; CPUs have none."""
     found = [(device.memory_stats() or {}).get(statistic) for device in jax.local_devices()]
     return [value for value in found if value is not None]

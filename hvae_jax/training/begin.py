@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from hvae_jax.training.checkpoint import Checkpoints, OtherOptimiserError, Progress
+from hvae_jax.training.checkpoint import Checkpoints, Progress
+from hvae_jax.training.description import OtherOptimiserError
 from hvae_jax.training.machine import Machine
 from hvae_jax.training.mesh import state_sharding
 from hvae_jax.training.settings import Training

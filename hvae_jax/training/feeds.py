@@ -6,7 +6,9 @@ position in the data is the step, so that it is restored exactly, on any number 
 """
 
 import dataclasses
+import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -200,7 +202,8 @@ class Portions:
 def read(source: Any, settings: Feeding) -> Iterator[Any]:
     """Yields the elements of a Grain source in order, read ahead by threads and, if wanted, worker processes.
 
-    Raises ImportError if Grain is not installed, ValueError if a worker process ended.
+    Raises ImportError if Grain is not installed, ValueError if a worker process ended, or could not be started because
+    the script has no file.
     """
     # Imported here, since it is not needed to train on resident data.
     try:
@@ -214,6 +217,7 @@ def read(source: Any, settings: Feeding) -> Iterator[Any]:
     options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=buffered)
     dataset = grain.MapDataset.source(source).to_iter_dataset(options)
     if settings.workers:
+        _check_script(settings.workers)
         _grain_flags()
         # Every worker has a buffer of its own.
         each = max(1, settings.ahead // settings.workers)
@@ -243,6 +247,17 @@ def to_devices(x: Any, y: np.ndarray | None, mesh: Mesh) -> Batch:
         return jax.make_array_from_process_local_data(everywhere, array, array.shape)
 
     return Batch(place(np.asarray(x[:])), None if y is None else place(np.asarray(y)))
+
+
+def _check_script(workers: int) -> None:
+    """Raises ValueError if worker processes could not import the script, because it was read from standard input."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)  # none in a notebook and with -c, where workers import no script
+    if main.__spec__ is None and path is not None and not Path(path).exists():
+        raise ValueError(
+            f"feed.workers is {workers}, but worker processes import the script that starts them, and {path} is no "
+            "file. Save the script as a file, or read in threads with --feed.workers 0."
+        )
 
 
 def _grain_flags() -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from hvae_jax.training.metrics import Commentary, per_level, summarise
 from hvae_jax.training.settings import Training, crossed
 from hvae_jax.training.signals import stop_signals
 from hvae_jax.training.sinks import Reporter, read_metrics
+from hvae_jax.training.soundness import Soundness
 from hvae_jax.training.state import TrainState, copied
 from hvae_jax.training.step import make_step
 from hvae_jax.training.task import Provenance, Task
+from hvae_jax.training.validate import Validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Outcome:
 
 
 class DivergedError(RuntimeError):
-    """Too many steps in a row had a loss or gradients that were not finite."""
+    """Too many steps in a row were not finite, or the parameters are not, or no validation was within reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ def train(
       key: of initialisation, order of the examples, noise and validation.
       checkpoints: those of the run folder.
     Raises ValueError for a batch that does not divide over the devices or a checkpoint of another model or other
-    data; DivergedError, once the last good state is saved, after `max_streak` skipped steps in a row.
+    data; DivergedError, as `Soundness.trouble` describes it, where what stays is sound.
     """
     check_divides(settings.batch_size, machine.mesh, settings.microbatch)
     init_key, order_key, step_key, validate_key = jax.random.split(key, 4)
@@ -112,12 +115,13 @@ def train(
     # A finished run that is given more steps goes on; one that is given fewer than it has taken is done.
     progress = progress.at(step, plan.last_step, settings.patience)
     reporter = watching.reporter_at(step, plan.last_step)
-    commentary = Commentary(reporter, names, settings.patience, watching.rows_before(step))
-    clock, saved = Clock(progress.seconds), time.perf_counter()
-    streak, diverged, signalled = int(state.streak), False, 0
+    rows = watching.rows_before(step)
+    commentary, soundness = Commentary(reporter, names, settings.patience, rows), Soundness(step, rows)
+    score = _scoring(validate, validate_key, soundness, reporter)
+    clock, saved, due, trouble, signalled = Clock(progress.seconds), time.perf_counter(), False, None, 0
     with stop_signals() as stop, contextlib.closing(reporter), contextlib.closing(feed.portions(step)) as portions:
         portion = (None, None) if progress.finished else next(portions)
-        while not (progress.finished or diverged or signalled):
+        while not (progress.finished or trouble or signalled):
             length = plan.length(step)
             with clock.dispatch(length, plan.ends_epoch(step + length)), watching.dispatch():
                 state, metrics = dispatch(state, feed.data, portion, step_key)
@@ -125,39 +129,75 @@ def train(
                 metrics = jax.device_get(metrics)  # [steps, ...]; here the loop waits
             before, step = step, step + length
             row = summarise(metrics, names, step, plan)
-
-            # Keyed by the step, so that a resumed run draws what an uninterrupted one does.
+            soundness.trained(before, metrics)
             if step == plan.last_step or crossed(before, step, settings.validate_every or plan.epoch_steps):
-                elbo, rates = jax.device_get(validate(state.variables, jax.random.fold_in(validate_key, step)))
-                row |= {"validation/elbo": float(elbo), **per_level("validation/rate", names, rates)}
-                progress = progress.validated(float(elbo), step, settings.select)
+                elbo, rates, sound = score(state, step)
+                row |= {"validation/elbo": elbo, **per_level("validation/rate", names, rates)}
+                progress = progress.validated(elbo if sound else -inf, step, settings.select)
                 # A copy, because the next dispatch reuses the buffers of the state.
                 best = copied(state.variables) if progress.best_step == step else best
             progress = progress.at(step, plan.last_step, settings.patience)
             progress = dataclasses.replace(progress, seconds=clock.seconds, steps_per_second=clock.steps_per_second)
-            streak = int(state.streak)
-            diverged = streak >= settings.max_streak
-
-            commentary.tell(row, metrics, progress, streak)
+            commentary.tell(row, metrics, progress, int(state.streak))
             if watching.pictures is not None and crossed(before, step, settings.pictures_every):
                 watching.pictures(step, state.variables, reporter)
 
             # Every process saves or none does: one of them may have been signalled, or be a little later.
             late = time.perf_counter() - saved >= settings.save_seconds
             signalled, late = agree(stop.signal or 0, int(late))
-            if progress.finished or diverged or signalled or late or crossed(before, step, settings.save_every):
-                place = plan.place(step) | {"hash": provenance.data_hash}
-                checkpoints.save(step, copied(state), best, progress, place)
-                saved = time.perf_counter()
+            ends = progress.finished or bool(signalled)
+            due = due or ends or bool(late) or crossed(before, step, settings.save_every)
+            if due or int(state.streak) >= settings.max_streak:
+                trouble = soundness.trouble(state, progress.finished, settings.max_streak)
+                if trouble and "validation/elbo" not in row:
+                    score(state, step)
+                # A state that is doubted waits for better evidence: it would push out one that is good.
+                if soundness.step == step if trouble else ends or not soundness.doubted:
+                    place = plan.place(step) | {"hash": provenance.data_hash}
+                    checkpoints.save(step, copied(state), best, progress, place)
+                    saved, due = time.perf_counter(), False
         # Here, where a signal does not cut the last save off.
         checkpoints.wait()
-    if streak >= settings.max_streak:
-        raise DivergedError(
-            f"{streak} steps in a row had a loss or gradients that were not finite, so training stopped at step "
-            f"{step}. {commentary.cause} The state is as it was before them, and is saved. Try a smaller learning "
-            "rate, a tighter clamp, or look for what is wrong with the data."
-        )
+    if trouble:
+        raise _diverged(f"{trouble}, so it stopped at step {step:,}", commentary, state, soundness, checkpoints)
     return Outcome(state, best, progress, signalled or None, "resident" if feed.data is not None else "streamed")
+
+
+def _scoring(
+    validate: Validate, key: Array, soundness: Soundness, reporter: Reporter
+) -> Callable[[TrainState, int], tuple[float, np.ndarray, bool]]:
+    """The validation of a state at a step: ELBO, rates, and whether it is sound, with a warning if it is not."""
+
+    def score(state: TrainState, step: int) -> tuple[float, np.ndarray, bool]:
+        # Keyed by the step, so that a resumed run draws what an uninterrupted one does.
+        elbo, rates = jax.device_get(validate(state.variables, jax.random.fold_in(key, step)))
+        sound = soundness.validated(step, float(elbo), state)
+        if not sound:
+            reporter.warn(f"the validation ELBO of {float(elbo):.5g} nats is not within reason.", step)
+        return float(elbo), rates, sound
+
+    return score
+
+
+def _diverged(
+    what: str, commentary: Commentary, state: TrainState, soundness: Soundness, checkpoints: Checkpoints
+) -> DivergedError:
+    """The error of training that diverged; checkpoints that are not sound are moved aside."""
+    if soundness.step == int(state.step):
+        left = "The state is as it was before them, and is saved."
+    else:
+        moved = checkpoints.retract(soundness.step)
+        steps = checkpoints.steps()
+        left = (
+            f"The last good checkpoint, of step {steps[-1]:,}, is kept." if steps else "No good state is left to keep."
+        )
+        if moved:
+            left += f" What was saved after it is moved to {', '.join(f'diverged_{each}' for each in moved)}."
+    cause = f" {commentary.cause}" if int(state.streak) else ""
+    return DivergedError(
+        f"Training diverged: {what}.{cause} {left} Try a smaller learning rate, a tighter clamp, or look for what is "
+        "wrong with the data."
+    )
 
 
 def _dispatch_of(task: Task, settings: Training, machine: Machine, state: TrainState) -> Dispatch:

@@ -33,6 +33,6 @@ class Machine:
         return Resident(data.x, data.y, plan, self.mesh)
 
     def validate(self, model: Model, data: Examples, size: int) -> Validate:
-        """Validation of a model on a split, `size` examples at a time."""
+        """Validation of a model on a split, `size` examples at a time or as many as fit into the memory."""
         streams = self.feeding.streams(data.nbytes, self.memory)
-        return make_validate(model, data.x, data.y, size, self.mesh, self.feeding if streams else None)
+        return make_validate(model, data.x, data.y, size, self.mesh, self.feeding if streams else None, self.memory)

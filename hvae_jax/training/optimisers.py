@@ -1,10 +1,12 @@
 """Optimisers as settings: frozen records that build the Optax transformation of the same name."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hvae_jax.objectives import Constant, Schedule
@@ -41,6 +43,9 @@ class Adamax:
     weight_decay: float = 0.0
     schedule: Schedule = Constant()
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     def build(self) -> optax.GradientTransformation:
         """Builds the transformation. Raises ValueError for a schedule with more than one value."""
         adamax = optax.adamax(_scheduled(self.learning_rate, self.schedule), self.b1, self.b2, self.eps)
@@ -68,10 +73,32 @@ class AdamW:
     weight_decay: float = 0.0
     schedule: Schedule = Constant()
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     def build(self) -> optax.GradientTransformation:
         """Builds the transformation. Raises ValueError for a schedule with more than one value."""
         rate = _scheduled(self.learning_rate, self.schedule)
         return optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay)
+
+
+def _check(optimiser: Adamax | AdamW) -> None:
+    """Raises ValueError for a number with which no step is finite, in float32, or that is no decay."""
+    limits: dict[str, tuple[Callable[[np.float32], Any], str]] = {
+        "learning_rate": (lambda v: v >= 0 and np.isfinite(v), "a finite number of 0 or more"),
+        "weight_decay": (lambda v: v >= 0 and np.isfinite(v), "a finite number of 0 or more"),
+        "b1": (lambda v: 0 <= v < 1, "a decay from 0 up to, but not including, 1, such as 0.9"),
+        "b2": (lambda v: 0 <= v < 1, "a decay from 0 up to, but not including, 1, such as 0.999"),
+        "eps": (lambda v: v > 0 and np.isfinite(v), "a finite number above 0, such as 1e-8"),
+    }
+    for name, given in vars(optimiser).items():
+        if name not in limits:
+            continue
+        fits, wanted = limits[name]
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = np.float32(given)
+        if not fits(rounded):
+            raise ValueError(f"{type(optimiser).__name__}({name}={given!r}): in float32 it has to be {wanted}.")
 
 
 def _scheduled(learning_rate: float, schedule: Schedule) -> optax.ScalarOrSchedule:

@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+URGENT = (signal.SIGINT, signal.SIGTERM)
+"""Signals of which a second one ends the process at once."""
+
+NOTICES = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""Signals by which a closed terminal and schedulers give notice, often with a SIGTERM on their heels."""
+
 
 @dataclasses.dataclass
 class Stop:
@@ -29,16 +35,18 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Raises `Interrupted` in the block when SIGINT or SIGTERM comes."""
+    """Raises `Interrupted` in the block when one of URGENT or NOTICES comes."""
     # Python lets no other thread set handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, _: Any) -> None:
+        for each in NOTICES:
+            signal.signal(each, signal.SIG_IGN)
         raise Interrupted(number)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interrupt) for number in _heeded()}
     try:
         yield
     finally:
@@ -48,18 +56,21 @@ def interrupting() -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Lets the first SIGINT or SIGTERM end the loop after the current dispatch; a second one acts as it did before."""
+    """Lets the first of URGENT and NOTICES end the loop after the current dispatch.
+
+    A second one of URGENT acts as it did before; more of NOTICES change nothing.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _heeded()}
 
     def ask(number: int, _: Any) -> None:
-        stop.signal = number
+        stop.signal = stop.signal or number
         # At once as before: whoever presses Ctrl-C twice does not want to wait.
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for each in URGENT if number in URGENT else ():
+            signal.signal(each, before[each])
 
     for number in before:
         signal.signal(number, ask)
@@ -68,3 +79,8 @@ def stop_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _heeded() -> list[int]:
+    """The signals that are heeded: all, but notices that are ignored already, as under nohup."""
+    return [*URGENT, *(number for number in NOTICES if signal.getsignal(number) is not signal.SIG_IGN)]

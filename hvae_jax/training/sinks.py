@@ -6,12 +6,14 @@ import json
 import secrets
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
 
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.training.causes import remedy
 
 FLUSH_SECONDS = 20.0
 """Seconds between flushes of TensorBoard's file."""
@@ -52,6 +54,8 @@ class JsonLines:
     It is the run's record, from which curves and warnings are made again, and lies beside the checkpoints: if it cannot
     be written, neither can they, so it is required.
 
+    Lines that are no rows go to metrics.rejected.jsonl beside it, as they are, and a warning counts them.
+
     Args:
       path: the file.
       resume_step: step the run starts at; later rows are dropped, since the run will repeat them.
@@ -60,10 +64,19 @@ class JsonLines:
     required = True
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        rows = read_metrics(path) if path.exists() else []
+        rows, rejected = _rows_of(path) if path.exists() else ([], [])
+        if rejected:
+            aside = path.with_name(f"{path.stem}.rejected{path.suffix}")
+            with aside.open("ab") as file:
+                file.writelines(line + b"\n" for line in rejected)
+            warnings.warn(
+                f"{_counted(rejected)} of {path} {'is no row' if len(rejected) == 1 else 'are no rows'} of metrics and "
+                f"moved to {aside.name}; the other {len(rows):,} rows stay.",
+                stacklevel=2,
+            )
         kept = [row for row in rows if row["step"] <= resume_step]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._path, self._file = path, path.open("a")
+        self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, float | int]) -> None:
         """Writes one line and flushes it. Raises OSError if the disk is full or gone."""
@@ -73,8 +86,9 @@ class JsonLines:
             self._file.flush()
         except OSError as error:
             raise OSError(
-                f"{self._path} cannot be written ({error.strerror}), so training stops at step {row['step']}. Once "
-                "there is room, the same command goes on from the last checkpoint."
+                f"{self._path} cannot be written ({error.strerror}), so training stops at step {row['step']}. "
+                f"{remedy(error, self._path.parent)}, and start the same command again: it goes on from the last "
+                "checkpoint."
             ) from error
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
@@ -179,7 +193,7 @@ class Tracker:
             identity = json.loads(path.read_text())["id"]
         else:
             identity = secrets.token_hex(4)
-            path.write_text(json.dumps({"id": identity}))
+            write_whole(path, json.dumps({"id": identity}))
         options: dict[str, Any] = {"name": name, "id": identity, "dir": str(folder)}
         if service == "trackio":  # it resumes by name
             options = {"name": f"{name}-{identity}"}
@@ -316,12 +330,42 @@ class _Lines:
 
 
 def read_metrics(path: Path) -> list[dict[str, float | int]]:
-    """The rows of a metrics.jsonl, without a last line that a crash cut short."""
-    # Only the last line can be cut short: each is flushed before the next.
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """The rows of a metrics.jsonl; a warning counts lines that are no rows.
+
+    A last line that a crash cut short is left out without a word, since the run repeats it.
+    """
+    rows, rejected = _rows_of(path)
+    if rejected:
+        warnings.warn(
+            f"{_counted(rejected)} of {path} left out, since no row of metrics can be read there.", stacklevel=2
+        )
     return rows
+
+
+def _rows_of(path: Path) -> tuple[list[dict[str, float | int]], list[bytes]]:
+    """The rows of a file, and the lines that are none."""
+    rows, rejected = [], []
+    *lines, last = path.read_bytes().split(b"\n")
+    for line in lines:
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif line.strip():
+            rejected.append(line)
+    # Each row ends in a line feed: without one it was not written to its end.
+    return rows + [row for row in (_row(last),) if row is not None], rejected
+
+
+def _row(line: bytes) -> dict[str, float | int] | None:
+    """The row on a line: an object of numbers and nulls with a step; None if it is anything else."""
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    return row if all(value is None or type(value) in (int, float) for value in row.values()) else None
+
+
+def _counted(lines: list[bytes]) -> str:
+    return "1 line" if len(lines) == 1 else f"{len(lines):,} lines"

@@ -185,11 +185,15 @@ def test_another_preset_names_the_blocks(said: Said) -> None:
     """For both codes the error names blocks that are missing or wider, then all other arrays one by one."""
     np.savez("weights.npz", **golden())
     error = said("import", "vdvae", "weights.npz", "--preset", "cifar10")
+    first, *rest = error.splitlines()
+    assert first == "error: weights.npz does not fit the preset cifar10. It fits --preset tiny."
+    assert sum(1 + len(line) // 100 for line in rest) <= 30
     assert "encoder.enc_blocks.5 to encoder.enc_blocks.32 (28 of them) missing" in error
     assert "decoder.dec_blocks.5 to decoder.dec_blocks.42 (38 of them) missing" in error
     assert "have width 16 and 3x3 kernels" in error and "decoder.gain is (1, 16, 1, 1), not (1, 384, 1, 1)" in error
     np.savez("other.npz", **of_efficient("shared", "jax"))
     error = said("import", "efficient_vdvae", "other.npz", "--preset", "colour")
+    assert error.startswith("error: other.npz does not fit the preset colour. It fits --preset shared.\n")
     assert "it has 3 bottom-up blocks, the configuration 4" in error
     assert "missing" in error and "top_down.block_down_level_0_0" in error
     assert "--structure file" in error

@@ -59,7 +59,15 @@ def with_block(**settings: Any) -> ConvLadderVAE:
         (with_block(order="cabdcabd", dropout=0.0, normalise=False), False, "bernoulli", "elu"),
         (with_block(normalise=False, activation=leaky_relu), True, "bernoulli", "leakyrelu"),
         (PLAIN.clone(likelihood=Gaussian(bound=None), image=(8, 8, 3)), True, "gaussian", "elu"),
-        (PLAIN.clone(likelihood=LogisticMixture(form="published"), image=(8, 8, 3), scale=255.0), True, "mix", "elu"),
+        *(
+            (
+                PLAIN.clone(likelihood=LogisticMixture(m, form="published"), image=(8, 8, 3), scale=255.0),
+                True,
+                "mix",
+                "elu",
+            )
+            for m in (10, 3)
+        ),
     ],
 )
 def test_the_configuration_is_read_off(model: ConvLadderVAE, drops: bool, form: str, nonlin: str) -> None:
@@ -88,7 +96,7 @@ def test_a_gaussian_is_in_our_units() -> None:
 def test_a_discretised_logistic_is_in_our_units() -> None:
     """The probabilities of all 256 values, from numbers as its network gives them."""
     mean, log_scale = 0.07, -3.4
-    family, gains, shifts = addtt._in_our_units("discr_log")
+    family, gains, shifts = addtt._in_our_units("discr_log", 1)
     assert isinstance(family, DiscretisedLogistic)
     numbers = jnp.asarray([[mean, log_scale]]) * jnp.asarray([gains]) + jnp.asarray([shifts])
     x = np.arange(256)
@@ -97,6 +105,14 @@ def test_a_discretised_logistic_is_in_our_units() -> None:
     cumulative = np.concatenate([[0.0], 1 / (1 + np.exp(-edges)), [1.0]])
     expected = np.log(np.diff(cumulative) + 1e-7)
     np.testing.assert_allclose(record.log_prob(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_outputs_that_fit_no_mixture_are_refused() -> None:
+    """A width that is no multiple of ten, with the nearest one that is."""
+    arrays = of_addtt(PLAIN.clone(likelihood=LogisticMixture(3, form="published"), image=(8, 8, 3)))
+    arrays["likelihood.parameter_net.weight"] = np.zeros((34, 4, 3, 3), np.float32)
+    with pytest.raises(ValueError, match=r"parameter_net\.weight is \(34, 4, 3, 3\), not \(30, 4, 3, 3\)"):
+        addtt.ladder_vae(arrays, (8, 8), "discr_log_mix")
 
 
 def test_dropout_is_taken_where_there_is_any() -> None:

@@ -291,6 +291,9 @@ def test_omniglot_from_chardata(server: Server, tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / FILE, {"data": columns * 2})
     with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
         data.omniglot(str(tmp_path))
+    scipy.io.savemat(tmp_path / FILE, {"data": columns * np.nan})
+    with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
+        data.omniglot(str(tmp_path))
     (tmp_path / FILE).write_bytes(b"MATLAB 5.0 but not really")
     with pytest.raises(ValueError, match="cannot be read as a MATLAB file"):
         data.omniglot(str(tmp_path))

@@ -68,7 +68,9 @@ def test_split_folders_and_classes(tmp_path: Path) -> None:
         for kind in ("cat", "ant/winged", "bee"):
             wanted.setdefault(part, []).extend(save(tmp_path / part / kind / f"{i}.bmp") for i in range(n))
     save(tmp_path / "beside.png", picture(9, 9))
-    dataset = data.from_folder(tmp_path)
+    with pytest.warns(UserWarning, match=r"images beside the folders of the splits \(1\)"):
+        dataset = data.from_folder(tmp_path)
+    (tmp_path / "beside.png").unlink()
     assert list(dataset.splits) == ["train", "validation", "test"] and dataset.classes == 3
     for part, split in zip(wanted, dataset.splits.values(), strict=True):
         n = len(wanted[part]) // 3

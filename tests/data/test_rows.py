@@ -68,7 +68,7 @@ def test_rows_are_indexed_as_an_array_is(name: str) -> None:
     for index in everything:
         wanted = array[np.asarray(index, int)] if isinstance(index, list) else array[index]
         np.testing.assert_array_equal(rows[index], wanted)
-    for wrong in (n, [-n - 1], np.ones(n + 1, bool), np.array([0.5]), np.zeros((1, 1), int)):
+    for wrong in (n, [-n - 1], np.ones(n + 1, bool), np.array([0.5]), np.zeros((1, 1), int), np.uint64(2**64 - 1)):
         with pytest.raises(IndexError):
             rows[wrong]
 
@@ -200,6 +200,7 @@ def test_settings_combine() -> None:
         ({"binarise": "static"}, GREY // 255, BINARY, "binary as it is"),
         ({"binarise": "static"}, np.repeat(GREY, 3, -1), integer(256), "grey images"),
         ({"binarise": "dynamic"}, GREY / 3, REAL, r"from 0 to 85\. Scale x"),
+        ({"binarise": "dynamic"}, np.full((2500, 4), np.nan), REAL, "from nan to nan"),
         ({"bits": 0}, GREY, integer(256), "1 to 8"),
         ({"bits": 9}, GREY, integer(256), "1 to 8"),
         ({"bits": 5}, GREY // 16, integer(16), "8-bit data"),

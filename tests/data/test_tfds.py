@@ -11,7 +11,9 @@ from PIL import Image, ImageOps
 from support.raw_tfds import COLOUR, FACES, GREY, LABELS, RAW, STROKES, prepare
 
 from hvae_jax import data
+from hvae_jax.data import tfds as tfds_module
 from hvae_jax.data.dataset import BINARY, Split, integer
+from hvae_jax.data.splits import drawn
 from hvae_jax.data.tfds import open_tfds
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -38,6 +40,65 @@ def same_images(found: list[Split], x: np.ndarray, y: np.ndarray | None = None) 
     np.testing.assert_array_equal(images[order], x[wanted])
     if y is not None:
         np.testing.assert_array_equal(np.concatenate([split.y for split in found])[order], y[wanted])
+
+
+def test_a_directory_one_folder_too_high(prepared: str, tmp_path: Path) -> None:
+    (tmp_path / "tfds").symlink_to(prepared)
+    (tmp_path / "other").mkdir()
+    for name in ("binarized_mnist", "tfds:mnist", "tfds:mnist:3.0.1", "imagenet32"):
+        assert data.load(name, str(tmp_path)).content_hash == data.load(name, prepared).content_hash
+    (tmp_path / "again").symlink_to(prepared)
+    for name in ("mnist", "tfds:mnist"):
+        with pytest.raises(ValueError, match="holds no mnist, but again and tfds in it do"):
+            data.load(name, str(tmp_path))
+
+
+def test_splits_of_other_names(prepared: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"Train": 0, "test": 0, "dev": 0, "extra": 0, "eval": 0}
+    assert tfds_module._named(list(known), ("train", "validation", "test"), "x") == {
+        "train": "Train",
+        "validation": "dev",
+        "test": "test",
+    }
+    with pytest.raises(ValueError, match="val and dev both name the validation split"):
+        tfds_module._named(["train", "val", "dev"], ("train", "validation"), "x")
+
+
+def test_examples_in_their_original_order_are_drawn(prepared: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where TFDS has not shuffled, the last examples may be of one class."""
+    plain = data.load("tfds:mnist", prepared)
+    monkeypatch.setattr(tfds.core.DatasetInfo, "disable_shuffling", property(lambda info: True))
+    in_order = data.load("tfds:mnist", prepared)
+    assert "last 1 train examples" in plain.protocol and "1 train examples drawn with seed 0" in in_order.protocol
+    everything = np.concatenate([plain.splits[part].x for part in ("train", "validation")])
+    np.testing.assert_array_equal(in_order.splits["validation"].x, everything[drawn(11, 1)])
+
+
+def test_missing_labels_and_labels_of_other_kinds(prepared: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = open_tfds("mnist", prepared, ("train",))["train"]
+    x = rows[:]
+
+    def labelled(*labels: int) -> data.Split:
+        y = np.resize(np.array(labels), 11)
+        monkeypatch.setattr(tfds_module.TfdsRows, "examples", lambda self, numbers: (x, y))
+        return tfds_module.read_split(rows, 10**9)
+
+    assert labelled(-1).y is None
+    np.testing.assert_array_equal(labelled(3, 4).y[:2], [3, 4])
+    with pytest.raises(ValueError, match="label -1 at index 1"):
+        labelled(3, -1)
+    with pytest.raises(ValueError, match="label 8589934592 at index 0"):
+        labelled(2**33, 1)
+    of = tfds.features
+    kinds = {
+        of.ClassLabel(num_classes=3): True,
+        of.Text(): False,
+        of.Scalar(np.float32): False,
+        of.BBoxFeature(): False,
+    }
+    for feature, has_labels in kinds.items():
+        assert tfds_module._has_labels(of.FeaturesDict({"label": feature})) is has_labels
+    assert not tfds_module._has_labels(of.FeaturesDict({"label": {"a": of.ClassLabel(num_classes=3)}}))
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])

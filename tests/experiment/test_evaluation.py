@@ -15,12 +15,14 @@ from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.likelihoods import Gaussian
 from hvae_jax.models import TopDownVAE
 from hvae_jax.objectives import elbo
+from hvae_jax.runtime import memory
 from hvae_jax.training import Feeding, data_mesh
 from hvae_jax.training.mesh import replicated
 from hvae_jax.training.validate import make_validate
 
 pytestmark = pytest.mark.leg
 
+REAL_MEMORY = memory.program_memory
 KEY = jax.random.key(8)
 X = np.random.default_rng(0).normal(size=(21, 3)).astype(np.float32) * np.arange(1, 22)[:, None]  # each its own ELBO
 Y = np.arange(21, dtype=np.int32) % 3
@@ -116,6 +118,58 @@ def evaluated(devices: int, lazy: bool = False, here: bool = True) -> dict[str, 
     options: dict[str, Any] = {"mesh": mesh} if here else {}
     draws = {"train": 3, "test": 4}
     return evaluate(MODELS["labelled"], where, dataset, KEY, draws, chunk=2, size=8, usage_draws=2, **options)
+
+
+def measured(free: float, monkeypatch: pytest.MonkeyPatch, **pieces: int) -> tuple[dict[str, Any], list[int]]:
+    """Numbers of the plain model with so much free memory, and what its programs take; both in bytes.
+
+    Programs are taken to need a MiB for each of their bytes, since that is the unit in which processes agree.
+    """
+    needed: list[int] = []
+
+    def needs(compiled: Any) -> int:
+        needed.append(REAL_MEMORY(compiled))
+        return needed[-1] * 2**20
+
+    monkeypatch.setattr(memory, "free_device_memory", lambda: int(free * 2**20))
+    monkeypatch.setattr(memory, "program_memory", needs)
+    dataset, mesh = Dataset("toy", {"train": Split(X[:16])}, REAL, "made up"), data_mesh(1)
+    sizes = {"chunk": 6, "size": 8} | pieces
+    found = evaluate(MODELS["plain"], variables("plain"), dataset, KEY, {"train": 6}, usage_draws=2, mesh=mesh, **sizes)
+    return found, needed
+
+
+def test_short_memory_takes_fewer_draws_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which changes no number."""
+    ample, (_, most) = measured(1e9, monkeypatch)
+    short, _ = measured(2 * (most - 1), monkeypatch)
+    assert (ample.pop("pieces"), short.pop("pieces")) == ({"size": 8, "chunk": 6}, {"size": 8, "chunk": 3})
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), short, ample)
+
+
+@pytest.mark.slow
+def test_very_short_memory_takes_fewer_examples_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where even one draw does not fit: as if so few had been wanted, with a warning."""
+    with pytest.warns(UserWarning, match="8 examples at once do not fit .* 1 are measured at once"):
+        least, _ = measured(0, monkeypatch)
+    assert least.pop("pieces") == {"size": 1, "chunk": 1}
+    as_wanted, _ = measured(1e9, monkeypatch, chunk=1, size=1)
+    as_wanted.pop("pieces")
+    assert least == as_wanted
+
+
+def test_short_memory_validates_fewer_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if so many had been wanted; without a limit, as many as are wanted."""
+    needed: list[int] = []
+    monkeypatch.setattr(memory, "program_memory", lambda c: needed.append(REAL_MEMORY(c)) or needed[-1])
+
+    def found(size: int, device_memory: int | None) -> float:
+        validate = make_validate(MODELS["plain"], X, None, size, data_mesh(1), None, device_memory)
+        return float(validate(variables("plain"), KEY)[0])
+
+    assert found(8, None) != found(4, None)
+    assert not needed and found(8, 2**30) == found(8, None)
+    assert found(8, 2 * (needed[0] - 1)) == found(4, None)
 
 
 @pytest.mark.slow

@@ -366,9 +366,10 @@ def test_hvae_on_a_finished_run(finished: Path, tmp_path: Path, capsys: pytest.C
     result = json.loads((finished / "result.json").read_text())
     assert numbers["elbo"]["test"] == pytest.approx(result["elbo"]["test"], abs=1.0)
     assert numbers["data"] == result["data"] and numbers["examples"] == {"test": 447}
-    few = ["--draws", "1", "--splits", "test", "--examples", "7", "--out", str(tmp_path / "few.json")]
-    cli.main(["evaluate", folder, *few])
-    assert json.loads((tmp_path / "few.json").read_text())["examples"] == {"test": 7}
+    few = ["--draws", "2", "--splits", "test", "--examples", "20", "--out", str(tmp_path / "few.json")]
+    cli.main(["evaluate", folder, *few, "--chunk", "1", "--size", "3"])
+    found = json.loads((tmp_path / "few.json").read_text())
+    assert found["examples"] == {"test": 20} and found["pieces"] == {"size": 8, "chunk": 1}  # one for each device
     effort = ["--effort.examples", "20", "--effort.draws", "2", "--effort.k", "4", "--effort.latents", "5"]
     cli.main(["diagnose", folder, *effort, "--out", str(tmp_path / "d.html")])
     assert "report" not in capsys.readouterr().out and (tmp_path / "d.html").read_text().startswith("<!doctype html>")
@@ -393,6 +394,7 @@ def test_hvae_on_a_finished_run(finished: Path, tmp_path: Path, capsys: pytest.C
         (["reconstruct", "{run}", "--split", "tset"], ["'tset'", "test"]),
         (["evaluate", "{run}", "--draws", "0"], ["--draws is 0"]),
         (["evaluate", "{run}", "--examples", "0"], ["--examples is 0"]),
+        (["evaluate", "{run}", "--size", "0"], ["size is 0"]),
         (["evaluate", "{run}", "--splits", "dev"], ["'dev'"]),
         (["diagnose", "{run}", "--split", "dev"], ["'dev'"]),
         (["diagnose", "{run}", "--other", "mnits"], ["mnits", "mnist"]),

@@ -100,6 +100,26 @@ def test_a_users_module_is_imported_only_when_named(tmp_path: Path, monkeypatch:
         settings.from_json({"type": "__main__:Nowhere", "fields": {}}, ["their_models"])
 
 
+def test_a_named_module_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found although the path has no current folder, after everything else, and the path stays as it was."""
+    source = "import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass Near:\n    size: int = 1\n"
+    (tmp_path / "near_models.py").write_text(f"import near_beside\n{source}")
+    (tmp_path / "near_beside.py").write_text("")
+    (tmp_path / "colorsys.py").write_text("raise RuntimeError")  # the standard library's is found
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", ".")])
+    before = list(sys.path)
+    data = {"type": "near_models:Near", "fields": {"size": 4}}
+    with pytest.raises(ValueError, match="--import near_models"):
+        settings.from_json(data)
+    assert settings.from_json(data, ["near_models"]).size == 4
+    with pytest.raises(ValueError, match="no dataclass 'Near' defined in colorsys"):
+        settings.from_json(data | {"type": "colorsys:Near"}, ["colorsys"])
+    with pytest.raises(ValueError, match=f"no_such_module cannot be imported .* looked for in {tmp_path} too"):
+        settings.from_json(data | {"type": "no_such_module:Near"}, ["no_such_module"])
+    assert sys.path == before
+
+
 def test_differences_name_the_setting() -> None:
     old, new = (settings.to_json(e) for e in EXPERIMENTS)
     lines = settings.differences(old, new)

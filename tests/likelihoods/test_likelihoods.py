@@ -87,6 +87,15 @@ def test_bernoulli_of_p() -> None:
             Bernoulli(**wrong)
 
 
+def test_bernoulli_of_p_has_a_gradient() -> None:
+    """The derivative in the logit is x - p, also where p rounds to 0 or 1, from a logit of 17 in float32 on."""
+    logits = jnp.array([-1e30, -120.0, -17.0, -3.0, 0.0, 3.0, 16.6, 17.0, 40.0, 120.0, 1e30])[:, None]
+    family = Bernoulli(form="of_p")
+    for x in (0.0, 1.0, 0.3):
+        slope = jax.grad(lambda h, x=x: family(h[..., None]).log_prob(jnp.full(h.shape, x)).sum())(logits)
+        np.testing.assert_allclose(slope, x - jax.nn.sigmoid(logits), rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
 def test_bernoulli_takes_any_dtype(dtype: type) -> None:
     """Zeros and ones score the same as uint8, int32 and float32: no unsigned arithmetic wraps."""

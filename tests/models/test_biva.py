@@ -164,9 +164,9 @@ def test_keep_top_counts_stages(keep_top: int, levels: int) -> None:
             assert (one.q.mean == one.p.mean).all()
 
 
-@pytest.mark.parametrize("keep_top", [-1, 4])
-def test_keep_top_beyond_the_stages(keep_top: int) -> None:
-    """The error names both counts."""
+@pytest.mark.parametrize("keep_top", [-1, 4, np.array(9), jnp.int32(-1), True, 1.0])
+def test_keep_top_beyond_the_stages(keep_top: Any) -> None:
+    """The error names both counts, whatever the type of the number."""
     with pytest.raises(ValueError, match=rf"{keep_top}.*3 stages \(of 5 levels\): it has to be from 0 to 3"):
         MODEL.apply(variables(), X, KEY, keep_top=keep_top)
 

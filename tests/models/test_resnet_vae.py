@@ -206,7 +206,7 @@ def test_presets(preset: Any, levels: int, count: int) -> None:
     assert model.num_levels == levels
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
     assert f"{count:,} parameters" in preset.__doc__
-    with pytest.raises(ValueError, match=r"initialised for examples of"):
+    with pytest.raises(ValueError, match=r"takes examples of"):
         jax.eval_shape(model.init, KEY, jnp.zeros((2, 16, 16, model.image[2])), KEY)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.places import RECIPES, script
 
 from hvae_jax.objectives import (
     Constant,
@@ -29,7 +30,7 @@ from hvae_jax.training import Adamax, AdamW
         (Linear(-1, 9), {0: 0.1, 9: 1.0}),
         (Linear(10, 20, initial=2.0, final=0.5), {10: 2.0, 15: 1.25, 20: 0.5, 30: 0.5}),
         (Linear(5, 5), {4: 0.0, 5: 1.0}),
-        (Linear(21, 5042, floor=1e-4), {0: 1e-4, 21: 1e-4, 22: 1 / 5021, 5042: 1.0}),
+        (Linear(20, 5041, floor=1e-4), {0: 1e-4, 20: 1e-4, 21: 1 / 5021, 5040: 5020 / 5021, 5041: 1.0, 5042: 1.0}),
         (Linear(0.1, 300.1, floor=1e-4), {0: 1e-4, 1: 0.9 / 300, 301: 1.0}),
         (Linear((0, 10), (10, 10)), {5: (0.5, 0.0), 10: (1.0, 1.0)}),
         (Linear((0, 10), 20), {10: (0.5, 0.0), 20: (1.0, 1.0)}),
@@ -48,6 +49,14 @@ def test_schedules_at_their_corners(schedule: Schedule, points: dict[int, Any]) 
         for value in (schedule(jnp.int32(step)), jax.jit(schedule)(jnp.int32(step))):
             np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
             assert value.shape == np.shape(expected)
+
+
+def test_the_warm_up_of_efficient_vdvae() -> None:
+    """At our step t, the first of which is 0, the value of the public code at its step t + 1."""
+    ours = script(RECIPES / "efficient_vdvae.py").presets["mnist"].objective.warm_up
+    steps = np.array([0, 1, 19, 20, 21, 22, 2500, 5039, 5040, 5041, 5042, 10**6])
+    theirs = np.clip((steps + 1 - 21) / (21 + 5000), 1e-4, 1.0)
+    np.testing.assert_allclose(ours(jnp.asarray(steps)), theirs, rtol=1e-5)
 
 
 @pytest.mark.parametrize("optimiser", [Adamax, AdamW])

@@ -159,8 +159,8 @@ def assert_close(got: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-5
 
 
 def without_kinds(trace: Trace) -> Trace:
-    """The trace without each q of another kind than p, which a traced keep_top turns into an `Either`."""
-    levels = tuple(level.replace(q=None) if mixed(level) else level for level in trace.levels)
+    """The trace without what a traced keep_top adds: a mask, and an `Either` for each q of another kind than p."""
+    levels = tuple(level.replace(q=None if mixed(level) else level.q, inferred=None) for level in trace.levels)
     return trace.replace(levels=levels)
 
 

@@ -2,115 +2,33 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import chex
-import jax
 import numpy as np
 import pytest
-from support.places import CACHE, RECIPES
-
-import hvae_jax as hv
-from hvae_jax.experiment import abstract_state
-from hvae_jax.experiment.settings import load
-from hvae_jax.training.checkpoint import Checkpoints
-from hvae_jax.training.mesh import data_mesh
-
-SCRIPT = RECIPES / "top_down.py"
-CPU = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
-CPU |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiled faster, as in the tests' own process
-TINY = ["--model.hidden", "16", "--evaluation.draws", "2", "--evaluation.other-draws", "2", "--pictures-every", "None"]
-# Epochs of three steps, a checkpoint after each: most of the run is saving.
-EPOCHS = 15
-RUN = [*TINY, "--batch-size", "16", "--epochs", str(EPOCHS), "--patience", "1000", "--save-every", "1"]
-
-
-@pytest.fixture(scope="module")
-def arrays(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Forty digits as a user's own data."""
-    digits = hv.data.digits().splits["train"]
-    path = tmp_path_factory.mktemp("data") / "digits.npz"
-    np.savez(path, x_train=digits.x[:40], x_validation=digits.x[40:60], num_values=17)
-    return ["--data.name", str(path)]
-
-
-def command(folder: Path, *arguments: str, script: Path = SCRIPT) -> list[str]:
-    """The script's command line."""
-    return [sys.executable, str(script), "--folder", str(folder), *arguments]
-
-
-def start(folder: Path, *arguments: str, devices: int = 1, script: Path = SCRIPT) -> "subprocess.Popen[str]":
-    """Starts it, with that many CPU devices; what it says goes to a file beside the folder."""
-    where = folder.parent.parent if folder.parent.name == "disk" else folder.parent
-    log = where / f"{folder.name}.{len(list(where.glob(f'{folder.name}.*.log')))}.log"
-    environment = CPU | {"JAX_NUM_CPU_DEVICES": str(devices)}
-    with log.open("w") as output:
-        return subprocess.Popen(
-            command(folder, *arguments, script=script),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            text=True,
-        )
-
-
-def finish(folder: Path, *arguments: str, devices: int = 1, script: Path = SCRIPT) -> str:
-    """Runs it to its end and returns what it said."""
-    done = subprocess.run(
-        command(folder, *arguments, script=script),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=CPU | {"JAX_NUM_CPU_DEVICES": str(devices)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def wait_until(what: Callable[[], bool], processes: Sequence["subprocess.Popen[str]"], seconds: float = 200) -> None:
-    """Until something holds, while the processes run."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        assert all(process.poll() is None for process in processes), "the process ended before"
-        time.sleep(0.002)
-
-
-def committed(folder: Path) -> list[int]:
-    """Steps of whole checkpoints: Orbax renames a folder to its step once all of it is written."""
-    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
-
-
-def saving(folder: Path) -> bool:
-    """Whether a checkpoint is being written at this moment."""
-    return any("tmp" in path.name for path in (folder / "checkpoints").glob("*"))
-
-
-def parameters(folder: Path, modules: Sequence[str] = ()) -> list[np.ndarray]:
-    """Every array of the newest checkpoint."""
-    settings = load(folder / "settings.json", modules)
-    state = abstract_state(settings, settings.data.load().train.for_classes(settings.model.classes))
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    restored = checkpoints.restore(state, state.variables, data_mesh(1))
-    checkpoints.close()
-    assert restored is not None
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(restored[:2])]
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from support.processes import (
+    CPU,
+    EPOCHS,
+    FEW,
+    RUN,
+    SCRIPT,
+    command,
+    committed,
+    finish,
+    free_port,
+    parameters,
+    saving,
+    start,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,16 +79,23 @@ def test_killed_at_ten_more_moments(moment: int, straight: Path, arrays: list[st
     kill_and_resume(tmp_path / "run", straight, arrays, moment % 2 == 0, delay)
 
 
-@pytest.mark.leg
-def test_preempted(straight: Path, arrays: list[str], tmp_path: Path) -> None:
-    """SIGTERM: the state is saved at once though no save is due, and exit code 75 says so."""
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.leg),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+    ],
+)
+def test_preempted(number: int, straight: Path, arrays: list[str], tmp_path: Path) -> None:
+    """The state is saved at once though no save is due, and exit code 75 says so."""
     folder = tmp_path / "run"
     seldom = ["--save-every", "None"]
     process = start(folder, *RUN, *seldom, *arrays)
     metrics = folder / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 2, [process])
     assert not committed(folder)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(timeout=120) == 75
     assert len(committed(folder)) == 1
     log = next(tmp_path.glob("run.*.log")).read_text()
@@ -210,18 +135,6 @@ def fill(disk: Path) -> None:
     with contextlib.suppress(OSError), (disk / "fill").open("wb", buffering=0) as file:
         while True:
             file.write(b"\0" * 4096)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 MiB of our own; where this machine does not let us have one the test cannot run."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a tmpfs here")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.mark.slow
@@ -347,9 +260,6 @@ def test_two_processes_train_as_one(more: list[str], sgd: Path, arrays: list[str
     assert results[0]["iw_bound"] == pytest.approx(results[1]["iw_bound"], rel=1e-5)
     assert results[1]["device"]["processes"] == 2 and results[1]["feed"] == more[1]
     assert sum("training to step" in log for log in logs) == 1, "only process 0 speaks"
-
-
-FEW = [*TINY, "--batch-size", "16", "--patience", "1000"]
 
 
 @pytest.mark.slow

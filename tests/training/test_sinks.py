@@ -140,6 +140,40 @@ def test_metrics_are_rows_without_nan(tmp_path: Path) -> None:
     assert [row["step"] for row in read_metrics(path)] == [1, 2]
 
 
+BAD_LINES = [
+    b'{"step": 2, "elbo": -1.\xff0}',
+    b"not a row",
+    b"[1, 2]",
+    b'"text"',
+    b'{"elbo": -1.0}',
+    b'{"step": null, "elbo": -1.0}',
+    b'{"step": "2", "elbo": -1.0}',
+    b'{"step": 2.5}',
+    b'{"step": true}',
+    b'{"step": 2, "elbo": "-1.0"}',
+    b'{"step": 2, "elbo": {"mean": 1}}',
+    b"\0" * 20,
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("bad", BAD_LINES, ids=range(len(BAD_LINES)))
+def test_a_bad_line_costs_no_other(bad: bytes, tmp_path: Path) -> None:
+    """It is kept aside as it is, and counted; every other row stays, those after it too."""
+    path, aside = tmp_path / "metrics.jsonl", tmp_path / "metrics.rejected.jsonl"
+    sound = [f'{{"step": {step}, "elbo": -1.0}}'.encode() for step in (1, 3, 4)]
+    path.write_bytes(b"\n".join([sound[0], bad, *sound[1:], b'{"step": 5, "el']))
+    with pytest.warns(UserWarning, match="1 line of .*metrics.jsonl left out"):
+        assert [row["step"] for row in read_metrics(path)] == [1, 3, 4]
+    assert not aside.exists(), "reading changes nothing"
+    with pytest.warns(UserWarning, match=r"1 line of .* moved to metrics.rejected.jsonl; the other 3 rows stay"):
+        JsonLines(path, 9).close()
+    assert aside.read_bytes() == bad + b"\n"
+    assert [row["step"] for row in read_metrics(path)] == [1, 3, 4]
+    JsonLines(path, 9).close()
+    assert aside.read_bytes() == bad + b"\n"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's full disk")
 def test_a_full_disk_ends_training_with_a_way_out(tmp_path: Path) -> None:
     sink = JsonLines(tmp_path / "metrics.jsonl", 0)

@@ -44,6 +44,7 @@ from hvae_jax.models.biva.stages import Stage, cifar10_stages, mnist_stages
 from hvae_jax.networks.computing import ComputeDtype
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.records import check_sizes
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
 
@@ -120,11 +121,11 @@ class BIVA(HVAE):
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
     ) -> Trace:
         one_hot(y, 0, n)  # raises ValueError for labels
-        ascent_key, descent_key, block_key = jax.random.split(key, 3)
+        ascent_key, descent_key, block_key = split(key, 3)
         nets = Skeleton(self, block_key, train)
         # by name, because bottom-up levels are drawn in another order than they are scored
         pick = dict(zip(self.names, picks, strict=True))
-        keys = dict(zip(self.names, jax.random.split(descent_key, self.num_levels), strict=True))
+        keys = dict(zip(self.names, split(descent_key, self.num_levels), strict=True))
         posteriors, features = ({}, {}) if x is None else self._ascend(x, nets, ascent_key, pick)
 
         def level(name: str, prior: Normal, posterior: Normal | Drawn | None) -> Level:
@@ -163,7 +164,7 @@ class BIVA(HVAE):
         bu = td = nets.framed(x)
         below: Array | None = None  # both paths of the stage below, side by side
         top = len(self.stages)
-        for stage, stage_key in enumerate(jax.random.split(key, top), start=1):
+        for stage, stage_key in enumerate(split(key, top), start=1):
             bu = nets.up(f"up{stage}_bu", stage, bu, below if self.skip else None)
             # the second path reads bu before z_l^bu is drawn from it
             features[stage] = td = nets.up(f"up{stage}_td", stage, td, bu)

@@ -33,6 +33,7 @@ from hvae_jax.models.biva.skeleton import Skeleton, check_gated
 from hvae_jax.models.biva.stages import Stage, cifar10_stages, mnist_stages
 from hvae_jax.networks.computing import ComputeDtype
 from hvae_jax.networks.mlp import one_hot
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
 Inference = Literal["top_down", "bottom_up"]
@@ -80,13 +81,13 @@ class GatedLadderVAE(HVAE):
     ) -> Trace:
         one_hot(y, 0, n)  # raises ValueError for labels
         # three uses: latents drawn on the way up, latents drawn on the way down, dropout
-        ascent_key, descent_key, block_key = jax.random.split(key, 3)
+        ascent_key, descent_key, block_key = split(key, 3)
         nets = Skeleton(self, block_key, train)
         features, drawn = ({}, {}) if x is None else self._ascend(x, nets, ascent_key, picks)
 
         levels: list[Level] = []
         h = skips = None  # nothing lies above the top stage
-        keys = jax.random.split(descent_key, self.num_levels)
+        keys = split(descent_key, self.num_levels)
         for stage, level_key, pick in zip(range(self.num_levels, 0, -1), keys, picks, strict=True):
             prior = nets.top_prior(n) if h is None else nets.normal(f"p{stage}", stage, h)
             # bottom-up inference: q, below the top with a sample that was drawn before this prior was known
@@ -109,7 +110,7 @@ class GatedLadderVAE(HVAE):
         drawn: dict[int, Normal | Drawn] = {}
         # [n, H + 2 pad, W + 2 pad, C]
         h = nets.framed(x)
-        for stage, stage_key in enumerate(jax.random.split(key, self.num_levels), start=1):
+        for stage, stage_key in enumerate(split(key, self.num_levels), start=1):
             # the auxiliary input is the stage below: a second way for x to reach the upper stages
             features[stage] = h = nets.up(f"up{stage}", stage, h, features.get(stage - 1) if self.skip else None)
             if self.inference == "bottom_up":

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -20,6 +19,7 @@ from hvae_jax.models.biva.stages import Stage, check_stages, sides
 from hvae_jax.models.pieces import check_image, gaussian, learned_top_prior
 from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.gated import GatedBlock, GatedRun, GatedStyle, Head, ToMap
+from hvae_jax.runtime.prng import fold_in
 from hvae_jax.trace import Level, Trace
 
 Skips = tuple[Array, ...] | None
@@ -81,7 +81,7 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         # one counter for all networks, so that the order of the calls decides which key each gets
-        self._keys: Iterator[Array] = (jax.random.fold_in(self.key, i) for i in itertools.count())
+        self._keys: Iterator[Array] = (fold_in(self.key, i) for i in itertools.count())
 
     def framed(self, x: Array) -> Array:
         """x as the networks see it, with a frame of zeros: `[B, H, W, C]` to `[B, H + 2 pad, W + 2 pad, C]`."""

@@ -25,7 +25,7 @@ from hvae_jax.descent import Pick
 from hvae_jax.distributions import Normal, ScaleHead, residual
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE
-from hvae_jax.models.pieces import gaussian
+from hvae_jax.models.pieces import check_image, gaussian
 from hvae_jax.models.very_deep.blocks import BottleneckOf, ConvProjection, DownBlock, LearnedStart, UpBlock
 from hvae_jax.models.very_deep.graph import ascend, descend
 from hvae_jax.models.very_deep.parts import Ascent, Parts, Reading
@@ -33,7 +33,7 @@ from hvae_jax.models.very_deep.stage_checks import check_parsed, check_stages, n
 from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_levels, stacked_paths
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle, LearnedPool, LearnedUnpool
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
-from hvae_jax.networks.mlp import check_event, one_hot
+from hvae_jax.networks.mlp import one_hot
 from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
 
@@ -220,7 +220,7 @@ class EfficientVDVAE(HVAE):
 
         readings = None
         if x is not None:
-            check_event(self.image, x)
+            check_image(self, x)
             frame = (self.pad, self.pad)
             # zeros beyond the edge of x, so that 28x28 halves as often as 32x32
             padded = jnp.pad(widen(self.likelihood.as_input(x)), ((0, 0), frame, frame, (0, 0)))

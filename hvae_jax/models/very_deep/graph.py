@@ -13,7 +13,6 @@ Source: Child (2021), section 3; Hazami et al. (2022), section 4.
 
 from collections.abc import Sequence
 
-import jax
 from flax import linen as nn
 from jax import Array
 
@@ -21,6 +20,7 @@ from hvae_jax.descent import Pick, stack
 from hvae_jax.models.very_deep.parts import Ascent, Parts, Reading
 from hvae_jax.models.very_deep.stages import Down, Up, stage_names
 from hvae_jax.networks.scan import scanned
+from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level
 
 
@@ -67,7 +67,7 @@ def descend(
     Returns: the levels, top first, those of a stage as one with a leading axis; and the last state of each side,
       `[B, side, side, width]`.
     """
-    keys, levels, at = jax.random.split(key, len(picks)), [], 0
+    keys, levels, at = split(key, len(picks)), [], 0
     # without x nothing is read, and every block draws from its prior
     readings = [Reading(None, nn.broadcast)] * len(downs) if readings is None else readings
     states: dict[int, Array] = {}

@@ -104,8 +104,10 @@ def _check_downs(model: Staged, side: int) -> None:
             raise ValueError(
                 f"{named}, mixes in side {mixed}, which is not built yet; the sides before it are {sorted(built)}."
             )
-        if mixed is not None and stage.side % mixed:
-            raise ValueError(f"{named}, mixes in side {mixed}, which does not divide {stage.side}.")
+        if mixed is not None and (mixed >= stage.side or stage.side % mixed):
+            raise ValueError(
+                f"{named}, mixes in side {mixed}: that has to be a smaller side, of which {stage.side} is a multiple."
+            )
         built[stage.side] = stage.width
     if side not in built:
         raise ValueError(

@@ -24,7 +24,7 @@ from hvae_jax.descent import Pick
 from hvae_jax.distributions import Normal, ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE
-from hvae_jax.models.pieces import gaussian
+from hvae_jax.models.pieces import check_image, gaussian
 from hvae_jax.models.very_deep.block_strings import down_stages, up_stages
 from hvae_jax.models.very_deep.blocks import BottleneckOf, ConvProjection, DownBlock, LearnedStart, UpBlock
 from hvae_jax.models.very_deep.graph import ascend, descend
@@ -33,7 +33,7 @@ from hvae_jax.models.very_deep.stage_checks import check_parsed, check_stages, n
 from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_levels, stacked_paths
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
-from hvae_jax.networks.mlp import check_event, one_hot
+from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import average_pool, enlarge
 from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
@@ -184,7 +184,7 @@ class VDVAE(HVAE):
 
         readings = None
         if x is not None:
-            check_event(self.image, x)
+            check_image(self, x)
             stem = BottleneckConv(self.ups[0].width, 3, style=style, name="stem")
             h = stem(widen(self._as_input(x)))  # [B, S, S, C] to [B, S, S, width]
             readings = ascend(self, parts, self.ups, self.downs, h)

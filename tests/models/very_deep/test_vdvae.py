@@ -192,6 +192,8 @@ UPS, DOWNS = up_stages("8d2,4d2,2x1", 4), down_stages("2x1,4m2,8m4", 4)
         ({"downs": down_stages("2x1,4m2,8m4", 4, "4:6")}, "width 6 and mixes in side 2 of 4"),
         ({"downs": (Down(2, 1, 4), Down(4, 1, 4, 2), Down(8, 1, 4, 4), Down(8, 1, 5))}, "width 5, .* had 4 before"),
         ({"downs": down_stages("4m2,8m4", 4)}, "mixes in side 2, which is not built yet"),
+        ({"downs": (DOWNS[0], Down(2, 1, 4, 2), *DOWNS[1:])}, "at side 2, mixes in side 2: .* a smaller side"),
+        ({"downs": (DOWNS[0], DOWNS[1], Down(2, 1, 4, 4), DOWNS[2])}, "mixes in side 4: .* of which 2 is a multiple"),
         ({"downs": (Down(2, 0, 4), *DOWNS[1:])}, "below 1"),
         ({"ups": (Up(8, 1, 2, 2), *UPS[1:])}, "below 1"),
         ({"classes": 1}, "0 for no labels"),
