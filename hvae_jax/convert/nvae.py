@@ -14,13 +14,11 @@ import numpy as np
 
 from hvae_jax import models
 from hvae_jax.convert.converter import Converter, Preset, check_is_preset
-from hvae_jax.convert.state_dict import CONV, LINEAR, Entry, count, size, template_of, to_variables, without_module
+from hvae_jax.convert.state_dict import CONV, LINEAR, Entry, count, size, template_of, to_variables, unwrapped
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import NVAE
 from hvae_jax.networks.shift_network import EXPANSION
 from hvae_jax.records import checked
-
-Entries = Iterator[tuple[str, Entry]]
 
 # What a checkpoint keeps beside its weights: counters, and copies of kernels as they were last normalised.
 IGNORED = ("num_batches_tracked", "weight_normalized")
@@ -65,7 +63,7 @@ def read(
 
     Raises ValueError, naming every setting that differs from the preset's or every array that does not fit.
     """
-    state_dict = without_module(arrays)
+    state_dict = unwrapped(arrays)
     wanted = None if preset is None else as_published(preset.model())
     bits = options.bits
     if bits is None and wanted is not None and isinstance(wanted.likelihood, LogisticMixture):
@@ -332,6 +330,7 @@ CONVERTER = Converter(
     presets=PRESETS,
     options=NVAEOptions,
     read=read,
+    names=lambda _, model: (name for name, _ in entries(model)),
     untold=("residual", "pad"),
     needs_preset=False,
 )
