@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ class Effort:
       latents: number of examples whose latents are compared with all N examples, at the cost of that many times N
         descents.
       probed: training examples that a probe is fitted to.
+      depths: largest number of k's for which the bound L^{>k} is measured; of a deeper model's some are left out.
     """
 
     examples: int = 1000
@@ -50,6 +52,7 @@ class Effort:
     k: int = 200
     latents: int = 200
     probed: int = 2000
+    depths: int = 16
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -66,12 +69,14 @@ def diagnose(
     split: str | None = None,
     effort: Effort = Effort(),
     other: Dataset | None = None,
+    tell: Callable[[str], None] = lambda part: None,
 ) -> dict[str, Any]:
     """The contents of the report, as plain numbers: nats, levels top first.
 
     Args:
       split: split that is measured; None takes the last one (test, if there is one).
       other: data that the model was not made for, whose last split the likelihood ratio tells apart; None for none.
+      tell: called with the name of each part before it is computed.
     Raises ValueError for a split that does not exist or has fewer than two examples.
     """
     name = split or list(dataset.splits)[-1]
@@ -86,10 +91,13 @@ def diagnose(
     keys = jax.random.split(key, 6)
     x = np.asarray(some.x)
 
+    tell("rates and units")
     used: Usage = jax.device_get(
         jit_once(lambda v, k: usage(model, v, x, k, draws=effort.draws, y=y))(variables, keys[0])
     )
+    tell("importance-weighted bound")
     bounds = jax.device_get(importance(model, variables, x, keys[1], effort.k, min(10, effort.k), y))
+    tell("information")
     seen = information(model, variables, x, keys[2], min(effort.latents, n), y)
     cumulative = np.cumsum(used.rates, axis=0)
     report: dict[str, Any] = {
@@ -109,10 +117,13 @@ def diagnose(
         "cumulative_rates": [_number(rate) for rate in cumulative],
         "units": _units(used),
         "information": _information(seen),
-        "bounds_above": _bounds_above(model, variables, x, keys[3], effort.draws, y, other),
-        "told_apart": _told_apart(model, variables, x, keys[4], y),
-        "probes": _probes(model, variables, dataset, some, used, keys[5], effort),
     }
+    tell("bounds of the upper levels alone")
+    report["bounds_above"] = _bounds_above(model, variables, x, keys[3], effort, y, other)
+    tell("nearest neighbours")
+    report["told_apart"] = _told_apart(model, variables, x, keys[4], y)
+    tell("probes of labels")
+    report["probes"] = _probes(model, variables, dataset, some, used, keys[5], effort)
     report["words"] = words(report)
     return report
 
@@ -162,14 +173,18 @@ def _information(seen: Any) -> dict[str, Any]:
 
 
 def _bounds_above(
-    model: Model, variables: Any, x: np.ndarray, key: Array, draws: int, y: Any, other: Dataset | None
+    model: Model, variables: Any, x: np.ndarray, key: Array, effort: Effort, y: Any, other: Dataset | None
 ) -> list[dict[str, Any]]:
-    """L^{>k} for k = 0 to L - 1 (of stages, if a model has them), and how well LLR^{>k} detects the other data."""
+    """L^{>k} for k = 0 to L - 1 (of stages, if a model has them), and how well LLR^{>k} detects the other data.
+
+    Of more than `effort.depths` k's those are taken that are evenly spread.
+    """
     strange = None if other is None else np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
-    bound = jax.jit(lambda v, x, y, k: bound_above(model, v, x, key, k, draws, y))
+    bound = jax.jit(lambda v, x, y, k: bound_above(model, v, x, key, k, effort.draws, y))
     found, first, first_strange = [], None, None
     # k is data of one compiled program, not a setting of many.
-    for k in range(len(model.levels_per_stage)):
+    deepest = len(model.levels_per_stage) - 1
+    for k in np.unique(np.linspace(0, deepest, effort.depths).round().astype(int)).tolist():
         here = np.asarray(bound(variables, x, y, jnp.int32(k)))
         first = here if first is None else first
         entry: dict[str, Any] = {"k": k, "bound": _number(here), "ratio": _number(first - here)}
