@@ -56,7 +56,8 @@ class Watching:
     """The observers of a run while it trains.
 
     Attributes:
-      reporter_at: `(first step, last step) -> Reporter`, called once it is known where the run starts.
+      reporter_at: `(first step, last step) -> Reporter`, called once it is known where the run starts; both steps are
+        the same if it is finished.
       metrics: path of metrics.jsonl, from which a resumed run learns what went before; None for none.
       pictures: `(step, variables, reporter)`, called every `pictures_every` steps; None draws nothing.
       profiler: traces dispatches; None traces none.
@@ -111,12 +112,15 @@ def train(
     step = int(state.step)
     # A finished run that is given more steps goes on; one that is given fewer than it has taken is done.
     progress = progress.at(step, plan.last_step, settings.patience)
-    reporter = watching.reporter_at(step, plan.last_step)
+    reporter = watching.reporter_at(step, step if progress.finished else plan.last_step)
     commentary = Commentary(reporter, names, settings.patience, watching.rows_before(step))
     clock, saved = Clock(progress.seconds), time.perf_counter()
     streak, diverged, signalled = int(state.streak), False, 0
     with stop_signals() as stop, contextlib.closing(reporter), contextlib.closing(feed.portions(step)) as portions:
-        portion = (None, None) if progress.finished else next(portions)
+        portion = (None, None)
+        if not progress.finished:
+            portion = next(portions)
+            reporter.wait("compiling the training step ...")
         while not (progress.finished or diverged or signalled):
             length = plan.length(step)
             with clock.dispatch(length, plan.ends_epoch(step + length)), watching.dispatch():
