@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -16,9 +17,11 @@ from hvae_jax.data.dataset import Dataset
 from hvae_jax.experiment import checks, settings, tables
 from hvae_jax.experiment import folder as run_folder
 from hvae_jax.experiment.records import Experiment
-from hvae_jax.report.sketch import Sketch, save_final_pictures
+from hvae_jax.experiment.rehearsal import rehearse
+from hvae_jax.report.sketch import FINAL_PICTURES, Sketch, save_final_pictures
 from hvae_jax.runtime import meters
 from hvae_jax.runtime.cluster import is_first
+from hvae_jax.runtime.errors import first_line
 from hvae_jax.runtime.files import write_whole
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.feeds import Examples
@@ -41,6 +44,9 @@ def run(
     tracker: str | None = None,
 ) -> Outcome:
     """Trains, measures and draws; leaves everything in `folder`, and goes on where an earlier run ended there.
+
+    Measuring and drawing are rehearsed before training. What still fails in a picture is a warning: the run has its
+    result all the same. A run that is finished and measured keeps its result.
 
     In a run of several processes every one calls this with the same arguments, with a folder on a disk that all share.
 
@@ -95,7 +101,8 @@ class Prepared:
             if self.tracker is not None:
                 config = settings.to_json(self.experiment)
                 sinks.append(Tracker(self.tracker, "hvae_jax", self.experiment.name, config, self.folder))
-        say(f"{f'at step {step}, ' if step else ''}training to step {last_step:,} at most; {self.folder}/")
+        going_on = f"{f'at step {step:,}, ' if step else ''}training to step {last_step:,} at most"
+        say(f"{going_on if step < last_step else f'finished at step {step:,}'}; {self.folder}/")
         batch_size = self.experiment.training.batch_size
         return Reporter(sinks, last_step, step, batch_size=batch_size, silent=not is_first())
 
@@ -136,6 +143,8 @@ def prepare(
         if warning := run_folder.outlives_machine(folder):
             say(f"warning: {warning}")
 
+    sketch = Sketch(experiment.model, dataset, experiment.seed, folder)
+    rehearse(experiment.model, state.variables, dataset, sketch)
     _first_alone(prepare_folder)
     return Prepared(
         experiment,
@@ -144,7 +153,7 @@ def prepare(
         task,
         Machine(mesh, experiment.feed, mebibytes * 2**20, experiment.devices.fsdp),
         Provenance(content, _identity(experiment, content), any_data=resume),
-        Sketch(experiment.model, dataset, experiment.seed, folder),
+        sketch,
         tracker,
     )
 
@@ -176,22 +185,71 @@ def _train(prepared: Prepared, profile: bool) -> Outcome:
 
 
 def conclude(prepared: Prepared, outcome: Outcome) -> None:
-    """Measures and draws what was trained: result.json, the final pictures, a summary and the objective's remarks."""
+    """Measures and draws what was trained: result.json, the final pictures, a summary and the objective's remarks.
+
+    A result.json of this state stands, and pictures are drawn again only if one is missing. A picture, a remark or a
+    summary that fails is a warning.
+    """
     experiment, folder = prepared.experiment, prepared.folder
-    best = host_copy(outcome.best)  # by all processes, in the order of their other programs
-    # Side by side, since the pictures wait for Python and the numbers for the device.
+    kept = _result_of(prepared, outcome) if is_first() else None
+    (measured,) = agree(int(kept is not None))
+    drawn = measured and all((folder / name).exists() for name in FINAL_PICTURES)
+    best = None if drawn else host_copy(outcome.best)  # by all processes, in the order of their other programs
+    result: dict[str, Any] = kept or {}
+    # Side by side, since the pictures wait for Python and the numbers for the device. The numbers wait for nothing.
     with interrupting(), ThreadPoolExecutor(1) as beside:
         drawing = (prepared.sketch, best, outcome.progress.best_step, folder)
-        pictures = beside.submit(save_final_pictures, *drawing) if is_first() else None
-        result = tables.measure(experiment, prepared.dataset, outcome, prepared.machine.mesh)
-        if is_first():
-            result["remarks"] = experiment.objective.conclude(read_metrics(folder / "metrics.jsonl"))
-            write_whole(folder / "result.json", settings.dumps(result))
+        pictures = beside.submit(save_final_pictures, *drawing) if is_first() and not drawn else None
+        if not measured:
+            result = tables.measure(experiment, prepared.dataset, outcome, prepared.machine.mesh)
+            if is_first():
+                rows = folder / "metrics.jsonl"
+                remarks = _or_warning("the objective", lambda: experiment.objective.conclude(read_metrics(rows)))
+                result |= {"remarks": remarks or (), "measured": _measured(prepared)}
+                write_whole(folder / "result.json", settings.dumps(result))
         if pictures is not None:
-            pictures.result()
-    say(tables.summary(result, folder))
-    for sentence in result.get("remarks", ()):
+            _or_warning("the final pictures", pictures.result)
+    if not is_first():
+        return
+    if measured:
+        say(f"{folder}/result.json has the numbers of this state: nothing is measured again.")
+    if summary := _or_warning("the summary", lambda: tables.summary(result, folder)):
+        say(summary)
+    for sentence in result["remarks"]:
         say(f"warning: {sentence}")
+
+
+def _or_warning(what: str, action: Callable[[], Any]) -> Any:
+    """What `action` returns; None, with a warning, if it fails."""
+    try:
+        return action()
+    except Exception as error:
+        say(f"warning: {what} failed ({type(error).__name__}: {first_line(error)}); nothing else is lost.")
+        return None
+
+
+def _measured(prepared: Prepared) -> str:
+    """A hash of what the numbers of result.json refer to, beside the state that was measured."""
+    wanted = prepared.experiment.evaluation
+    named = [prepared.provenance.identity, wanted.draws, wanted.other_draws, wanted.train_examples]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+
+
+def _result_of(prepared: Prepared, outcome: Outcome) -> dict[str, Any] | None:
+    """The contents of result.json if they are of this state and these settings; None if not, or if there are none."""
+    experiment, path = prepared.experiment, prepared.folder / "result.json"
+    wanted = {
+        "steps": int(outcome.state.step),
+        "best_step": outcome.progress.best_step,
+        "select": experiment.training.select,
+        "seed": experiment.seed,
+        "measured": _measured(prepared),
+    }
+    try:
+        found = tables.read(path)
+        return found if all(found.get(name) == value for name, value in wanted.items()) else None
+    except (OSError, ValueError, AttributeError):  # missing, damaged, no object
+        return None
 
 
 def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
