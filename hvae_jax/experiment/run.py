@@ -144,7 +144,9 @@ def prepare(
             say(f"warning: {warning}")
 
     sketch = Sketch(experiment.model, dataset, experiment.seed, folder)
-    rehearse(experiment.model, state.variables, dataset, sketch)
+    # A run that goes on was rehearsed when it began.
+    if resume or overwrite or not (folder / "metrics.jsonl").exists():
+        rehearse(experiment.model, state.variables, dataset, sketch)
     _first_alone(prepare_folder)
     return Prepared(
         experiment,
