@@ -4,13 +4,14 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import hvae_jax as hv
 from hvae_jax.data import Dataset, Split, integer
 from hvae_jax.models import TopDownVAE
-from hvae_jax.report import budget
+from hvae_jax.report import budget, diagnosis
 from hvae_jax.report.budget import LEAST, fit_effort, passes
 from hvae_jax.report.diagnosis import Effort
 
@@ -59,3 +60,11 @@ def test_an_accelerator_has_time_for_more(model: tuple[TopDownVAE, Any], monkeyp
     _, seconds = fit_effort(Effort(), None, *model, DATA)
     monkeypatch.setattr(budget.jax, "default_backend", lambda: "tpu")
     assert fit_effort(Effort(), seconds / 10, *model, DATA)[0] == Effort()
+
+
+def test_of_many_levels_some_bounds_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the effort says, evenly spread, the ELBO and the deepest one among them."""
+    monkeypatch.setattr(diagnosis, "bound_above", lambda model, v, x, key, k, draws, y: 1.0 * k + jnp.zeros(len(x)))
+    deep, x = TopDownVAE(latents=(2,) * 9, hidden=8), np.zeros((4, 2))
+    found = diagnosis._bounds_above(deep, {}, x, KEY, Effort(depths=5), None, None)
+    assert [(entry["k"], entry["bound"]["value"]) for entry in found] == [(k, k) for k in (0, 2, 4, 6, 8)]

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +14,7 @@ import hvae_jax as hv
 from hvae_jax.data import Dataset, Split, integer
 from hvae_jax.experiment import settings
 from hvae_jax.models import TopDownVAE
-from hvae_jax.report import charts, diagnosis
+from hvae_jax.report import charts
 from hvae_jax.report.diagnosis import Effort, diagnose, words
 from hvae_jax.report.page import page
 from hvae_jax.report.walks import walk_pictures
@@ -85,14 +84,6 @@ def test_its_numbers_agree_with_each_other(report: dict[str, Any]) -> None:
     assert all(0.0 <= entry["auroc"]["value"] <= 1.0 for entry in report["bounds_above"])
     assert len(report["probes"]) == len(report["told_apart"]["latents"]) == 2
     json.loads(settings.dumps(report))
-
-
-def test_of_many_levels_some_bounds_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as the effort says, evenly spread, the ELBO and the deepest one among them."""
-    monkeypatch.setattr(diagnosis, "bound_above", lambda model, v, x, key, k, draws, y: 1.0 * k + jnp.zeros(len(x)))
-    deep, x = TopDownVAE(latents=(2,) * 9, hidden=8), np.zeros((4, 2))
-    found = diagnosis._bounds_above(deep, {}, x, KEY, Effort(depths=5), None, None)
-    assert [(entry["k"], entry["bound"]["value"]) for entry in found] == [(k, k) for k in (0, 2, 4, 6, 8)]
 
 
 def test_without_labels_there_are_no_probes(model: TopDownVAE, variables: Any) -> None:
