@@ -104,7 +104,10 @@ class Prepared:
         going_on = f"{f'at step {step:,}, ' if step else ''}training to step {last_step:,} at most"
         say(f"{going_on if step < last_step else f'finished at step {step:,}'}; {self.folder}/")
         batch_size = self.experiment.training.batch_size
-        return Reporter(sinks, last_step, step, batch_size=batch_size, silent=not is_first())
+        reporter = Reporter(sinks, last_step, step, batch_size=batch_size, silent=not is_first())
+        if step < last_step:
+            reporter.wait("compiling the training step ...")  # the first dispatch comes next
+        return reporter
 
 
 def prepare(

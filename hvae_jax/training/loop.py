@@ -117,10 +117,7 @@ def train(
     clock, saved = Clock(progress.seconds), time.perf_counter()
     streak, diverged, signalled = int(state.streak), False, 0
     with stop_signals() as stop, contextlib.closing(reporter), contextlib.closing(feed.portions(step)) as portions:
-        portion = (None, None)
-        if not progress.finished:
-            portion = next(portions)
-            reporter.wait("compiling the training step ...")
+        portion = (None, None) if progress.finished else next(portions)
         while not (progress.finished or diverged or signalled):
             length = plan.length(step)
             with clock.dispatch(length, plan.ends_epoch(step + length)), watching.dispatch():

@@ -79,9 +79,6 @@ class Said(Reporter):
     def advance(self, step: int, **_: str) -> None:
         """Not kept."""
 
-    def wait(self, what: str) -> None:
-        """Not kept."""
-
     def say(self, line: str) -> None:
         """A line."""
         self.lines.append(line)
