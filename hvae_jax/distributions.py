@@ -309,7 +309,7 @@ class NormalMixture:
     def mean(self) -> Array:
         """sum_k w_k m_k."""
         weights = jax.nn.softmax(self.logits)
-        return (_beside(weights, self.components.mean) * self.components.mean).sum(1)
+        return (beside(weights, self.components.mean) * self.components.mean).sum(1)
 
     @property
     def mode(self) -> Array:
@@ -324,7 +324,7 @@ class NormalMixture:
 
     def _of(self, chosen: Array, leaf: Array) -> Array:
         """Takes each example's chosen component from leaf: `[B, K, ...]` to `[B, ...]`."""
-        return jnp.take_along_axis(leaf, _beside(chosen[:, None], leaf), axis=1)[:, 0]
+        return jnp.take_along_axis(leaf, beside(chosen[:, None], leaf), axis=1)[:, 0]
 
 
 @struct.dataclass
@@ -361,8 +361,8 @@ class Either:
         return jnp.where(self.choice, self.inferred.mode, self.prior.mode)
 
 
-def _beside(values: Array, leaf: Array) -> Array:
-    """Appends axes of size 1 to values, `[B, K]`, until they have as many axes as leaf."""
+def beside(values: Array, leaf: Array) -> Array:
+    """Appends axes of size 1 to values, `[B]` or `[B, K]`, until they have as many axes as leaf, to be broadcast."""
     return values.reshape(*values.shape, *(1,) * (leaf.ndim - values.ndim))
 
 

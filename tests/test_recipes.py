@@ -224,6 +224,28 @@ def test_seeds_show_both_formulas(
     assert "| mean ± sd |" in capsys.readouterr().out
 
 
+def test_the_plane_prints_its_table(studies: dict[str, types.ModuleType]) -> None:
+    """Mean ± deviation over seeds; a probe of samples and what it takes; no upper bound of I(x; z) above the rate."""
+
+    def row(seed: int, **more: Any) -> dict[str, Any]:
+        numbers = {"iw_bound": -85.0 - seed, "rate": 2.0 + seed, "top_rate": 1.0, "probe": 0.2, "probe_of_means": 0.8}
+        made: dict[str, Any] = {name: {"value": value, "error": 0.1} for name, value in numbers.items()}
+        made["probe"]["needs"] = 0.05
+        return made | {"information": {"lower": 1.5, "upper": 9.0}, "seed": seed, "field": 0, **more}
+
+    rows = [row(seed, family="one level", remedy=remedy) for remedy in (False, True) for seed in (0, 1)]
+    text = studies["usefulness_plane"].table(rows, 50).splitlines()
+    assert len(text) == 4 and "| linear probe of samples | takes at least | probe of posterior means |" in text[0]
+    assert text[2] == (
+        "| one level | no other pixel | 85.50 ± 0.71 | 2.50 ± 0.71 | 1.00 ± 0.00 | 1.5 to 2.5 | 20.0 ± 0.0 % | "
+        "0.05 ± 0.00 | 80.0 ± 0.0 % |"
+    )
+    assert "free bits" in text[3]
+    for one in rows:
+        del one["probe"], one["probe_of_means"]
+    assert "probe" not in studies["usefulness_plane"].table(rows, 50)
+
+
 @pytest.mark.slow
 def test_a_sweep_resumes(studies: dict[str, types.ModuleType], tmp_path: Path, capsys: Any) -> None:
     """Every run is trained once, however often it is asked for; figures are written; other settings are refused."""
@@ -239,5 +261,10 @@ def test_a_sweep_resumes(studies: dict[str, types.ModuleType], tmp_path: Path, c
     capsys.readouterr()
     curves.main(chosen)
     assert "seed 0" not in capsys.readouterr().out
+    # Rows measured another way are not mixed with new ones.
+    saved = json.loads((tmp_path / "curves.json").read_text())
+    (tmp_path / "curves.json").write_text(json.dumps(saved | {"settings": saved["settings"] | {"measures": 1}}))
+    with pytest.raises(ValueError, match="measured another way"):
+        curves.main(chosen)
     with pytest.raises(ValueError, match="made with other settings"):
         curves.main(curves.Settings(betas=(1.0, 3.0), fields=(0, -1), effort=effort, folder=tmp_path))

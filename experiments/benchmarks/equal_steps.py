@@ -119,9 +119,9 @@ def main(settings: Settings) -> None:
         print(f"\nseed {seed}, {settings.steps} steps, {len(test)} test images, {settings.draws} draws")
         for name, (losses, elbo) in sides.items():
             last = np.mean(losses[-10:])
-            print(f"{name:9s} -ELBO {-elbo.mean():.2f} +- {elbo.std() / root:.2f}, last ten losses {last:.2f}")
+            print(f"{name:9s} -ELBO {-elbo.mean():.2f} ± {elbo.std() / root:.2f}, last ten losses {last:.2f}")
         difference = sides["hvae_jax"][1] - sides["PyTorch"][1]
-        print(f"ELBO, ours less theirs: {difference.mean():.2f} +- {difference.std() / root:.2f}", flush=True)
+        print(f"ELBO, ours less theirs: {difference.mean():.2f} ± {difference.std() / root:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def _elbo(model: Any, variables: Any, x: jax.Array, key: jax.Array) -> jax.Array
 
 def _mean(values: np.ndarray) -> str:
     """The mean with its standard error over images."""
-    return f"{values.mean():.5f} +- {values.std(ddof=1) / math.sqrt(len(values)):.5f}"
+    return f"{values.mean():.5f} ± {values.std(ddof=1) / math.sqrt(len(values)):.5f}"
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@
     python experiments/recipes/bottom_up.py --preset mnist_iwae --epochs 40 --objective.k 50 --folder runs/bottom_up_50
 
 `digits`: 8 latents at the top (z2) and 16 below (z1), 660,368 parameters; all else as in top_down.py. Expected: test
--ELBO 96.1 +- 1.0 nats (500 draws), IW-500 bound about 92.6, KL of z2 4.9 +- 1.0, rate of z1, a log-ratio, about 3.2.
+-ELBO 96.1 ± 1.0 nats (500 draws), IW-500 bound about 92.6, KL of z2 4.9 ± 1.0, rate of z1, a log-ratio, about 3.2.
 These are five seeds of another implementation; five seeds here gave 96.1, 92.5, 4.9 and 3.1 (docs/results/digits.md).
 
 `digits_printed`: the same model trained on the "ELBO" that the article prints, which is not the ELBO of its posterior
-(`hvae_jax.models.bottom_up` derives the difference). Expected: KL of z2 1.3 +- 1.0, since the printed formula
+(`hvae_jax.models.bottom_up` derives the difference). Expected: KL of z2 1.3 ± 1.0, since the printed formula
 penalises the information that z2 has about z1; -ELBO 96.3 and the IW bound of `digits`. Validation, early stopping
 and results use the true ELBO; metrics.jsonl has the printed one too, and `studies/seeds.py bottom_up --preset
 digits_printed` tabulates both.

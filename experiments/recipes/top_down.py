@@ -9,7 +9,7 @@
 
 `digits`: the article's experiment as its code has it. 8 latents at the top (z2) and 16 below (z1), 721,808
 parameters, Adamax, batches of 64, early stopping on the validation ELBO. Expected over seeds: best validation -ELBO
-100.4 +- 1.0, test -ELBO 96.5 +- 1.0 (500 draws), IW-500 bound 92.7 +- 0.7 nats, KL of z2 above 4 nats.
+100.4 ± 1.0, test -ELBO 96.5 ± 1.0 (500 draws), IW-500 bound 92.7 ± 0.7 nats, KL of z2 above 4 nats.
 
 `digits_vamp` and `digits_mixture` replace N(0, I) at the top and nothing else: by the mixture of the posteriors of 100
 learned pseudo-inputs, initialised with the first 100 digits, and by a learned mixture of 100 Gaussians.

@@ -6,7 +6,7 @@
     python experiments/recipes/vae.py --preset mnist_iwae --epochs 40 --objective.k 50 --folder runs/vae_50
 
 `digits`: 16 latents, 440,416 parameters, dense layers of 256 with leaky ReLUs and no batch norm; all else as in
-top_down.py. Expected: test -ELBO 96.7 +- 1.0 nats (500 draws), IW-500 bound about 93.3, KL about 7.7. These are five
+top_down.py. Expected: test -ELBO 96.7 ± 1.0 nats (500 draws), IW-500 bound about 93.3, KL about 7.7. These are five
 seeds of another implementation; five seeds here gave 96.8, 93.5 and 7.4 (docs/results/digits.md).
 
 `mnist_iwae`: the IWAE paper's network of one stochastic layer on static MNIST, trained on the bound of K draws. 50

@@ -88,7 +88,7 @@ def main(settings: Settings) -> None:
             size = np.linalg.norm(plain.mean(0))
             bias, error = apart.mean() / size, apart.std(ddof=1) / np.sqrt(len(apart)) / size
             relative = variance / plain.var(0, ddof=1).sum()
-            shown = "" if name == "plain" else f"{bias:+.3f} +- {error:.3f}"
+            shown = "" if name == "plain" else f"{bias:+.3f} ± {error:.3f}"
             print(f"| {k} | {name} | {relative:.3f} | {ratio:.2f} | {shown} |", flush=True)
 
 

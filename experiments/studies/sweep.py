@@ -12,9 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 
-import hvae_jax as hv
 from hvae_jax.data import Dataset
-from hvae_jax.diagnostics import Usage, information, linear_probe, standard_error, usage
+from hvae_jax.diagnostics import (
+    Measured,
+    accuracy_of,
+    fano,
+    features,
+    information,
+    linear_probe,
+    measured,
+    probe_right,
+    standard_error,
+)
 from hvae_jax.experiment import Data, settings
 from hvae_jax.models import HVAE
 from hvae_jax.objectives import Objective
@@ -25,6 +34,9 @@ from hvae_jax.training import Adamax, Plan, data_mesh, init_state, make_dispatch
 from hvae_jax.training.feeds import Resident
 
 Row = dict[str, Any]
+
+MEASURES = 2
+"""Number of the way that rows are measured: a table of another is not resumed. The first one probed posterior means."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Effort:
       hidden: width of the dense networks.
       width: channels of the PixelCNN.
       layers: layers of the PixelCNN.
-      draws: K of the importance-weighted bound.
+      draws: draws of all latents behind bounds, rates and distortion; K of the importance-weighted bound.
       examples: number of test examples measured.
     """
 
@@ -88,20 +100,24 @@ def train(
 def measure(model: HVAE, effort: Effort, dataset: Dataset, programs: dict[str, Any], variables: Any) -> dict[str, Any]:
     """Returns the numbers of one run, each with its standard error.
 
+    `probe` is the accuracy of a linear probe of samples of all levels, with the nats that this takes at least by Fano's
+    inequality; `probe_of_means` that of the posterior means, functions of x without noise, which says nothing of z.
+
     Args:
       programs: as in `train`.
     """
     test, train = dataset.splits["test"].take(slice(effort.examples)), dataset.splits["train"].take(slice(2000))
-    if "usage" not in programs:
-        programs["usage"] = jax.jit(lambda v, x, k: usage(model, v, x, k, draws=8))
+    if "measured" not in programs:
+        programs["measured"] = jax.jit(lambda v, x, k: measured(model, v, x, k, effort.draws))
+        programs["features"] = jax.jit(lambda v, x, k: features(model, v, x, k, draws=4))
     # The same keys for every run, so that numbers of two runs differ by their variables and not by their noise.
     keys = jax.random.split(jax.random.key(100), 4)
-    bounds = jax.device_get(hv.importance(model, variables, test.x, keys[0], effort.draws, 10))
-    used: Usage = jax.device_get(programs["usage"](variables, test.x, keys[1]))
+    found: Measured = jax.device_get(programs["measured"](variables, test.x, keys[0]))
+    used = found.usage
     seen = information(model, variables, test.x, keys[2], min(100, len(test)))
     numbers: dict[str, Any] = {
-        "iw_bound": _number(bounds.bound),
-        "elbo": _number(bounds.elbo),
+        "iw_bound": _number(found.bound),
+        "elbo": _number(found.elbo),
         "rate": _number(used.rates.sum(0)),
         "top_rate": _number(used.rates[0]),
         "distortion": _number(-used.log_px),
@@ -114,9 +130,18 @@ def measure(model: HVAE, effort: Effort, dataset: Dataset, programs: dict[str, A
         },
     }
     if train.y is not None and test.y is not None:
-        learned: Usage = jax.device_get(programs["usage"](variables, train.x, keys[3]))
-        train_features, test_features = (np.concatenate(u.posterior_means, axis=1) for u in (learned, used))
-        numbers["probe"] = dataclasses.asdict(linear_probe(train_features, train.y, test_features, test.y))
+        learned, read = (
+            jax.device_get(programs["features"](variables, split.x, key))
+            for split, key in ((train, keys[3]), (test, keys[1]))
+        )
+        # All levels together: [draws, N, units] of the samples, [N, units] of the posterior means.
+        samples, means = (
+            [np.concatenate(level, axis=-1) for level in levels]
+            for levels in ((learned.sampled, read.sampled), (learned.means, read.means))
+        )
+        sampled = accuracy_of(probe_right(samples[0], train.y, samples[1], test.y), test.y)
+        numbers["probe"] = dataclasses.asdict(sampled) | {"needs": fano(sampled.value, test.y)}
+        numbers["probe_of_means"] = dataclasses.asdict(linear_probe(means[0], train.y, means[1], test.y))
     return numbers
 
 
@@ -143,7 +168,7 @@ def run(
     Returns:
       The rows of all trials and seeds, in that order, and the data.
 
-    Raises ValueError if the table was made with other settings.
+    Raises ValueError if the table was made with other settings, or measured another way.
     """
     use_compilation_cache()
     keep_freed_memory()
@@ -151,10 +176,12 @@ def run(
     dataset = data.load()
     print(dataset.describe(), flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    wanted = json.loads(settings.dumps(wanted))
+    wanted = json.loads(settings.dumps(wanted | {"measures": MEASURES}))
     saved = json.loads(path.read_text()) if path.exists() else {"settings": wanted, "rows": []}
     if saved["settings"] != wanted:
-        raise ValueError(f"{path} was made with other settings: choose another --folder, or delete it.")
+        raise ValueError(
+            f"{path} was made with other settings, or measured another way: choose another --folder, or delete it."
+        )
     rows, start, alone = saved["rows"], time.perf_counter(), threading.Lock()
 
     def all_seeds(trial: Trial) -> None:

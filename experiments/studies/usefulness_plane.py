@@ -8,11 +8,13 @@ ELBO; the same, trained on the formula that the article prints; two levels infer
 with decoders that see none, some and all of the earlier pixels, with several seeds and for the same number of steps;
 with the decoder that sees all earlier pixels, once more with free bits as a remedy. Fit is the importance-weighted
 bound on the test split; usefulness is the total rate, the rate of the top level, or the accuracy of a linear probe of
-all levels. Error bars are one standard error over test examples. Every measure uses the true ELBO, whatever a model
-was trained on.
+samples of all levels. By Fano's inequality that accuracy takes nats, which the rate has to provide. The probe of the
+posterior means beside it is of a function of x without noise, which no rate limits. Error bars are one standard error
+over test examples. Every measure uses the true ELBO, whatever a model was trained on.
 
-Writes plane.png, rate_distortion.png (and .svg), and plane.json with every number, into the folder. plane.json is
-written after each run, and an interrupted study resumes from it.
+Writes plane.png, rate_distortion.png (and .svg), and plane.json with every number, into the folder, and prints a table
+of means and standard deviations over seeds. plane.json is written after each run, and an interrupted study resumes from
+it.
 """
 
 import dataclasses
@@ -144,6 +146,11 @@ def _legend(figure: Any, rows: list[Row]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
+def _cross(axis: Any, row: Row, value: float, error: float) -> None:
+    """Draws a second value of a run, at its fit."""
+    axis.errorbar(-row["iw_bound"]["value"], value, error, fmt="x", color=COLOURS[row["family"]], markersize=4)
+
+
 def draw_plane(rows: list[Row], path: Path) -> None:
     """Draws usefulness over fit: of all runs, of factorised decoders, and of the decoders that see most."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -157,7 +164,7 @@ def draw_plane(rows: list[Row], path: Path) -> None:
     }
     measures = [("rate", "total rate, nats"), ("top_rate", "rate of the top level, nats")]
     if all("probe" in row for row in rows):
-        measures.append(("probe", "accuracy of a linear probe"))
+        measures.append(("probe", "accuracy of a linear probe of samples\n(crosses: of posterior means)"))
     figure = Figure(figsize=(11.0, 2.9 * len(measures) + 0.9), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(measures), len(columns), sharex=True, sharey="row", squeeze=False)
@@ -167,15 +174,15 @@ def draw_plane(rows: list[Row], path: Path) -> None:
                 fit, use = row["iw_bound"], row[name]
                 axis.errorbar(-fit["value"], use["value"], use["error"], fit["error"], **_style(rows, row))
                 if name == "rate":
-                    known, color = row["information"], COLOURS[row["family"]]
-                    axis.errorbar(
-                        -fit["value"], known["lower"], known["lower_error"], fmt="x", color=color, markersize=4
-                    )
+                    known = row["information"]
+                    _cross(axis, row, known["lower"], known["lower_error"])
+                if name == "probe":
+                    _cross(axis, row, row["probe_of_means"]["value"], row["probe_of_means"]["error"])
             if name == "rate":
                 ceiling = rows[0]["information"]["ceiling"]
                 axis.axhline(ceiling, color="#52514e", linestyle="--", linewidth=0.8)
                 axis.annotate(
-                    f"log N = {ceiling:.1f}: the ceiling of I(x; z) (crosses)",
+                    f"log N = {ceiling:.1f}: ceiling of the lower bound of I(x; z) (crosses)",
                     (0.02, ceiling),
                     (0, 3),
                     xycoords=("axes fraction", "data"),
@@ -225,6 +232,42 @@ def draw_rate_distortion(rows: list[Row], examples: int, path: Path) -> None:
     save(figure, path)
 
 
+def table(rows: list[Row], draws: int) -> str:
+    """The runs as a table of Markdown: mean ± standard deviation over seeds, I(x; z) between the means of its bounds.
+
+    Args:
+      draws: K of the importance-weighted bound.
+    """
+    head = ["family", "decoder sees", f"-IW-{draws}", "rate", "top level's rate", "I(x; z)"]
+    probed = all("probe" in row for row in rows)
+    if probed:
+        head += ["linear probe of samples", "takes at least", "probe of posterior means"]
+    lines = [head, ["---"] * len(head)]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["family"], row["field"], row["remedy"]), []).append(row)
+    for (family, field, remedy), some in groups.items():
+        low = np.mean([row["information"]["lower"] for row in some])
+        # I <= R as well, and no further than the other estimate allows.
+        high = np.mean([min(row["information"]["upper"], row["rate"]["value"]) for row in some])
+        cells = [family, seen(field) + (", free bits" if remedy else "")]
+        cells.append(_spread([-row["iw_bound"]["value"] for row in some]))
+        cells += [_spread([row[name]["value"] for row in some]) for name in ("rate", "top_rate")]
+        cells.append(f"{low:.1f} to {high:.1f}")
+        if probed:
+            cells.append(_spread([100 * row["probe"]["value"] for row in some], 1) + " %")
+            cells.append(_spread([row["probe"]["needs"] for row in some]))
+            cells.append(_spread([100 * row["probe_of_means"]["value"] for row in some], 1) + " %")
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _spread(values: list[float], digits: int = 2) -> str:
+    """Mean ± standard deviation; the value alone if there is one."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
 def main(chosen: Settings) -> None:
     """Trains and measures what the table lacks, then draws the figures."""
     wanted = {k: v for k, v in dataclasses.asdict(chosen).items() if k not in ("folder", "seeds", "workers")}
@@ -234,6 +277,7 @@ def main(chosen: Settings) -> None:
     )
     draw_plane(rows, chosen.folder / "plane.png")
     draw_rate_distortion(rows, len(dataset.train), chosen.folder / "rate_distortion.png")
+    print(table(rows, chosen.effort.draws))
     print(f"plane.png and rate_distortion.png are in {chosen.folder}/")
 
 

@@ -2,9 +2,17 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
+
+from hvae_jax.diagnostics.usage import standard_error
+from hvae_jax.trace import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +21,7 @@ class Accuracy:
 
     Attributes:
       value: fraction of right answers, 0 to 1.
-      error: standard error, sqrt(p (1 - p)/n).
+      error: standard error over the examples, sd/sqrt(n); of one answer an example, sqrt(p (1 - p)/n).
       chance: accuracy of always giving the most frequent answer.
     """
 
@@ -22,19 +30,81 @@ class Accuracy:
     chance: float
 
 
+class Features(NamedTuple):
+    """What a probe of each level may read, top first.
+
+    Attributes:
+      sampled: z ~ q(z | x), `[draws, N, units]` each: what the level transmits.
+      means: mean of q, averaged over the draws of the levels above, `[N, units]` each. A function of x without noise,
+        it may determine the label however few nats the level carries: its probe says nothing of z.
+    """
+
+    sampled: tuple[Array, ...]
+    means: tuple[Array, ...]
+
+
+def features(
+    model: Model,
+    variables: Any,
+    x: ArrayLike,
+    key: Array,
+    draws: int = 4,
+    y: ArrayLike | None = None,
+    units: Sequence[ArrayLike] | None = None,
+) -> Features:
+    """Draws the latents of x several times, as features of a probe.
+
+    Args:
+      units: indices of the units to take from each flattened level, top first; None takes all.
+    Raises ValueError for fewer than one draw.
+    """
+    if draws < 1:
+        raise ValueError(f"features(draws={draws}): 1 or more are needed.")
+
+    def flat(values: Array, level: int) -> Array:
+        rows = values.reshape(values.shape[0], -1)
+        rows = rows if units is None else rows[:, jnp.asarray(units[level])]
+        return rows.astype(jnp.promote_types(rows.dtype, jnp.float32))  # a Known level has the dtype of x
+
+    def one(index: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        levels = model.apply(variables, x, jax.random.fold_in(key, index), y=y).unstack()
+        return (
+            tuple(flat(level.z, i) for i, level in enumerate(levels)),
+            tuple(flat(level.q.mean, i) for i, level in enumerate(levels)),
+        )
+
+    sampled, means = jax.lax.map(one, jnp.arange(draws))
+    return Features(sampled, tuple(mean.mean(0) for mean in means))
+
+
 def _accuracy(right: np.ndarray, chance: float) -> Accuracy:
-    p = float(right.mean())
-    return Accuracy(p, math.sqrt(p * (1 - p) / len(right)), chance)
+    """Of the fraction of right answers of each example, `[n]`."""
+    return Accuracy(float(right.mean()), float(right.std() / math.sqrt(len(right))), chance)
 
 
 def linear_probe(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, test_y: ArrayLike | None) -> Accuracy:
     """Test accuracy of a logistic regression from standardised features to labels.
 
     Args:
-      train, test: `[N, *features]`, such as the posterior means of one level.
+      train, test: `[N, *features]`.
       train_y, test_y: `[N]` labels.
     Source: Alain & Bengio (2016).
     Raises ValueError if labels or examples are missing, or all labels are equal.
+    """
+    x, other = np.asarray(train), np.asarray(test)
+    return accuracy_of(probe_right(x[None], train_y, other[None], test_y), test_y)
+
+
+def probe_right(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, test_y: ArrayLike | None) -> np.ndarray:
+    """Fraction of the draws of each test example that `linear_probe`'s classifier labels rightly, `[N]`.
+
+    One classifier is fitted to all draws of the train examples, and reads each draw of a test example by itself: an
+    average of draws would have less noise than z.
+
+    Args:
+      train, test: `[draws, N, *features]`, such as one level of `Features.sampled`.
+      train_y, test_y: `[N]` labels.
+    Raises ValueError as `linear_probe` does.
     """
     if train_y is None or test_y is None:
         raise ValueError("A probe needs labels, and this data has none in one of its splits.")
@@ -48,10 +118,49 @@ def linear_probe(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, t
     if len(np.unique(y)) < 2:
         raise ValueError(f"A probe needs two labels or more, but all {len(y)} training examples have {y[0]}.")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    probe.fit(x.reshape(len(x), -1), y)
-    right = np.equal(probe.predict(other.reshape(len(other), -1)), wanted)
-    _, counts = np.unique(wanted, return_counts=True)
+    probe.fit(x.reshape(x.shape[0] * len(y), -1), np.tile(y, x.shape[0]))
+    said = np.asarray(probe.predict(other.reshape(other.shape[0] * len(wanted), -1)))
+    return np.equal(said.reshape(-1, len(wanted)), wanted).mean(0)
+
+
+def accuracy_of(right: np.ndarray, labels: ArrayLike | None) -> Accuracy:
+    """The accuracy of `probe_right`'s answers; chance is the frequency of the most frequent label."""
+    _, counts = np.unique(np.asarray(labels), return_counts=True)
     return _accuracy(right, float(counts.max() / counts.sum()))
+
+
+def fano(accuracy: float, labels: ArrayLike) -> float:
+    """The least I(y; z), nats, with which labels are read off z at this accuracy: H(y) - H_b(e) - e log(C - 1).
+
+    e = 1 - accuracy, C labels, H(y) that of the labels at hand; 0 where the bound is negative. As I(y; z) <= I(x; z)
+    <= R, no probe of sampled latents can exceed what the rate of these levels and all above them allows.
+    Source: Fano's inequality; Cover & Thomas (2006), theorem 2.10.1.
+    Raises ValueError for an accuracy outside 0 to 1.
+    """
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"fano(accuracy={accuracy}): a fraction, 0 to 1.")
+    _, counts = np.unique(np.asarray(labels), return_counts=True)
+    p, e = counts / counts.sum(), 1.0 - accuracy
+    wrong = e * math.log(len(p) - 1) if len(p) > 1 else 0.0
+    return max(0.0, float(-(p * np.log(p)).sum()) - _binary_entropy(e) - wrong)
+
+
+def _binary_entropy(p: float) -> float:
+    return -sum(q * math.log(q) for q in (p, 1.0 - p) if q > 0.0)
+
+
+def clearly_best(rights: Sequence[np.ndarray], chance: float, errors: float = 2.0) -> int | None:
+    """Index of the probe that is better than chance and every other one by more than `errors` standard errors.
+
+    The differences are taken example by example; None where no probe is that much better.
+
+    Args:
+      rights: `[N]` each, fractions of right answers of the same examples.
+    """
+    best = max(range(len(rights)), key=lambda i: rights[i].mean())
+    others = [np.full_like(rights[best], chance), *(right for i, right in enumerate(rights) if i != best)]
+    gains = [rights[best] - other for other in others]
+    return best if all(gain.mean() > errors * standard_error(gain) for gain in gains) else None
 
 
 def two_samples(one: ArrayLike, other: ArrayLike) -> Accuracy:

@@ -11,7 +11,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.distributions import FromNoise
-from hvae_jax.trace import Level, Model
+from hvae_jax.objectives import log_likelihood
+from hvae_jax.trace import Level, Model, Trace
 
 
 @struct.dataclass
@@ -46,15 +47,7 @@ def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 1
         raise ValueError("usage needs 1 example or more, but x has none.")
 
     def one(index: Array) -> Usage:
-        trace = model.apply(variables, x, jax.random.fold_in(key, index), y=y)
-        levels = trace.unstack()
-        return Usage(
-            trace.rates,
-            trace.log_px,
-            tuple(_as_float(_flat(level.q.mean)) for level in levels),
-            tuple(_flat(level.kl) for level in levels),
-            tuple(_offset(level) for level in levels),
-        )
+        return usage_of(model.apply(variables, x, jax.random.fold_in(key, index), y=y))
 
     def add(total: Usage, index: Array) -> tuple[Usage, None]:
         return jax.tree.map(jnp.add, total, one(index)), None
@@ -63,6 +56,18 @@ def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 1
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: one(jnp.int32(0))))
     total, _ = jax.lax.scan(add, zero, jnp.arange(draws))
     return jax.tree.map(lambda leaf: leaf / draws, total)
+
+
+def usage_of(trace: Trace) -> Usage:
+    """The `Usage` of one trace of x."""
+    levels = trace.unstack()
+    return Usage(
+        trace.rates,
+        log_likelihood(trace),
+        tuple(_as_float(_flat(level.q.mean)) for level in levels),
+        tuple(_flat(level.kl) for level in levels),
+        tuple(_offset(level) for level in levels),
+    )
 
 
 def _flat(values: Array) -> Array:
@@ -113,6 +118,23 @@ def moving_units(offsets: Sequence[ArrayLike], threshold: float = 0.01) -> list[
     """
     _check_examples("moving_units", offsets, 2)
     return [int((np.asarray(offset).var(axis=0) > threshold).sum()) for offset in offsets]
+
+
+def carrying_units(unit_rates: Sequence[ArrayLike], share: float = 0.95) -> list[int]:
+    """Smallest number of units of each level that together have `share` of its KL, averaged over the examples.
+
+    Unlike `used_units` it has no threshold in nats, above which a unit may still carry next to nothing. 0 for a level
+    whose KL is 0.
+    Raises ValueError for no example.
+    """
+    _check_examples("carrying_units", unit_rates, 1)
+    counts = []
+    for rates in unit_rates:
+        highest = np.sort(np.asarray(rates, np.float64).mean(axis=0))[::-1]
+        total = highest.sum()
+        # Summed from the highest, rounding may leave the last sum below the total: at most all units.
+        counts.append(min(int((np.cumsum(highest) < share * total).sum()) + 1, len(highest)) if total > 0 else 0)
+    return counts
 
 
 def _check_examples(owner: str, parts: Sequence[ArrayLike], least: int) -> None:

@@ -82,7 +82,7 @@ def table(numbers: dict[str, Any]) -> str:
             levels = ", ".join(f"{side} {rate:.2f}" for side, rate in numbers["rates_by_side"][split].items())
             levels += f" ({len(rates)} levels)"
         lines.append(
-            f"{split:12s}{-numbers['elbo'][split]:9.2f} +- {error['elbo']:4.2f}"
+            f"{split:12s}{-numbers['elbo'][split]:10.2f} ± {error['elbo']:4.2f}"
             f"{-numbers['iw_bound'][split]:9.2f} (K={numbers['k'][split]:d})".ljust(46)
             + f"{numbers['bits_per_dim'][split]['iw_bound']:10.3f}   {levels}"
         )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hvae_jax.distributions import beside
 from hvae_jax.objectives.bounds import check_draws, log_likelihood
 from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
 from hvae_jax.records import check_choices
@@ -77,7 +78,9 @@ class ImportanceWeighted(Objective):
             """log w, `[B]`, at latents whose gradient is multiplied by the weights, `[B]`."""
             # Value z, gradient v_k dz: times the v_k of the sum below, the path has v_k^2 and the parameters have v_k.
             fixed = jax.lax.stop_gradient(latents)
-            latents = tuple(z + _beside(weights, z) * (own - z) for own, z in zip(latents, fixed, strict=True))
+            latents = tuple(
+                z + beside(weights, z).astype(z.dtype) * (own - z) for own, z in zip(latents, fixed, strict=True)
+            )
             trace, _ = forward(variables, batch.x, key, y=batch.y, latents=latents)
             return _log_densities(trace)[0] - log_q_stopped(key, latents)
 
@@ -113,11 +116,6 @@ def _log_densities(trace: Trace) -> tuple[Array, Array]:
         for name in ("log_p", "log_q")
     )
     return log_likelihood(trace) + log_p, log_q
-
-
-def _beside(weights: Array, z: Array) -> Array:
-    """`[B]` to `[B, 1, ...]`, with as many axes as z and its dtype."""
-    return weights.reshape(-1, *(1,) * (z.ndim - 1)).astype(z.dtype)
 
 
 def _over_draws(leaf: Array) -> Array:

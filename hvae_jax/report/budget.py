@@ -8,6 +8,7 @@ import numpy as np
 
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.report.diagnosis import Effort
+from hvae_jax.report.labels import DRAWS
 from hvae_jax.runtime.work import core_seconds
 from hvae_jax.trace import Model
 
@@ -17,7 +18,7 @@ CORES = 2
 ACCELERATOR = 100.0
 """Times that an accelerator is faster than that machine, at least."""
 
-LEAST = Effort(examples=200, draws=2, k=10, latents=20, probed=300, depths=6)
+LEAST = Effort(examples=200, draws=1, k=10, latents=20, probed=300, depths=6)
 """What a budget never goes below, so that every number still has an error that says something."""
 
 _COUNTED = 64  # examples that work is counted for: with one, the operations on parameters would be a large part
@@ -51,9 +52,9 @@ def passes(effort: Effort, model: Model, dataset: Dataset, split: str | None = N
     n = 0 if chosen is None else min(effort.examples, len(chosen))  # `diagnose` refuses a split that is not there
     probed = 0 if train.y is None else min(effort.probed, len(train))
     depths = min(effort.depths, len(model.levels_per_stage))
-    # In order: rates and units, importance-weighted bound, information, bounds above a level, nearest neighbours.
-    each = effort.draws + effort.k + min(effort.latents, n) + depths * effort.draws + 2
-    return n * each + probed * effort.draws
+    # In order: rates and bounds, information, losses without a level, bounds above one, nearest neighbours, probes.
+    each = effort.k + min(effort.latents, n) + (1 + model.num_levels + depths) * effort.draws + 2 + DRAWS
+    return n * each + probed * DRAWS
 
 
 def _seconds_of_a_pass(model: Model, variables: Any, dataset: Dataset) -> float:

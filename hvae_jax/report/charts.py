@@ -173,7 +173,12 @@ def information_chart(report: Mapping[str, Any]) -> bytes:
         axis.plot([i, i], [low, max(high, low)], color=_SERIES[2], linewidth=7, solid_capstyle="butt")
     if known:
         axis.plot([], [], color=_SERIES[2], linewidth=7, label="I(x; z), between its bounds")
-    axis.axhline(seen["ceiling"], color=_SERIES[4], linestyle="--", label=f"log N = {seen['ceiling']:.2f}")
+    axis.axhline(
+        seen["ceiling"],
+        color=_SERIES[4],
+        linestyle="--",
+        label=f"log N = {seen['ceiling']:.2f}, the lower bound's ceiling",
+    )
     axis.set_ylim(bottom=0.0, top=1.25 * max([*rates, seen["ceiling"]]))
     axis.set_xticks(places, [f"{name}{' and above' if i else ''}" for i, name in enumerate(names)])
     if len(names) > 6:
@@ -184,11 +189,18 @@ def information_chart(report: Mapping[str, Any]) -> bytes:
 
 
 def units_chart(report: Mapping[str, Any]) -> bytes:
-    """A PNG: the KL of each unit, highest first, a line for each level, with the threshold of 0.01 nats."""
+    """A PNG: the KL of each unit, highest first, a line for each level, with the threshold of 0.01 nats.
+
+    Units beyond those that carry 95% of their level's KL are hollow.
+    """
     figure, axis = _panel()
     for i, (name, units) in enumerate(zip(report["levels"], report["units"], strict=True)):
         rates = np.maximum(units["rates"], 1e-5)
-        axis.plot(np.arange(1, len(rates) + 1), rates, "o-", color=_SERIES[i % len(_SERIES)], markersize=4, label=name)
+        colour, places = _SERIES[i % len(_SERIES)], np.arange(1, len(rates) + 1)
+        axis.plot(places, rates, "o-", color=colour, markersize=4, label=name)
+        if units["carrying"] is not None:
+            count = units["carrying"]["value"]
+            axis.plot(places[count:], rates[count:], "o", color=colour, markersize=4, markerfacecolor="white")
     axis.axhline(0.01, color=_GREY, linestyle=":", linewidth=1)
     axis.set_yscale("log")
     axis.set_xlabel("unit, highest KL first")

@@ -10,24 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hvae_jax.data.dataset import Dataset, Split
+from hvae_jax.data.dataset import Dataset
 from hvae_jax.diagnostics import (
+    Information,
+    Measured,
     Usage,
     active_units,
     auroc,
     bootstrap,
     bound_above,
+    carrying_units,
     information,
-    linear_probe,
+    loss_without,
+    measured,
     moving_units,
     standard_error,
     two_samples,
-    usage,
     used_units,
 )
-from hvae_jax.objectives import importance
+from hvae_jax.report.labels import probes
+from hvae_jax.report.verdicts import verdict
 from hvae_jax.report.words import words
-from hvae_jax.runtime.compilation import jit_once
+from hvae_jax.runtime.compilation import jit, jit_once
 from hvae_jax.trace import Model
 
 Number = dict[str, float]  # {"value": ..., "error": its standard error}
@@ -39,8 +43,8 @@ class Effort:
 
     Attributes:
       examples: number of examples of the split, its first ones; N in the ceiling log N of the information.
-      draws: draws of the latents behind rates, units and bounds above a level.
-      k: draws of the importance-weighted bound.
+      draws: draws of the latents behind bounds above a level and losses without one.
+      k: draws of all latents behind ELBO, importance-weighted bound, rates, distortion and units.
       latents: number of examples whose latents are compared with all N examples, at the cost of that many times N
         descents.
       probed: training examples that a probe is fitted to.
@@ -48,7 +52,7 @@ class Effort:
     """
 
     examples: int = 1000
-    draws: int = 16
+    draws: int = 8
     k: int = 200
     latents: int = 200
     probed: int = 2000
@@ -91,12 +95,14 @@ def diagnose(
     keys = jax.random.split(key, 6)
     x = np.asarray(some.x)
 
-    tell("rates and units")
-    used: Usage = jax.device_get(
-        jit_once(lambda v, k: usage(model, v, x, k, draws=effort.draws, y=y))(variables, keys[0])
+    tell("rates, bounds and units")
+    # One set of draws for all that has to add up: ELBO = -distortion - rate.
+    found: Measured = jax.device_get(
+        jit(lambda v, k: measured(model, v, x, k, draws=effort.k, y=y))(variables, keys[0])
     )
-    tell("importance-weighted bound")
-    bounds = jax.device_get(importance(model, variables, x, keys[1], effort.k, min(10, effort.k), y))
+    used, elbo = found.usage, np.asarray(found.elbo)
+    tell("losses without a level")
+    lost = np.asarray(jit(lambda v: loss_without(model, v, x, keys[1], effort.draws, y))(variables))
     tell("information")
     seen = information(model, variables, x, keys[2], min(effort.latents, n), y)
     cumulative = np.cumsum(used.rates, axis=0)
@@ -106,24 +112,29 @@ def diagnose(
         "examples": n,
         "levels": list(seen.names),
         "effort": dataclasses.asdict(effort),
-        "elbo": _number(bounds.elbo),
-        "iw_bound": _number(bounds.bound) | {"k": effort.k},
-        "gap": _number(bounds.bound - bounds.elbo),
-        "bits_per_dim": float(-bounds.bound.mean() / (math.log(2) * dataset.dimensions)),
-        "effective_sample_size": _number(bounds.effective_sample_size),
+        "elbo": _number(elbo),
+        "iw_bound": _number(found.bound) | {"k": effort.k},
+        "gap": _number(found.bound - elbo),
+        "bits_per_dim": float(-found.bound.mean() / (math.log(2) * dataset.dimensions)),
+        "effective_sample_size": _number(found.effective_sample_size),
         "distortion": _number(-used.log_px),
         "rate": _number(cumulative[-1]),
         "rates": [_number(rate) for rate in used.rates],
         "cumulative_rates": [_number(rate) for rate in cumulative],
+        "distances": [_number(distance) for distance in found.distance],
+        "losses": [_number(values) if np.isfinite(values).all() else None for values in lost],
         "units": _units(used),
-        "information": _information(seen),
     }
+    report["information"] = _information(seen, report["cumulative_rates"])
+    per_level = zip(report["rates"], report["losses"], report["distances"], strict=True)
+    report["verdicts"] = [verdict(rate, loss, distance) for rate, loss, distance in per_level]
     tell("bounds of the upper levels alone")
-    report["bounds_above"] = _bounds_above(model, variables, x, keys[3], effort, y, other)
+    report["bounds_above"] = _bounds_above(model, variables, x, keys[3], effort, y, elbo, lost[-1], other)
     tell("nearest neighbours")
     report["told_apart"] = _told_apart(model, variables, x, keys[4], y)
     tell("probes of labels")
-    report["probes"] = _probes(model, variables, dataset, some, used, keys[5], effort)
+    train = dataset.splits["train"].take(slice(effort.probed))
+    report["probes"] = probes(model, variables, train, some, report["units"], keys[5])
     report["words"] = words(report)
     return report
 
@@ -134,10 +145,14 @@ def _number(values: Any) -> Number:
 
 
 def _units(used: Usage) -> list[dict[str, Any]]:
-    """The units of each level: how many there are, are active, used and moving, and the KL of each, highest first."""
+    """The units of each level: how many there are, are active, used, carry 95% of the rate and move, and their KLs.
+
+    Their KLs come highest first, `order` with the index of each.
+    """
     parts = {
         "active": (active_units, used.posterior_means),
         "used": (used_units, used.unit_rates),
+        "carrying": (carrying_units, used.unit_rates),
         "moving": (moving_units, used.offsets),
     }
     levels: list[dict[str, Any]] = [{"units": means.shape[1]} for means in used.posterior_means]
@@ -155,43 +170,69 @@ def _units(used: Usage) -> list[dict[str, Any]]:
     return levels
 
 
-def _information(seen: Any) -> dict[str, Any]:
-    """The information by level, top first, with its ceiling; None for a level without a density of its own."""
+def _information(seen: Information, rates: list[Number]) -> dict[str, Any]:
+    """The information by level, top first, with its ceiling; None for a level without a density of its own.
 
-    def numbers(values: np.ndarray, errors: np.ndarray) -> list[Number | None]:
-        pairs = zip(values.tolist(), errors.tolist(), strict=True)
-        return [None if math.isnan(value) else {"value": value, "error": error} for value, error in pairs]
+    Args:
+      rates: the report's rate of each level and all above it, which bounds the information too: R = I + KL.
+    """
+    report: dict[str, Any] = {"ceiling": seen.ceiling}
+    for name in ("lower", "upper", "to_prior_lower", "to_prior_upper"):
+        report[name] = []
+    values = (seen.lower, seen.lower_error, seen.upper, seen.upper_error)
+    for rate, low, low_error, high, high_error in zip(rates, *(each.tolist() for each in values), strict=True):
+        lower, upper = {"value": low, "error": low_error}, {"value": high, "error": high_error}
+        known = not math.isnan(low)
+        report["lower"].append(lower if known else None)
+        report["upper"].append((upper if high < rate["value"] else dict(rate)) if known else None)
+        report["to_prior_lower"].append(_difference(rate, upper) if known else None)
+        report["to_prior_upper"].append(_difference(rate, lower) if known else None)
+    return report
 
-    least, most = seen.to_prior
-    return {
-        "ceiling": seen.ceiling,
-        "lower": numbers(seen.lower, seen.lower_error),
-        "upper": numbers(seen.upper, seen.upper_error),
-        "to_prior_lower": numbers(least, np.hypot(seen.rates_error, seen.upper_error)),
-        "to_prior_upper": numbers(most, np.hypot(seen.rates_error, seen.lower_error)),
-    }
+
+def _difference(a: Number, b: Number) -> Number:
+    """a - b of two independent estimates."""
+    return {"value": a["value"] - b["value"], "error": math.hypot(a["error"], b["error"])}
 
 
 def _bounds_above(
-    model: Model, variables: Any, x: np.ndarray, key: Array, effort: Effort, y: Any, other: Dataset | None
+    model: Model,
+    variables: Any,
+    x: np.ndarray,
+    key: Array,
+    effort: Effort,
+    y: Any,
+    elbo: np.ndarray,
+    lost: np.ndarray,
+    other: Dataset | None,
 ) -> list[dict[str, Any]]:
     """L^{>k} for k = 0 to L - 1 (of stages, if a model has them), and how well LLR^{>k} detects the other data.
 
     Of more than `effort.depths` k's those are taken that are evenly spread.
+
+    Args:
+      elbo, lost: the report's ELBO, L^{>0}, and its loss without the lowest level, L - L^{>1}, of each example.
     """
-    strange = None if other is None else np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
+    strange = None
+    if other is not None and y is None:
+        strange = np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
+    known = {0: elbo}
+    if model.levels_per_stage[-1] == 1 and np.isfinite(lost).all():
+        known[1] = elbo - lost
     bound = jax.jit(lambda v, x, y, k: bound_above(model, v, x, key, k, effort.draws, y))
-    found, first, first_strange = [], None, None
+    found: list[dict[str, Any]] = []
+    first: tuple[Any, ...] = ()
     # k is data of one compiled program, not a setting of many.
     deepest = len(model.levels_per_stage) - 1
     for k in np.unique(np.linspace(0, deepest, effort.depths).round().astype(int)).tolist():
-        here = np.asarray(bound(variables, x, y, jnp.int32(k)))
-        first = here if first is None else first
-        entry: dict[str, Any] = {"k": k, "bound": _number(here), "ratio": _number(first - here)}
-        if strange is not None and other is not None and y is None:
+        # Scores that are compared need the same draws at every k, and as many of them for both data sets.
+        here = np.asarray(bound(variables, x, y, jnp.int32(k))) if strange is not None or k not in known else known[k]
+        shown = known.get(k, here)
+        entry: dict[str, Any] = {"k": k, "bound": _number(shown), "ratio": _number(elbo - shown)}
+        if strange is not None and other is not None:
             there = np.asarray(bound(variables, strange, None, jnp.int32(k)))
-            first_strange = there if first_strange is None else first_strange
-            scores = (-here, -there) if k == 0 else (first - here, first_strange - there)
+            first = first or (here, there)
+            scores = (first[0] - here, first[1] - there) if k else (-here, -there)
             area, error = auroc(*scores)
             entry["auroc"] = {"value": area, "error": error, "data": other.name}
         found.append(entry)
@@ -212,18 +253,3 @@ def _told_apart(model: Model, variables: Any, x: np.ndarray, key: Array, y: Any)
     report: dict[str, Any] = {"samples": dataclasses.asdict(two_samples(x, samples))}
     report["latents"] = [dataclasses.asdict(two_samples(q, p)) for q, p in zip(posterior, prior, strict=True)]
     return report
-
-
-def _probes(
-    model: Model, variables: Any, dataset: Dataset, some: Split, used: Usage, key: Array, effort: Effort
-) -> list[dict[str, float]] | None:
-    """The accuracy of a linear probe of each level's posterior means; None for data without labels."""
-    train = dataset.splits["train"].take(slice(effort.probed))
-    if train.y is None or some.y is None or len(np.unique(train.y)) < 2:
-        return None
-    y = train.y if model.classes else None
-    learned: Usage = jax.device_get(
-        jit_once(lambda v, k: usage(model, v, np.asarray(train.x), k, draws=effort.draws, y=y))(variables, key)
-    )
-    pairs = zip(learned.posterior_means, used.posterior_means, strict=True)
-    return [dataclasses.asdict(linear_probe(a, train.y, b, some.y)) for a, b in pairs]

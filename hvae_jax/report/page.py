@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from hvae_jax.report.labels import UNITS
+from hvae_jax.report.words import accuracy, estimate
+
 STYLE = """
 :root { color-scheme: light dark; --line: #d9d8d4; --soft: #f4f3ef; --ink: #22211f; --page: #ffffff; }
 @media (prefers-color-scheme: dark) {
@@ -30,22 +33,38 @@ img { max-width: 100%; height: auto; }
 .pixels img { image-rendering: pixelated; }
 """
 
-UNITS = "Nats per example unless stated otherwise; &plusmn; one standard error. Levels from the top down."
+NATS = "Nats per example unless stated otherwise; &plusmn; one standard error. Levels from the top down."
+DRAWS = (
+    "ELBO, importance-weighted bound, rates, distortion and units are means over the same {k} draws of all latents; "
+    "-ELBO = distortion + rate."
+)
 LEVELS = (
-    "Active: the posterior mean varies by more than 0.01 over the examples (Burda et al., 2015). Used: a KL of its own "
-    "above 0.01 nats. Moving: the posterior's offset from the prior, in prior standard deviations, varies by more than "
-    "0.01; where a level merely follows the one above, units are active and do not move. Prior or posterior: how often "
-    "a nearest neighbour tells rightly which of the two a latent came from, 50% if the aggregated posterior is the "
-    "prior."
+    "Lost without it: what the ELBO loses if this level alone is drawn from its prior and the others are inferred, by "
+    "{draws} draws; a dash where that is not defined (bottom-up inference, flows, "
+    "levels that are no Gaussians). Verdict: collapsed, if both the rate and this loss are clearly below 0.1 nats; "
+    "unclear, if the errors leave it open; spare, if only the loss is. Active: the posterior mean varies by more than "
+    "0.01 over the examples (Burda et al., 2015). Used: a KL of its own above 0.01 nats. Carrying: the fewest units "
+    "that have 95% of the level's KL. Moving: the posterior's offset from the prior, in prior standard deviations, "
+    "varies by more than 0.01; where a level merely follows the one above, units are active and do not move. Prior or "
+    "posterior: how often a nearest neighbour tells rightly which of the two a latent came from, 50% if the "
+    "aggregated posterior is the prior."
+)
+LABELS = (
+    "Right answers of logistic regressions, fitted to {draws} draws of {examples} training examples each. Only the "
+    "probe of samples is about what a level transmits: by Fano's inequality its accuracy takes the nats beside it, "
+    "which the rate of the level and all above it has to provide. The posterior mean is a function of x without noise, "
+    "which may give the label away however few nats the level carries. Of a large level the {units} units with the "
+    "highest KL are read. Always giving the most frequent label: {chance}."
 )
 INFORMATION = (
-    "I(x; z) of each level and all above it lies between the bounds, and no estimate from {examples} examples can be "
-    "above log N = {ceiling} nats. A dash: the level is inferred from those below it and has no density of its own. "
-    "Rate = information + KL of the aggregated posterior from the prior."
+    "I(x; z) of each level and all above it lies between the bounds, by one draw of the latents of the first {latents} "
+    "examples, compared with {examples}. The lower bound cannot be above log N = {ceiling} nats, however large the "
+    "information is; the upper one is the rate where that is lower. A dash: the level is inferred from those below it "
+    "and has no density of its own. Rate = information + KL of the aggregated posterior from the prior."
 )
 ABOVE = (
-    "L<sup>&gt;k</sup>: the bound with the k lowest levels drawn from their prior (Havtorn et al., 2021). Its "
-    "distance from the ELBO is high for unusual data."
+    "L<sup>&gt;k</sup>: the bound with the k lowest levels drawn from their prior (Havtorn et al., 2021), for k &gt; 0 "
+    "by {draws} draws. Its distance from the ELBO is high for unusual data."
 )
 
 
@@ -54,9 +73,16 @@ def note(text: str) -> str:
     return f'<p class="note">{text}</p>'
 
 
-def number(value: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """A value with its standard error, or a dash for None; HTML."""
-    return "&ndash;" if value is None else f"{value['value']:.{digits}f} &plusmn; {value['error']:.{digits}f}"
+def number(value: Mapping[str, Any] | None, digits: int | None = None) -> str:
+    """A value with its standard error, or a dash for None; HTML.
+
+    Args:
+      digits: digits after the point; None takes two, and more where the error is small.
+    """
+    if value is None:
+        return "&ndash;"
+    said = estimate(value) if digits is None else f"{value['value']:.{digits}f} ± {value['error']:.{digits}f}"
+    return escape(said)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -96,26 +122,27 @@ def page(title: str, report: Mapping[str, Any], charts: Mapping[str, bytes], ima
         ("distortion, -log p(x | z)", number(report["distortion"])),
         ("rate, all levels", number(report["rate"])),
     ]
-    apart = report["told_apart"]["samples"]
+    apart, effort = report["told_apart"]["samples"], report["effort"]
+    latents = f"{min(effort['latents'], report['examples']):,}"
     examples, ceiling = f"{report['examples']:,}", f"{report['information']['ceiling']:.2f}"
     looked_at = f"{examples} examples of {escape(report['data'])}, {escape(report['split'])} split"
-    neighbours = f"{apart['value']:.1%} &plusmn; {apart['error']:.1%}"
     sections = [
         f"<h1>{escape(title)}</h1>",
-        note(f"{looked_at}. {UNITS}"),
+        note(f"{looked_at}. {NATS} {DRAWS.format(k=k)}"),
         f'<ul class="words">{said}</ul>',
         "<h2>Fit</h2>",
         table(("", ""), numbers),
         "<h2>Levels</h2>",
         _levels(report),
-        note(LEVELS),
+        note(LEVELS.format(draws=effort["draws"])),
+        *_labels(report),
         "<h2>Information</h2>",
         _information(report),
-        note(INFORMATION.format(examples=examples, ceiling=ceiling)),
+        note(INFORMATION.format(examples=examples, ceiling=ceiling, latents=latents)),
         "<h2>What the upper levels alone know</h2>",
         _above(report),
-        note(ABOVE),
-        f"<p>Nearest neighbours tell samples from data {neighbours} of the time (50% is chance).</p>",
+        note(ABOVE.format(draws=effort["draws"])),
+        f"<p>Nearest neighbours tell samples from data {accuracy(apart)} of the time (50% is chance).</p>",
         '<h2>Charts</h2><div class="pictures">',
         *(picture(caption, png) for caption, png in charts.items()),
         '</div><h2>Images</h2><div class="pictures pixels">',
@@ -132,26 +159,40 @@ def page(title: str, report: Mapping[str, Any], charts: Mapping[str, bytes], ima
 
 
 def _levels(report: Mapping[str, Any]) -> str:
-    head = ["level", "rate", "with all above", "units", "active", "used", "moving", "prior or posterior"]
-    probes = report["probes"]
-    if probes is not None:
-        head.append("linear probe")
+    kinds = ("active", "used", "carrying", "moving")
+    head = ["level", "rate", "with all above", "lost without it", "verdict", "units", *kinds, "prior or posterior"]
     rows = []
     for i, name in enumerate(report["levels"]):
         units = report["units"][i]
-        told = report["told_apart"]["latents"][i]
-        row = [
-            escape(name),
-            number(report["rates"][i]),
-            number(report["cumulative_rates"][i]),
-            str(units["units"]),
-            *(number(units[kind], 0) for kind in ("active", "used", "moving")),
-            f"{told['value']:.1%} &plusmn; {told['error']:.1%}",
-        ]
-        if probes is not None:
-            row.append(f"{probes[i]['value']:.1%} &plusmn; {probes[i]['error']:.1%}")
-        rows.append(row)
+        rows.append(
+            [
+                escape(name),
+                number(report["rates"][i]),
+                number(report["cumulative_rates"][i]),
+                number(report["losses"][i]),
+                report["verdicts"][i],
+                str(units["units"]),
+                *(number(units[kind], 0) for kind in kinds),
+                accuracy(report["told_apart"]["latents"][i]),
+            ]
+        )
     return table(head, rows)
+
+
+def _labels(report: Mapping[str, Any]) -> list[str]:
+    """The section on labels; nothing for data without them."""
+    found = report["probes"]
+    if found is None:
+        return []
+    head = ("level", "linear probe of samples", "takes at least", "rate with all above", "probe of posterior means")
+    rows = []
+    for i, (name, level) in enumerate(zip(report["levels"], found["levels"], strict=True)):
+        rate = number(report["cumulative_rates"][i])
+        read = accuracy(level["sampled"]), f"{level['needs']:.2f}", rate, accuracy(level["means"])
+        rows.append([escape(name), *read])
+    chance = f"{found['levels'][0]['sampled']['chance']:.1%}"
+    said = LABELS.format(draws=found["draws"], examples=f"{found['examples']:,}", units=UNITS, chance=chance)
+    return ["<h2>Labels</h2>", table(head, rows), note(said)]
 
 
 def _information(report: Mapping[str, Any]) -> str:

@@ -6,11 +6,18 @@ from collections.abc import Iterable, Mapping
 from math import inf, isfinite, nan
 
 COLLAPSED = 0.01
-"""Validation rate, nats, below which a level carries no information on x; a level in use has tenths or more."""
+"""Validation rate, nats, below which a level carries next to no information on x; a level in use has tenths or more."""
 
 COLLAPSED_VALIDATIONS = 5
-"""Validations in a row below COLLAPSED before a level is reported. A level that comes alive may start that low: the
-article's z2 has 0.013 nats after one epoch."""
+"""Validations below COLLAPSED, none above it in between, before a level is reported."""
+
+COLLAPSED_STEPS = 1000
+"""First step whose validation counts towards them. Levels start that low and come alive one after another: the
+article's z2 has 0.013 nats after 16 steps, and of a very deep model's levels many take hundreds of steps."""
+
+WARM_UPS = ("beta", "rate_target")
+"""Metrics of the weight of the rate, of all levels or, as "beta/z2", of one. While one of them changes the objective
+is in its warm-up, or in the rising part of a cycle, and the rates of its end are not there yet."""
 
 SKIPPED_SHARE = 0.1
 """Fraction of the recent steps that may be skipped. A healthy run skips none, or single ones; a tenth is lost work, or
@@ -57,7 +64,9 @@ class Watch:
         self._skips: deque[tuple[float, float, float]] = deque()  # recent (steps, skipped, skipped for their norm)
         self._elbo, self._loss = _Course(), _Course()
         self._since: list[float] = []  # training ELBO of the rows since the last validation
-        self._low: dict[str, int] = {}  # validations in a row below COLLAPSED, by level
+        self._low: dict[str, int] = {}  # validations below COLLAPSED since the last above it, by level
+        self._weights: dict[str, float] = {}  # weights of the rate in the row before
+        self._warming: set[str] = set()  # the weights that have changed since the last validation
         self._far, self._nearest = 0, inf
         self._said: set[str] = set()
         for row in rows:
@@ -67,8 +76,10 @@ class Watch:
     def __call__(self, row: Mapping[str, float | int | None]) -> list[str]:
         """The new warnings that the next row calls for, most urgent first."""
         found = [self._skipped(row), self._large(row), self._worse(row)]
+        self._weigh(row)
         if "validation/elbo" in row:
             found += [self._not_finite(row), self._far_off(row), self._collapsed(row)]
+            self._warming.clear()
         return [sentence for sentence in found if sentence]
 
     def _skipped(self, row: Mapping[str, float | int | None]) -> str | None:
@@ -156,10 +167,22 @@ class Watch:
             "averaged parameters)."
         )
 
+    def _weigh(self, row: Mapping[str, float | int | None]) -> None:
+        """Notes which weights of the rate have changed since the row before."""
+        for name in row:
+            if name.partition("/")[0] in WARM_UPS:
+                weight = _number(row, name)
+                if self._weights.setdefault(name, weight) != weight:
+                    self._warming.add(name)
+                self._weights[name] = weight
+
     def _collapsed(self, row: Mapping[str, float | int | None]) -> str | None:
-        rates = _rates(row)
+        rates, step = _rates(row), _number(row, "step")
         for level, rate in rates.items():
-            self._low[level] = self._low.get(level, 0) + 1 if rate < COLLAPSED else 0
+            waits = step < COLLAPSED_STEPS or any(
+                name in self._warming for weight in WARM_UPS for name in (weight, f"{weight}/{level}")
+            )
+            self._low[level] = self._low.get(level, 0) + (not waits) if rate < COLLAPSED else 0
         dead = [level for level in rates if self._low[level] >= COLLAPSED_VALIDATIONS]
         new = [level for level in rates if self._new(f"collapsed {level}", level in dead, self._low[level] == 0)]
         if not new:
@@ -169,9 +192,9 @@ class Watch:
         names += f" and {len(new) - 5} more" if len(new) > 5 else ""
         return (
             f"{len(dead)} of {len(rates)} levels had a validation rate below {COLLAPSED} nats for "
-            f"{COLLAPSED_VALIDATIONS} validations or more; new among them: {names}. Such a level's posterior is its "
-            "prior, and says nothing of x. A warm-up of beta, free bits or a weaker decoder helps, early in training "
-            "rather than late; a deep model may do without some of its levels."
+            f"{COLLAPSED_VALIDATIONS} validations or more; new among them: {names}. Such a level carries next to "
+            "nothing of x. A warm-up of beta, free bits or a weaker decoder helps, early in training rather than late; "
+            "a deep model may do without some of its levels."
         )
 
     def _new(self, key: str, holds: bool, cleared: bool) -> bool:

@@ -12,11 +12,13 @@ import pytest
 
 import hvae_jax as hv
 from hvae_jax.data import Dataset, Split, integer
+from hvae_jax.diagnostics import fano
 from hvae_jax.experiment import settings
 from hvae_jax.models import TopDownVAE
 from hvae_jax.report import charts
 from hvae_jax.report.diagnosis import Effort, diagnose, words
 from hvae_jax.report.page import page
+from hvae_jax.report.verdicts import verdict
 from hvae_jax.report.walks import walk_pictures
 
 KEY = jax.random.key(0)
@@ -52,6 +54,12 @@ def report(model: TopDownVAE, variables: Any) -> dict[str, Any]:
     return diagnose(model, variables, dataset(), KEY, effort=EFFORT, other=dataset("strange", seed=9))
 
 
+@pytest.fixture(scope="module")
+def alone(model: TopDownVAE, variables: Any) -> dict[str, Any]:
+    """On the same examples without labels, and without other data."""
+    return diagnose(model, variables, dataset(labels=False), KEY, effort=EFFORT)
+
+
 def test_levels_that_are_no_gaussians() -> None:
     """A joint KL has no units that could be counted, a mixture no walks; everything else is said as of any model."""
     model = TopDownVAE(latents=(2, 3), hidden=8, likelihood=hv.Categorical(3), top_prior=hv.models.MixturePrior(3))
@@ -60,6 +68,8 @@ def test_levels_that_are_no_gaussians() -> None:
     top, bottom = report["units"]
     assert top["used"] is None and top["moving"] is None and top["active"] is not None and top["units"] == 2
     assert bottom["used"] is not None and bottom["moving"] is not None
+    assert report["losses"][0] is None and report["losses"][1] is not None
+    assert [level["units"] for level in report["probes"]["levels"]] == [2, 3]
     images = walk_pictures(model, variables, dataset(), report, KEY)
     assert len(images) == 2
     charts_of = {"units": charts.units_chart(report), "plane": charts.plane_chart(report)}
@@ -82,39 +92,155 @@ def test_its_numbers_agree_with_each_other(report: dict[str, Any]) -> None:
     assert report["information"]["ceiling"] == pytest.approx(np.log(30))
     assert [entry["k"] for entry in report["bounds_above"]] == [0, 1]
     assert all(0.0 <= entry["auroc"]["value"] <= 1.0 for entry in report["bounds_above"])
-    assert len(report["probes"]) == len(report["told_apart"]["latents"]) == 2
+    assert len(report["probes"]["levels"]) == len(report["told_apart"]["latents"]) == 2
     json.loads(settings.dumps(report))
 
 
-def test_without_labels_there_are_no_probes(model: TopDownVAE, variables: Any) -> None:
-    """And the words do not speak of them."""
-    found = diagnose(model, variables, dataset(labels=False), KEY, effort=EFFORT)
-    assert found["probes"] is None and not any("probe" in sentence for sentence in found["words"])
+def test_without_labels_there_are_no_probes(alone: dict[str, Any]) -> None:
+    """And neither the words nor the page speak of them."""
+    assert alone["probes"] is None and not any("probe" in sentence for sentence in alone["words"])
+    assert "probe" not in page("a run", alone, {}, {})
+
+
+def test_one_estimate_a_quantity(report: dict[str, Any], alone: dict[str, Any]) -> None:
+    """ELBO, rate plus distortion and L^{>0} are one number, L - L^{>1} the loss without z1; no bound crosses another.
+
+    With other data beside it or not: the likelihood ratio has draws of its own, which the page does not show.
+    """
+    for found in (report, alone):
+        assert found["elbo"]["value"] == pytest.approx(-found["distortion"]["value"] - found["rate"]["value"], rel=1e-5)
+        whole, one_less = found["bounds_above"]
+        assert whole["bound"] == found["elbo"] and whole["ratio"]["value"] == 0.0
+        assert one_less["ratio"]["value"] == pytest.approx(found["losses"][-1]["value"], abs=1e-5)
+        assert one_less["bound"]["value"] == pytest.approx(
+            found["elbo"]["value"] - one_less["ratio"]["value"], rel=1e-5
+        )
+        seen = found["information"]
+        for rate, low, high, spent in zip(
+            found["cumulative_rates"], seen["lower"], seen["upper"], seen["to_prior_lower"], strict=True
+        ):
+            assert low["value"] <= seen["ceiling"] + 1e-6 and high["value"] <= rate["value"]
+            assert high["value"] + spent["value"] >= rate["value"] - 1e-6
+    assert [entry["bound"] for entry in report["bounds_above"]] == [entry["bound"] for entry in alone["bounds_above"]]
+    text = page("a run", alone, {}, {})
+    assert text.count(f"{alone['elbo']['value']:.2f} ±") == 2 and "the same 4 draws" in text
+
+
+def test_probes_keep_to_the_rate(report: dict[str, Any]) -> None:
+    """What the accuracy on samples takes by Fano is within the rate, but for the error; the page has both columns."""
+    for level, rate in zip(report["probes"]["levels"], report["cumulative_rates"], strict=True):
+        sampled = level["sampled"]
+        labels = np.arange(30) % 3
+        assert level["needs"] == pytest.approx(fano(sampled["value"], labels))
+        least = max(0.0, sampled["value"] - 3 * sampled["error"])
+        assert fano(max(least, 1 / 3), labels) <= rate["value"] + 3 * rate["error"]
+    text = page("a run", report, {}, {})
+    assert "linear probe of samples" in text and "probe of posterior means" in text and "Fano" in text
+
+
+NUMBERS = {
+    "in use": {"value": 4.0, "error": 0.1},
+    "nothing": {"value": 0.004, "error": 0.001},
+    "near": {"value": 0.09, "error": 0.03},
+    "above": {"value": 0.3, "error": 0.01},
+}
+
+
+@pytest.mark.parametrize(
+    ("rate", "loss", "distance", "expected"),
+    [
+        ("in use", "in use", "in use", "used"),
+        ("nothing", "nothing", "nothing", "collapsed"),
+        ("nothing", "in use", "nothing", "used"),
+        ("in use", "nothing", "in use", "spare"),
+        ("near", "nothing", "nothing", "unclear"),
+        ("nothing", "near", "nothing", "unclear"),
+        ("above", "near", "above", "used"),
+        ("nothing", None, "nothing", "collapsed"),
+        ("nothing", None, "in use", "used"),  # a log-ratio of 0 by cancelling
+        ("in use", None, "in use", "used"),
+    ],
+)
+def test_verdicts(rate: str, loss: str | None, distance: str, expected: str) -> None:
+    """By nats and their errors, and by what is lost; never by a share of the total."""
+    numbers = [None if one is None else NUMBERS[one] for one in (rate, loss, distance)]
+    assert verdict(*numbers) == expected
+
+
+def fine(report: dict[str, Any]) -> dict[str, Any]:
+    """The report of a model whose levels are all in use."""
+    made = copy.deepcopy(report)
+    for i, units in enumerate(made["units"]):
+        made["rates"][i] |= {"value": 3.0 + i, "error": 0.1}
+        made["losses"][i] = {"value": 5.0, "error": 0.2}
+        for kind in ("active", "used", "carrying", "moving"):
+            units[kind]["value"] = units["units"]
+    made["verdicts"] = ["used", "used"]
+    made["rate"] |= {"value": 7.0, "error": 0.1}
+    made["information"]["lower"][-1] = {"value": 2.0, "error": 0.1}
+    return made
 
 
 def test_words(report: dict[str, Any]) -> None:
     """Collapse, idle units, Burda's count, the ceiling: each is said where it is so and not where it is not."""
-    said = " ".join(report["words"])
-    assert "z1 has collapsed" in said or "z2 has collapsed" in said  # nothing was trained
+    good = fine(report)
+    assert words(good)[0] == (
+        "No level has collapsed: the lowest rate is that of z2, 3.00 ± 0.10 nats, and the ELBO loses 5.00 ± 0.20 nats "
+        "if it alone is drawn from its prior."
+    )
+    said = " ".join(words(good))
+    assert "Of the rate of 7.00 ± 0.10 nats, at least 2.00 ± 0.10 are information" in said
+    assert "units" not in said and "+-" not in said
 
-    fine = copy.deepcopy(report)
-    for rate, units in zip(fine["rates"], fine["units"], strict=True):
-        rate |= {"value": 3.0, "error": 0.1}
-        for kind in ("active", "used", "moving"):
-            units[kind]["value"] = units["units"]
-    fine["rate"]["value"] = 6.0
-    fine["information"]["lower"][-1] = {"value": 2.0, "error": 0.1}
-    assert words(fine)[0].startswith("No level has collapsed")
-    assert "Of the rate of 6.00 nats, 2.00 +- 0.10 are information" in " ".join(words(fine))
+    good["units"][1] |= {"carrying": {"value": 1, "error": 0.0}, "rates": [4.0, 0.015, 0.01]}
+    assert "z1 uses few of its units: 1 of 3 carry 95% of its rate, each of the others 0.015 nats" in words(good)[1]
+    good["units"][1] |= {"moving": {"value": 0, "error": 0.0}}
+    assert any("3 units are active by Burda's count, but only 0 move" in sentence for sentence in words(good))
+    good["information"]["lower"][-1] = {"value": good["information"]["ceiling"] - 0.1, "error": 0.0}
+    assert any("tell all 30 examples apart" in sentence for sentence in words(good))
+    good["verdicts"][0] = "collapsed"
+    good["rates"][0] |= {"value": 0.0046, "error": 0.0004}
+    good["losses"][0] = None
+    assert words(good)[0] == "z2 has collapsed: its rate is 0.0046 ± 0.0004 nats."
 
-    fine["units"][1]["used"]["value"] = 1
-    assert "z1 uses 1 of its 3 units" in words(fine)[0]
-    fine["units"][1] |= {"moving": {"value": 0, "error": 0.0}}
-    assert any("3 units are active by Burda's count, but only 0 move" in sentence for sentence in words(fine))
-    fine["information"]["lower"][-1] = {"value": fine["information"]["ceiling"] - 0.1, "error": 0.0}
-    assert any("tell all 30 examples apart" in sentence for sentence in words(fine))
-    fine["rates"][0] |= {"value": 0.05, "error": 0.01}
-    assert words(fine)[0].startswith("z2 has collapsed: its rate is 0.05 nats")
+
+def test_alike_levels_share_a_sentence(report: dict[str, Any]) -> None:
+    """A deep model with many idle levels; 4 nats of 1,380 are no collapse."""
+    deep, count = fine(report), 40
+    dead = {"value": 0.001, "error": 0.0001}
+    deep["levels"] = [f"z{count - i}" for i in range(count)]
+    deep["rates"] = [dead] * 15 + [{"value": 4.0, "error": 0.2}] + [{"value": 55.0, "error": 1.0}] * 24
+    deep["losses"] = [dead] * 15 + [{"value": 4.0, "error": 0.2}] * 25
+    deep["rate"] = {"value": 1380.0, "error": 9.0}
+    deep["units"] = [copy.deepcopy(deep["units"][1]) for _ in range(count)]
+    for level in deep["units"]:
+        level["carrying"]["value"], level["moving"]["value"] = 1, 1
+    deep["verdicts"] = [verdict(rate, loss, rate) for rate, loss in zip(deep["rates"], deep["losses"], strict=True)]
+    deep["probes"] = None
+    said = words(deep)
+    assert said[0] == (
+        "15 of 40 levels (z40, z39, z38, z37, z36 and 10 more) have collapsed: their rates are 0.0010 ± 0.0001 to "
+        "0.0010 ± 0.0001 nats, and the ELBO loses 0.0010 ± 0.0001 nats at most if one of them alone is drawn from its "
+        "prior."
+    )
+    assert said[1].startswith("25 of 40 levels (z25, z24,") and "33% to 33% of the units" in said[1]
+    assert said[2].startswith("In 40 of 40 levels") and len(said) == 6
+
+
+def test_the_best_probe_in_words(report: dict[str, Any]) -> None:
+    """A level is named best only where it is; otherwise the two best, or none."""
+    good = fine(report)
+    for i, level in enumerate(good["probes"]["levels"]):
+        level["sampled"] = {"value": 0.7 + 0.1 * i, "error": 0.02, "chance": 0.4}
+    good["probes"]["best"] = 1
+    assert words(good)[-1].startswith("Labels are read best off samples of z1: a linear probe is right 80.0% ± 2.0%")
+    good["probes"]["best"] = None
+    assert "No level's samples tell the labels clearly better" in words(good)[-1]
+    for level in good["probes"]["levels"]:
+        level["sampled"]["value"] = 0.42
+    assert words(good)[-1].startswith(
+        "No level's samples tell the labels: the best linear probe, of z2, is right 42.0%"
+    )
 
 
 class Tags(HTMLParser):

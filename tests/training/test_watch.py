@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from hvae_jax.training.watch import COLLAPSED_VALIDATIONS, FAR_VALIDATIONS, SKIPPED_STEPS, WORSE_ROWS, Watch
+from hvae_jax.training.watch import (
+    COLLAPSED_STEPS,
+    COLLAPSED_VALIDATIONS,
+    FAR_VALIDATIONS,
+    SKIPPED_STEPS,
+    WORSE_ROWS,
+    Watch,
+)
 
 NAN = float("nan")
 
@@ -65,25 +72,58 @@ def test_a_warm_up_gives_no_cause() -> None:
 
 
 def test_a_level_that_collapses_is_named_once() -> None:
-    rows = good(30)
-    for each in rows[20:]:
+    rows = good(90)
+    for each in rows[70:]:
         each["validation/rate/z1"] = 0.002
     (step, sentence), *more = said(Watch(), rows)
-    assert not more and step == rows[20 + COLLAPSED_VALIDATIONS - 1]["step"]
+    assert not more and step == rows[70 + COLLAPSED_VALIDATIONS - 1]["step"]
     for part in ("1 of 2 levels", "z1 (0.002 nats)", "warm-up", "free bits"):
         assert part in sentence
-    assert "z2" not in sentence
+    assert "z2" not in sentence and "posterior is its prior" not in sentence
+
+
+def test_levels_have_time_to_come_alive() -> None:
+    """A run of 60 steps is not told that its levels have collapsed, nor one that has just passed COLLAPSED_STEPS."""
+    dead = {f"validation/rate/z{i}": 0.001 for i in range(8, 0, -1)}
+    assert said(Watch(), [row(step, -100.0, -100.0, **dead) for step in range(10, 70, 10)]) == []
+    rows = [row(100 * i, -100.0, -100.0, **dead) for i in range(1, 30)]
+    ((step, _),) = said(Watch(), rows)
+    assert step == COLLAPSED_STEPS + 100 * (COLLAPSED_VALIDATIONS - 1)
+
+
+@pytest.mark.parametrize("name", ["beta", "beta/z1", "rate_target", "rate_target/z1"])
+def test_a_warm_up_is_waited_for(name: str) -> None:
+    """While a level's weight changes no validation counts; those of a constant weight do, one cycle after another."""
+    dead = {"validation/rate/z1": 0.001}
+    rows = [row(100 * i, -100.0, -100.0, **dead, **{name: min(1.0, i / 50)}) for i in range(1, 80)]
+    ((step, sentence),) = said(Watch(), rows)
+    assert step == 100 * (50 + COLLAPSED_VALIDATIONS) and "z1 (0.001 nats)" in sentence
+    between = [rows[i // 2] | {"step": 50 * i} if i % 2 else row(50 * i, -100.0) for i in range(2, 100)]
+    assert said(Watch(), between) == []  # dispatches without a validation in between
+
+    cycles = [row(100 * i, -100.0, -100.0, **dead, **{name: min(1.0, i % 10 / 7)}) for i in range(10, 60)]
+    ((step, _),) = said(Watch(), cycles)
+    assert step == 100 * 29  # the first row, and two of ten that are constant: the 18th, 19th, 28th, 29th
+
+
+def test_the_weight_of_another_level_does_not_matter() -> None:
+    """z1's weight is constant, z2's changes to the end: z1 is warned of."""
+    rows = [
+        row(100 * i, -100.0, -100.0, **{"validation/rate/z1": 0.001, "beta/z1": 1.0, "beta/z2": i / 100})
+        for i in range(1, 30)
+    ]
+    assert len(said(Watch(), rows)) == 1
 
 
 def test_a_level_that_was_revived_may_collapse_again() -> None:
     watch, dead = Watch(), {"validation/rate/z1": 0.0}
-    rows = [row(16 * i, -100.0, -100.0, **({} if i in (10, 11) else dead)) for i in range(1, 20)]
-    assert [step // 16 for step, _ in said(watch, rows)] == [5, 16]
+    rows = [row(160 * i, -100.0, -100.0, **({} if i in (16, 17) else dead)) for i in range(1, 26)]
+    assert [step // 160 for step, _ in said(watch, rows)] == [11, 22]
 
 
 def test_many_levels_make_one_sentence() -> None:
     dead = {f"validation/rate/z{i}": 0.001 for i in range(40, 2, -1)}
-    ((_, sentence),) = said(Watch(), [row(i, -100.0, -100.0, **dead) for i in range(1, 12)])
+    ((_, sentence),) = said(Watch(), [row(COLLAPSED_STEPS + i, -100.0, -100.0, **dead) for i in range(12)])
     assert "38 of 40 levels" in sentence and "and 33 more" in sentence and len(sentence) < 600
 
 
@@ -153,11 +193,11 @@ def test_a_wild_start_does_not_hide_what_follows() -> None:
 
 def test_resumed_it_says_once_more_what_still_holds() -> None:
     """Whatever row the run was interrupted at, the rows alone give the state back."""
-    rows = good(30)
-    for each in rows[10:]:
+    rows = good(90)
+    for each in rows[70:]:
         each["validation/rate/z1"] = 0.001
     assert len(said(Watch(), rows)) == 1
-    for at in (5, 12, 20):
+    for at in (65, 72, 80):
         assert len(said(Watch(rows[:at]), rows[at:])) == 1
     assert said(Watch(good(3)), good(20, from_epoch=4)) == []
 
