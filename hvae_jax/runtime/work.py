@@ -7,10 +7,9 @@ from typing import Any
 import jax
 from jax.extend import core
 
-PRODUCT, CONVOLUTION, ELEMENT = 2.5e-11, 1e-10, 5e-10
+PRODUCT, CONVOLUTION, ELEMENT = 2.5e-11, 4e-11, 5e-10
 """Seconds of one CPU core for an operation of a matrix product, of a convolution, and for an element of the result of
-anything else. Measured on models of eight recipes within a factor of two (`experiments/recipes`); an accelerator takes
-a hundredth or less."""
+anything else: small models of `experiments/recipes` take half to twice as long as these say."""
 
 _VIEWS = ("broadcast_in_dim", "convert_element_type", "reshape", "slice", "squeeze")  # fused with what reads them
 
