@@ -22,6 +22,7 @@ from hvae_jax.experiment.settings import from_json, to_json
 from hvae_jax.likelihoods import Bernoulli
 from hvae_jax.models import TopDownVAE
 from hvae_jax.training import Training
+from hvae_jax.training.lock import FolderLock
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,11 @@ def test_random_settings(part: int, tmp_path: Path) -> None:
         def read_and_prepare(changed: Any = changed) -> None:
             record = from_json(changed)
             if isinstance(record, Experiment):
-                prepare(record, tmp_path / "run")
+                lock = FolderLock(tmp_path / "run")
+                try:
+                    prepare(record, tmp_path / "run", lock)
+                finally:
+                    lock.release()
 
         error = fuzz.outcome(read_and_prepare)
         assert error is None or fuzz.is_ours(error), f"seed {seed}, {experiment.name}, {done}: {error!r}"

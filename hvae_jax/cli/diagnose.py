@@ -1,6 +1,8 @@
 """`hvae diagnose`: a report on what each level does, as a page, as JSON and in words."""
 
 import dataclasses
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -10,21 +12,26 @@ from hvae_jax.experiment import settings
 from hvae_jax.experiment.checks import check_fits
 from hvae_jax.experiment.reopen import open_run
 from hvae_jax.report import charts
+from hvae_jax.report.budget import fit_effort
 from hvae_jax.report.diagnosis import Effort, diagnose
 from hvae_jax.report.page import page
-from hvae_jax.report.sketch import walk_pictures
+from hvae_jax.report.walks import walk_pictures
+from hvae_jax.runtime.errors import first_line
 from hvae_jax.runtime.files import write_whole
 from hvae_jax.runtime.texts import say
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnose:
-    """Reports what the levels of a run do, as one HTML page, as JSON and in words.
+    """Reports what the levels of a run do, in words, as JSON and as one HTML page.
 
     Attributes:
       run: the run folder.
       split: split that is measured; the last one (test, if there is one) by default.
-      effort: how much is computed.
+      effort: how much is computed at most.
+      seconds: seconds that the model's passes may take on two cores: the effort is halved until they do. None takes
+        the effort as it is.
+      pictures: whether the page has charts and images; without them there is only the JSON and the words.
       other: a data set that the model was not made for, to test whether it is detected; a name or a path.
       other_directory: its directory, as --data.directory.
       seed: seed of the draws.
@@ -35,6 +42,8 @@ class Diagnose:
     run: Run
     split: str | None = None
     effort: Effort = Effort()
+    seconds: float | None = 45.0
+    pictures: bool = True
     other: str | None = None
     other_directory: str | None = None
     seed: int = 0
@@ -56,19 +65,44 @@ class Diagnose:
                     f"{other.name} has examples of shape {other.event}, but the run's have {dataset.event}."
                 )
         key = jax.random.key(self.seed)
-        report = diagnose(model, variables, dataset, key, self.split, self.effort, other)
+        effort, seconds = fit_effort(self.effort, self.seconds, model, variables, dataset, self.split)
+        numbers = ", ".join(f"{name} {number:,}" for name, number in dataclasses.asdict(effort).items())
+        how = "as asked for" if effort == self.effort else "--seconds and --effort.* change it"
+        tell = Progress()
+        tell(f"about {seconds:.0f} s of passes on two cores, and compilation ({numbers}: {how})")
+        report = diagnose(model, variables, dataset, key, self.split, effort, other, tell)
         report |= {"run": run.experiment.name, "best_step": run.progress.best_step, "seed": self.seed}
         out = self.out or self.run / "report.html"
-        figures = {
-            "Rate of each level and all above it, and how much of it is information on x": charts.information_chart(
-                report
-            ),
-            "KL of each unit; below the dotted line it says next to nothing": charts.units_chart(report),
-            "Rate and distortion": charts.plane_chart(report),
-        }
-        images = walk_pictures(model, variables, dataset, report, jax.random.fold_in(key, 1))
-        title = f"{run.experiment.name}: what its levels do"
-        write_whole(out, page(title, report, figures, images))
+        # Numbers and words first: whatever becomes of the pictures, they are there.
         write_whole(out.with_suffix(".json"), settings.dumps(report))
         say("\n".join(f"- {sentence}" for sentence in report["words"]))
+        if not self.pictures:
+            say(out.with_suffix(".json"))
+            return
+        tell("pictures")
+        try:
+            figures = {
+                "Rate of each level and all above it, and how much of it is information on x": charts.information_chart(
+                    report
+                ),
+                "KL of each unit; the filled ones carry 95% of the level's rate": charts.units_chart(report),
+                "Rate and distortion": charts.plane_chart(report),
+            }
+            images = walk_pictures(model, variables, dataset, report, jax.random.fold_in(key, 1))
+        except Exception as error:
+            what = f"{type(error).__name__}: {first_line(error)}"
+            say(f"warning: the pictures failed ({what}), so that there is no page; {out.with_suffix('.json')}")
+            return
+        write_whole(out, page(f"{run.experiment.name}: what its levels do", report, figures, images))
         say(f"{out} and {out.with_suffix('.json')}")
+
+
+class Progress:
+    """Prints lines with the seconds gone, where errors go, so that the output proper can be piped."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __call__(self, line: str) -> None:
+        """Prints the line."""
+        print(f"[{time.perf_counter() - self._start:4.0f} s] {line}", file=sys.stderr, flush=True)

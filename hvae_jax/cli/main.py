@@ -33,7 +33,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and runs the command.
 
-    Exit codes: 0 for success, 1 for an error, whose message is printed, 2 for arguments that do not parse.
+    Exit codes: 0 for success, also if only the pictures of a report failed, which is a warning; 1 for an error, whose
+    message is printed; 2 for arguments that do not parse.
     """
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,

@@ -54,8 +54,9 @@ def main(
 ) -> None:
     """Runs the command line of an experiment script; an error becomes one clear line.
 
-    Exit codes: 0 for done, 1 for an error with a message, 2 for arguments that do not parse, 75 after SIGTERM, SIGHUP
-    or SIGUSR1 and 130 after Ctrl-C, all saved (the same command goes on), 134 if another process of the run was lost.
+    Exit codes: 0 for done, also if a final picture failed, which is a warning; 1 for an error with a message; 2 for
+    arguments that do not parse; 75 after SIGTERM, SIGHUP or SIGUSR1 and 130 after Ctrl-C, all saved (the same command
+    goes on); 134 if another process of the run was lost.
 
     Args:
       experiment: the experiment, or several by name, of which `--preset NAME` takes one, the first by default; all

@@ -32,4 +32,5 @@ from hvae_jax.diagnostics.walks import interpolate as interpolate
 from hvae_jax.diagnostics.walks import level_by_level as level_by_level
 from hvae_jax.diagnostics.walks import made_of_noise as made_of_noise
 from hvae_jax.diagnostics.walks import noise_of as noise_of
+from hvae_jax.diagnostics.walks import on_circle as on_circle
 from hvae_jax.diagnostics.walks import traverse as traverse

@@ -1,6 +1,6 @@
 """Walks through latent space, in the noise of each level: interpolation, traversal, reconstruction level by level."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -75,19 +75,34 @@ def interpolate(
     if steps < 2:
         raise ValueError(f"interpolate(steps={steps}): 2 or more, the two ends.")
     key, key_other, key_draw = jax.random.split(key, 3)
-    ends = [noise_of(model, variables, end, k, y) for end, k in ((x, key), (other, key_other))]
-    moving = [True] * len(ends[0]) if levels is None else list(levels)
-    if len(moving) != len(ends[0]):
-        raise ValueError(f"interpolate(levels=...) has {len(moving)} entries, but the model has {len(ends[0])} levels.")
-    ways = []
-    for t in jnp.linspace(0.0, 1.0, steps):
-        eps = [_circle(a, b, t) if moves else a for a, b, moves in zip(*ends, moving, strict=True)]
-        ways.append(from_noise(model, variables, eps, key_draw, y).x_dist.mean)
-    return jnp.stack(ways, axis=1)
+    # Mapped over the two ends, so that inference is in the program once: [2, B, ...] each.
+    ends = jnp.stack([jnp.asarray(x), jnp.asarray(other)]), jnp.stack([key, key_other])
+    noise = jax.lax.map(lambda end: noise_of(model, variables, end[0], end[1], y), ends)
+    first, last = [eps[0] for eps in noise], [eps[1] for eps in noise]
+    moving = [True] * len(noise) if levels is None else list(levels)
+    if len(moving) != len(noise):
+        raise ValueError(f"interpolate(levels=...) has {len(moving)} entries, but the model has {len(noise)} levels.")
+
+    def between(t: Array) -> list[Array]:
+        return [on_circle(a, b, t) if moves else a for a, b, moves in zip(first, last, moving, strict=True)]
+
+    return _decoded(model, variables, between, jnp.linspace(0.0, 1.0, steps), key_draw, y)
 
 
-def _circle(a: Array, b: Array, t: Array) -> Array:
-    """Spherical interpolation of the noise of each example, t from 0 at a to 1 at b."""
+def _decoded(
+    model: Model, variables: Any, noise_at: Callable[[Array], Sequence[Array]], values: Array, key: Array, y: Any
+) -> Array:
+    """E[x | z] with the noise at each of the values, `[B, len(values), *event]`.
+
+    The descent is in the program once, mapped over the values as data, so that neither compilation nor memory grows
+    with their number.
+    """
+    ways = jax.lax.map(lambda value: from_noise(model, variables, noise_at(value), key, y).x_dist.mean, values)
+    return jnp.moveaxis(ways, 0, 1)
+
+
+def on_circle(a: Array, b: Array, t: ArrayLike) -> Array:
+    """Spherical interpolation of the noise of each example, t from 0 at a to 1 at b; all of one shape, `[B, ...]`."""
     flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)  # [B, units]
     cosine = (flat_a * flat_b).sum(1) / (jnp.linalg.norm(flat_a, axis=1) * jnp.linalg.norm(flat_b, axis=1))
     # Clipped, because at an angle of 0 or pi the circle is not determined and sin(angle), the divisor, is 0.
@@ -117,15 +132,15 @@ def traverse(
     noise = noise_of(model, variables, x, key, y)
     if not 0 <= level < len(noise):
         raise ValueError(f"traverse(level={level}): the model has {len(noise)} levels, 0 to {len(noise) - 1}.")
-    flat = noise[level].reshape(len(noise[level]), -1)
-    if not 0 <= unit < flat.shape[1]:
-        raise ValueError(f"traverse(unit={unit}): that level has {flat.shape[1]} units, 0 to {flat.shape[1] - 1}.")
-    ways = []
-    for value in jnp.asarray(np.asarray(values, float)):
-        moved = flat.at[:, unit].set(value).reshape(noise[level].shape)
-        eps = (*noise[:level], moved, *noise[level + 1 :])
-        ways.append(from_noise(model, variables, eps, key, y).x_dist.mean)
-    return jnp.stack(ways, axis=1)
+    units = noise[level][0].size
+    if not 0 <= unit < units:
+        raise ValueError(f"traverse(unit={unit}): that level has {units} units, 0 to {units - 1}.")
+
+    def at(value: Array) -> tuple[Array, ...]:
+        moved = noise[level].reshape(len(noise[level]), -1).at[:, unit].set(value)
+        return (*noise[:level], moved.reshape(noise[level].shape), *noise[level + 1 :])
+
+    return _decoded(model, variables, at, jnp.asarray(np.asarray(values, float)), key, y)
 
 
 def level_by_level(

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -16,9 +17,11 @@ from hvae_jax.data.dataset import Dataset
 from hvae_jax.experiment import checks, contents, settings, tables
 from hvae_jax.experiment import folder as run_folder
 from hvae_jax.experiment.records import Experiment
-from hvae_jax.report.sketch import Sketch, save_final_pictures
+from hvae_jax.experiment.rehearsal import rehearse
+from hvae_jax.report.sketch import FINAL_PICTURES, Sketch, save_final_pictures
 from hvae_jax.runtime import meters, texts
 from hvae_jax.runtime.cluster import is_first
+from hvae_jax.runtime.errors import first_line, raised_here
 from hvae_jax.runtime.files import write_whole
 from hvae_jax.runtime.memory import memory_for
 from hvae_jax.training.checkpoint import Checkpoints
@@ -43,6 +46,9 @@ def run(
     tracker: str | None = None,
 ) -> Outcome:
     """Trains, measures and draws; leaves everything in `folder`, and goes on where an earlier run ended there.
+
+    Measuring and drawing are rehearsed before training. What still fails in a picture is a warning: the run has its
+    result all the same. A run that is finished and measured keeps its result.
 
     In a run of several processes every one calls this with the same arguments, with a folder on a disk that all share.
 
@@ -103,9 +109,13 @@ class Prepared:
             if self.tracker is not None:
                 config = settings.to_json(self.experiment)
                 sinks.append(Tracker(self.tracker, "hvae_jax", self.experiment.name, config, self.folder))
-        say(f"{f'at step {step}, ' if step else ''}training to step {last_step:,} at most; {self.folder}/")
+        going_on = f"{f'at step {step:,}, ' if step else ''}training to step {last_step:,} at most"
+        say(f"{going_on if step < last_step else f'finished at step {step:,}'}; {self.folder}/")
         batch_size = self.experiment.training.batch_size
-        return Reporter(sinks, last_step, step, batch_size=batch_size, silent=not is_first())
+        reporter = Reporter(sinks, last_step, step, batch_size=batch_size, silent=not is_first())
+        if step < last_step:
+            reporter.wait("compiling the training step ...")  # the first dispatch comes next
+        return reporter
 
 
 def prepare(
@@ -134,15 +144,16 @@ def prepare(
     _check_alike(content)
     mebibytes = -agree(-(meters.total_device_memory() // 2**20))[0]  # the least of all processes
     classes = experiment.model.classes
+    train_split = dataset.train.for_classes(classes)
+    state = abstract_state(experiment, train_split)  # before anything else is made of the settings
     task = Task(
         experiment.model,
         experiment.objective,
         experiment.optimiser.build(),
-        dataset.train.for_classes(classes),
+        train_split,
         dataset.splits["validation"].for_classes(classes),
         None if dataset.augment == Augment() else dataset.augment,
     )
-    state = abstract_state(experiment, task.train)
     split_over = mesh.size if experiment.devices.fsdp else 1
     checks.check_state_fits(state, mebibytes * 2**20, split_over)
 
@@ -159,6 +170,10 @@ def prepare(
         if warning := run_folder.outlives_machine(folder):
             say(f"warning: {warning}")
 
+    sketch = Sketch(experiment.model, dataset, experiment.seed, folder)
+    # A run that goes on was rehearsed when it began.
+    if resume or overwrite or not (folder / "metrics.jsonl").exists():
+        rehearse(experiment.model, state.variables, dataset, sketch)
     _first_alone(prepare_folder)
     return Prepared(
         experiment,
@@ -168,7 +183,7 @@ def prepare(
         task,
         Machine(mesh, experiment.feed, mebibytes * 2**20, experiment.devices.fsdp),
         Provenance(content, _identity(experiment, content), any_data=resume),
-        Sketch(experiment.model, dataset, experiment.seed, folder),
+        sketch,
         tracker,
     )
 
@@ -208,34 +223,94 @@ def _train(prepared: Prepared, profile: bool) -> Outcome:
 
 
 def conclude(prepared: Prepared, outcome: Outcome) -> None:
-    """Measures and draws what was trained: result.json, the final pictures, a summary and the objective's remarks."""
+    """Measures and draws what was trained: result.json, the final pictures, a summary and the objective's remarks.
+
+    A result.json of this state stands, and pictures are drawn again only if one is missing. A picture, a remark or a
+    summary that fails is a warning.
+    """
     experiment, folder = prepared.experiment, prepared.folder
-    best = host_copy(outcome.best)  # by all processes, in the order of their other programs
-    # Side by side, since the pictures wait for Python and the numbers for the device.
+    kept = _result_of(prepared, outcome) if is_first() else None
+    (measured,) = agree(int(kept is not None))
+    drawn = measured and all((folder / name).exists() for name in FINAL_PICTURES)
+    best = None if drawn else host_copy(outcome.best)  # by all processes, in the order of their other programs
+    result: dict[str, Any] = kept or {}
+    # Side by side, since the pictures wait for Python and the numbers for the device. The numbers wait for nothing.
     with interrupting(), ThreadPoolExecutor(1) as beside:
         drawing = (prepared.sketch, best, outcome.progress.best_step, folder)
-        pictures = beside.submit(save_final_pictures, *drawing) if is_first() else None
-        result = tables.measure(experiment, prepared.dataset, outcome, prepared.machine.mesh)
-        if is_first():
-            result["remarks"] = experiment.objective.conclude(read_metrics(folder / "metrics.jsonl"))
-            write_whole(folder / "result.json", settings.dumps(result))
+        pictures = beside.submit(save_final_pictures, *drawing) if is_first() and not drawn else None
+        if not measured:
+            result = tables.measure(experiment, prepared.dataset, outcome, prepared.machine.mesh)
+            if is_first():
+                rows = folder / "metrics.jsonl"
+                remarks = _or_warning("the objective", lambda: experiment.objective.conclude(read_metrics(rows)))
+                result |= {"remarks": remarks or (), "measured": _measured(prepared)}
+                write_whole(folder / "result.json", settings.dumps(result))
         if pictures is not None:
-            pictures.result()
-    say(tables.summary(result, folder))
-    for sentence in result.get("remarks", ()):
+            _or_warning("the final pictures", pictures.result)
+    if not is_first():
+        return
+    if measured:
+        say(f"{folder}/result.json has the numbers of this state: nothing is measured again.")
+    if summary := _or_warning("the summary", lambda: tables.summary(result, folder)):
+        say(summary)
+    for sentence in result["remarks"]:
         say(f"warning: {sentence}")
+
+
+def _or_warning(what: str, action: Callable[[], Any]) -> Any:
+    """What `action` returns; None, with a warning, if it fails."""
+    try:
+        return action()
+    except Exception as error:
+        say(f"warning: {what} failed ({type(error).__name__}: {first_line(error)}); nothing else is lost.")
+        return None
+
+
+def _measured(prepared: Prepared) -> str:
+    """A hash of what the numbers of result.json refer to, beside the state that was measured."""
+    wanted = prepared.experiment.evaluation
+    named = [prepared.provenance.identity, wanted.draws, wanted.other_draws, wanted.train_examples]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+
+
+def _result_of(prepared: Prepared, outcome: Outcome) -> dict[str, Any] | None:
+    """The contents of result.json if they are of this state and these settings; None if not, or if there are none."""
+    experiment, path = prepared.experiment, prepared.folder / "result.json"
+    wanted = {
+        "steps": int(outcome.state.step),
+        "best_step": outcome.progress.best_step,
+        "select": experiment.training.select,
+        "seed": experiment.seed,
+        "measured": _measured(prepared),
+    }
+    try:
+        found = tables.read(path)
+        return found if all(found.get(name) == value for name, value in wanted.items()) else None
+    except (OSError, ValueError, AttributeError):  # missing, damaged, no object
+        return None
 
 
 def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
     """Shapes and dtypes of an experiment's training state; nothing is computed.
 
-    Raises ValueError for a number that no machine could build.
+    Raises ValueError for a number that no machine could build, and for settings that cannot be made.
     """
     checks.check_numbers(experiment)
     one = examples.take(slice(1))
-    optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
-    model, objective, key = experiment.model, experiment.objective, jax.random.key(0)
-    return jax.eval_shape(lambda: initial_state(model, objective, optimiser, key, one.x, one.y, ema))
+    ema, key = experiment.training.ema is not None, jax.random.key(0)
+    model, objective = experiment.model, experiment.objective
+    try:
+        optimiser = experiment.optimiser.build()
+        return jax.eval_shape(lambda: initial_state(model, objective, optimiser, key, one.x, one.y, ema))
+    except Exception as error:
+        if isinstance(error, ValueError | TypeError) and raised_here(error):
+            raise
+        # Settings that no check of ours knows, such as an activation that is no function of arrays.
+        raise ValueError(
+            f"With these settings {type(model).__name__}, {type(objective).__name__} and "
+            f"{type(experiment.optimiser).__name__} cannot be made for examples of shape {one.x.shape[1:]}: "
+            f"{type(error).__name__}, {first_line(error)}"
+        ) from error
 
 
 def say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ from hvae_jax.records import checked
 from hvae_jax.report.labels import probes
 from hvae_jax.report.verdicts import verdict
 from hvae_jax.report.words import words
-from hvae_jax.runtime.compilation import jit_once
+from hvae_jax.runtime.compilation import jit, jit_once
 from hvae_jax.trace import Model
 
 Number = dict[str, float]  # {"value": ..., "error": its standard error}
@@ -49,6 +50,7 @@ class Effort:
       latents: number of examples whose latents are compared with all N examples, at the cost of that many times N
         descents.
       probed: training examples that a probe is fitted to.
+      depths: largest number of k's for which the bound L^{>k} is measured; of a deeper model's some are left out.
     """
 
     examples: int = 1000
@@ -56,6 +58,7 @@ class Effort:
     k: int = 200
     latents: int = 200
     probed: int = 2000
+    depths: int = 16
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -72,12 +75,14 @@ def diagnose(
     split: str | None = None,
     effort: Effort = Effort(),
     other: Dataset | None = None,
+    tell: Callable[[str], None] = lambda part: None,
 ) -> dict[str, Any]:
     """The contents of the report, as plain numbers: nats, levels top first.
 
     Args:
       split: split that is measured; None takes the last one (test, if there is one).
       other: data that the model was not made for, whose last split the likelihood ratio tells apart; None for none.
+      tell: called with the name of each part before it is computed.
     Raises ValueError for a split that does not exist or has fewer than two examples.
     """
     name = split or list(dataset.splits)[-1]
@@ -92,12 +97,15 @@ def diagnose(
     keys = jax.random.split(key, 6)
     x = np.asarray(some.x)
 
-    lost = np.asarray(jit_once(lambda v: loss_without(model, v, x, keys[1], effort.draws, y))(variables))
+    tell("rates, bounds and units")
     # One set of draws for all that has to add up: ELBO = -distortion - rate.
     found: Measured = jax.device_get(
-        jit_once(lambda v, k: measured(model, v, x, k, draws=effort.k, y=y))(variables, keys[0])
+        jit(lambda v, k: measured(model, v, x, k, draws=effort.k, y=y))(variables, keys[0])
     )
     used, elbo = found.usage, np.asarray(found.elbo)
+    tell("losses without a level")
+    lost = np.asarray(jit(lambda v: loss_without(model, v, x, keys[1], effort.draws, y))(variables))
+    tell("information")
     seen = information(model, variables, x, keys[2], min(effort.latents, n), y)
     cumulative = np.cumsum(used.rates, axis=0)
     report: dict[str, Any] = {
@@ -118,12 +126,15 @@ def diagnose(
         "distances": [_number(distance) for distance in found.distance],
         "losses": [_number(values) if np.isfinite(values).all() else None for values in lost],
         "units": _units(used),
-        "bounds_above": _bounds_above(model, variables, x, keys[3], effort.draws, y, elbo, lost[-1], other),
-        "told_apart": _told_apart(model, variables, x, keys[4], y),
     }
     report["information"] = _information(seen, report["cumulative_rates"])
     per_level = zip(report["rates"], report["losses"], report["distances"], strict=True)
     report["verdicts"] = [verdict(rate, loss, distance) for rate, loss, distance in per_level]
+    tell("bounds of the upper levels alone")
+    report["bounds_above"] = _bounds_above(model, variables, x, keys[3], effort, y, elbo, lost[-1], other)
+    tell("nearest neighbours")
+    report["told_apart"] = _told_apart(model, variables, x, keys[4], y)
+    tell("probes of labels")
     train = dataset.splits["train"].take(slice(effort.probed))
     report["probes"] = probes(model, variables, train, some, report["units"], keys[5])
     report["words"] = words(report)
@@ -193,13 +204,15 @@ def _bounds_above(
     variables: Any,
     x: np.ndarray,
     key: Array,
-    draws: int,
+    effort: Effort,
     y: Any,
     elbo: np.ndarray,
     lost: np.ndarray,
     other: Dataset | None,
 ) -> list[dict[str, Any]]:
     """L^{>k} for k = 0 to L - 1 (of stages, if a model has them), and how well LLR^{>k} detects the other data.
+
+    Of more than `effort.depths` k's those are taken that are evenly spread.
 
     Args:
       elbo, lost: the report's ELBO, L^{>0}, and its loss without the lowest level, L - L^{>1}, of each example.
@@ -210,11 +223,12 @@ def _bounds_above(
     known = {0: elbo}
     if model.levels_per_stage[-1] == 1 and np.isfinite(lost).all():
         known[1] = elbo - lost
-    bound = jax.jit(lambda v, x, y, k: bound_above(model, v, x, key, k, draws, y))
+    bound = jax.jit(lambda v, x, y, k: bound_above(model, v, x, key, k, effort.draws, y))
     found: list[dict[str, Any]] = []
     first: tuple[Any, ...] = ()
     # k is data of one compiled program, not a setting of many.
-    for k in range(len(model.levels_per_stage)):
+    deepest = len(model.levels_per_stage) - 1
+    for k in np.unique(np.linspace(0, deepest, effort.depths).round().astype(int)).tolist():
         # Scores that are compared need the same draws at every k, and as many of them for both data sets.
         here = np.asarray(bound(variables, x, y, jnp.int32(k))) if strange is not None or k not in known else known[k]
         shown = known.get(k, here)

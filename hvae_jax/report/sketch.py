@@ -1,4 +1,4 @@
-"""Pictures of a model: grids while it trains, the four final ones, and those of a report."""
+"""Pictures of a model: grids while it trains, and the four final ones."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from hvae_jax.data.dataset import Dataset
-from hvae_jax.diagnostics import interpolate, level_by_level, made_of_noise, traverse
 from hvae_jax.report import charts
 from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.trace import Model, level_names
@@ -47,6 +46,18 @@ class Sketch:
             charts.save_picture(self._folder / "pictures" / f"{name}_{step:08d}.png", picture)
             reporter.image(name, picture, step)
 
+    def rehearse(self, variables: Any) -> None:
+        """Traces the programs behind all pictures, and draws blank images of their shapes; nothing is compiled.
+
+        Args:
+          variables: arrays, or their shapes and dtypes.
+        """
+        for images in (
+            jax.eval_shape(self._generate, variables, self._key_samples),
+            jax.eval_shape(self._reconstruct, variables, self._key_all, self.levels),
+        ):
+            charts.grid_picture(np.zeros((2, *images.shape[1:]), images.dtype), 2, self.value_range)
+
     def samples(self, variables: Any) -> np.ndarray:
         """New examples, as many as there are real ones."""
         return np.asarray(self._generate(variables, self._key_samples))
@@ -55,6 +66,10 @@ class Sketch:
         """Reconstructions of the examples, E[x | z], from all levels or from the top `keep_top` alone."""
         key = self._key_all if keep_top is None else self._key_top
         return np.asarray(self._reconstruct(variables, key, self.levels if keep_top is None else keep_top))
+
+
+FINAL_PICTURES = ("real.png", "samples.png", "reconstructions.png", "curve.png")
+"""Files of `save_final_pictures`."""
 
 
 def save_final_pictures(sketch: Sketch, variables: Any, best_step: int, folder: Path) -> None:
@@ -75,46 +90,6 @@ def save_final_pictures(sketch: Sketch, variables: Any, best_step: int, folder: 
         panels["top level only"] = sketch.reconstructions(variables, 1)
     charts.save_grids(folder / "reconstructions.png", {k: v[:36] for k, v in panels.items()}, 6, sketch.value_range)
     charts.save_curve(folder / "curve.png", read_metrics(folder / "metrics.jsonl"), best_step)
-
-
-def walk_pictures(
-    model: Model, variables: Any, dataset: Dataset, report: dict[str, Any], key: jax.Array
-) -> dict[str, bytes]:
-    """PNGs for a report by caption: levels one by one, samples, a traversal of each level, interpolations.
-
-    If there are more than eight levels, those with the highest rates are traversed. Traversals and interpolations go
-    through the noise of each level: a model has none if a prior is not made of standard noise, as a mixture is not.
-    """
-    split = dataset.splits[report["split"]].take(slice(8)).for_classes(model.classes)
-    x, y, values = np.asarray(split.x), split.y, image_range(dataset)
-    keys = jax.random.split(key, 4)
-
-    def grid(rows: np.ndarray) -> bytes:
-        """The PNG of examples `[rows, columns, *event]`."""
-        return charts.picture_bytes(charts.grid_picture(rows.reshape(-1, *x.shape[1:]), rows.shape[1], values))
-
-    by_level = np.asarray(jit_once(lambda v: level_by_level(model, v, x, keys[0], y))(variables))
-    names = report["levels"]
-    caption = (
-        f"Reconstructions from no level, from {names[0]}, and so on down to all {len(names)}; last, the image itself"
-    )
-    found = {caption: grid(np.concatenate([by_level, x[:, None].astype(by_level.dtype)], axis=1))}
-    labels = None if y is None else np.resize(y, 64)
-    drawn = jit_once(lambda v: model.apply(v, keys[1], 64, y=labels, method="generate"))(variables)
-    found["Samples"] = grid(np.asarray(drawn).reshape(8, 8, *x.shape[1:]))
-    if not made_of_noise(model, variables, x, y):
-        return found
-    steps = np.linspace(-2.5, 2.5, 9)
-    highest = sorted(range(len(names)), key=lambda i: -report["rates"][i]["value"])[:8]
-    for level in sorted(highest):
-        unit = report["units"][level]["order"][0]
-        walk = jit_once(lambda v, at=level, u=unit: traverse(model, v, x, keys[2], at, u, steps, y))
-        title = f"The unit of {names[level]} with the highest KL (unit {unit})"
-        caption = f"{title} from -2.5 to 2.5 standard deviations of its prior"
-        found[caption] = grid(np.asarray(walk(variables)))
-    ways = jit_once(lambda v: interpolate(model, v, x, np.roll(x, 1, axis=0), keys[3], 9, y=y))(variables)
-    found["From one image to the next, along great circles in the noise of all levels"] = grid(np.asarray(ways))
-    return found
 
 
 def image_range(dataset: Dataset) -> tuple[float, float]:

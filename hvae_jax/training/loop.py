@@ -59,7 +59,8 @@ class Watching:
     """The observers of a run while it trains.
 
     Attributes:
-      reporter_at: `(first step, last step) -> Reporter`, called once it is known where the run starts.
+      reporter_at: `(first step, last step) -> Reporter`, called once it is known where the run starts; both steps are
+        the same if it is finished.
       metrics: path of metrics.jsonl, from which a resumed run learns what went before; None for none.
       pictures: `(step, variables, reporter)`, called every `pictures_every` steps; None draws nothing.
       profiler: traces dispatches; None traces none.
@@ -114,7 +115,7 @@ def train(
     step = int(state.step)
     # A finished run that is given more steps goes on; one that is given fewer than it has taken is done.
     progress = progress.at(step, plan.last_step, settings.patience)
-    reporter = watching.reporter_at(step, plan.last_step)
+    reporter = watching.reporter_at(step, step if progress.finished else plan.last_step)
     rows = watching.rows_before(step)
     commentary, soundness = Commentary(reporter, names, settings.patience, rows), Soundness(step, rows)
     score = _scoring(validate, validate_key, soundness, reporter)

@@ -259,7 +259,7 @@ class Reporter:
             line = "{n_fmt}/{total_fmt} steps, {elapsed} gone, {remaining} left, {rate_fmt}{postfix}"
             look = {"file": _Lines(sys.stderr), "mininterval": LOG_SECONDS, "miniters": 1, "bar_format": line}
         self._sinks = [] if silent else list(sinks)
-        self._silent, self._batch_size = silent, batch_size
+        self._silent, self._batch_size, self._redrawn = silent, batch_size, redrawn
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", disable=silent, **look)
 
     def advance(self, step: int, **shown: Any) -> None:
@@ -274,6 +274,11 @@ class Reporter:
             parts.insert(0, f"{rate * self._batch_size:,.0f} images/s")
         self._bar.set_postfix_str(", ".join(parts), refresh=False)
         self._bar.update(step - self._bar.n)
+
+    def wait(self, what: str) -> None:
+        """Shows what the progress line waits for, until it next moves; in a file or a pipe, nothing."""
+        if self._redrawn:
+            self._bar.set_postfix_str(what, refresh=True)
 
     def write(self, row: dict[str, float | int]) -> None:
         """Writes one row of numbers to every sink. Raises OSError if metrics.jsonl cannot be written."""

@@ -18,8 +18,8 @@ from hvae_jax.models import TopDownVAE
 from hvae_jax.report import charts
 from hvae_jax.report.diagnosis import Effort, diagnose, words
 from hvae_jax.report.page import page
-from hvae_jax.report.sketch import walk_pictures
 from hvae_jax.report.verdicts import verdict
+from hvae_jax.report.walks import walk_pictures
 
 KEY = jax.random.key(0)
 EFFORT = Effort(examples=30, draws=2, k=4, latents=10, probed=30)

@@ -46,6 +46,23 @@ def reporter(*sinks: Sink, **options: Any) -> Reporter:
     return Reporter(list(sinks), 1000, 0, **options)
 
 
+def test_what_a_person_waits_for_is_shown_on_a_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is gone once the line moves."""
+    to = reporter()
+    to.wait("compiling the training step ...")
+    to.close()
+    assert "compiling" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    to = reporter()
+    to.wait("compiling the training step ...")
+    assert "compiling the training step" in capsys.readouterr().err
+    to.advance(1000, loss="2.0")
+    to.close()
+    assert "compiling" not in capsys.readouterr().err
+
+
 def test_every_sink_gets_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     one, other = Kept(), Kept(required=True)
     to = reporter(one, other)
