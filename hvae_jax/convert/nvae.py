@@ -14,7 +14,7 @@ import numpy as np
 
 from hvae_jax import models
 from hvae_jax.convert.converter import Converter, Preset, check_is_preset
-from hvae_jax.convert.state_dict import CONV, LINEAR, Entry, count, size, template_of, to_variables, unwrapped
+from hvae_jax.convert.state_dict import CONV, LINEAR, Entries, Entry, count, size, template_of, to_variables, unwrapped
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import NVAE
 from hvae_jax.networks.shift_network import EXPANSION
