@@ -26,8 +26,10 @@ from jaxtyping import Float
 
 from hvae_jax.descent import Flow
 from hvae_jax.distributions import bounded, finite_exp
+from hvae_jax.networks.cells import CellStyle, LogNormConv
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.masked import MaskedLayers, apply_layers, check_order
+from hvae_jax.networks.shift_network import EXPANSION, ShiftNetwork, ShiftWeights, shift
 from hvae_jax.records import check_fields, check_sizes
 
 StepForm = Literal["gate", "mean_only", "published"]
@@ -199,6 +201,45 @@ class InverseAutoregressive(nn.Module):
             # The next step's gains and biases are initialised on the output of this one.
             if self.is_initializing():
                 z = flows[-1].forward(z)[0]
+        return chain(flows)
+
+
+class VolumePreserving(nn.Module):
+    """NVAE's posterior flow: pairs of steps z' = z - m(z), in the order of the rows and then against it.
+
+    Attributes:
+      pairs: number of pairs of steps.
+      epsilon: number added to the norms of weights, as in `networks.cells.CellStyle`.
+
+    Source: Vahdat & Kautz (2020), section 3.2. In the published models the channels keep their order in the second step
+    of a pair, and no step reads x.
+    """
+
+    pairs: int = 1
+    epsilon: float = 0.0
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b h w channels"], context: Float[Array, "b h w width"] | None) -> Flow:
+        """Makes the flow.
+
+        Args:
+          z: any array of the shape of z.
+          context: features from the encoder, which a 1x1 convolution adds to each step's first layer; None for none.
+        """
+        flows: list[Flow] = []
+        for i in range(2 * self.pairs):
+            odd = i % 2 == 1
+            weights = ShiftNetwork(z.shape[-1], self.epsilon, name=f"step_{i}")()
+            seen = None
+            if context is not None:
+                style = CellStyle(epsilon=self.epsilon)
+                reader = LogNormConv(EXPANSION * z.shape[-1], 1, style=style, name=f"context_{i}")
+                seen = _reversed(reader(context), odd, channels=False)
+
+            def network(z: Array, weights: ShiftWeights = weights, seen: Array | None = seen, odd: bool = odd) -> Array:
+                return -_reversed(shift(weights, _reversed(z, odd, channels=False), seen), odd, channels=False)
+
+            flows.append(autoregressive_step(network, "mean_only"))
         return chain(flows)
 
 

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "descent": {"distributions", "trace"},
     "flows": {"descent", "distributions", "networks"},
     "models": {"descent", "distributions", "flows", "likelihoods", "networks", "trace"},
-    "objectives": {"distributions", "trace"},
+    "objectives": {"distributions", "networks", "trace"},
     "diagnostics": {"distributions", "objectives", "trace"},
     "training": {"objectives", "trace"},
     "convert": {"distributions", "likelihoods", "models", "networks"},

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from hvae_jax.convert import addtt, biva, efficient_vdvae, vdvae
+from hvae_jax.convert import addtt, biva, efficient_vdvae, nvae, vdvae
 from hvae_jax.convert.converter import Converter
 
 CONVERTERS: tuple[Converter[Any], ...] = (
@@ -11,6 +11,7 @@ CONVERTERS: tuple[Converter[Any], ...] = (
     efficient_vdvae.CONVERTER,
     biva.CONVERTER,
     addtt.CONVERTER,
+    nvae.CONVERTER,
 )
 
 

@@ -44,6 +44,7 @@ class Entry:
       unfold: shape of the public array with its flattened axes written out, such as (outputs, C, H, W) for a linear
         layer that reads a flattened map; None if no axes are flattened.
       at: index of the block, for leaves that stack the blocks of a stage along their first axis; None for others.
+      ones: number of axes of length 1 behind those of ours, in the public array.
     """
 
     path: str
@@ -51,13 +52,15 @@ class Entry:
     shape: Shape | None = None
     unfold: Shape | None = None
     at: int | None = None
+    ones: int = 0
 
     def expected(self, ours: Shape) -> Shape:
         """The shape of the public array, given the shape of our leaf."""
         if self.shape is not None:
             return self.shape
         ours = ours if self.at is None else ours[1:]
-        return ours if self.axes is None else tuple(ours[self.axes.index(i)] for i in range(len(ours)))
+        ours = ours if self.axes is None else tuple(ours[self.axes.index(i)] for i in range(len(ours)))
+        return ours + (1,) * self.ones
 
     def carry(self, value: np.ndarray, ours: Shape) -> np.ndarray:
         """The public array in the layout of our leaf, or of the one block of it that `at` names."""

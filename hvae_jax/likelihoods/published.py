@@ -4,7 +4,8 @@
     Bernoulli(form="of_p")                         PyTorch's cross-entropy of a probability: addtt/ladder-vae-pytorch
     Bernoulli(1e-7), Categorical(K, 1e-7)          the article's code
     DiscretisedLogistic(added=1e-7)                addtt/ladder-vae-pytorch
-    LogisticMixture(form="published")              PixelCNN++'s code, VDVAE's, NVAE's, addtt's, vlievin/biva-pytorch
+    LogisticMixture(form="published")              PixelCNN++'s code, VDVAE's, addtt's, vlievin/biva-pytorch
+    LogisticMixture(form="nvae")                   NVAE's code
     LogisticMixture(form="vdvae_5_bits")           VDVAE's code for 32 values
     LogisticMixture(form="efficient_vdvae_5_bits") Efficient-VDVAE's code for 32 values
 
@@ -27,7 +28,7 @@ from hvae_jax.likelihoods.base import softplus
 from hvae_jax.likelihoods.bins import Bins, in_scales
 
 BernoulliForm = Literal["exact", "of_p"]
-MixtureForm = Literal["exact", "published", "vdvae_5_bits", "efficient_vdvae_5_bits"]
+MixtureForm = Literal["exact", "published", "nvae", "vdvae_5_bits", "efficient_vdvae_5_bits"]
 
 
 def bernoulli_of_p(x: Num[Array, "..."], logits: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -77,18 +78,19 @@ class PublishedBins:
 
     P is the difference of two sigmoids or, if that is 1e-5 or less, the density at the middle of the bin times its
     width; except for that, P sums to 1 over all values. The first bin (u below -0.999) and the last (u above 0.999) are
-    open. In the forms of 5 bits the values lie 8/127.5 apart, from -1 to 0.945, in bins 2/31 wide: the bins overlap,
-    and P sums to 1.03. Near white the sum of "vdvae_5_bits" is far from 1, because no value reaches the last, open bin;
-    in "efficient_vdvae_5_bits" the bin of the last value is open.
+    open. In "nvae" the last bin begins at u = 0.99: of 256 values, 254 is scored as open too, and P sums to 1 + P(255);
+    with 32 values it is "published". In the forms of 5 bits the values lie 8/127.5 apart, from -1 to 0.945, in bins
+    2/31 wide: the bins overlap, and P sums to 1.03. Near white the sum of "vdvae_5_bits" is far from 1, because no
+    value reaches the last, open bin; in "efficient_vdvae_5_bits" the bin of the last value is open.
 
     Attributes:
       values: V, number of values that an element can take.
-      form: "published", or one of the forms of 5 bits.
+      form: "published", "nvae", or one of the forms of 5 bits.
       beta: divisor of log_scale in the density but not in the density's argument, an oversight of Efficient-VDVAE's
         code; 1 for the other codes.
 
-    Source: Salimans et al. (2017), their code, for "published"; the code of VDVAE (Child, 2021), where NVAE's for five
-    bits is "published"; the code of Efficient-VDVAE (Hazami et al., 2022).
+    Source: Salimans et al. (2017), their code, for "published"; the codes of VDVAE (Child, 2021), NVAE (Vahdat & Kautz,
+    2020) and Efficient-VDVAE (Hazami et al., 2022).
     """
 
     values: int
@@ -116,7 +118,7 @@ class PublishedBins:
         white = 120.5 / 127.5 if self.form == "efficient_vdvae_5_bits" else 1.0
         u = self.centre(x)
         # The ends are found before the cast: in bfloat16 0.999 is 1.
-        first, last = u < -0.999, u > 0.999 * white
+        first, last = u < -0.999, u > (0.99 if self.form == "nvae" else 0.999 * white)
         inverse, offset = finite_exp(-log_scale), u.astype(mean.dtype) - mean
         upper, middle, lower = (in_scales(distance, inverse) for distance in (offset + half, offset, offset - half))
         mass = jax.nn.sigmoid(upper) - jax.nn.sigmoid(lower)
@@ -131,4 +133,4 @@ class PublishedBins:
 
     @property
     def _five_bits(self) -> bool:
-        return self.form != "published"
+        return self.form.endswith("5_bits")

@@ -14,6 +14,16 @@ from hvae_jax.models.conv_ladder import addtt_cifar10 as addtt_cifar10
 from hvae_jax.models.conv_ladder import addtt_mnist as addtt_mnist
 from hvae_jax.models.ladder import LadderVAE as LadderVAE
 from hvae_jax.models.ladder import casperkaae_mnist as casperkaae_mnist
+from hvae_jax.models.nvae import NVAE as NVAE
+from hvae_jax.models.nvae import halving_groups as halving_groups
+from hvae_jax.models.nvae_presets import nvae_celeba64 as nvae_celeba64
+from hvae_jax.models.nvae_presets import nvae_cifar10 as nvae_cifar10
+from hvae_jax.models.nvae_presets import nvae_cifar10_small as nvae_cifar10_small
+from hvae_jax.models.nvae_presets import nvae_digits as nvae_digits
+from hvae_jax.models.nvae_presets import nvae_faces256 as nvae_faces256
+from hvae_jax.models.nvae_presets import nvae_imagenet32 as nvae_imagenet32
+from hvae_jax.models.nvae_presets import nvae_mnist as nvae_mnist
+from hvae_jax.models.nvae_presets import nvae_mnist_small as nvae_mnist_small
 from hvae_jax.models.resnet_vae import ResNetVAE as ResNetVAE
 from hvae_jax.models.resnet_vae import iaf_cifar10 as iaf_cifar10
 from hvae_jax.models.resnet_vae import iaf_cifar10_small as iaf_cifar10_small

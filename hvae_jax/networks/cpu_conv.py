@@ -99,3 +99,38 @@ def _in_blocks(x: Array, kernel: Array, stride: int, padding: Padding, precision
         out = jnp.pad(out, ((0, 0), (0, height - 1), (0, 0), (0, 0)))
         parts.append(out.reshape(m, rows, columns - width + 1, outputs)[:, : rows - height + 1])
     return jnp.concatenate(parts)
+
+
+def depthwise(x: Array, kernel: Array) -> Array:
+    """The convolution of each channel of `[B, H, W, C]` with its own `[height, width, 1, C]`, zero-padded.
+
+    XLA's CPU backend computes a convolution of C groups without its fast routines. There it is a sum of shifted
+    products, which XLA makes one loop of.
+    """
+    return jax.lax.platform_dependent(x, kernel, cpu=_shifted_products, default=_grouped)
+
+
+def _grouped(x: Array, kernel: Array) -> Array:
+    """The depthwise convolution as XLA has it."""
+    height, width, _, channels = kernel.shape
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        ((height // 2, height // 2), (width // 2, width // 2)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+    )
+
+
+def _shifted_products(x: Array, kernel: Array) -> Array:
+    """The depthwise convolution as a sum over the positions of the kernel."""
+    height, width, _, _ = kernel.shape
+    rows, columns = x.shape[1:3]
+    up, aside = height // 2, width // 2
+    padded = jnp.pad(x, ((0, 0), (up, up), (aside, aside), (0, 0)))
+    total = jnp.zeros_like(x)
+    for a in range(height):
+        for b in range(width):
+            total += padded[:, a : a + rows, b : b + columns] * kernel[a, b][None, None]  # [1, 1, 1, C]
+    return total

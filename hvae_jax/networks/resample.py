@@ -6,8 +6,10 @@ core.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Num
 
 from hvae_jax.networks import cpu_conv
@@ -108,20 +110,43 @@ def _phases(size: int, stride: int, before: int) -> list[tuple[slice, tuple[int,
     return phases
 
 
-def double_bilinear(x: Float[Array, "batch rows columns channels"]) -> Float[Array, "batch rows2 columns2 channels"]:
-    """Double height and width: out[2i] = x[i-1]/4 + 3 x[i]/4, out[2i+1] = 3 x[i]/4 + x[i+1]/4, edges repeated.
+def double_bilinear(
+    x: Float[Array, "batch rows columns channels"], *, align_corners: bool = False
+) -> Float[Array, "batch rows2 columns2 channels"]:
+    """Double height and width by bilinear interpolation; of n rows (and columns) become 2n.
 
-    Bilinear interpolation with half-pixel centres, PyTorch's `align_corners=False`.
+    With half-pixel centres, out[2i] = x[i-1]/4 + 3 x[i]/4 and out[2i+1] = 3 x[i]/4 + x[i+1]/4, edges repeated. With
+    `align_corners`, out[j] is x at position j (n - 1)/(2n - 1), so that corners stay corners:
+    out[2i] = a x[i-1] + (1 - a) x[i], a = i/(2n - 1), and out[2i+1] = (1 - b) x[i] + b x[i+1], b = (n-1-i)/(2n - 1).
+    Both are PyTorch's of that name.
     """
     for axis in (1, 2):
         size = x.shape[axis]
         before = jax.lax.slice_in_dim(x, 0, 1, axis=axis), jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)
         after = jax.lax.slice_in_dim(x, 1, size, axis=axis), jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
-        even = 0.75 * x + 0.25 * jnp.concatenate(before, axis=axis)
-        odd = 0.75 * x + 0.25 * jnp.concatenate(after, axis=axis)
+        a, b = _weights(size, axis, x.dtype) if align_corners else (0.25, 0.25)
+        even = (1.0 - a) * x + a * jnp.concatenate(before, axis=axis)
+        odd = (1.0 - b) * x + b * jnp.concatenate(after, axis=axis)
         shape = (*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
         x = jnp.stack([even, odd], axis=axis + 1).reshape(shape)
     return x
+
+
+def _weights(size: int, axis: int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
+    """The weights a and b of `double_bilinear(align_corners=True)`, with the size along one axis of four."""
+    shape = tuple(size if i == axis else 1 for i in range(4))
+    a = np.arange(size) / (2 * size - 1)
+    return a.reshape(shape).astype(dtype), a[::-1].reshape(shape).astype(dtype)
+
+
+def depthwise(
+    x: Num[Array, "batch rows columns channels"],
+    kernel: Float[Array, "height width 1 channels"],
+    dtype: ComputeDtype = None,
+) -> Float[Array, "batch rows columns channels"]:
+    """A convolution of each channel with a kernel of its own, zero-padded by size // 2: the resolution stays."""
+    target = jnp.promote_types(x.dtype, kernel.dtype) if dtype is None else dtype
+    return cpu_conv.depthwise(x.astype(target), kernel.astype(target))
 
 
 def enlarge(x: Num[Array, "batch rows columns channels"], factor: int) -> Num[Array, "batch rows2 columns2 channels"]:

@@ -34,7 +34,9 @@ from hvae_jax.objectives.schedules import Constant as Constant
 from hvae_jax.objectives.schedules import Cosine as Cosine
 from hvae_jax.objectives.schedules import Cyclical as Cyclical
 from hvae_jax.objectives.schedules import Exponential as Exponential
+from hvae_jax.objectives.schedules import Geometric as Geometric
 from hvae_jax.objectives.schedules import Linear as Linear
 from hvae_jax.objectives.schedules import Product as Product
 from hvae_jax.objectives.schedules import Schedule as Schedule
 from hvae_jax.objectives.schedules import Tripling as Tripling
+from hvae_jax.objectives.spectral import SpectralRegularised as SpectralRegularised

@@ -225,6 +225,35 @@ class Exponential:
         return jnp.maximum(decayed, jnp.asarray(self.floor, float))
 
 
+@dataclasses.dataclass(frozen=True)
+@checked
+class Geometric:
+    """v(t) = initial^(1 - w(t)) final^w(t): a straight line on a logarithmic axis where w(t) is linear.
+
+    Attributes:
+      progress: schedule w(t), from 0 to 1.
+      initial, final: values at w = 0 and at w = 1, above 0.
+
+    NVAE anneals its spectral regularisation along with the KL: over T steps from 1 to 0.01 it is
+    Geometric(Linear(1e-4 * T, 0.3001 * T, floor=1e-4), 1.0, 0.01).
+    Source: Vahdat & Kautz (2020), their code.
+    Raises ValueError for a value that is not above 0.
+    """
+
+    progress: Schedule = Constant()
+    initial: float = 1.0
+    final: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial < math.inf or not 0 < self.final < math.inf:
+            raise ValueError(f"Geometric(initial={self.initial}, final={self.final}): both have to be above 0, finite.")
+
+    def __call__(self, step: Array) -> Array:
+        """`[]`, or `[L]` if the progress has one number per level."""
+        w = self.progress(step)
+        return jnp.exp((1.0 - w) * math.log(self.initial) + w * math.log(self.final))
+
+
 def _fraction(schedule: Linear | Cosine | Cyclical, step: Array) -> Array:
     """(t - start)/(end - start) clipped to [0, 1]; where start = end, 0 before that step and 1 from it on."""
     t, first, last = (jnp.asarray(v, float) for v in (step, schedule.start, schedule.end))

@@ -31,6 +31,8 @@ class Adamax:
       learning_rate: step size.
       b1, b2: decay of the first moment and of the infinity norm.
       eps: added to the gradient's magnitude.
+      weight_decay: factor of the parameters that are added to the gradient before the moments (an L2 term), as in
+        PyTorch; unlike AdamW's it is scaled by the infinity norm.
       schedule: factor of the learning rate at each update; skipped steps do not count.
     """
 
@@ -38,6 +40,7 @@ class Adamax:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    weight_decay: float = 0.0
     schedule: Schedule = Constant()
 
     def __post_init__(self) -> None:
@@ -45,7 +48,9 @@ class Adamax:
 
     def build(self) -> optax.GradientTransformation:
         """Builds the transformation. Raises ValueError for a schedule with more than one value."""
-        return optax.adamax(_scheduled(self.learning_rate, self.schedule), self.b1, self.b2, self.eps)
+        adamax = optax.adamax(_scheduled(self.learning_rate, self.schedule), self.b1, self.b2, self.eps)
+        # without a decay the state stays that of Adamax alone
+        return optax.chain(optax.add_decayed_weights(self.weight_decay), adamax) if self.weight_decay else adamax
 
 
 @dataclasses.dataclass(frozen=True)

@@ -284,6 +284,16 @@ def test_mode_of_the_logistic() -> None:
     assert len(np.unique(mode_of(family(h)))) > 4
 
 
+def test_nvaes_form_counts_the_last_value_twice() -> None:
+    """Of 256 values 254 lies in the last bin too, so that P sums to 1 + P(255); with 32 values P sums to 1."""
+    h = jnp.asarray([[[3.0, 0.99, -4.0]]])  # [B, 1, logit, mean, log scale]
+    eight = LogisticMixture(1, 256, channels=1, form="nvae")
+    each = probabilities(eight, h[0, 0])
+    assert each.sum() == pytest.approx(1.0 + each[255], abs=1e-4)
+    assert each[254] > 1.2 * probabilities(LogisticMixture(1, 256, channels=1), h[0, 0])[254]
+    assert probabilities(LogisticMixture(1, 32, channels=1, form="nvae"), h[0, 0]).sum() == pytest.approx(1.0, abs=1e-4)
+
+
 def test_the_published_form_is_near_the_exact_one() -> None:
     """Equal up to rounding in bins of 1e-5 or more; in the tails log P differs by at most 0.5."""
     exact, published = (LogisticMixture(3, 32, channels=1, form=form) for form in ("exact", "published"))
@@ -390,7 +400,10 @@ def test_a_pixelcnn_over_logistics() -> None:
         (lambda: LogisticMixture(0), r"mixtures=0, values=256\)"),
         (lambda: LogisticMixture(values=1), "2 values"),
         (lambda: LogisticMixture(channels=2), r"channels=2\): 1, or 3"),
-        (lambda: LogisticMixture(form="nvae"), r"form='nvae'\): it has to be 'exact', 'published', 'vdvae_5_bits' or"),
+        (
+            lambda: LogisticMixture(form="other"),
+            r"form='other'\): it has to be 'exact', 'published', 'nvae', 'vdvae_5_b",
+        ),
         (lambda: LogisticMixture(form="vdvae_5_bits"), "5 bits have 32 values"),
         (lambda: LogisticMixture(values=32).check(np.full((2, 3), 40)), r"40 at index \(0, 0\).*0..31.*values=41"),
         (lambda: LogisticMixture().check(np.zeros((2, 4, 4, 1))), r"shape \(2, 4, 4, 1\).*Set channels=1"),

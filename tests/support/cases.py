@@ -17,6 +17,7 @@ from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian, PixelCNN
 from hvae_jax.models import (
     BIVA,
     HVAE,
+    NVAE,
     VAE,
     VDVAE,
     BottomUpVAE,
@@ -122,6 +123,25 @@ def plain(*widths: int) -> MLP:
 
 
 LINE, LOG_STEP = grid(-12.0, 12.0, 121)
+
+SMALL_NVAE: dict[str, Any] = {
+    "image": (2, 2, 1),
+    "groups": (1, 1),
+    "latents": 1,
+    "width": 2,
+    "halvings": 0,
+    "pre_cells": 1,
+    "post_cells": 1,
+    "up_cells": 1,
+    "down_cells": 1,
+    "likelihood": Bernoulli(),
+}
+# Biases before a batch norm: of the first convolution in each encoder cell, and of the first norm in decoder cells.
+NVAE_CANCELLED = (
+    *("up2/cell_0/conv_0/bias", "shrink2/conv_0/bias", "up1/cell_0/conv_0/bias"),
+    *("grow2/norm_0/bias", "down2/cell_0/norm_0/bias"),
+)
+NVAE_HALVED = (*("pre_0_0/conv_0/bias", "up1/cell_0/conv_0/bias", "down1/cell_0/norm_0/bias", "post_0_0/norm_0/bias"),)
 
 CASES = (
     Case(
@@ -347,6 +367,34 @@ CASES = (
         ),
         integers(2, 2, 2, 1),
         every_x=every(2, 2, 2, 1),
+    ),
+    Case("nvae", NVAE(**SMALL_NVAE), integers(2, 2, 2, 1), every_x=every(2, 2, 2, 1), cancelled=NVAE_CANCELLED),
+    Case(
+        "nvae_flow",
+        NVAE(**SMALL_NVAE, flows=1),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+        cancelled=NVAE_CANCELLED,
+    ),
+    Case(
+        "nvae_conditional_flow",
+        NVAE(**SMALL_NVAE | {"image": (2, 4, 1), "groups": (2,), "halvings": 1}, flows=1, flow_context=True),
+        integers(2, 2, 4, 1),
+        cancelled=NVAE_HALVED,
+    ),
+    Case(
+        "nvae_classes",
+        NVAE(**SMALL_NVAE | {"groups": (2,), "halvings": 1, "likelihood": Categorical(3)}, residual=False, classes=2),
+        integers(3, 2, 2, 1),
+        y=jnp.arange(BATCH) % 2,
+        cancelled=NVAE_HALVED,
+    ),
+    Case(
+        "nvae_one_group",
+        NVAE(**SMALL_NVAE | {"groups": (1,), "halvings": 1}),
+        integers(2, 2, 2, 1),
+        every_x=every(2, 2, 2, 1),
+        cancelled=("pre_0_0/conv_0/bias", "up1/cell_0/conv_0/bias", "post_0_0/norm_0/bias"),
     ),
     Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
     Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),

@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from hvae_jax.convert import addtt, biva, efficient_trees, vdvae
+from hvae_jax.convert import addtt, biva, efficient_trees, nvae, vdvae
 from hvae_jax.convert import efficient_vdvae as efficient
 from hvae_jax.convert.efficient_trees import TREES
-from hvae_jax.convert.state_dict import Entry, template_of
+from hvae_jax.convert.state_dict import CONV, Entry, template_of
 from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture
 from hvae_jax.models import (
     BIVA,
+    NVAE,
     VDVAE,
     ConvLadderVAE,
     Down,
@@ -106,3 +107,17 @@ def nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
             place = place.setdefault(part, {})
         place[last] = value
     return tree
+
+
+def of_nvae(model: NVAE, real: bool = True) -> dict[str, np.ndarray]:
+    """The state dict of an NVAE without flows, or with flows under names of our own."""
+    entries = dict(nvae.entries(model))
+    for level in range(model.num_levels if model.flows else 0):
+        owner, at = nvae.flow_owner(model, level)
+        for step in range(2 * model.flows):
+            for kind in ("first", "middle", "out"):
+                name, ours = f"nf_cells.{level}.{step}.{kind}", f"params/{owner}flow/step_{step}/{kind}"
+                entries[f"{name}.weight"] = Entry(f"{ours}_kernel", CONV, at=at)
+                entries[f"{name}.log_weight_norm"] = Entry(f"{ours}_log_norm", at=at, ones=3)
+            entries[f"nf_cells.{level}.{step}.out.bias"] = Entry(f"params/{owner}flow/step_{step}/out_bias", at=at)
+    return arrays(model, iter(entries.items()), real)
