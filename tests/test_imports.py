@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("models", "objectives", "report", "trace", "training"),
     },
     # objectives: a flag that this run does not have may be a setting of another objective
-    "cli": {"convert", "descent", "diagnostics", "experiment", "objectives", "report", "trace", "training"},
+    "cli": {"convert", "descent", "diagnostics", "experiment", "models", "objectives", "report", "trace", "training"},
 }
 # Only the maths lies at the root.
 ROOT_MODULES = {"__init__", "distributions", "trace", "descent", "flows"}

@@ -11,6 +11,7 @@ from hvae_jax.cli.arguments import Import, Run, check_out, columns
 from hvae_jax.descent import temperature_by_side
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.reopen import an_example, open_variables
+from hvae_jax.models import recalibrate
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit_once
@@ -31,6 +32,8 @@ class Sample:
         first.
       temperature_by_side: instead, one for each resolution, by the side of its maps: 1 1.0 4 0.9 8 0.8.
       label: label of all images, for a model with classes; by default labels take turns.
+      recalibrate: steps over which the statistics of batch norm are first moved to those of samples at this temperature
+        (`models.recalibrate`), 500 in NVAE's code; the run keeps its own. None leaves them.
       seed: seed of the draws.
       out: file of the picture, or an .npz for the arrays; samples_tTEMPERATURE.png in the run folder by default, with
         labelN_ before the t if --label is given.
@@ -42,6 +45,7 @@ class Sample:
     temperature: tuple[float, ...] = (1.0,)
     temperature_by_side: dict[int, float] = dataclasses.field(default_factory=dict)
     label: int | None = None
+    recalibrate: int | None = None
     seed: int = 0
     out: Path | None = None
     import_: Import = ()
@@ -56,6 +60,16 @@ class Sample:
         values = _range(experiment)
         temperature, name = _temperature(self, experiment, variables)
         y = _labels(model, self.label, self.n)
+        if self.recalibrate is not None:
+            variables = recalibrate(
+                model,
+                variables,
+                jax.random.key(self.seed + 1),
+                steps=self.recalibrate,
+                batch=_BATCH,
+                temperature=temperature,
+                y=_labels(model, self.label, _BATCH),
+            )
         draw = jit_once(lambda v, key: model.apply(v, key, self.n, y=y, temperature=temperature, method="generate"))
         with memory_for("sampling", "Lower --n."):
             x = np.asarray(draw(variables, jax.random.key(self.seed)))
@@ -68,6 +82,9 @@ class Sample:
         else:
             charts.save_grids(out, {f"temperature {name}": x}, columns(self.n), values)
         say(out)
+
+
+_BATCH = 16  # samples in each step of the recalibration, as in NVAE's code
 
 
 def _range(experiment: Experiment) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from hvae_jax.models.nvae_presets import nvae_faces256 as nvae_faces256
 from hvae_jax.models.nvae_presets import nvae_imagenet32 as nvae_imagenet32
 from hvae_jax.models.nvae_presets import nvae_mnist as nvae_mnist
 from hvae_jax.models.nvae_presets import nvae_mnist_small as nvae_mnist_small
+from hvae_jax.models.recalibration import recalibrate as recalibrate
 from hvae_jax.models.resnet_vae import ResNetVAE as ResNetVAE
 from hvae_jax.models.resnet_vae import iaf_cifar10 as iaf_cifar10
 from hvae_jax.models.resnet_vae import iaf_cifar10_small as iaf_cifar10_small

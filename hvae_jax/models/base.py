@@ -152,13 +152,17 @@ class HVAE(nn.Module):
         latents: Sequence[ArrayLike | None] | None = None,
         noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
+        train: bool = False,
     ) -> Trace:
-        """Sample the latents that are not given from their priors, for n examples; log_px of the Trace is None."""
+        """Sample the latents that are not given from their priors, for n examples; log_px of the Trace is None.
+
+        In training mode the networks see the statistics of these samples, as `models.recalibrate` needs it.
+        """
         n = as_count(n)
         check_arguments(type(self).__name__, key, latents, noise, temperature)
         choices = picks(self.num_levels, latents, temperature, noise=noise)
         with variables_explained(self):
-            trace = self.descend(None, n, key, y=_array(y), picks=choices, train=False)
+            trace = self.descend(None, n, key, y=_array(y), picks=choices, train=train)
         return _with_batch(trace, n)
 
     def generate(

@@ -93,6 +93,19 @@ def test_a_file_becomes_a_run_that_samples(code: str, capsys: pytest.CaptureFixt
     assert np.load("x.npz")["x"].shape == (2, *read_experiment(run).model.image)
 
 
+@pytest.mark.slow
+def test_recalibrated_samples(said: Said) -> None:
+    """Batch statistics are moved for the samples alone; a model without them says so."""
+    np.savez("w.npz", **weights("nvae"))
+    main(["import", "nvae", "w.npz", *FLAGS["nvae"]])
+    main(["sample", "runs/nvae", "--n", "2", "--out", "plain.npz"])
+    main(["sample", "runs/nvae", "--n", "2", "--out", "moved.npz", "--recalibrate", "3"])
+    assert not np.array_equal(np.load("plain.npz")["x"], np.load("moved.npz")["x"])
+    np.savez("w.npz", **weights("biva"))
+    main(["import", "biva", "w.npz", *FLAGS["biva"]])
+    assert "BIVA keeps no batch statistics" in said("sample", "runs/biva", "--recalibrate", "3")
+
+
 def test_what_the_folder_says() -> None:
     """Without a preset the configuration is read off; options and what weights do not determine are recorded."""
     np.savez("w.npz", **weights("biva"))
