@@ -149,8 +149,6 @@ class GECO(Objective):
     multiplier: Literal["log", "softplus"] = "log"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.constraints, tuple):
-            raise ValueError(f"GECO(constraints={self.constraints!r}): a tuple of them, such as (Distortion(1.2),).")
         names = [constraint.name() for constraint in self.constraints]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"GECO(constraints=...) has {names}: at least one, and each name once.")

@@ -3,9 +3,7 @@
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -13,11 +11,9 @@ PerLevel = float | tuple[float, ...]
 
 
 def check_numbers(owner: Any, *names: str, low: float | None = None) -> None:
-    """Raises ValueError if a setting of `owner` is not finite, is below `low`, or is a list or an array."""
+    """Raises ValueError if a setting of `owner` is not finite or is below `low`."""
     for name in names:
         given = getattr(owner, name)
-        if isinstance(given, list | np.ndarray | jax.Array) and np.ndim(given):
-            raise ValueError(f"{type(owner).__name__}({name}={given!r}): one number, or a tuple of one a level.")
         values = given if isinstance(given, tuple) else (given,)
         if not values or not all(math.isfinite(v) and (low is None or v >= low) for v in values):
             least = "" if low is None else f" of {low:g} or more"

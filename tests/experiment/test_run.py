@@ -381,7 +381,7 @@ def test_hvae_on_a_finished_run(finished: Path, tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["show", "{tmp}"], ["no run", "result.json"]),
+        (["show", "{tmp}"], ["no run", "settings.json"]),
         (["sample", "{tmp}"], ["no run", "settings.json"]),
         (["sample", "{run}", "--temperature", "-1"], ["-1", "0 (the mode)"]),
         (["sample", "{run}", "--temperature", "1", "1", "1"], ["2 levels"]),
