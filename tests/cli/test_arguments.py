@@ -16,7 +16,7 @@ def test_every_command_on_a_run_takes_import(command: str, tmp_path: Path) -> No
     """The folder is what is wrong; a file in its place is no run either."""
     (tmp_path / "x.npz").write_text("")
     for run in (tmp_path, tmp_path / "x.npz"):
-        with pytest.raises(FileNotFoundError, match="holds no run|the folder of a run is needed"):
+        with pytest.raises(FileNotFoundError, match=r"holds no run|the folder of a run is needed"):
             COMMANDS[command](run=run, import_=("mine", "other"))()
 
 
