@@ -108,8 +108,6 @@ class ConvLadderVAE(HVAE):
 
     def _check_halvings(self) -> None:
         """Raise ValueError if the halvings do not fit the levels, the blocks or the image."""
-        if len(self.image) != 3:
-            raise ValueError(f"ConvLadderVAE(image={self.image}): it has to be height, width and channels of one x.")
         if len(self.downsample) != len(self.latents):
             raise ValueError(
                 f"ConvLadderVAE(latents={self.latents}, downsample={self.downsample}): {len(self.latents)} levels but "

@@ -179,7 +179,7 @@ class ResNetVAE(HVAE):
                 f"coarsest first, but these are {len(self.blocks)} and {len(self.latents)}."
             )
         factor = 2 ** len(self.blocks)
-        if len(self.image) != 3 or min(self.image) < 1 or self.image[0] % factor or self.image[1] % factor:
+        if min(self.image) < 1 or self.image[0] % factor or self.image[1] % factor:
             raise ValueError(
                 f"ResNetVAE(image={self.image}, blocks={self.blocks}): one x has to be [H, W, C] with H and W "
                 f"multiples of {factor}, because each of {len(self.blocks)} resolutions halves it. Take fewer "

@@ -308,7 +308,7 @@ def test_as_settings(model: HVAE) -> None:
     ("wrong", "said"),
     [
         ({"stages": ()}, ("stages=()", "at least one")),
-        ({"image": (28, 28)}, ("(28, 28)", "channels")),
+        ({"image": (28, 28)}, ("(28, 28)", "a tuple of 3")),
         ({"image": (30, 30, 1)}, ("(30, 30, 1)", "15x15", "stride 2", "Stage(latents=8")),
         ({"image": (30, 30, 1), "pad": -1}, ("pad=-1",)),
         ({"q_dropout": 1.0}, ("q_dropout=1.0", "from 0 to below 1")),
@@ -330,7 +330,7 @@ def test_refused_settings(model: type[HVAE], wrong: dict[str, Any], said: tuple[
     [
         ({"latents": 0, "blocks": ((8, 3, 1),)}, "latents=0"),
         ({"latents": 2, "blocks": ()}, "at least one block"),
-        ({"latents": 2, "blocks": ((8, 3),)}, "(channels, kernel size, stride)"),
+        ({"latents": 2, "blocks": ((8, 3),)}, "a tuple of 3"),
         ({"latents": 2, "blocks": ((8, 3, 0),)}, "1 or more"),
         ({"latents": 2, "blocks": ((8, 3, 1),), "kernel": 0}, "kernel=0"),
     ],

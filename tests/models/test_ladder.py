@@ -195,7 +195,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         ({"downsample": (1, -1, 1)}, r"downsample=\(1, -1, 1\).*from 0 to blocks"),
         ({"downsample": (3, 2, 1)}, r"image of 28x28 cannot be halved 7 times"),
         ({"image": (4, 28, 1)}, r"image of 4x28 cannot be halved 4 times"),
-        ({"image": (28, 28)}, r"image=\(28, 28\).*height, width and channels"),
+        ({"image": (28, 28)}, r"image=\(28, 28\).*a tuple of 3"),
         ({"image": (28, 0, 1)}, r"image=\(28, 0, 1\).*1 or more"),
         ({"channels": 0}, "channels=0.*1 or more"),
         ({"latents": 3}, r"latents=3\): it has to be a tuple.* For one item: \(3,\)"),

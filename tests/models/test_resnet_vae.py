@@ -216,7 +216,7 @@ def test_presets(preset: Any, levels: int, count: int) -> None:
         ({"blocks": (2, 2)}, r"blocks=\(2, 2\), latents=\(8,\).*these are 2 and 1"),
         ({"blocks": (1,) * 3, "latents": (8,) * 3}, r"image=\(28, 28, 1\).*multiples of 8"),
         ({"image": (28, 27, 1)}, r"image=\(28, 27, 1\).*multiples of 2"),
-        ({"image": (28, 28)}, r"has to be \[H, W, C\]"),
+        ({"image": (28, 28)}, "a tuple of 3"),
         ({"latents": (6,)}, r"latents=\(6,\).*6 channels cannot be put in order through a hidden layer of 32"),
         ({"flow": "iaf"}, r"flow='iaf'\): it has to be 'gate'"),
         ({"flow_steps": 0}, "flow_steps=0"),

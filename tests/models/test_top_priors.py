@@ -140,7 +140,9 @@ def posteriors_by_hand(name: str) -> Normal:
     """q(z_L | u_k) by the model itself, in evaluation, with u_k as its x; bottom-up with every mean passed on."""
     model, made = MODELS[name], variables(name)
     u = jnp.clip(made["params"]["pseudo_inputs"], 0.0, 3.0)
-    apply = jax.jit(lambda *latents: model.apply(made, u, KEY, latents=latents))
+    # traced, because pseudo-inputs are no values that the likelihood allows
+    infer = jax.jit(lambda u, *latents: model.apply(made, u, KEY, latents=latents))
+    apply = functools.partial(infer, u)
     latents: list[jax.Array | None] = [None] * model.num_levels
     if name == "bottom_up":
         for level in range(model.num_levels - 1, 0, -1):  # from z1 up

@@ -28,7 +28,7 @@ class Stage:
         object.__setattr__(self, "blocks", tuple(tuple(block) for block in self.blocks))
         sizes = [self.latents, *(size for block in self.blocks for size in block)]
         sizes += [] if self.kernel is None else [self.kernel]
-        if not self.blocks or any(len(block) != 3 for block in self.blocks) or min(sizes) < 1:
+        if not self.blocks or min(sizes) < 1:
             raise ValueError(
                 f"{self}: at least one block, each (channels, kernel size, stride), and every number 1 or more."
             )
@@ -62,7 +62,7 @@ def check_stages(owner: str, image: tuple[int, ...], pad: int, stages: tuple[Sta
     Raises ValueError, naming `owner`, if there are no stages, image is not three positive numbers, pad is negative, or
     a stride does not divide the resolution of its block's input.
     """
-    if len(image) != 3 or min(image) < 1 or pad < 0:
+    if min(image) < 1 or pad < 0:
         raise ValueError(
             f"{owner}(image={image}, pad={pad}): image is height, width and channels of one x, and pad is 0 or more."
         )

@@ -32,7 +32,7 @@ def check_stages(model: Staged, side: int) -> None:
 
     Raises ValueError naming the stage, what it has and what it needs.
     """
-    if len(model.image) != 3 or min(model.image) < 1 or model.image[0] != model.image[1]:
+    if min(model.image) < 1 or model.image[0] != model.image[1]:
         raise ValueError(
             f"{type(model).__name__}(image={model.image}): one x has to be [S, S, C], square. Crop, pad or resize x."
         )
