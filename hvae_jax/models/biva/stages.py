@@ -25,7 +25,6 @@ class Stage:
     kernel: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", tuple(tuple(block) for block in self.blocks))
         sizes = [self.latents, *(size for block in self.blocks for size in block)]
         sizes += [] if self.kernel is None else [self.kernel]
         if not self.blocks or min(sizes) < 1:

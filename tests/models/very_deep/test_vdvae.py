@@ -153,7 +153,7 @@ def test_temperatures_by_resolution() -> None:
         with pytest.raises(ValueError, match=r"temperature is (-0.5|nan|inf), but it must be 0"):
             TINY.apply(variables(), KEY, 2, temperature=wrong, method="decode")
     for wrong in (2.5, 6, jnp.int32(-1)):
-        with pytest.raises(ValueError, match=r"5 levels: a whole number from 0 to 5"):
+        with pytest.raises(ValueError, match=r"5 levels: it has to be from 0 to 5"):
             TINY.apply(variables(), X, KEY, keep_top=wrong)
 
 
