@@ -29,7 +29,7 @@ def test_numbers_of_any_size_stay_apart() -> None:
         "active_units": {split: dict.fromkeys(levels, 123456789)},
     }
     head, row = tables.table(result).splitlines()
-    cells = [split, "123456789.00 +- 12345.00", "123456780.00 (K=50000)", "123456.789"]
+    cells = [split, "123456789.00 ± 12345.00", "123456780.00 (K=50000)", "123456.789"]
     assert row.split("  ")[:4] == cells and "-ELBO" in head
     name, rate, share, active = tables.level_table(result).splitlines()[1].split()
     assert (name, rate, share, active) == ("bottom_up12", "1234567.00", "100%", "123456789")
