@@ -273,7 +273,7 @@ def test_portions_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"share": 0.0}, "feed.share is 0.0"),
         ({"share": 1.5}, "feed.share is 1.5"),
-        ({"share": float("nan")}, "feed.share is nan"),
+        ({"share": float("nan")}, r"Feeding\(share=nan\): it has to be a number"),
         ({"threads": 0}, "feed.threads is 0, but it has to be 1 or more"),
         ({"workers": -1}, "feed.workers is -1, but it has to be 0 or more"),
         ({"ahead": 0}, "feed.ahead is 0"),
