@@ -70,6 +70,7 @@ def test_weights_have_the_learned_norm() -> None:
     np.testing.assert_allclose(np.exp(params["log_norm"]), first + 0.01, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_factorised_reduce_sees_every_pixel() -> None:
     """Each quarter of the channels reads another position of 2x2 squares; the last one takes the remainder."""
     net = FactorisedReduce(7)
@@ -81,6 +82,7 @@ def test_factorised_reduce_sees_every_pixel() -> None:
     assert read == [{(0, 0)}, {(1, 1)}, {(0, 1)}, *[{(1, 0)}] * 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [EncoderCell(8, 2), DecoderCell(2, 3, double=True)])
 def test_cells_that_change_the_resolution(cell: Any) -> None:
     x = reals(2, 4, 6, 4)
@@ -91,6 +93,7 @@ def test_cells_that_change_the_resolution(cell: Any) -> None:
     assert "squeeze" in variables["params"] and "squeeze" not in plain.init(KEY, x, train=False)["params"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [1, 2])
 def test_flows_are_autoregressive_and_keep_volume(pairs: int) -> None:
     """The Jacobian of each step is triangular with ones on its diagonal; the inverse gives z0 back."""
@@ -110,6 +113,7 @@ def test_flows_are_autoregressive_and_keep_volume(pairs: int) -> None:
     np.testing.assert_allclose(back, z, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_step_reads_only_what_comes_before() -> None:
     """Element (row, column, channel) depends on earlier ones in this order, and on each of its neighbours there."""
     flow, z = VolumePreserving(1), reals(1, 3, 3, 2)

@@ -60,6 +60,7 @@ def alone(model: TopDownVAE, variables: Any) -> dict[str, Any]:
     return diagnose(model, variables, dataset(labels=False), KEY, effort=EFFORT)
 
 
+@pytest.mark.slow
 def test_levels_that_are_no_gaussians() -> None:
     """A joint KL has no units that could be counted, a mixture no walks; everything else is said as of any model."""
     model = TopDownVAE(latents=(2, 3), hidden=8, likelihood=hv.Categorical(3), top_prior=hv.models.MixturePrior(3))

@@ -70,6 +70,7 @@ def test_one_bit_of_the_metadata(before: str, after: str, copied: Path) -> None:
     assert sorted(path.name for path in copied.iterdir()) == ["4", "unreadable_7"]
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_in_a_file_is_harmless_or_noticed(copied: Path) -> None:
     """Wherever it lies: what comes back is the newest checkpoint as it was saved or, with a warning, the one before."""
     rng, fallen = np.random.default_rng(0), 0
