@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Key, Num
 
 from hvae_jax.records import checked
@@ -34,24 +34,27 @@ def sum_event(values: Num[Array, "batch ..."]) -> Num[Array, " batch"]:
     return values.reshape(values.shape[0], -1).sum(axis=1)
 
 
-def finite_exp(a: Float[Array, "..."]) -> Float[Array, "..."]:
+def finite_exp(a: ArrayLike) -> Array:
     """e^a, bounded to the normal numbers of its dtype: neither 0 nor infinite. Its derivative is 0 beyond the bounds.
 
     0 times a scale or a precision is then 0, where an infinite one would give NaN.
     """
+    a = jnp.asarray(a)  # a user's records may hold NumPy's arrays
     limits = jnp.finfo(a.dtype)
     # bounds rounded inwards: the logarithm of the largest number may round up, and its exponential is infinite
     low, high = (math.log(float(limit)) * (1.0 - float(limits.eps)) for limit in (limits.tiny, limits.max))
     return jnp.exp(bounded(a, low, high))
 
 
-def bounded(a: Float[Array, "..."], low: float, high: float) -> Float[Array, "..."]:
+def bounded(a: ArrayLike, low: float, high: float) -> Array:
     """min(max(a, low), high); beyond the bounds the derivative is 0 even times infinity, where `jnp.clip` has NaN."""
+    a = jnp.asarray(a)
     return jax.lax.clamp(jnp.asarray(low, a.dtype), a, jnp.asarray(high, a.dtype))
 
 
-def _square(a: Float[Array, "..."]) -> Float[Array, "..."]:
+def _square(a: ArrayLike) -> Array:
     """a^2; where it overflows it is infinite, and its derivative is 0."""
+    a = jnp.asarray(a)
     limits = jnp.finfo(a.dtype)
     most = math.sqrt(float(limits.max)) * (1.0 - float(limits.eps))
     return jnp.where(jnp.abs(a) > most, jnp.inf, bounded(a, -most, most) ** 2)
