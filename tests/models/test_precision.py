@@ -78,7 +78,8 @@ def test_everything_that_is_kept_is_float32() -> None:
 
     The mask of the levels that were inferred is bool.
     """
-    drawn = jax.eval_shape(lambda: HALF.apply(variables(), KEY, 4, method="decode"))
+    made = variables()
+    drawn = jax.eval_shape(lambda: HALF.apply(made, KEY, 4, method="decode"))
     for tree in (variables(HALF), *trained(HALF), drawn):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} - {"bool"} == {"float32"}
 
