@@ -5,7 +5,15 @@ from collections.abc import Callable
 
 import pytest
 from support.cases import CASES, Case
-from support.contract import PROMISES, Row, every_row, jit_equals_eager, sharded_is_the_same, weights_sum_to_one
+from support.contract import (
+    PROMISES,
+    Row,
+    each_parameter_learns,
+    every_row,
+    jit_equals_eager,
+    sharded_is_the_same,
+    weights_sum_to_one,
+)
 
 row_of = functools.cache(Row)
 
@@ -28,6 +36,9 @@ def pairs() -> list:
         for one in CASES
         for promise in PROMISES
         if not (promise is weights_sum_to_one and one.every_x is None)
+        # NVAE's branches are scaled by 0.1 and normalised: in rows this small some gradients lie below the threshold.
+        # They are compared with recorded ones instead, each of them (tests/x64/test_golden_nvae.py).
+        and not (promise is each_parameter_learns and one.name.startswith("nvae"))
     ]
 
 
