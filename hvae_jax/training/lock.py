@@ -1,5 +1,6 @@
 """The lock of a run folder: one process at a time writes there."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -44,30 +45,7 @@ class FolderLock:
           say: takes a line of text, for a wait of up to SILENT_SECONDS.
         Raises ValueError, naming the process, if another one holds it.
         """
-        waits = False
-        first = _look(self._path)
-        while not self._create():
-            found = _look(self._path)
-            if found is None:
-                continue
-            if first is None or found.content != first.content:
-                first = found
-            holder = _parsed(found.content)
-            alive = _is_alive(holder)
-            if alive is None:  # a process that cannot be asked: has it given a sign of life since we look?
-                alive = True if found.beat != first.beat else None
-            if alive:
-                raise ValueError(
-                    f"{self._path.parent} is in use by {_named(holder)}. Wait for its end or stop it, or give another "
-                    "folder with --folder."
-                )
-            if alive is False or _age(found, self._path) > SILENT_SECONDS:
-                self._remove(found.content)
-                continue
-            if not waits:
-                say(f"{self._path} is held by {_named(holder)}; if it is silent for {SILENT_SECONDS:.0f} s it is gone")
-            waits = True
-            time.sleep(BEAT_SECONDS / 10)
+        self._take(self._path, say)
         self._held = True
         threading.Thread(target=self._beat, name="run_lock", daemon=True).start()
 
@@ -94,28 +72,59 @@ class FolderLock:
         if self._held:
             self._held = False
             self._released.set()
-            self._remove(self._mine)
+            claim = _claim(self._path, self._mine)
+            try:
+                if self._create(claim):  # else another process takes over just now
+                    if _content(self._path) == self._mine:
+                        self._path.unlink()
+                    claim.unlink()
+            except OSError:  # the folder is gone
+                pass
 
-    def _create(self) -> bool:
+    def _take(self, path: Path, say: Callable[[str], None]) -> None:
+        """Makes the file, or replaces that of a process that is gone; raises as `take` does.
+
+        Who replaces it first takes its claim, a lock named after its content. The file is looked at again under the
+        claim: a process that was late finds the lock of the one that was first, and leaves it alone.
+        """
+        waits = False
+        first = _look(path)
+        while not self._create(path):
+            found = _look(path)
+            if found is None:
+                continue
+            if first is None or found.content != first.content:
+                first = found
+            holder = _parsed(found.content)
+            alive = _is_alive(holder)
+            if alive is None:  # a process that cannot be asked: has it given a sign of life since we look?
+                alive = True if found.beat != first.beat else None
+            if alive:
+                raise ValueError(
+                    f"{path.parent} is in use by {_named(holder)}. Wait for its end or stop it, or give another "
+                    "folder with --folder."
+                )
+            if alive is False or _age(found, path) > SILENT_SECONDS:
+                claim = _claim(path, found.content)
+                self._take(claim, say)  # of many that find it gone, one goes on
+                if _content(path) == found.content:
+                    claim.replace(path)
+                    return
+                claim.unlink()
+                continue
+            if not waits:
+                say(f"{path} is held by {_named(holder)}; if it is silent for {SILENT_SECONDS:.0f} s it is gone")
+            waits = True
+            time.sleep(BEAT_SECONDS / 10)
+
+    def _create(self, path: Path) -> bool:
         try:
-            descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
         with os.fdopen(descriptor, "wb") as file:
             file.write(self._mine)
         return True
-
-    def _remove(self, content: bytes) -> None:
-        """Removes the lock if it has this content: two processes may find the same one stale."""
-        aside = self._path.with_name(f"{NAME}.{secrets.token_hex(4)}")
-        try:
-            self._path.rename(aside)
-            if aside.read_bytes() == content or self._path.exists():
-                aside.unlink()
-            else:
-                aside.rename(self._path)
-        except OSError:  # the other was faster, or the folder is gone
-            pass
 
     def _beat(self) -> None:
         while not self._released.wait(BEAT_SECONDS):
@@ -140,6 +149,17 @@ def _look(path: Path) -> _Found | None:
             return _Found(file.read(), os.fstat(file.fileno()).st_mtime_ns)
     except FileNotFoundError:
         return None
+
+
+def _content(path: Path) -> bytes | None:
+    """What the lock says now; None if there is none."""
+    found = _look(path)
+    return None if found is None else found.content
+
+
+def _claim(path: Path, content: bytes) -> Path:
+    """The lock that a process takes before it replaces or removes the one with this content."""
+    return path.with_name(f"{path.name}.{hashlib.sha256(content).hexdigest()[:8]}")
 
 
 def _age(found: _Found, path: Path) -> float:

@@ -110,8 +110,9 @@ def test_a_process_elsewhere_that_gives_signs_of_life_is_respected(
     first.release()
 
 
-def test_one_of_many_takes_over(tmp_path: Path) -> None:
-    """They all find the same stale lock at once."""
+@pytest.mark.parametrize("attempt", range(20))
+def test_one_of_many_takes_over(attempt: int, quick: None, tmp_path: Path) -> None:
+    """They all find the same stale lock at once; each attempt is another order of their steps."""
     write(tmp_path, machine=["elsewhere"])
     os.utime(tmp_path / NAME, (0, 0))
     locks, taken = [FolderLock(tmp_path) for _ in range(8)], []
@@ -131,6 +132,39 @@ def test_one_of_many_takes_over(tmp_path: Path) -> None:
     (only,) = taken
     only.check()
     only.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_is_late_leaves_the_new_lock_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It found the old one stale, and was then suspended until another process had replaced it."""
+    write(tmp_path, machine=["elsewhere"])
+    os.utime(tmp_path / NAME, (0, 0))
+    first, late = FolderLock(tmp_path), FolderLock(tmp_path)
+    age = module._age
+
+    def suspended(*arguments: Any) -> float:
+        monkeypatch.setattr(module, "_age", age)
+        first.take()
+        return age(*arguments)
+
+    monkeypatch.setattr(module, "_age", suspended)
+    with pytest.raises(ValueError, match=f"is in use by process {os.getpid()}"):
+        late.take()
+    first.check()
+    first.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_dies_while_it_takes_over_is_taken_over(tmp_path: Path) -> None:
+    """Its claim to the stale lock is stale too."""
+    write(tmp_path, machine=["elsewhere"])
+    claim = module._claim(tmp_path / NAME, (tmp_path / NAME).read_bytes())
+    claim.write_text(json.dumps(module._this_process() | {"started": "1"}))
+    os.utime(tmp_path / NAME, (0, 0))
+    lock = FolderLock(tmp_path)
+    lock.take()
+    lock.check()
+    lock.release()
     assert not list(tmp_path.iterdir())
 
 
