@@ -8,8 +8,8 @@ from jax import Array
 
 from hvae_jax.descent import Flow as FlowMaps
 from hvae_jax.descent import Pick, draw, propose, stack
-from hvae_jax.distributions import Known, Normal, OneHotCategorical, precision_weighted, residual, soft_clamp
-from hvae_jax.likelihoods import Bernoulli, GaussianRecord, Likelihood
+from hvae_jax.distributions import Known, Normal, OneHotCategorical, residual, soft_clamp
+from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE
 from hvae_jax.networks.computing import Drawing
 from hvae_jax.networks.mlp import BatchNorm, Dense, Readout
@@ -42,76 +42,6 @@ def orthonormal(pixels: int, size: int) -> np.ndarray:
     angles = np.outer(np.arange(pixels) + 0.5, np.arange(size)) * np.pi / pixels
     basis = np.cos(angles)
     return basis / np.linalg.norm(basis, axis=0)
-
-
-class LinearGaussian(HVAE):
-    """z_L ~ N(0, I), z_l ~ N(a_l z_{l+1} + b_l, s_l^2), x ~ N(Q c z_1 + d, s_x^2 I): p(x) is a Gaussian.
-
-    Q has orthonormal columns, so the exact posteriors q(z_l | z_{l+1}, x) are diagonal: a precision-weighted merge of
-    the prior and the likelihood of z_l.
-
-    Attributes:
-      levels: number of levels L.
-      size: size of each latent.
-      pixels: size of x, at least `size`.
-      exact: whether q is the exact posterior; if not, it is off by a mean and a log scale per unit, both parameters.
-    """
-
-    levels: int = 2
-    size: int = 2
-    pixels: int = 3
-    exact: bool = False
-
-    @property
-    def num_levels(self) -> int:
-        """L."""
-        return self.levels
-
-    @nn.compact
-    def descend(
-        self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
-    ) -> Trace:
-        near_one = nn.initializers.constant(0.9)
-        c = self.param("c", near_one, (self.size,), jnp.float32)
-        d = self.param("d", nn.initializers.normal(0.5), (self.pixels,), jnp.float32)
-        basis = jnp.asarray(orthonormal(self.pixels, self.size), d.dtype)
-        log_std_x = self.param("log_std_x", nn.initializers.constant(0.5), (), jnp.float32)
-        slopes, shifts, log_stds = {}, {}, {}
-        for level in range(1, self.levels):
-            slopes[level] = self.param(f"a{level}", near_one, (self.size,), jnp.float32)[None]
-            shifts[level] = self.param(f"b{level}", nn.initializers.normal(0.5), (self.size,), jnp.float32)[None]
-            shape = (self.size,)
-            log_stds[level] = self.param(f"log_std{level}", nn.initializers.constant(-0.3), shape, jnp.float32)[None]
-
-        evidence: dict[int, Normal] = {}
-        if x is not None:
-            says = Normal(
-                (x - d[None]) @ basis / c[None], jnp.full((n, self.size), log_std_x) - jnp.log(jnp.abs(c))[None]
-            )
-            for level in range(1, self.levels + 1):
-                evidence[level] = says
-                if level < self.levels:
-                    a = slopes[level]
-                    log_var = jnp.logaddexp(says.log_var, 2.0 * log_stds[level]) - 2.0 * jnp.log(jnp.abs(a))
-                    says = Normal.from_log_var((says.mean - shifts[level]) / a, log_var)
-
-        levels: list[Level] = []
-        names = range(self.levels, 0, -1)
-        for level, level_key, pick in zip(names, jax.random.split(key, self.levels), picks, strict=True):
-            prior = Normal.standard((n, self.size))
-            if levels:
-                mean = slopes[level] * levels[-1].z + shifts[level]
-                prior = Normal(mean, jnp.broadcast_to(log_stds[level], mean.shape))
-            posterior = precision_weighted(prior, evidence[level]) if evidence else None
-            if posterior is not None and not self.exact:
-                dm = self.param(f"off_mean{level}", nn.initializers.constant(0.3), (self.size,), jnp.float32)
-                ds = self.param(f"off_log_std{level}", nn.initializers.constant(0.1), (self.size,), jnp.float32)
-                posterior = residual(posterior, Normal(dm[None], ds[None]))
-            levels.append(draw(level_key, prior, posterior, pick, name=f"z{level}"))
-
-        mean = (c[None] * levels[-1].z) @ basis.T + d[None]
-        x_dist = GaussianRecord(Normal(mean, jnp.broadcast_to(log_std_x, mean.shape)))
-        return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)
 
 
 class BottomUp(HVAE):
