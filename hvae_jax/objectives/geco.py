@@ -7,15 +7,16 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 
 from hvae_jax.objectives.bounds import log_likelihood
 from hvae_jax.objectives.per_level import check_numbers, named
-from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
+from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics, refuse_missing, traced
 from hvae_jax.objectives.regularised import Regularised
 from hvae_jax.records import checked
-from hvae_jax.trace import Trace
+from hvae_jax.trace import Model, Trace
 
 
 @runtime_checkable
@@ -171,6 +172,10 @@ class GECO(Objective):
             started=jnp.array(False),
         )
 
+    def check(self, model: Model, x: np.ndarray) -> None:
+        """Raises ValueError for data with missing values: constraints are of whole x."""
+        refuse_missing("GECO", model)
+
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
@@ -178,7 +183,7 @@ class GECO(Objective):
 
         The returned state has the multipliers of the next step.
         """
-        trace, updates = forward(variables, batch.x, key, y=batch.y)
+        trace, updates = traced(forward, variables, batch, key)
         rate, metrics = self.rate.rate(trace, step)
         means = jnp.stack([constraint(trace, batch.x).mean() for constraint in self.constraints])
         lambdas = (jnp.exp if self.multiplier == "log" else jax.nn.softplus)(state.u)

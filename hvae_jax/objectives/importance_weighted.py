@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -10,8 +11,9 @@ from jax import Array
 
 from hvae_jax.distributions import beside
 from hvae_jax.objectives.bounds import check_draws, log_likelihood
-from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
+from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics, traced
 from hvae_jax.records import checked
+from hvae_jax.runtime.prng import exact_under_vmap
 from hvae_jax.trace import Trace
 
 
@@ -38,7 +40,8 @@ class ImportanceWeighted(Objective):
     only approximately.
 
     Attributes:
-      k: number of draws K of each example, all in memory at once.
+      k: number of draws K of each example, all in memory at once; under "rbg" and "unsafe_rbg" keys, whose draws a vmap
+        would change, they are made one by one.
       gradient: gradient estimator, one of the above.
 
     Metrics: the bare ones, means over the K draws; `iwae`, the bound, -loss; `effective_sample_size`, mean_B
@@ -58,15 +61,15 @@ class ImportanceWeighted(Objective):
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
-        """Computes the loss from K descents, vmapped over their keys."""
+        """Computes the loss from K descents."""
 
         def log_q_stopped(key: Array, latents: tuple[Array, ...]) -> Array:
             """log q(z | x) `[B]` at these latents, a function of them alone."""
-            trace, _ = forward(jax.lax.stop_gradient(variables), batch.x, key, y=batch.y, latents=latents)
+            trace, _ = traced(forward, jax.lax.stop_gradient(variables), batch, key, latents=latents)
             return _log_densities(trace)[1]
 
         def draw(key: Array) -> tuple[Array, dict[str, Array], Any, tuple[Array, ...]]:
-            trace, updates = forward(variables, batch.x, key, y=batch.y)
+            trace, updates = traced(forward, variables, batch, key)
             if self.gradient != "plain":
                 self._check_reparameterised(trace)
             log_p, log_q = _log_densities(trace)
@@ -81,15 +84,17 @@ class ImportanceWeighted(Objective):
             latents = tuple(
                 z + beside(weights, z).astype(z.dtype) * (own - z) for own, z in zip(latents, fixed, strict=True)
             )
-            trace, _ = forward(variables, batch.x, key, y=batch.y, latents=latents)
+            trace, _ = traced(forward, variables, batch, key, latents=latents)
             return _log_densities(trace)[0] - log_q_stopped(key, latents)
 
+        # Under keys whose draws a vmap would change, one draw after the other, each with its own key.
+        over = jax.vmap if exact_under_vmap(key) else _one_by_one
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.k))
-        log_w, metrics, updates, latents = jax.vmap(draw)(keys)
+        log_w, metrics, updates, latents = over(draw)(keys)
         bound = jax.nn.logsumexp(log_w, axis=0) - math.log(self.k)
         weights = jax.lax.stop_gradient(jax.nn.softmax(log_w, axis=0))
         if self.gradient == "dreg":
-            scored = jax.vmap(score)(keys, latents, weights)
+            scored = over(score)(keys, latents, weights)
             # The value is that of the first pass; `change` is 0 and only carries the gradient.
             change = (weights * (scored - jax.lax.stop_gradient(scored))).sum(0)
             bound = jax.lax.stop_gradient(bound) + change
@@ -107,6 +112,11 @@ class ImportanceWeighted(Objective):
                     f"posterior's parameters, but those of level {level.name!r} come from a {type(level.q).__name__}. "
                     "Take gradient='plain'."
                 )
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.vmap(function)` as a loop."""
+    return lambda *arguments: jax.lax.map(lambda one: function(*one), arguments)
 
 
 def _log_densities(trace: Trace) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ from jax import Array
 
 from hvae_jax.distributions import kl, sum_event
 from hvae_jax.objectives.bounds import log_likelihood
-from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics, check_closed
+from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics, check_closed, traced
 from hvae_jax.records import checked
 
 
@@ -30,7 +30,7 @@ class PrintedELBO(Objective):
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
         """Computes the loss from one sample of every latent."""
-        trace, updates = forward(variables, batch.x, key, y=batch.y)
+        trace, updates = traced(forward, variables, batch, key)
         check_closed("PrintedELBO", trace, "Train on NegativeELBO.")
         levels = trace.unstack()
         rates = [sum_event(kl(level.q, level.p)).mean() for level in levels]

@@ -1,16 +1,22 @@
 """The objective protocol, the batch and forward pass it takes, and the simplest objective, the negative ELBO."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+import numpy as np
+from flax import linen as nn
 from flax import struct
 from jax import Array
 
 from hvae_jax.distributions import has_closed_kl
 from hvae_jax.objectives.bounds import elbo, log_likelihood
 from hvae_jax.records import checked
-from hvae_jax.trace import Trace
+from hvae_jax.trace import Model, Trace
+
+OWN = "objective"
+"""Name, among the parameters, of those that belong to the objective and not to the model."""
 
 
 @struct.dataclass
@@ -28,9 +34,13 @@ class Batch:
 
 @runtime_checkable
 class Forward(Protocol):
-    """A forward pass that keeps track of batch statistics: `(variables, x, key, **choices) -> (Trace, updates)`."""
+    """A forward pass that keeps track of batch statistics: `(variables, x, key, **choices) -> (Trace, updates)`.
 
-    def __call__(self, variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
+    It is the model's `apply`, so that `(variables, key, n, method="decode", train=False, **choices)` samples the model;
+    `generated` calls it.
+    """
+
+    def __call__(self, variables: Any, x: Any, key: Any, **choices: Any) -> tuple[Trace, Any]:
         """Returns one trace of x and the updated collections other than the parameters."""
         ...
 
@@ -49,6 +59,20 @@ class Objective(Protocol):
         """
         return ()
 
+    def parameters(self, forward: Forward, variables: Any, batch: Batch, key: Array) -> dict[str, Any]:
+        """Makes the objective's own parameters, nested dicts of arrays; {} for none.
+
+        They are trained with the model's: every call finds them as `variables["params"]["objective"]`. Gradients,
+        the optimiser, averages, devices and checkpoints treat them like parameters at the paths "objective/...". The
+        model does not see them, and evaluation and exported weights do not have them. An objective around another one
+        returns the other's as well.
+
+        Args:
+          variables: the model's fresh variables.
+          batch: the first examples.
+        """
+        return {}
+
     def trains(self, path: str) -> bool:
         """Whether the parameter at this path, such as "down4/prior/kernel", is trained; all are by default.
 
@@ -60,6 +84,13 @@ class Objective(Protocol):
         """Comments on a run that has ended, in sentences, from the rows of its metrics.jsonl; () by default."""
         return ()
 
+    def check(self, model: Model, x: np.ndarray) -> None:
+        """Raises ValueError for a model or examples that it does not serve; nothing by default.
+
+        Called before training, with a few examples as the model sees them, `[N, *event]`.
+        """
+        return
+
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
@@ -67,9 +98,101 @@ class Objective(Protocol):
         ...
 
 
+def traced(forward: Forward, variables: Any, batch: Batch, key: Array, **choices: Any) -> tuple[Trace, Any]:
+    """`forward` on a batch: its trace, and the updated collections other than the parameters.
+
+    Args:
+      choices: further arguments of the model, such as `latents`.
+    Raises TypeError, saying what to pass, for a model instead of its forward pass and for x instead of a `Batch`.
+    """
+    if isinstance(forward, nn.Module):
+        raise TypeError(
+            f"An objective was called with {type(forward).__name__} itself: it takes a forward pass that returns "
+            '(trace, updates), such as functools.partial(model.apply, train=True, mutable=["batch_stats"]).'
+        )
+    if not isinstance(batch, Batch):
+        given = type(batch).__name__
+        raise TypeError(f"An objective was called with a {given} as its batch: pass Batch(x) or Batch(x, y).")
+    return forward(variables, batch.x, key, y=batch.y, **choices)
+
+
+def generated(forward: Forward, variables: Any, batch: Batch, key: Array, **choices: Any) -> Trace:
+    """A sample of the model's own joint distribution, p(z) p(x | z), for as many examples as the batch has.
+
+    The model runs in evaluation mode, as for `hvae sample`: batch norm has the running statistics, so that the samples
+    do not depend on each other. Statistics stay those of the data. Labels of the batch are passed on, unless the class
+    is one of the model's latents.
+
+    Args:
+      choices: further arguments of the model's `decode`, such as `latents`.
+    Returns: a trace without x; its `x_dist.sample(key)` draws x.
+    """
+    y = batch.y
+    if y is not None and "y" in jax.eval_shape(lambda: traced(forward, variables, batch, key)[0]).names:
+        y = None
+    trace, _ = forward(variables, key, batch.x.shape[0], y=y, method="decode", train=False, **choices)
+    return trace
+
+
+def with_own(params: Any, own: Mapping[str, Any]) -> Any:
+    """The model's parameters with those of the objective beside them, if it has any.
+
+    Raises ValueError if the model has parameters of that name.
+    """
+    if not own:
+        return params
+    if OWN in params:
+        raise ValueError(f"The model has parameters named {OWN!r}, the name of the objective's own: rename them.")
+    return {**params, OWN: own}
+
+
+def without_own(params: Any) -> Any:
+    """The model's parameters alone."""
+    if not isinstance(params, Mapping) or OWN not in params:
+        return params
+    return {name: leaf for name, leaf in params.items() if name != OWN}
+
+
+def own_of(params: Any) -> Mapping[str, Any]:
+    """The objective's own parameters; {} if it has none."""
+    return params.get(OWN, {}) if isinstance(params, Mapping) else {}
+
+
+def is_own(path: str) -> bool:
+    """Whether a path is that of a parameter of the objective."""
+    return path.startswith(f"{OWN}/")
+
+
+def recalling(forward: Forward, variables: Any, batch: Batch, key: Array, found: tuple[Trace, Any]) -> Forward:
+    """`forward`, with `found` in place of the pass that made it: `traced(forward, variables, batch, key)`.
+
+    A base objective that makes this pass too then has the same trace, at no cost: a compiler merges two equal passes,
+    but not their gradients. The arguments have to be the very same arrays, inside one program; a base that makes
+    other passes, such as one for each of several draws, has them from `forward`.
+    """
+    made_from = (variables, batch.x, key)
+
+    def recalled(variables: Any, x: Any, key: Any, **choices: Any) -> tuple[Trace, Any]:
+        same = all(a is b for a, b in zip((variables, x, key), made_from, strict=True))
+        if same and set(choices) == {"y"} and choices["y"] is batch.y:
+            return found
+        return forward(variables, x, key, **choices)
+
+    return recalled
+
+
 def bare_metrics(trace: Trace) -> dict[str, Array]:
     """Batch means in nats, never scaled or regularised: `elbo`, `log_px`, and `rates`, `[L]`, top first."""
     return {"elbo": elbo(trace).mean(), "log_px": log_likelihood(trace).mean(), "rates": trace.rates.mean(1)}
+
+
+def refuse_missing(owner: str, model: Model) -> None:
+    """Raises ValueError, naming the objective, which reads all of x, for a model of data with missing values."""
+    if model.likelihood is not None and model.likelihood.takes_missing:
+        raise ValueError(
+            f"{owner} reads x itself, which has missing values here. Take an objective of bounds alone, such as "
+            "NegativeELBO or ImportanceWeighted."
+        )
 
 
 def check_closed(owner: str, trace: Trace, instead: str) -> None:
@@ -96,6 +219,6 @@ class NegativeELBO(Objective):
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
         """Computes the loss from one sample of every latent."""
-        trace, updates = forward(variables, batch.x, key, y=batch.y)
+        trace, updates = traced(forward, variables, batch, key)
         metrics = bare_metrics(trace)
         return -metrics["elbo"], metrics, state, updates

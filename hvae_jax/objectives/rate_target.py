@@ -8,7 +8,7 @@ from jax import Array
 
 from hvae_jax.objectives.bounds import log_likelihood
 from hvae_jax.objectives.per_level import PerLevel, check_numbers, named, spread
-from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
+from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics, traced
 from hvae_jax.objectives.schedules import Constant, Schedule
 from hvae_jax.records import checked
 
@@ -44,7 +44,7 @@ class RateTarget(Objective):
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
         """Computes the loss from one sample of every latent."""
-        trace, updates = forward(variables, batch.x, key, y=batch.y)
+        trace, updates = traced(forward, variables, batch, key)
         rates = trace.rates.mean(1)
         wanted = jnp.asarray(self.target, float) * self.schedule(step)
         if wanted.ndim:

@@ -10,7 +10,7 @@ from hvae_jax.objectives.balance import Balance, Unbalanced
 from hvae_jax.objectives.bounds import log_likelihood
 from hvae_jax.objectives.free_bits import FreeBits
 from hvae_jax.objectives.per_level import PerLevel, check_numbers, named, spread
-from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics
+from hvae_jax.objectives.protocol import Batch, Forward, Objective, bare_metrics, traced
 from hvae_jax.objectives.schedules import Constant, Schedule
 from hvae_jax.records import checked
 from hvae_jax.trace import Trace
@@ -75,7 +75,7 @@ class Regularised(Objective):
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any
     ) -> tuple[Array, dict[str, Array], Any, Any]:
         """Computes the loss from one sample of every latent."""
-        trace, updates = forward(variables, batch.x, key, y=batch.y)
+        trace, updates = traced(forward, variables, batch, key)
         rate, metrics = self.rate(trace, step)
         loss = rate - log_likelihood(trace).mean()
         return loss, {**bare_metrics(trace), **metrics}, state, updates

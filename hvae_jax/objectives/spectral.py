@@ -15,7 +15,7 @@ Source: Vahdat & Kautz (2020), section 3.2, "Spectral Regularization (SR)", and 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hvae_jax.networks.cells import normalised
+from hvae_jax.objectives.around import Around
 from hvae_jax.objectives.per_level import check_numbers
 from hvae_jax.objectives.protocol import Batch, Forward, NegativeELBO, Objective
 from hvae_jax.objectives.schedules import Constant, Schedule
@@ -34,7 +35,7 @@ _LEAST_NORM = 1e-3  # norms below it are not divided by, as in the published cod
 
 @dataclasses.dataclass(frozen=True)
 @checked
-class SpectralRegularised(Objective):
+class SpectralRegularised(Around):
     """A loss with the terms of this module's formula, for any model with convolutions.
 
     Every parameter named `kernel` or `..._kernel` with four axes counts as a convolution; with five, as a stack of
@@ -78,14 +79,6 @@ class SpectralRegularised(Objective):
             for key, (name, w) in zip(keys, matrices.items(), strict=True)
         }
         return {"base": self.base.init(variables), "left": left}
-
-    def trains(self, path: str) -> bool:
-        """As the base says."""
-        return self.base.trains(path)
-
-    def conclude(self, rows: Sequence[dict[str, float | int]]) -> tuple[str, ...]:
-        """The base's comments."""
-        return self.base.conclude(rows)
 
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any

@@ -1,5 +1,6 @@
 """What all objectives share: one step of each, settings, the command line, and errors."""
 
+import functools
 from typing import Any
 
 import jax
@@ -29,11 +30,13 @@ from hvae_jax.objectives import (
     Objective,
     RateTarget,
     Regularised,
+    ScheduledSmoothing,
     SquaredError,
     Tripling,
 )
-from hvae_jax.training import Plan, init_state, make_step
+from hvae_jax.training import Plan, make_step
 from hvae_jax.training.metrics import summarise
+from hvae_jax.training.state import state_from
 
 OBJECTIVES = [
     Regularised(4.0),
@@ -49,15 +52,22 @@ OBJECTIVES = [
     ImportanceWeighted(3),
     ImportanceWeighted(2, "stl"),
     ImportanceWeighted(2, "dreg"),
+    ScheduledSmoothing(Regularised(), Linear(0, 1, 0.5, 1.0)),
 ]
 MODEL = TopDownVAE((2, 3), hidden=4, likelihood=Categorical(3))
+
+
+@functools.cache
+def variables() -> dict[str, Any]:
+    """Fresh variables of MODEL: the same for every objective, so that they are compiled once."""
+    return jax.jit(MODEL.init)(KEY, jnp.zeros((8, 5), jnp.uint8), KEY)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
 def test_one_step_of_each(objective: Objective) -> None:
     """Jitted and scanned: a finite loss, the bare metrics, and metrics that stack and fit a row of numbers."""
     optimiser, x = optax.sgd(0.1), jnp.asarray(RNG.integers(0, 3, (8, 5)), jnp.uint8)
-    state = init_state(MODEL, objective, optimiser, KEY, x)
+    state = state_from(variables(), objective, optimiser)
     step = make_step(MODEL, objective, optimiser)
     after, metrics = jax.jit(
         lambda state: jax.lax.scan(lambda s, k: step(s, Batch(x), k), state, jax.random.split(KEY, 2))

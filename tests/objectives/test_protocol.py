@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from support.cases import case, integers, jitter
@@ -116,3 +117,18 @@ def test_defaults_of_an_objective() -> None:
     assert objective.init({}) == () and objective.trains("a/b") and objective.conclude([]) == ()
     np.testing.assert_allclose(call(objective)[1]["log_px"], LOG_PX.mean(), rtol=1e-6)
     assert forward(VARIABLES, jnp.zeros((B, 6)), KEY)[1] == {}
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [NegativeELBO(), Regularised(), PrintedELBO(), ImportanceWeighted(2)],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_wrong_call_is_refused(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model in place of its forward pass, and x in place of a batch, are refused with what to pass instead."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as it is for users
+    state = objective.init(VARIABLES)
+    with pytest.raises(TypeError, match=r"TopDownVAE itself: .*functools.partial\(model.apply, train=True"):
+        objective(MIXTURE, VARIABLES, Batch(X), KEY, jnp.int32(0), state)
+    with pytest.raises(TypeError, match=r"an? ArrayImpl as its batch: pass Batch\(x\)"):
+        objective(forward, VARIABLES, X, KEY, jnp.int32(0), state)  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.places import RECIPES, script
 
 from hvae_jax.objectives import (
     Constant,
@@ -18,6 +17,7 @@ from hvae_jax.objectives import (
     Schedule,
     Tripling,
 )
+from hvae_jax.recipes import experiment_of
 from hvae_jax.training import Adamax, AdamW
 
 
@@ -53,7 +53,7 @@ def test_schedules_at_their_corners(schedule: Schedule, points: dict[int, Any]) 
 
 def test_the_warm_up_of_efficient_vdvae() -> None:
     """At our step t, the first of which is 0, the value of the public code at its step t + 1."""
-    ours = script(RECIPES / "efficient_vdvae.py").presets["mnist"].objective.warm_up
+    ours = experiment_of("efficient_vdvae", "mnist").objective.warm_up
     steps = np.array([0, 1, 19, 20, 21, 22, 2500, 5039, 5040, 5041, 5042, 10**6])
     theirs = np.clip((steps + 1 - 21) / (21 + 5000), 1e-4, 1.0)
     np.testing.assert_allclose(ours(jnp.asarray(steps)), theirs, rtol=1e-5)
