@@ -7,7 +7,8 @@ the colours of a pixel do in a mixture.
 """
 
 import abc
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+import math
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +72,21 @@ class Likelihood(abc.ABC):
     def check(self, x: np.ndarray, name: str = "x") -> None:
         """Raises ValueError if the family gives some value in `x` probability 0."""
 
+    def check_seen(self, seen: np.ndarray, name: str = "seen") -> None:
+        """Raises ValueError if p(x_seen | z) or p(x_missing | x_seen, z) has no closed form for these elements.
+
+        By default all masks are allowed, as independent elements do: those that are not seen are left out.
+
+        Args:
+          seen: which elements of x are seen, bool `[B, *event]`.
+        """
+        return
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether x may hold NaN, which stands for a missing value."""
+        return False
+
     def marginals(self, x: Array) -> Array | None:
         """Network output `[*event, parameters]` whose distribution has the marginals of these examples.
 
@@ -101,7 +117,8 @@ class Likelihood(abc.ABC):
 
 def softplus(a: Array) -> Array:
     """log(1 + e^a), on a CPU twice as fast as `jax.nn.softplus`, which handles cases that do not arise here."""
-    return jnp.maximum(a, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(a)))
+    # min(a, -a) and not -|a|, whose derivative at 0 is -1 in JAX: that of the sum would be 0 there, and not 1/2
+    return jnp.maximum(a, 0.0) + jnp.log1p(jnp.exp(jnp.minimum(a, -a)))
 
 
 def check_whole(x: np.ndarray, num_values: int, family: str, name: str) -> None:
@@ -119,6 +136,35 @@ def check_whole(x: np.ndarray, num_values: int, family: str, name: str) -> None:
         raise ValueError(
             f"{name} holds {describe(x, bad)}, but {family.format(num_values)} allows the whole numbers "
             f"0..{num_values - 1} only. {hint}."
+        )
+
+
+def check_bound(family: Any) -> None:
+    """Raises ValueError, naming the family, for a `bound` that is neither None nor positive and finite."""
+    if family.bound is not None and not 0.0 < family.bound < math.inf:
+        name = type(family).__name__
+        raise ValueError(f"{name}(bound={family.bound}): it has to be positive and finite, or None for no bound.")
+
+
+def check_finite(x: np.ndarray, family: str, name: str) -> None:
+    """Raises ValueError for a value that is not finite.
+
+    Args:
+      family: how the family is written in an experiment, "Laplace()".
+      name: name of x in the error.
+    """
+    bad = ~np.isfinite(x)
+    if bad.any():
+        raise ValueError(f"{name} holds {describe(x, bad)}, but {family} allows finite numbers only.")
+
+
+def check_unit(x: np.ndarray, family: str, name: str) -> None:
+    """Raises ValueError for a value outside [0, 1]; arguments as of `check_finite`."""
+    bad = ~((x >= 0) & (x <= 1))
+    if bad.any():
+        raise ValueError(
+            f"{name} holds {describe(x, bad)}, but {family} allows values in [0, 1] only. Scale the data, or use "
+            "Gaussian()."
         )
 
 

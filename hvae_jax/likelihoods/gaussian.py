@@ -1,7 +1,6 @@
 """Real data: a Gaussian for each element."""
 
 import dataclasses
-import math
 
 import numpy as np
 from flax import struct
@@ -9,7 +8,7 @@ from jax import Array
 from jaxtyping import Float, Key, Num
 
 from hvae_jax.distributions import Normal, soft_clamp, sum_event
-from hvae_jax.likelihoods.base import Likelihood, describe
+from hvae_jax.likelihoods.base import Likelihood, check_bound, check_finite
 from hvae_jax.records import checked
 
 
@@ -22,6 +21,8 @@ class GaussianRecord:
     """
 
     normal: Normal
+
+    reparameterised = True
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """sum log N(x; mean, std^2), nats."""
@@ -57,8 +58,7 @@ class Gaussian(Likelihood):
     bound: float | None = 5.0
 
     def __post_init__(self) -> None:
-        if self.bound is not None and not 0.0 < self.bound < math.inf:
-            raise ValueError(f"Gaussian(bound={self.bound}): it has to be positive and finite, or None for no bound.")
+        check_bound(self)
 
     @property
     def parameters(self) -> int:
@@ -72,6 +72,4 @@ class Gaussian(Likelihood):
 
     def check(self, x: np.ndarray, name: str = "x") -> None:
         """Raises ValueError for a value that is not finite."""
-        bad = ~np.isfinite(x)
-        if bad.any():
-            raise ValueError(f"{name} holds {describe(x, bad)}, but Gaussian() allows finite numbers only.")
+        check_finite(x, "Gaussian()", name)

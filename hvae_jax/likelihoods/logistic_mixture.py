@@ -16,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jaxtyping import Float, Int, Key, Num
+from jaxtyping import Bool, Float, Int, Key, Num
 
-from hvae_jax.distributions import ScaleHead, finite_exp, sum_event
+from hvae_jax.distributions import finite_exp, sum_event
 from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, check_whole
 from hvae_jax.likelihoods.bins import Bins
+from hvae_jax.likelihoods.seen import check_in_order
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused, split
 
@@ -56,6 +58,46 @@ class LogisticMixtureRecord:
             log_p += bins.log_mass(x[..., c, None], self._locations(c, seen), self.log_scale[..., c, :])
         allowed = bins.contain(x).all(-1)
         return sum_event(jnp.where(allowed, jax.nn.logsumexp(log_p, axis=-1), -jnp.inf))
+
+    def log_prob_seen(self, x: Num[Array, "batch ..."], seen: Bool[Array, "batch ..."]) -> Float[Array, " batch"]:
+        """log p(x_seen | z), nats, if within each pixel the seen channels come before the missing ones.
+
+        The factors of the last channels sum to 1 given those before them, so that they are left out.
+        """
+        x, seen = (a.reshape(self.location.shape[:-1]) for a in (x, seen))  # [B, *pixels, C]
+        allowed = (self.family.bins.contain(x) | ~seen).all(-1)
+        nats = jax.nn.logsumexp(self._of_components(x, seen), axis=-1)
+        # exactly 0, and not a rounded log of 1, for a pixel of which nothing is seen
+        return sum_event(jnp.where(allowed, jnp.where(seen.any(-1), nats, 0.0), -jnp.inf))
+
+    def fill(self, x: Num[Array, "batch ..."], seen: Bool[Array, "batch ..."], key: Key[Array, ""]) -> Array:
+        """x with a draw of the missing channels given the seen ones: the component given those, then the others."""
+        bins, shape = self.family.bins, x.shape
+        x, seen = (a.reshape(self.location.shape[:-1]) for a in (x, seen))
+        key_component, key_values = split(key)
+        gumbel = jax.random.gumbel(fused(key_component), self.logits.shape, self.logits.dtype)
+        # ~ p(component | seen channels), [B, *pixels, 1, 1]
+        component = (self._of_components(x, seen) + gumbel).argmax(-1)[..., None, None]
+        parts = (self.location, self.log_scale, self.coefficients)
+        location, log_scale, coefficients = (jnp.take_along_axis(leaf, component, axis=-1) for leaf in parts)
+        one = LogisticMixtureRecord(self.logits, location, log_scale, coefficients, self.family)
+        noise = jax.random.logistic(fused(key_values), one.location.shape, one.location.dtype)
+        values: list[Array] = []
+        for c in range(self.family.channels):
+            before = [bins.centre(value).astype(noise.dtype)[..., None] for value in values]
+            u = one._locations(c, before) + finite_exp(one.log_scale[..., c, :]) * noise[..., c, :]
+            values.append(jnp.where(seen[..., c], x[..., c], bins.nearest(u)[..., 0].astype(x.dtype)))
+        return jnp.stack(values, axis=-1).reshape(shape)
+
+    def _of_components(self, x: Array, seen: Array) -> Array:
+        """log w_k + log p(seen channels | k) of each component, `[B, *pixels, M]`; x and seen are `[B, *pixels, C]`."""
+        bins, log_p = self.family.bins, jax.nn.log_softmax(self.logits)
+        u = bins.centre(x).astype(self.location.dtype)
+        for c in range(self.family.channels):
+            before = [u[..., channel, None] for channel in range(c)]
+            mass = bins.log_mass(x[..., c, None], self._locations(c, before), self.log_scale[..., c, :])
+            log_p += jnp.where(seen[..., c, None], mass, 0.0)
+        return log_p
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Int[Array, "batch ..."]:
         """Draws integers 0..V-1, int32: a component for each pixel, then its channels one after the other.
@@ -192,7 +234,10 @@ class LogisticMixture(Likelihood):
         pairs = self.channels * (self.channels - 1) // 2
         # [B, *pixels, C, M or 0] to [B, *pixels, 3 or 0, M]: three channels have three pairs, one channel has none.
         coefficients = jnp.tanh(by_channel[..., 2 * m :]).reshape(*h.shape[:-1], pairs, m)
-        return LogisticMixtureRecord(h[..., :m], by_channel[..., :m], log_scale, coefficients, self)
+        location = by_channel[..., :m]
+        if self.form == "srvae":
+            location, log_scale = published.in_unit_interval(location, log_scale, coefficients)
+        return LogisticMixtureRecord(h[..., :m], location, log_scale, coefficients, self)
 
     def _log_scale(self, a: Array) -> Array:
         """Logarithm of the scale of a logistic; with "log_std", min_log_scale bounds a itself."""
@@ -208,6 +253,12 @@ class LogisticMixture(Likelihood):
                 f"pixel on a last axis of {self.channels}. Set channels=1, or give images in colour."
             )
         check_whole(x, self.values, "LogisticMixture(values={})", name)
+
+    def check_seen(self, seen: np.ndarray, name: str = "seen") -> None:
+        """Raises ValueError if, within a pixel of three colours, one is seen behind one that is missing."""
+        if self.channels > 1:
+            remedy = "Mask whole pixels, or the last colours of a pixel."
+            check_in_order(seen, f"LogisticMixture(channels={self.channels})", "the colours of a pixel", remedy, name)
 
     def as_input(self, x: Array) -> Array:
         """u, from -1 to 1, or to 0.945 in the forms of 5 bits."""

@@ -3,14 +3,17 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
 from jaxtyping import Float, Key, Num
 
+from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods.base import Likelihood, LikelihoodRecord
 from hvae_jax.likelihoods.bernoulli import Bernoulli
+from hvae_jax.likelihoods.seen import check_in_order, elementwise
 from hvae_jax.networks.pixelcnn import PixelCNNWeights, one_pass, pixel_by_pixel
 from hvae_jax.records import check_sizes, checked
 from hvae_jax.runtime.prng import fold_in
@@ -55,6 +58,23 @@ class PixelCNNRecord:
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """log p(x | z), nats, in one pass."""
         return self.conditionals(x).log_prob(x)
+
+    def log_prob_seen(self, x: Num[Array, "batch ..."], seen: Array) -> Float[Array, " batch"]:
+        """log p(x_seen | z), nats, if all that is missing comes last in the order: conditionals that sum to 1."""
+        return sum_event(jnp.where(seen, elementwise(self.conditionals(x), x), 0.0))
+
+    def fill(self, x: Num[Array, "batch ..."], seen: Array, key: Key[Array, ""]) -> Num[Array, "batch ..."]:
+        """x with a draw of what is missing, element after element, each given those before it."""
+        if self.family.receptive_field == 0:
+            return jnp.where(seen, x, self._independent.sample(key).astype(x.dtype))
+        flat, known = (a.reshape(x.shape[0], -1) for a in (x, seen))  # [B, D], in the order of the elements
+
+        def value_of(one: LikelihoodRecord, i: Array) -> Array:
+            drawn = one.sample(fold_in(key, i)).astype(x.dtype)  # [B, 1]
+            at = [jax.lax.dynamic_slice_in_dim(a, i, 1, axis=1) for a in (known, flat)]
+            return jnp.where(at[0], at[1], drawn)
+
+        return self._one_by_one(value_of)
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Num[Array, "batch ..."]:
         """Draws x by ancestral sampling: element after element, each given those drawn before it.
@@ -166,6 +186,12 @@ class PixelCNN(Likelihood):
     def check(self, x: np.ndarray, name: str = "x") -> None:
         """Raises ValueError if the base gives some value in `x` probability 0."""
         self.base.check(x, name)
+
+    def check_seen(self, seen: np.ndarray, name: str = "seen") -> None:
+        """Raises ValueError if an element is seen behind one that is missing, unless the receptive field is 0."""
+        if self.receptive_field != 0:
+            remedy = "Mask the last rows, as --mask half does, or take a likelihood of independent elements."
+            check_in_order(seen.reshape(len(seen), -1), "PixelCNN", "the elements of x", remedy, name)
 
     def as_input(self, x: Array) -> Array:
         """x as the input of a network, by the base."""

@@ -6,6 +6,7 @@
     DiscretisedLogistic(added=1e-7)                addtt/ladder-vae-pytorch
     LogisticMixture(form="published")              PixelCNN++'s code, VDVAE's, addtt's, vlievin/biva-pytorch
     LogisticMixture(form="nvae")                   NVAE's code
+    LogisticMixture(form="srvae")                  srVAE's code
     LogisticMixture(form="vdvae_5_bits")           VDVAE's code for 32 values
     LogisticMixture(form="efficient_vdvae_5_bits") Efficient-VDVAE's code for 32 values
 
@@ -28,7 +29,7 @@ from hvae_jax.likelihoods.base import softplus
 from hvae_jax.likelihoods.bins import Bins, in_scales
 
 BernoulliForm = Literal["exact", "of_p"]
-MixtureForm = Literal["exact", "published", "nvae", "vdvae_5_bits", "efficient_vdvae_5_bits"]
+MixtureForm = Literal["exact", "published", "nvae", "srvae", "vdvae_5_bits", "efficient_vdvae_5_bits"]
 
 
 def bernoulli_of_p(x: Num[Array, "..."], logits: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -72,25 +73,48 @@ def add_to_probability(log_p: Float[Array, "..."], added: float) -> Float[Array,
     return jnp.logaddexp(log_p, math.log(added))
 
 
+def in_unit_interval(
+    location: Float[Array, "..."], log_scale: Float[Array, "..."], coefficients: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Location and log scale in units in which values go from -1 to 1, of a mixture in which they go from 0 to 1.
+
+    The colours before shift the mean by c v there, v = (u + 1)/2: in our units that is c u + c, so that the location
+    takes up the c of each colour before it.
+
+    Args:
+      location, log_scale: `[B, *pixels, C, M]`.
+      coefficients: red on green, red on blue and green on blue, `[B, *pixels, 3, M]`; for one channel
+        `[B, *pixels, 0, M]`.
+    Source: ioangatop/srVAE.
+    """
+    location = 2.0 * location - 1.0
+    if coefficients.shape[-2]:
+        nothing = jnp.zeros_like(coefficients[..., :1, :])
+        shifts = [nothing, coefficients[..., :1, :], coefficients[..., 1:, :].sum(-2, keepdims=True)]
+        location = location + jnp.concatenate(shifts, axis=-2)
+    return location, log_scale + math.log(2.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class PublishedBins:
     """The bins of a logistic in public codes, with the interface of `Bins`; everything is elementwise.
 
     P is the difference of two sigmoids or, if that is 1e-5 or less, the density at the middle of the bin times its
     width; except for that, P sums to 1 over all values. The first bin (u below -0.999) and the last (u above 0.999) are
-    open. In "nvae" the last bin begins at u = 0.99: of 256 values, 254 is scored as open too, and P sums to 1 + P(255);
-    with 32 values it is "published". In the forms of 5 bits the values lie 8/127.5 apart, from -1 to 0.945, in bins
-    2/31 wide: the bins overlap, and P sums to 1.03. Near white the sum of "vdvae_5_bits" is far from 1, because no
-    value reaches the last, open bin; in "efficient_vdvae_5_bits" the bin of the last value is open.
+    open. "srvae" has these bins, from other parameters (`in_unit_interval`). In "nvae" the last bin begins at u = 0.99:
+    of 256 values, 254 is scored as open too, and P sums to 1 + P(255); with 32 values it is "published". In the forms
+    of 5 bits the values lie 8/127.5 apart, from -1 to 0.945, in bins 2/31 wide: the bins overlap, and P sums to 1.03.
+    Near white the sum of "vdvae_5_bits" is far from 1, because no value reaches the last, open bin; in
+    "efficient_vdvae_5_bits" the bin of the last value is open.
 
     Attributes:
       values: V, number of values that an element can take.
-      form: "published", "nvae", or one of the forms of 5 bits.
+      form: "published", "srvae", "nvae", or one of the forms of 5 bits.
       beta: divisor of log_scale in the density but not in the density's argument, an oversight of Efficient-VDVAE's
         code; 1 for the other codes.
 
     Source: Salimans et al. (2017), their code, for "published"; the codes of VDVAE (Child, 2021), NVAE (Vahdat & Kautz,
-    2020) and Efficient-VDVAE (Hazami et al., 2022).
+    2020), srVAE (Gatopoulos & Tomczak, 2021) and Efficient-VDVAE (Hazami et al., 2022).
     """
 
     values: int

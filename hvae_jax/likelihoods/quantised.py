@@ -34,6 +34,15 @@ class QuantisedRecord:
         """n times a draw of floor(x/n), int32."""
         return self.step * self.of.sample(key, temperature)
 
+    def log_prob_seen(self, x: Array, seen: Array) -> Array:
+        """log p(floor(x_seen / n)), `[B]`, nats."""
+        return self.of.log_prob_seen(jnp.floor_divide(x, self.step), seen)
+
+    def fill(self, x: Array, seen: Array, key: Array) -> Array:
+        """x with n times a draw of floor(x/n) where it is not seen, given the leading bits of what is."""
+        drawn = self.step * self.of.fill(jnp.floor_divide(x, self.step), seen, key)
+        return jnp.where(seen, x, drawn.astype(x.dtype))
+
     @property
     def mean(self) -> Array:
         """n E[floor(x/n)]."""
@@ -91,6 +100,10 @@ class Quantised(Likelihood):
         """Raises ValueError for a value that is not one of 0..V n - 1, or for channels other than the mixture's."""
         check_whole(x, self.of.values * self.step, "Quantised with {} values", name)
         self.of.check(x // self.step, name)
+
+    def check_seen(self, seen: np.ndarray, name: str = "seen") -> None:
+        """As the mixture says."""
+        self.of.check_seen(seen, name)
 
     def as_input(self, x: Array) -> Array:
         """All bits of x, from -1 to 1."""

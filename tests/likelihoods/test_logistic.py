@@ -12,7 +12,6 @@ import pytest
 from jax import Array
 from scipy import stats
 
-from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import (
     Bernoulli,
     DiscretisedLogistic,
@@ -22,6 +21,7 @@ from hvae_jax.likelihoods import (
     PixelCNN,
 )
 from hvae_jax.models import VAE, TopDownVAE
+from hvae_jax.networks.scale_head import ScaleHead
 
 KEY = jax.random.key(0)
 
@@ -402,7 +402,7 @@ def test_a_pixelcnn_over_logistics() -> None:
         (lambda: LogisticMixture(channels=2), r"channels=2\): 1, or 3"),
         (
             lambda: LogisticMixture(form="other"),
-            r"form='other'\): it has to be 'exact', 'published', 'nvae', 'vdvae_5_b",
+            r"form='other'\): it has to be 'exact', 'published', 'nvae', 'srvae', 'vdvae_5_b",
         ),
         (lambda: LogisticMixture(form="vdvae_5_bits"), "5 bits have 32 values"),
         (lambda: LogisticMixture(values=32).check(np.full((2, 3), 40)), r"40 at index \(0, 0\).*0..31.*values=41"),

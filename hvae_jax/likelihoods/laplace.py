@@ -1,0 +1,85 @@
+"""Real data with heavier tails than a Gaussian: a Laplace distribution for each element."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+from jaxtyping import Float, Key, Num
+
+from hvae_jax.distributions import finite_exp, soft_clamp, sum_event
+from hvae_jax.likelihoods.base import Likelihood, check_bound, check_finite
+from hvae_jax.records import checked
+from hvae_jax.runtime.prng import fused
+
+_LOG_2 = math.log(2.0)
+
+
+@struct.dataclass
+class LaplaceRecord:
+    """Independent Laplace variables.
+
+    Attributes:
+      location: mean, median and mode, `[B, *event]`.
+      log_scale: logarithm of the scale s, the mean of |x - location|, `[B, *event]`; the variance is 2 s^2.
+    """
+
+    location: Array
+    log_scale: Array
+
+    reparameterised = True
+
+    def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
+        """-sum (|x - location|/s + log s + log 2), nats."""
+        distance = jnp.abs(x - self.location) * finite_exp(-self.log_scale)
+        return -sum_event(distance + self.log_scale + _LOG_2)
+
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Float[Array, "batch ..."]:
+        """Draws real numbers; the temperature scales their distance from the location."""
+        noise = jax.random.laplace(fused(key), self.location.shape, self.location.dtype)
+        return self.location + jnp.asarray(temperature, noise.dtype) * finite_exp(self.log_scale) * noise
+
+    @property
+    def mean(self) -> Array:
+        """The location."""
+        return self.location
+
+    @property
+    def mode(self) -> Array:
+        """The location."""
+        return self.location
+
+
+@dataclasses.dataclass(frozen=True)
+@checked
+class Laplace(Likelihood):
+    """Real data: a location and a log scale for each element. Its maximum-likelihood location is a median.
+
+    Attributes:
+      bound: bound of log_scale, soft-clamped to (-bound, bound), so that the density of a constant element cannot grow
+        without limit; None does not clamp it.
+
+    Raises ValueError for a bound that is not positive and finite.
+    """
+
+    bound: float | None = 5.0
+
+    def __post_init__(self) -> None:
+        check_bound(self)
+
+    @property
+    def parameters(self) -> int:
+        """Location and log_scale."""
+        return 2
+
+    def __call__(self, h: Array) -> LaplaceRecord:
+        """`[B, *event, 2]` to a record."""
+        log_scale = h[..., 1] if self.bound is None else soft_clamp(h[..., 1], self.bound)
+        return LaplaceRecord(h[..., 0], log_scale)
+
+    def check(self, x: np.ndarray, name: str = "x") -> None:
+        """Raises ValueError for a value that is not finite."""
+        check_finite(x, "Laplace()", name)
