@@ -1,7 +1,10 @@
 """Recipes and studies: presets and their sizes, command lines, and studies that resume."""
 
 import dataclasses
+import importlib.util
 import json
+import re
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -14,17 +17,27 @@ from support.cases import case, jitter
 from support.places import RECIPES, STUDIES, script
 
 import hvae_jax as hv
+from hvae_jax import recipes
 from hvae_jax.cli import script as command_line
 from hvae_jax.data import Split
 from hvae_jax.experiment import Data, Evaluation, Experiment, Training, abstract_state, settings
 from hvae_jax.models import VAE, BottomUpVAE
 from hvae_jax.objectives import Batch, NegativeELBO, PrintedELBO
 from hvae_jax.trace import level_names
+from hvae_jax.training import Stage
 
 # Number of parameters by recipe and preset: the published figure, or the sum of the layers' sizes.
 PARAMETERS = {
     "vae": {"digits": 440_416},
-    "top_down": {"digits": 721_808, "digits_vamp": 728_208, "digits_mixture": 723_508},
+    "linear": {"digits": 2_961},
+    "top_down": {
+        "digits": 721_808,
+        "digits_vamp": 728_208,
+        "digits_mixture": 723_508,
+        "digits_bernoulli": 723_872,
+        "digits_bernoulli_free_bits": 723_872,
+        "digits_categorical": 736_208,
+    },
     "bottom_up": {"digits": 660_368, "digits_printed": 660_368, "digits_vamp": 666_768, "digits_mixture": 662_068},
     "ladder": {
         "mnist_small": 109_313,
@@ -47,34 +60,56 @@ PARAMETERS = {
         "cifar10_small": 861_608,
         "cifar10_paper": 102_948_560,
     },
+    "cagem": {"digits": 544_420, "mnist_small": 687_556, "mnist": 3_823_268},
     "vdvae": {"digits": 36_891, "mnist": 99_425, "cifar10_small": 292_648, "cifar10": 39_145_700},
+    "self_supervised": {
+        "digits": 547_488,
+        "digits_two": 649_988,
+        "mnist": 349_481,
+        "cifar10_small": 478_062,
+        "cifar10": 29_997_392,
+    },
     "efficient_vdvae": {"digits": 57_073, "mnist": 69_919_585, "cifar10_c1": 18_124_020},
+    "greedy": {"digits": 110_473, "moving_digits": 245_745, "mnist_small": 94_877},
+    "nvae": {
+        "digits": 138_110,
+        "mnist_small": 567_734,
+        "cifar10_small": 2_124_160,
+        "mnist": 33_363_134,
+        "cifar10": 130_852_480,
+        "celeba64": 153_281_364,
+        "imagenet32": 268_509_444,
+        "celeba_hq256": 330_798_664,
+        "ffhq256": 330_798_664,
+    },
 }
-ALL_RECIPES = sorted(path.stem for path in RECIPES.glob("*.py"))
+ALL_RECIPES = recipes.names()
 ALL_STUDIES = sorted(path.stem for path in STUDIES.glob("*.py"))
 
 
 def presets_of(recipe: str) -> dict[str, Experiment]:
     """The presets of a recipe, by name."""
-    return script(RECIPES / f"{recipe}.py").presets
+    return recipes.presets_of(recipe)
 
 
 @pytest.mark.parametrize("recipe", ALL_RECIPES)
 def test_one_convention(recipe: str) -> None:
-    """A dict of presets, the first one small; runs named RECIPE_PRESET; settings that JSON keeps; main at the end."""
+    """A dict of presets, the first one small; runs named RECIPE_PRESET; settings that JSON keeps; a script for them."""
     presets = presets_of(recipe)
     assert next(iter(presets.values())).model.num_levels < 20
     for preset, experiment in presets.items():
         assert experiment.name == f"{recipe}_{preset}"
         assert settings.from_json(settings.to_json(experiment)) == experiment
-    ending = 'if __name__ == "__main__":\n    main(presets, description=__doc__)\n'
+    module = script(RECIPES / f"{recipe}.py")
+    assert module.recipe.presets is presets
+    ending = 'if __name__ == "__main__":\n    main(recipe.presets, description=recipe.__doc__)\n'
     assert (RECIPES / f"{recipe}.py").read_text().endswith(ending)
 
 
 @pytest.mark.parametrize(
     ("recipe", "preset"),
     [
-        pytest.param(recipe, preset, marks=[pytest.mark.slow] if count > 5_000_000 else [])
+        pytest.param(recipe, preset, marks=[pytest.mark.slow] if count > 90_000 else [])
         for recipe, presets in PARAMETERS.items()
         for preset, count in presets.items()
     ],
@@ -113,16 +148,37 @@ def test_pseudo_inputs_begin_as_different_digits() -> None:
 @pytest.mark.parametrize("recipe", ALL_RECIPES)
 def test_help(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     """--help shows the docstring and every setting; an unknown preset is refused, listing the known ones."""
-    module = script(RECIPES / f"{recipe}.py")
+    presets, text = presets_of(recipe), recipes.docstring_of(recipe)
     with pytest.raises(SystemExit) as left:
-        command_line.main(module.presets, ["--help"], module.__doc__)
+        command_line.main(presets, ["--help"], text)
     shown = capsys.readouterr().out
     assert left.value.code == 0
-    assert module.__doc__.split()[1] in shown and "--model." in shown and "--batch-size" in shown
+    assert text.split()[1] in shown and "--model." in shown and "--batch-size" in shown
+    assert all(re.search(rf"\b{preset}  +\S", shown) for preset in presets)  # with what each is
     with pytest.raises(SystemExit) as left:
-        command_line.main(module.presets, ["--preset", "none"], module.__doc__)
+        command_line.main(presets, ["--preset", "none"], text)
     said = capsys.readouterr().err
-    assert left.value.code == 2 and all(preset in said for preset in module.presets)
+    assert left.value.code == 2 and all(preset in said for preset in presets)
+
+
+def test_stages_on_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any number of words; the preset's without the flag; what is no stage is refused, with the reason."""
+    chosen = []
+    monkeypatch.setattr(command_line, "run", lambda experiment, *_, **__: chosen.append(experiment) or Stopped())
+    presets = presets_of("greedy")
+    for flags in ([], ["--stages", "7:trains=module1:modules=1", "8:frozen=*/bias"], ["--steps", "9"]):
+        command_line.main(presets, flags)
+    assert chosen[1].training.stages == (Stage(7, ("module1",), modules=1), Stage(8, frozen=("*/bias",)))
+    assert chosen[0] == presets["digits"] and chosen[2].training.stages == chosen[0].training.stages
+    for word, reason in (
+        ("7:trained=module1", "after the number of steps come trains=, frozen= and modules="),
+        ("0", "a stage has 1 step or more"),
+        ("7:modules=0", "it has to be 1 or more, or None"),
+        ("x", "'x' is no whole number"),
+    ):
+        with pytest.raises(SystemExit):
+            command_line.main(presets, ["--stages", "8", word])
+        assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["vae", "top_down", "bottom_up"])
@@ -161,14 +217,30 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> dict[str, types.ModuleType]:
     return {name: script(STUDIES / f"{name}.py") for name in ALL_STUDIES}
 
 
+@pytest.mark.parametrize("path", sorted((RECIPES.parent).glob("*/*.py")), ids=lambda path: path.stem)
+def test_no_script_hides_a_module(path: Path) -> None:
+    """A script's folder comes first on the path: a compression.py there would be what JAX imports on Python 3.14."""
+    assert path.stem not in {*sys.stdlib_module_names, "compression"}
+    found = importlib.util.find_spec(path.stem)
+    assert found is None or found.origin == str(path)
+
+
 def test_studies_make_their_models(studies: dict[str, types.ModuleType]) -> None:
     """Every study can be imported, and its default settings make the models that it compares."""
     digits = hv.data.digits()
     plane, curves = studies["usefulness_plane"], studies["rate_distortion"]
-    assert len(plane.trials(plane.Settings(), digits)) == 4 * 3 + 4  # families by fields, and the remedy
+    # families by fields; free bits for three families; seven remedies of the top-down one, for two decoders
+    trials = plane.trials(plane.Settings(), digits)
+    assert len(trials) == 4 * 3 + 3 + 7 * 2 and len({str(trial.name) for trial in trials}) == len(trials)
+    with pytest.raises(ValueError, match="no remedy 'prayer': free bits, beta"):
+        plane.trials(plane.Settings(remedies=("prayer",)), digits)
     assert len(curves.trials(curves.Settings(), digits)) == 5 * 3 + 2 * 3  # fields by objectives, decoders by betas
     assert {m.num_levels for m in studies["ladder_depth"].models(hv.Bernoulli()).values()} == {5}
     assert studies["gradient_estimators"].Settings().ks == (1, 4, 16, 64)
+    collapse = studies["linear_collapse"]
+    assert [trial.model.num_levels for trial in collapse.trials(collapse.Settings())] == [1] * 5 + [2] * 3
+    three = studies["greedy"].of_modules("digits", 3, 0.5)
+    assert three.model.modules == len(three.training.stages) == 3 and three.training.stages[2].trains == ("module3",)
 
 
 def test_any_objective_of_the_printed_formula(studies: dict[str, types.ModuleType]) -> None:
@@ -189,14 +261,37 @@ def test_any_objective_of_the_printed_formula(studies: dict[str, types.ModuleTyp
     assert abs(losses[0] - losses[2]) > 1e-3
 
 
+@pytest.mark.slow
+def test_the_collapse_study(studies: dict[str, types.ModuleType], tmp_path: Path, capsys: Any) -> None:
+    """Two steps of every model: rows with predicted and measured rates, a table of all models, and the figure."""
+    study = studies["linear_collapse"]
+    chosen = study.Settings(
+        width=3,
+        noises=(1.4,),
+        betas=(2.0,),
+        scales=(1.4,),
+        examples=20,
+        steps=2,
+        seeds=(0, 1),
+        draws=2,
+        folder=tmp_path,
+    )
+    study.main(chosen)
+    rows = json.loads((tmp_path / "linear_collapse.json").read_text())
+    assert [len(row["levels"]) for row in rows] == [1, 1, 1, 1, 2, 2]
+    assert all(len(row["measured"]) == len(row["predicted"]) == 3 for row in rows)
+    assert capsys.readouterr().out.count("| s_") == 3
+    assert (tmp_path / "linear_collapse.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_seeds_name_what_there_is(studies: dict[str, types.ModuleType]) -> None:
     """The first preset is taken unless another is named; unknown names are refused, listing the known ones."""
     seeds = studies["seeds"]
-    assert seeds.experiment_of("top_down", None) == presets_of("top_down")["digits"]
+    assert seeds.experiment_of("top_down") == presets_of("top_down")["digits"]
     assert seeds.experiment_of("bottom_up", "digits_printed").objective == PrintedELBO()
-    with pytest.raises(ValueError, match="no recipe 'vaes'; there are biva, bottom_up"):
-        seeds.experiment_of("vaes", None)
-    with pytest.raises(ValueError, match="vae has no preset 'mnist'; it has digits, mnist_iwae"):
+    with pytest.raises(ValueError, match=r"no recipe 'vaes'\. Did you mean vae\? There are biva, bottom_up"):
+        seeds.experiment_of("vaes")
+    with pytest.raises(ValueError, match=r"no preset 'mnist' of vae\. .* There are digits, mnist_iwae"):
         seeds.experiment_of("vae", "mnist")
 
 
@@ -217,11 +312,11 @@ def test_seeds_show_both_formulas(
     )
     monkeypatch.setattr(seeds, "experiment_of", lambda *_: tiny)
     seeds.main(seeds.Settings(seeds=(0, 1), folder=tmp_path / "runs"))
-    rows = json.loads((tmp_path / "runs" / "seeds.json").read_text())
-    assert list(rows) == ["0", "1"]
-    assert list(rows["0"])[-5:] == ["KL z2", "KL z1", "printed test -ELBO", "printed KL z2", "printed KL z1"]
-    assert rows["0"]["printed KL z1"] > 0  # a KL; the rate beside it, a log-ratio, may be negative
-    assert "| mean ± sd |" in capsys.readouterr().out
+    rows = [row["numbers"] for row in json.loads((tmp_path / "runs" / "seeds.json").read_text())["rows"]]
+    assert len(rows) == 2 and {"KL z2", "KL z1"} <= set(rows[0])
+    assert list(rows[0])[-3:] == ["printed test -ELBO", "printed KL z2", "printed KL z1"]
+    assert rows[0]["printed KL z1"] > 0  # a KL; the rate beside it, a log-ratio, may be negative
+    assert "standard deviation over seeds" in capsys.readouterr().out
 
 
 def test_the_plane_prints_its_table(studies: dict[str, types.ModuleType]) -> None:
@@ -233,7 +328,7 @@ def test_the_plane_prints_its_table(studies: dict[str, types.ModuleType]) -> Non
         made["probe"]["needs"] = 0.05
         return made | {"information": {"lower": 1.5, "upper": 9.0}, "seed": seed, "field": 0, **more}
 
-    rows = [row(seed, family="one level", remedy=remedy) for remedy in (False, True) for seed in (0, 1)]
+    rows = [row(seed, family="one level", remedy=remedy) for remedy in ("", "free bits") for seed in (0, 1)]
     text = studies["usefulness_plane"].table(rows, 50).splitlines()
     assert len(text) == 4 and "| linear probe of samples | takes at least | probe of posterior means |" in text[0]
     assert text[2] == (

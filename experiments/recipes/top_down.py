@@ -1,62 +1,7 @@
-"""The article's top-down VAE: z2 and z1 inferred from the top down, each posterior an offset from its prior.
-
-    python experiments/recipes/top_down.py                                # two cores: 25 s the first time, then 17 s
-    python experiments/recipes/top_down.py --steps 500 --model.hidden 64  # any setting; --help lists them
-    python experiments/recipes/top_down.py --preset digits_vamp           # a VampPrior at the top
-    python experiments/recipes/top_down.py --preset digits_mixture        # a mixture of Gaussians at the top
-    python experiments/recipes/top_down.py --preset mnist                 # fetches MNIST (11 MB) the first time
-    python experiments/recipes/top_down.py --preset mnist --feed.kind streamed  # reads batches while it trains
-
-`digits`: the article's experiment as its code has it. 8 latents at the top (z2) and 16 below (z1), 721,808
-parameters, Adamax, batches of 64, early stopping on the validation ELBO. Expected over seeds: best validation -ELBO
-100.4 ± 1.0, test -ELBO 96.5 ± 1.0 (500 draws), IW-500 bound 92.7 ± 0.7 nats, KL of z2 above 4 nats.
-
-`digits_vamp` and `digits_mixture` replace N(0, I) at the top and nothing else: by the mixture of the posteriors of 100
-learned pseudo-inputs, initialised with the first 100 digits, and by a learned mixture of 100 Gaussians.
-
-`mnist`: 50,000 train, 10,000 validation and 10,000 test images; x ~ Bernoulli(grey / 255) drawn anew at each training
-step, one fixed draw in evaluation. 16 and 32 latents, networks of width 512, ten epochs: what two cores train in
-minutes, not the best that this model reaches. README has the numbers to expect.
-"""
-
-import dataclasses
+"""The recipe `top_down` of the package as a script: `hvae train top_down`, with the same flags."""
 
 from hvae_jax.cli.script import main
-from hvae_jax.experiment import Data, Evaluation, Experiment, Training
-from hvae_jax.likelihoods import Bernoulli, Categorical
-from hvae_jax.models import MixturePrior, TopDownVAE, VampPrior
-from hvae_jax.training import Adamax
-
-COMPONENTS = 100  # components, or pseudo-inputs, of a learned top prior
-
-digits = Experiment(
-    name="top_down_digits",
-    data=Data("digits"),
-    model=TopDownVAE(latents=(8, 16), hidden=256, likelihood=Categorical(17)),
-    optimiser=Adamax(learning_rate=1e-3),
-    training=Training(batch_size=64, epochs=1000, patience=20),
-)
-
-presets = {
-    "digits": digits,
-    "digits_vamp": dataclasses.replace(
-        digits,
-        name="top_down_digits_vamp",
-        model=digits.model.clone(top_prior=VampPrior(COMPONENTS)),
-        training=dataclasses.replace(digits.training, init_examples=COMPONENTS),  # one digit per pseudo-input
-    ),
-    "digits_mixture": dataclasses.replace(
-        digits, name="top_down_digits_mixture", model=digits.model.clone(top_prior=MixturePrior(COMPONENTS))
-    ),
-    "mnist": Experiment(
-        name="top_down_mnist",
-        data=Data("mnist", binarise="dynamic"),
-        model=TopDownVAE(latents=(16, 32), hidden=512, likelihood=Bernoulli()),
-        optimiser=Adamax(learning_rate=1e-3),
-        training=Training(batch_size=128, epochs=10),
-        evaluation=Evaluation(draws=100, other_draws=10),
-    ),
-}
+from hvae_jax.recipes import top_down as recipe
 
 if __name__ == "__main__":
-    main(presets, description=__doc__)
+    main(recipe.presets, description=recipe.__doc__)
