@@ -15,7 +15,7 @@ def columns(n: int) -> int:
     return max(1, int(np.ceil(np.sqrt(n))))
 
 
-def check_out(path: Path | None) -> None:
+def check_out(path: Path | None, flag: str = "--out") -> None:
     """Checks that a file can have this path, before anything is computed for it; None is no path to check.
 
     Raises ValueError for a folder, and if the folder that the file would lie in does not exist.
@@ -23,6 +23,6 @@ def check_out(path: Path | None) -> None:
     if path is None:
         return
     if path.is_dir():
-        raise ValueError(f"--out {path} is a folder: give the name of a file, such as {path / 'NAME'}.")
+        raise ValueError(f"{flag} {path} is a folder: give the name of a file, such as {path / 'NAME'}.")
     if not path.parent.is_dir():
-        raise ValueError(f"--out {path}: there is no folder {path.parent}.")
+        raise ValueError(f"{flag} {path}: there is no folder {path.parent}.")

@@ -10,12 +10,13 @@ import jax
 from hvae_jax.cli.arguments import Import, Run, check_out
 from hvae_jax.experiment import settings
 from hvae_jax.experiment.checks import check_fits
-from hvae_jax.experiment.reopen import open_run
+from hvae_jax.experiment.reopen import open_run, outputs
 from hvae_jax.report import charts
 from hvae_jax.report.budget import fit_effort
 from hvae_jax.report.diagnosis import Effort, diagnose
 from hvae_jax.report.page import page
 from hvae_jax.report.walks import walk_pictures
+from hvae_jax.runtime.compilation import give_back_freed_memory
 from hvae_jax.runtime.errors import first_line
 from hvae_jax.runtime.files import write_whole
 from hvae_jax.runtime.texts import say
@@ -26,7 +27,7 @@ class Diagnose:
     """Reports what the levels of a run do, in words, as JSON and as one HTML page.
 
     Attributes:
-      run: the run folder.
+      run: the run folder, or the name of a model in the box.
       split: split that is measured; the last one (test, if there is one) by default.
       effort: how much is computed at most.
       seconds: seconds that the model's passes may take on two cores: the effort is halved until they do. None takes
@@ -42,7 +43,7 @@ class Diagnose:
     run: Run
     split: str | None = None
     effort: Effort = Effort()
-    seconds: float | None = 45.0
+    seconds: float | None = 25.0
     pictures: bool = True
     other: str | None = None
     other_directory: str | None = None
@@ -55,7 +56,7 @@ class Diagnose:
         check_out(self.out)
         run = open_run(self.run, self.import_)
         variables, dataset = run.variables, run.dataset
-        model = run.experiment.model
+        model = run.experiment.model.rolled
         other = None
         if self.other is not None:
             other = run.experiment.data.of_other(self.other, self.other_directory)
@@ -72,7 +73,7 @@ class Diagnose:
         tell(f"about {seconds:.0f} s of passes on two cores, and compilation ({numbers}: {how})")
         report = diagnose(model, variables, dataset, key, self.split, effort, other, tell)
         report |= {"run": run.experiment.name, "best_step": run.progress.best_step, "seed": self.seed}
-        out = self.out or self.run / "report.html"
+        out = self.out or outputs(self.run, "report.html")
         # Numbers and words first: whatever becomes of the pictures, they are there.
         write_whole(out.with_suffix(".json"), settings.dumps(report))
         say("\n".join(f"- {sentence}" for sentence in report["words"]))
@@ -98,11 +99,15 @@ class Diagnose:
 
 
 class Progress:
-    """Prints lines with the seconds gone, where errors go, so that the output proper can be piped."""
+    """Prints lines with the seconds gone, where errors go, so that the output proper can be piped.
+
+    Between the parts of a report memory is given back: every part compiles programs of its own, and runs them once.
+    """
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
     def __call__(self, line: str) -> None:
-        """Prints the line."""
+        """Gives memory back, and prints the line."""
+        give_back_freed_memory()
         print(f"[{time.perf_counter() - self._start:4.0f} s] {line}", file=sys.stderr, flush=True)

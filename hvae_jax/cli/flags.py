@@ -8,6 +8,7 @@ from typing import Any
 from flax import linen as nn
 
 from hvae_jax import objectives
+from hvae_jax.cli import short_flags
 from hvae_jax.experiment.records import Experiment
 
 _FLAT = ("experiment", "training")
@@ -23,7 +24,7 @@ def unknown(arguments: Sequence[str], command: Any, experiment: Experiment, pres
       experiment: the experiment in it.
       presets: experiments that `--preset` takes, by name.
     """
-    flags = ["preset", *_flags(command)] if presets else list(_flags(command))
+    flags = [*(("preset",) if presets else ()), *short_flags.NAMES, *_flags(command)]
     named = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
     if not named:
         return f"{' '.join(arguments)}: this command takes flags alone, such as --{flags[0]}. --help lists all."

@@ -1,6 +1,5 @@
 """The command line of an experiment script: typed flags for every setting, and `--preset`."""
 
-import argparse
 import dataclasses
 import logging
 import signal
@@ -12,15 +11,18 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from hvae_jax.cli import flags
+from hvae_jax.cli import flags, presets, short_flags
+from hvae_jax.cli.diagnose import Diagnose
 from hvae_jax.experiment.exits import PREEMPTED, errors_said
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.run import run, say
 from hvae_jax.runtime import doctor, meters
 from hvae_jax.runtime.cluster import Cluster, is_first
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
+from hvae_jax.runtime.errors import first_line
 from hvae_jax.runtime.streams import steady_streams
 from hvae_jax.training.signals import Interrupted
+from hvae_jax.training.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Command:
       folder: the run folder; runs/NAME by default.
       resume: go on in a folder that holds other settings, or on other data, under the new ones.
       overwrite: start over, deleting what an earlier run left in the folder.
+      report: write the report of `hvae diagnose` when the run is done.
       profile: write a trace of three dispatches to profile/ in the run folder, for xprof or ui.perfetto.dev.
       tracker: send numbers and pictures to Weights & Biases or trackio as well.
       cluster: the processes of a run on several machines.
@@ -41,6 +44,7 @@ class Command:
     folder: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    report: bool = False
     profile: bool = False
     tracker: Literal["wandb", "trackio"] | None = None
     cluster: Cluster = Cluster()
@@ -51,6 +55,7 @@ def main(
     experiment: Experiment | Mapping[str, Experiment],
     arguments: Sequence[str] | None = None,
     description: str | None = None,
+    prog: str | None = None,
 ) -> None:
     """Runs the command line of an experiment script; an error becomes one clear line.
 
@@ -63,57 +68,116 @@ def main(
         other flags change its settings.
       arguments: command-line arguments; None takes the process's.
       description: text above --help, such as the script's docstring.
+      prog: name of the command in --help; None takes the script's.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs errors that we print ourselves
     with errors_said():
-        presets = experiment if isinstance(experiment, Mapping) else {}
-        if isinstance(experiment, Mapping):
-            experiment, arguments = _preset(experiment, arguments)
-        command, left = tyro.cli(
-            Command,
-            args=arguments,
-            default=Command(experiment),
-            description=description,
-            config=(tyro.conf.FlagCreatePairsOff,),
-            return_unknown_args=True,
-        )
-        if left:
-            print(f"error: {flags.unknown(left, command, experiment, presets)}", file=sys.stderr)
-            sys.exit(2)
-        meters.compiled()  # starts the count
-        # Other processes, the cache and the allocator have to be set up before JAX computes anything.
-        several = command.cluster.start()
-        use_compilation_cache()
-        keep_freed_memory()
-        if is_first():
-            print(doctor.line(), flush=True)
-        if several:
-            here = f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} devices"
-            print(f"{here}; ends within {command.cluster.lost_timeout} s if another one is lost", flush=True)
-        folder = command.folder or Path("runs") / command.experiment.name
-        same = "The same command without --overwrite" if command.overwrite else "The same command"
-        try:
-            outcome = run(
-                command.experiment,
-                folder,
-                resume=command.resume,
-                overwrite=command.overwrite,
-                profile=command.profile,
-                tracker=command.tracker,
-            )
-            number = outcome.interrupted
-            at = f"at step {int(outcome.state.step)}; saved in {folder}"
-        except Interrupted as interrupted:
-            number, at = interrupted.number, f"while measuring; what was trained is saved in {folder}"
+        number, at = _run(command := parse(experiment, arguments, description, prog))
     if number:
+        same = "The same command without --overwrite" if command.overwrite else "The same command"
         say(f"Interrupted {at}. {same} goes on from there.")
         sys.exit(128 + number if number == signal.SIGINT else PREEMPTED)
 
 
-def _preset(presets: Mapping[str, Experiment], arguments: Sequence[str] | None) -> tuple[Experiment, Sequence[str]]:
-    """The experiment that `--preset` names, and the remaining arguments."""
-    # Before tyro parses: the preset is the default of every other flag.
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=f"[--preset {'|'.join(presets)}] ...")
-    parser.add_argument("--preset", choices=list(presets), default=next(iter(presets)))
-    chosen, left = parser.parse_known_args(arguments)
-    return presets[chosen.preset], left
+def parse(
+    experiment: Experiment | Mapping[str, Experiment],
+    arguments: Sequence[str] | None = None,
+    description: str | None = None,
+    prog: str | None = None,
+) -> Command:
+    """The command that a command line gives; arguments are those of `main`.
+
+    Ends the process with exit code 2 for arguments that do not parse, and with 0 after --help.
+    """
+    known: Mapping[str, Experiment] = {}
+    if isinstance(experiment, Mapping):
+        known = experiment
+        name, arguments = presets.chosen(known, arguments, prog)
+        experiment = known[name]
+        listing = f"Presets, of which --preset NAME takes one:\n{presets.listing(known)}"
+        description = f"{description or ''}\n\n{listing}"
+    short, arguments = short_flags.taken(arguments, prog)
+    experiment = short.applied(experiment)
+    description = f"{description or ''}\n\n{short_flags.help_of(experiment)}"
+    command, left = tyro.cli(
+        Command,
+        prog=prog,
+        args=arguments,
+        default=Command(experiment),
+        description=description,
+        config=(tyro.conf.FlagCreatePairsOff,),
+        return_unknown_args=True,
+        registry=registry(),
+    )
+    if left:
+        presets.refuse(flags.unknown(left, command, experiment, known))
+    if line := short.said(command.experiment):
+        say(line)
+    return dataclasses.replace(command, experiment=short.of_folder(command.experiment))
+
+
+def _run(command: Command) -> tuple[int | None, str]:
+    """Trains, measures and draws; returns the signal that interrupted it, None or 0 for none, and where that was."""
+    meters.compiled()  # starts the count
+    # Other processes, the cache and the allocator have to be set up before JAX computes anything.
+    several = command.cluster.start()
+    use_compilation_cache()
+    keep_freed_memory()
+    if is_first():
+        print(doctor.line(), flush=True)
+    if several:
+        here = f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} devices"
+        print(f"{here}; ends within {command.cluster.lost_timeout} s if another one is lost", flush=True)
+    folder = command.folder or Path("runs") / command.experiment.name
+    try:
+        outcome = run(
+            command.experiment,
+            folder,
+            resume=command.resume,
+            overwrite=command.overwrite,
+            profile=command.profile,
+            tracker=command.tracker,
+        )
+    except Interrupted as interrupted:
+        return interrupted.number, f"while measuring; what was trained is saved in {folder}"
+    if command.report and not outcome.interrupted and is_first():
+        _report(folder)
+    return outcome.interrupted, f"at step {int(outcome.state.step)}; saved in {folder}"
+
+
+def _report(folder: Path) -> None:
+    """Writes the report of a finished run; what fails is a warning, since the run has its result."""
+    try:
+        Diagnose(folder)()
+    except Exception as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        say(f"warning: the report failed ({what}); `hvae diagnose {folder}` tries again.")
+
+
+def registry() -> tyro.constructors.ConstructorRegistry:
+    """What tyro is told of types of ours: a stage of training is one word, so that --stages takes any number."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def of_stage(kind: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Stage] | None:
+        if kind.type is not Stage:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="STEPS:trains=PATHS:frozen=PATHS:modules=N",
+            instance_from_str=lambda words: _stage(words[0]),
+            is_instance=lambda value: isinstance(value, Stage),
+            str_from_instance=lambda stage: [str(stage)],
+        )
+
+    return registry
+
+
+def _stage(word: str) -> Stage:
+    """The stage of a word; ends the command with the reason for a word that is none."""
+    try:
+        return Stage.parse(word)
+    except ValueError as error:
+        # of an item of a list tyro would say no more than that it does not parse
+        print(f"error: --stages: {error}", file=sys.stderr)
+        sys.exit(2)

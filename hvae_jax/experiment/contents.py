@@ -8,6 +8,7 @@ from typing import Any
 
 from hvae_jax.runtime.files import write_whole
 from hvae_jax.runtime.json_files import read_json
+from hvae_jax.training.lock import NAME as LOCK
 
 CONTENTS = (
     "settings.json",
@@ -63,8 +64,11 @@ def check_kinds(folder: Path) -> None:
 
 
 def claim(folder: Path) -> None:
-    """Writes the list of a folder that `check_ours` has passed: from now on `CONTENTS` are what runs write there."""
-    write_whole(folder / LIST, json.dumps({"written": list(CONTENTS)}, indent=2) + "\n")
+    """Writes the list of a folder that `check_ours` has passed: from now on `CONTENTS` are what runs write there.
+
+    The lock is on it for its reader: `clear` leaves it to the process that holds it.
+    """
+    write_whole(folder / LIST, json.dumps({"written": [*CONTENTS, LOCK]}, indent=2) + "\n")
 
 
 def clear(folder: Path) -> None:

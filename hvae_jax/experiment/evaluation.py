@@ -12,7 +12,16 @@ from jax import Array, ShapeDtypeStruct
 from jax.sharding import Mesh, NamedSharding
 
 from hvae_jax.data.dataset import Dataset, Split
-from hvae_jax.diagnostics import UnitCounts, Usage, standard_error, usage
+from hvae_jax.diagnostics import (
+    UnitCounts,
+    Usage,
+    class_accuracy,
+    class_levels,
+    class_use,
+    clustering_accuracy,
+    standard_error,
+    usage,
+)
 from hvae_jax.objectives import Importance, importance
 from hvae_jax.runtime import memory
 from hvae_jax.runtime.compilation import jit
@@ -30,6 +39,7 @@ def evaluate(
     size: int = 450,
     usage_draws: int = 16,
     mesh: Mesh | None = None,
+    each: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Everything that `result.json` says about the model, over every example of the splits that `draws` names.
 
@@ -43,11 +53,13 @@ def evaluate(
       usage_draws: largest number of draws behind rates and active units; a split with a smaller K uses K.
       mesh: devices, of one process or of several, that the examples are spread over; None takes those the variables
         lie on after a run, otherwise the first device.
+      each: dict that gets the bounds of every example, `[N]`: `elbo_SPLIT` and `iw_bound_SPLIT`; None for none.
     Returns: dicts by split: `elbo`, `iw_bound`, `k`, `bits_per_dim` (of both bounds), `standard_error` (of both
       bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level
       with `rates_error`, `distortion`, `active_units`, `used_units`, `moving_units` by level, and, where latents are
-      maps, `rates_by_side`, the sum over the levels of each resolution. Nats, but for the bits. Beside them `pieces`:
-      `size` and `chunk` as they were taken.
+      maps, `rates_by_side`, the sum over the levels of each resolution; of a model with a class among its latents,
+      `classes`: `information` I(x; y), `used` classes and, for labelled examples, `accuracy` and `clustering`
+      accuracy. Nats, but for bits, counts and accuracies. Beside them `pieces`: `size` and `chunk` as they were taken.
     Raises ValueError for a split that does not exist, and for a `size` or `chunk` below 1.
     """
     if size < 1 or chunk < 1:
@@ -64,6 +76,8 @@ def evaluate(
     size = -(-size // mesh.size) * mesh.size
     few = dataset.splits[next(iter(draws))].for_classes(model.classes)
     names, sides = level_names(model, few), level_sides(model, few)
+    one = few.take(slice(1))
+    at = next(iter(class_levels(model, variables, one.x, one.y)), None)  # the class's level, if there is one
     size, chunk = _pieces(
         lambda rows, at_once: _memory(bound, variables, few, rows, mesh, k=1, chunk=at_once),
         lambda rows: _memory(use, variables, few, rows, mesh, draws=min(usage_draws, next(iter(draws.values())))),
@@ -81,8 +95,13 @@ def evaluate(
     for name, k in draws.items():
         split = dataset.splits[name].for_classes(model.classes)
         split_key = jax.random.fold_in(key, list(dataset.splits).index(name))
-        each, rates, log_px, units = _over(split, size, mesh, split_key, partial(measure, k=k))
-        numbers = {**_bounds(each, math.log(2) * dataset.dimensions), "k": k, **_levels(names, sides, rates, units)}
+        bounds, rates, log_px, units, classes = _over(split, size, mesh, split_key, partial(measure, k=k), at)
+        if each is not None:
+            each[f"elbo_{name}"], each[f"iw_bound_{name}"] = np.asarray(bounds.elbo), np.asarray(bounds.bound)
+        bit = math.log(2) * dataset.seen_dimensions(name)
+        numbers = {**_bounds(bounds, bit), "k": k, **_levels(names, sides, rates, units)}
+        if classes is not None:
+            numbers["classes"] = _classes(classes, dataset.splits[name])
         for what, value in {**numbers, "distortion": float(-np.mean(log_px))}.items():
             found.setdefault(what, {})[name] = value
     return found
@@ -131,9 +150,14 @@ def _over(
     mesh: Mesh,
     key: Array,
     measure: Callable[[Array, Array | None, Array], tuple[Importance, Usage]],
-) -> tuple[Importance, np.ndarray, np.ndarray, UnitCounts]:
-    """Bounds of every example of a split, their rates `[L, N]` and log_px `[N]`, and the units: `size` at a time."""
-    bounds, rates, log_px, units = [], [], [], UnitCounts()
+    at: int | None,
+) -> tuple[Importance, np.ndarray, np.ndarray, UnitCounts, np.ndarray | None]:
+    """Bounds of every example of a split, rates `[L, N]`, log_px `[N]`, units, classes `[N, K]`: `size` at a time.
+
+    Args:
+      at: index of the level whose posterior means are the classes; None for none.
+    """
+    bounds, rates, log_px, units, classes = [], [], [], UnitCounts(), []
     for i, (*arrays, count) in enumerate(chunks(split, size)):
         x, y = (place_rows(array, mesh) for array in arrays)
         assert x is not None
@@ -143,8 +167,22 @@ def _over(
         rates.append(np.asarray(used.rates)[:, :count])
         log_px.append(np.asarray(used.log_px)[:count])
         units.add(used, count)
+        if at is not None:
+            classes.append(np.asarray(used.posterior_means[at])[:count])
     each: Importance = jax.tree.map(lambda *parts: np.concatenate(parts), *bounds)
-    return each, np.concatenate(rates, axis=1), np.concatenate(log_px), units
+    whole = np.concatenate(classes) if classes else None
+    return each, np.concatenate(rates, axis=1), np.concatenate(log_px), units, whole
+
+
+def _classes(probabilities: np.ndarray, split: Split) -> dict[str, float]:
+    """How a class is used in a split, from its q(y | x) `[N, K]`, and its accuracy where examples have labels."""
+    use = class_use(probabilities)
+    numbers = {"information": use.information, "used": use.used}
+    rows = split.labelled
+    if len(rows):
+        q, y = probabilities[rows], np.asarray(split.y)[rows]
+        numbers |= {"accuracy": class_accuracy(q, y).value, "clustering": clustering_accuracy(q, y).value}
+    return numbers
 
 
 def _bounds(each: Importance, nats: float) -> dict[str, Any]:

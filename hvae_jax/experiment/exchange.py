@@ -4,7 +4,7 @@ import dataclasses
 import json
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,25 +18,24 @@ from hvae_jax.convert.casts import cast_weights
 from hvae_jax.convert.codes import CONVERTERS, converter_of
 from hvae_jax.convert.converter import Binarise, Converter, Preset
 from hvae_jax.convert.nearest import likely_cause
-from hvae_jax.convert.state_dict import MisfitError, few, template_of
+from hvae_jax.convert.state_dict import MisfitError, template_of
 from hvae_jax.data.catalogue import NAMES, check_name
 from hvae_jax.data.spec import Data
 from hvae_jax.experiment import contents, settings
 from hvae_jax.experiment import folder as run_folder
+from hvae_jax.experiment.exported import FORMAT, described, fitting, is_exported
 from hvae_jax.experiment.records import Evaluation, Experiment
-from hvae_jax.experiment.reopen import an_example, open_variables
-from hvae_jax.experiment.schema import check_result, record_of, shown
-from hvae_jax.models import HVAE
+from hvae_jax.experiment.reopen import open_stored, outputs
+from hvae_jax.objectives import Objective
 from hvae_jax.runtime import doctor
-from hvae_jax.runtime.errors import first_line
+from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.runtime.files import replacing
-from hvae_jax.runtime.json_files import parse_json
 from hvae_jax.runtime.trees import leaves_by_path
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.lock import FolderLock
-from hvae_jax.training.state import state_from
+from hvae_jax.training.stages import optimiser_in
+from hvae_jax.training.state import own_parameters, state_from
 
-FORMAT = 2  # version of exported files; 1 named modules of an earlier layout
 Options = TypeVar("Options")
 
 
@@ -124,17 +123,12 @@ def import_own(path: Path, folder: Path | None = None, overwrite: bool = False, 
         _check_free(folder, overwrite)
     file = read_arrays(path)
     metadata = file.metadata
-    if not _is_exported(file):
+    if not is_exported(file):
         raise ValueError(f"{path} was not written by `hvae export`: it has no settings. {_looks_like(path, file)}")
-    if metadata.get("format") != str(FORMAT):
-        raise ValueError(
-            f"{path} was written in format {metadata.get('format')!s:.20} by hvae_jax {metadata['hvae_jax']:.20}; this "
-            f"one, {hvae_jax.__version__}, reads format {FORMAT}."
-        )
-    experiment, event, progress, result = _described(path, metadata, modules)
+    experiment, event, progress, result = described(path, metadata, modules)
     folder = folder or Path("runs") / experiment.name
     _check_free(folder, overwrite)
-    variables = _fitting(path, experiment.model, event, file.arrays)
+    variables = fitting(path, experiment.model, event, file.arrays)
     result |= {"imported": _record("hvae_jax", path, file)}
     _write_run(folder, experiment, variables, progress, result, overwrite)
     return folder
@@ -149,7 +143,7 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
 
     Args:
       run: the run folder.
-      file: the file to write; None takes NAME.safetensors in the run folder.
+      file: the file to write; None takes NAME.safetensors in the run folder (`reopen.outputs`).
       overwrite: replace an existing file.
       modules: modules beside hvae_jax that the settings may name.
 
@@ -161,22 +155,23 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    experiment, variables, progress = open_variables(run, modules)
-    file = file or run / f"{experiment.name}.safetensors"
+    stored = open_stored(run, modules)
+    experiment, variables = stored.experiment, stored.variables
+    file = file or outputs(run, f"{experiment.name}.safetensors")
     if file.is_dir():
         raise ValueError(f"{file} is a folder: give the name of a file, such as {file / 'NAME'}.safetensors.")
     if file.exists() and not overwrite:
         raise ValueError(f"{file} is there already: --overwrite replaces it.")
-    result = run / "result.json"
+    result = stored.card.result
     metadata = {
         "hvae_jax": hvae_jax.__version__,
         "format": str(FORMAT),
         "settings": json.dumps(settings.to_json(experiment)),
-        "event": json.dumps(list(an_example(experiment).x.shape[1:])),
-        "progress": json.dumps(vars(progress)),
+        "event": json.dumps(list(stored.card.event)),
+        "progress": json.dumps(vars(stored.progress)),
     }
-    if result.exists():
-        metadata["result"] = result.read_text()
+    if result:
+        metadata["result"] = settings.dumps(result)
     # not ascontiguousarray, which gives a scalar an axis
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in leaves_by_path(variables).items()}
     try:
@@ -185,32 +180,6 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written ({error}).") from error
     return file
-
-
-def _described(
-    path: Path, metadata: Mapping[str, str], modules: Sequence[str]
-) -> tuple[Experiment, tuple[int, ...], Progress, dict[str, Any]]:
-    """Settings, shape of one x, progress and results in the metadata of an export.
-
-    Raises ValueError, naming the entry and the place in it, for whatever `export` would not have written.
-    """
-    try:
-        parsed = {name: parse_json(metadata.get(name, "{}"), name) for name in ("settings", "progress", "result")}
-        event = parse_json(metadata.get("event", "[]"), "event")
-        experiment = settings.from_json(parsed["settings"], tuple(modules))
-        if not isinstance(experiment, Experiment):
-            raise ValueError(f"settings describe a {type(experiment).__name__}, not an Experiment.")
-        whole = isinstance(event, list) and event and all(type(size) is int and 0 < size < 2**31 for size in event)
-        if not whole or tuple(event) != (experiment.model.image or tuple(event)):
-            like = list(experiment.model.image or (28, 28, 1))
-            raise ValueError(f"event is {shown(event)}, but it has to be the shape of one x, such as {like}.")
-        if not isinstance(parsed["progress"], dict):
-            raise ValueError(f"progress is {shown(parsed['progress'])}, but it has to be an object.")
-        progress = record_of(Progress, parsed["progress"], "progress")
-        result = check_result(parsed["result"], "result")
-    except ValueError as error:
-        raise ValueError(f"{path}: its metadata cannot be read: {error}") from error
-    return experiment, tuple(event), progress, result
 
 
 def import_summary(result: dict[str, Any], folder: Path) -> str:
@@ -257,11 +226,6 @@ def _check_free(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"{folder} holds a run already. --overwrite replaces it, --folder takes another folder.")
 
 
-def _is_exported(file: ArrayFile) -> bool:
-    """Whether `export` wrote the file."""
-    return {"hvae_jax", "settings"} <= set(file.metadata)
-
-
 def _check_code(converter: Converter[Any], path: Path, file: ArrayFile) -> None:
     """Raise ValueError if the code did not write the file, naming the command that takes it or what it holds."""
     if not converter.wrote(file.arrays):
@@ -271,7 +235,7 @@ def _check_code(converter: Converter[Any], path: Path, file: ArrayFile) -> None:
 def _looks_like(path: Path, file: ArrayFile) -> str:
     """A sentence that names the code that wrote a file and the command that takes it, or else what it holds."""
     found = converter_of(file.arrays)
-    code = "hvae_jax" if _is_exported(file) else found and found.code
+    code = "hvae_jax" if is_exported(file) else found and found.code
     if code is not None:
         return f"It looks like weights of {code}: `hvae import {code} {path}` takes it."
     some = ", ".join(f"{name} {np.shape(array)}" for name, array in list(file.arrays.items())[:4])
@@ -316,45 +280,43 @@ def _warn_not_finite(path: Path, variables: Any) -> None:
         warnings.warn(f"{path}: {what} not finite, {odd[0]} first.", stacklevel=3)
 
 
-def _fitting(path: Path, model: HVAE, event: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Any:
-    """A model's variables from arrays by path. Raises ValueError if arrays do not fit, naming them."""
-    try:
-        template = template_of(model, event)
-    except Exception as error:  # whatever layers trip over whose sizes do not fit each other
-        raise ValueError(f"{path}: no model can be made of its settings ({first_line(error)}).") from error
-    wanted = leaves_by_path(template)
-    problems = [f"{name} is missing" for name in wanted if name not in arrays]
-    problems += [f"{name} is not expected" for name in arrays if name not in wanted]
-    problems += [
-        f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {leaf.dtype} {leaf.shape}"
-        for name, leaf in wanted.items()
-        if name in arrays and (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype)
-    ]
-    if problems:
-        raise ValueError(f"{path} does not fit its settings: {few(problems)}.")
-    return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(arrays[name]) for name in wanted])
+def _own_parameters(experiment: Experiment, variables: Any) -> dict[str, Any]:
+    """Fresh parameters of the objective's own, on samples of the model in place of the data; {} if it has none."""
+    model, objective, key, n = experiment.model, experiment.objective, jax.random.key(experiment.seed), 64
+    if type(objective).parameters is Objective.parameters:
+        return {}
+    y = jnp.arange(n) % model.classes if model.classes else None
+
+    @jit_once
+    def make(variables: Any) -> dict[str, Any]:
+        x = model.apply(variables, key, n, y=y, method="generate")
+        return own_parameters(model, objective, variables, key, x, y)
+
+    return make(variables)
 
 
 def _write_run(
     folder: Path, experiment: Experiment, variables: Any, progress: Progress, result: dict[str, Any], overwrite: bool
 ) -> None:
     """Write a run at step 0 with these as its best variables; `result.json` comes last."""
-    optimiser, ema = experiment.optimiser.build(), experiment.training.ema is not None
-    state = state_from(variables, experiment.objective, optimiser, ema)
+    training, objective = experiment.training, experiment.objective
+    optimiser = optimiser_in(experiment.optimiser.build(), training.stage(0), objective)
+    own = _own_parameters(experiment, variables)
+    state = state_from(variables, objective, optimiser, training.ema is not None, own)
     run_folder.check(folder, experiment, resume=False, overwrite=True)
-    with FolderLock(folder).held():  # refused while a run trains there
+    with FolderLock(folder).held():  # refused while a run trains there, and no run begins before all is written
         run_folder.check_space(folder, state, 1)
-    if overwrite:
-        contents.clear(folder)
-    contents.claim(folder)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    try:
-        checkpoints.save(0, state, variables, progress)
-        checkpoints.wait()
-    finally:
-        checkpoints.close()
-    settings.save(folder / "settings.json", experiment)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    source = result["imported"] | {"likelihood": str(experiment.model.likelihood), "data": experiment.data.name}
-    known = {"parameters": parameters, "versions": doctor.versions()}
-    settings.write_whole(folder / "result.json", settings.dumps(known | result | {"imported": source}))
+        if overwrite:
+            contents.clear(folder)
+        contents.claim(folder)
+        checkpoints = Checkpoints(folder / "checkpoints")
+        try:
+            checkpoints.save(0, state, variables, progress)
+            checkpoints.wait()
+        finally:
+            checkpoints.close()
+        settings.save(folder / "settings.json", experiment)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        source = result["imported"] | {"likelihood": str(experiment.model.likelihood), "data": experiment.data.name}
+        known = {"parameters": parameters, "versions": doctor.versions()}
+        settings.write_whole(folder / "result.json", settings.dumps(known | result | {"imported": source}))

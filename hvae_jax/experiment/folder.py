@@ -28,6 +28,10 @@ _NO_NUMBER = (
     *(f"training.{name}:" for name in ("save_seconds", "save_every", "keep", "pictures_every")),
 )
 
+# Settings that older runs do not have. At its preset's own length `schedule_steps` stretches nothing, and another
+# length is a difference of its own.
+_LATER = ("training.schedule_steps: not there",)
+
 
 def check(folder: Path, experiment: Experiment, *, resume: bool, overwrite: bool) -> None:
     """Makes the folder if it does not exist, and checks that what it holds is this experiment's run or may become it.
@@ -57,15 +61,23 @@ def check(folder: Path, experiment: Experiment, *, resume: bool, overwrite: bool
     check_layout(old, folder)
     if resume or old is None:
         return
-    differing = settings.differences(old, settings.to_json(experiment))
-    changed = [line for line in differing if not line.startswith(_NO_NUMBER)]
-    if changed:
+    if changed := changes(old, experiment):
         raise ValueError(
             f"{folder} holds a run with other settings:\n  "
             + "\n  ".join(changed)
             + "\n--resume goes on from its last state under the new ones, --overwrite starts over, --folder takes "
             "another folder."
         )
+
+
+def changes(old: Any, experiment: Experiment) -> list[str]:
+    """The settings with which a run could not go on as it began, a line each.
+
+    Args:
+      old: settings.json, parsed.
+    """
+    differing = settings.differences(old, settings.to_json(experiment))
+    return [line for line in differing if not line.startswith((*_NO_NUMBER, *_LATER))]
 
 
 def _settings_in(folder: Path, resume: bool) -> Any:
@@ -76,7 +88,10 @@ def _settings_in(folder: Path, resume: bool) -> Any:
     path = folder / "settings.json"
     if not path.exists():
         if not resume and any(saved.name.isdigit() for saved in (folder / "checkpoints").glob("*")):
-            raise ValueError(f"{folder} holds checkpoints but no settings.json. --overwrite starts over there.")
+            raise ValueError(
+                f"{folder} holds checkpoints but no settings.json. Put that file back, or take another folder with "
+                "--folder."
+            )
         return None
     try:
         return read_json(path)

@@ -65,8 +65,8 @@ def _retrain(data: dict[str, Any], folder: Path) -> str:
         for recipe in ("vdvae", "efficient_vdvae"):  # named after their presets
             if isinstance(name, str) and name.isprintable() and name.startswith(f"{recipe}_"):
                 preset = name.removeprefix(f"{recipe}_")
-                return f"python experiments/recipes/{recipe}.py --preset {shlex.quote(preset)} {options}"
+                return f"hvae train {recipe} --preset {shlex.quote(preset)} {options}"
         if isinstance(name, str) and name in _RECIPES:
             recipe, preset = _RECIPES[name]
-            return f"python experiments/recipes/{recipe}.py --preset {preset} {options}"
+            return f"hvae train {recipe} --preset {preset} {options}"
     return f"the run's own script and {options}"

@@ -7,6 +7,7 @@ import tyro
 
 from hvae_jax.data.spec import Data
 from hvae_jax.experiment.names import check_run_name
+from hvae_jax.likelihoods import Missing
 from hvae_jax.models.base import HVAE
 from hvae_jax.objectives import NegativeELBO, Objective
 from hvae_jax.records import checked
@@ -64,7 +65,8 @@ class Experiment:
 
     Attributes:
       name: name of the run, whose folder is runs/NAME unless another is given; one component of a path.
-      model: the model; its fields are its settings.
+      model: the model; its fields are its settings. Where data has missing values, its likelihood becomes
+        `likelihoods.Missing` around the one that is given.
       data: the data set, and how its values are prepared.
       objective: what is minimised.
       optimiser: the optimiser and its learning rate.
@@ -88,3 +90,18 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_run_name(self.name)
+        # here, so that settings, training and every command on the run see one model
+        object.__setattr__(self, "model", _for_missing(self.model, self.data))
+
+
+def _for_missing(model: HVAE, data: Data) -> HVAE:
+    """The model with a likelihood of what is seen, if the data has missing values and the likelihood is a setting."""
+    family = model.likelihood
+    if not data.has_missing or family is None or model.observed:
+        return model
+    if all(field.name != "likelihood" for field in dataclasses.fields(model)):
+        return model
+    if isinstance(family, Missing):
+        same = data.missing_fill in (None, family.fill)
+        return model if same else model.clone(likelihood=Missing(family.of, data.missing_fill))
+    return model.clone(likelihood=Missing(family, data.missing_fill))

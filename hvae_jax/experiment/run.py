@@ -18,6 +18,7 @@ from hvae_jax.experiment import checks, contents, settings, tables
 from hvae_jax.experiment import folder as run_folder
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.rehearsal import rehearse
+from hvae_jax.objectives import Objective, stretched
 from hvae_jax.report.sketch import FINAL_PICTURES, Sketch, save_final_pictures
 from hvae_jax.runtime import meters, texts
 from hvae_jax.runtime.cluster import is_first
@@ -30,8 +31,10 @@ from hvae_jax.training.lock import FolderLock
 from hvae_jax.training.loop import Outcome, Watching, train
 from hvae_jax.training.machine import Machine
 from hvae_jax.training.mesh import agree, check_divides, data_mesh, host_copy
+from hvae_jax.training.optimisers import Optimiser
 from hvae_jax.training.signals import interrupting
 from hvae_jax.training.sinks import JsonLines, Reporter, Sink, TensorBoard, Tracker, read_metrics
+from hvae_jax.training.stages import check_stages, optimiser_in
 from hvae_jax.training.state import TrainState, initial_state
 from hvae_jax.training.task import Provenance, Task
 
@@ -138,18 +141,25 @@ def prepare(
     dataset = experiment.data.load()
     say(dataset.describe())
     checks.check_fits(experiment.model, dataset)
+    checks.check_labels(experiment.model, experiment.objective, dataset)
+    checks.check_objective(experiment.model, experiment.objective, dataset)
     mesh = data_mesh(experiment.devices.count)
     check_divides(experiment.training.batch_size, mesh, experiment.training.microbatch)
     content = dataset.content_hash
     _check_alike(content)
     mebibytes = -agree(-(meters.total_device_memory() // 2**20))[0]  # the least of all processes
     classes = experiment.model.classes
-    train_split = dataset.train.for_classes(classes)
+    # a class that is a latent is known where training has a label, and inferred everywhere else
+    train_split = dataset.train.for_classes(classes or experiment.model.clusters)
     state = abstract_state(experiment, train_split)  # before anything else is made of the settings
+    _check_stages(experiment, train_split)
+    objective, optimiser = in_time(experiment, len(train_split.x))
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.variables["params"]))
+    say(f"{type(experiment.model).__name__}: {experiment.model.num_levels} levels, {count:,} parameters")
     task = Task(
         experiment.model,
-        experiment.objective,
-        experiment.optimiser.build(),
+        objective,
+        optimiser.build(),
         train_split,
         dataset.splits["validation"].for_classes(classes),
         None if dataset.augment == Augment() else dataset.augment,
@@ -290,9 +300,18 @@ def _result_of(prepared: Prepared, outcome: Outcome) -> dict[str, Any] | None:
         return None
 
 
-def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
+def _check_stages(experiment: Experiment, examples: Examples) -> None:
+    """Raises ValueError for stages that do not fit the model (`check_stages`), or that training never reaches."""
+    one = examples.take(slice(1))
+    experiment.training.plan(len(examples.x))
+    check_stages(experiment.training.stages, experiment.model, experiment.objective, one.x, one.y, jax.random.key(0))
+
+
+def abstract_state(experiment: Experiment, examples: Examples, stage: int = 0) -> TrainState:
     """Shapes and dtypes of an experiment's training state; nothing is computed.
 
+    Args:
+      stage: index of the stage of training, of whose parameters alone the optimiser has a state.
     Raises ValueError for a number that no machine could build, and for settings that cannot be made.
     """
     checks.check_numbers(experiment)
@@ -300,7 +319,7 @@ def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
     ema, key = experiment.training.ema is not None, jax.random.key(0)
     model, objective = experiment.model, experiment.objective
     try:
-        optimiser = experiment.optimiser.build()
+        optimiser = optimiser_in(experiment.optimiser.build(), experiment.training.stage(stage), objective)
         return jax.eval_shape(lambda: initial_state(model, objective, optimiser, key, one.x, one.y, ema))
     except Exception as error:
         if isinstance(error, ValueError | TypeError) and raised_here(error):
@@ -311,6 +330,22 @@ def abstract_state(experiment: Experiment, examples: Examples) -> TrainState:
             f"{type(experiment.optimiser).__name__} cannot be made for examples of shape {one.x.shape[1:]}: "
             f"{type(error).__name__}, {first_line(error)}"
         ) from error
+
+
+def in_time(experiment: Experiment, examples: int) -> tuple[Objective, Optimiser]:
+    """Objective and optimiser with schedules stretched to the run's length, which is said if it changes them.
+
+    Args:
+      examples: size of the train split.
+    """
+    written = experiment.training.schedule_steps
+    last = experiment.training.plan(examples).last_step
+    parts = experiment.objective, experiment.optimiser
+    if written is None or written == last:
+        return parts
+    if (changed := stretched(parts, last / written)) != parts:
+        say(f"schedules are stretched from {written:,} to {last:,} steps; --schedule-steps None leaves them")
+    return changed
 
 
 def say(line: str) -> None:

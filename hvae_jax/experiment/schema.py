@@ -25,6 +25,15 @@ class Imported(TypedDict):
     model: NotRequired[dict[str, Any]]
 
 
+class ClassNumbers(TypedDict):
+    """What is measured of a class among the latents, of one split."""
+
+    information: Number
+    used: Number
+    accuracy: NotRequired[Number]
+    clustering: NotRequired[Number]
+
+
 class Measured(TypedDict):
     """The entries of result.json that tables print, of a run that was measured; most are by split."""
 
@@ -36,6 +45,7 @@ class Measured(TypedDict):
     rates: dict[str, dict[str, Number]]
     active_units: dict[str, dict[str, int]]
     rates_by_side: NotRequired[dict[str, dict[str, Number]]]
+    classes: NotRequired[dict[str, ClassNumbers]]
 
 
 class Trained(TypedDict):

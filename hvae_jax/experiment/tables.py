@@ -47,7 +47,7 @@ def measure(experiment: Experiment, dataset: Dataset, outcome: Outcome, mesh: Me
         "compilation": dataclasses.asdict(meters.compiled()),
         "memory": meters.peak_memory(),
         "feed": outcome.feed,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.variables["params"])),
         "seed": experiment.seed,
         "data": data_record(dataset),
         "versions": doctor.versions(),
@@ -88,7 +88,20 @@ def table(numbers: dict[str, Any]) -> str:
             levels = ", ".join(f"{side} {rate:.2f}" for side, rate in numbers["rates_by_side"][split].items())
             levels += f" ({len(rates)} levels)"
         rows.append([split, f"{-numbers['elbo'][split]:.2f} ± {error['elbo']:.2f}", bound, bits, levels])
-    return "\n".join(aligned(rows, left=(0, 4)))
+    units = "; active units in brackets" if few else ""
+    note = f"nats per example, -ELBO ± its standard error; bits/dim of -log p(x){units}"
+    return "\n".join((*aligned(rows, left=(0, 4)), *_classes(numbers), note))
+
+
+def _classes(numbers: dict[str, Any]) -> list[str]:
+    """A line for each split on the class among the latents; nothing for a model without one."""
+    lines = []
+    for split, found in numbers.get("classes", {}).items():
+        line = f"{split} classes: I(x; y) {found['information']:.2f} nats, {found['used']:.1f} in use"
+        if "accuracy" in found and "clustering" in found:
+            line += f", {found['accuracy']:.1%} are the label, {found['clustering']:.1%} matched one to one"
+        lines.append(line)
+    return lines
 
 
 def level_table(result: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from support.small_weights import Said, what_fails
 from hvae_jax.cli.main import COMMANDS, main
 
 said = pytest.fixture(what_fails)
-ON_RUNS = ("evaluate", "sample", "reconstruct", "show", "diagnose", "export")
+ON_RUNS = ("evaluate", "sample", "reconstruct", "encode", "score", "show", "diagnose", "export")
 
 
 @pytest.mark.parametrize("command", ON_RUNS)
@@ -24,7 +24,7 @@ def test_the_flag(tmp_path: Path, said: Said) -> None:
     assert "no run" in said("show", str(tmp_path), "--import", "mine", "other")
 
 
-@pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "diagnose"])
+@pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "encode", "score", "diagnose"])
 def test_out_is_a_file_in_a_folder(command: str, tmp_path: Path) -> None:
     """Said before anything is read or computed."""
     with pytest.raises(ValueError, match=r"--out .* is a folder: give the name"):

@@ -48,11 +48,11 @@ def test_without_pictures_there_are_json_and_words(
     command.Diagnose(tmp_path, seconds=0.0, pictures=False)()
     said = capsys.readouterr()
     assert said.out == f"- {WORDS[0]}\n{tmp_path / 'report.json'}\n"
-    assert "s of passes on two cores" in said.err and "examples 200" in said.err and "] information" in said.err
+    assert "s of passes on two cores" in said.err and "examples 40" in said.err and "] information" in said.err
     assert json.loads((tmp_path / "report.json").read_text())["run"] == "toy"
     assert not (tmp_path / "report.html").exists()
     command.Diagnose(tmp_path, seconds=None, pictures=False)()
-    assert calls[1] == Effort() and calls[0].examples == 200
+    assert calls[1] == Effort() and calls[0].examples == 40
     assert "as asked for" in capsys.readouterr().err
 
 

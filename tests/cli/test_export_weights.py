@@ -17,6 +17,7 @@ presets = pytest.fixture(autouse=True)(small_presets)
 said = pytest.fixture(what_fails)
 
 
+@pytest.mark.slow
 def test_an_exported_run_comes_back_bit_for_bit(said: Said) -> None:
     """Settings, variables, progress and results come back; an existing file is replaced only with --overwrite."""
     np.savez("w.npz", **weights_of(smallest()))

@@ -24,12 +24,12 @@ from hvae_jax.convert import vdvae
 from hvae_jax.convert.array_files import read_arrays
 from hvae_jax.convert.converter import Preset
 from hvae_jax.convert.efficient_trees import TREES
-from hvae_jax.distributions import ScaleHead
-from hvae_jax.experiment import Devices, run
+from hvae_jax.experiment import Devices, run, settings
 from hvae_jax.experiment.reopen import open_variables, read_experiment
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Quantised
 from hvae_jax.models import EfficientVDVAE, down_stages, up_stages
 from hvae_jax.models.very_deep.block_strings import down_string, up_string
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.objectives import Linear
 from hvae_jax.training import Adamax, AdamW, Training
 
@@ -37,6 +37,7 @@ presets = pytest.fixture(autouse=True)(small_presets)
 said = pytest.fixture(what_fails)
 
 
+@pytest.mark.slow
 def test_an_imported_model_scores_as_the_public_code_did() -> None:
     """A safetensors file, imported, gives the recorded bound; in float32 here, to 1e-9 in tests/x64."""
     save_file(golden(), "weights.safetensors")
@@ -74,6 +75,7 @@ def test_training_goes_on_from_imported_variables() -> None:
         run(again, folder, resume=True)
 
 
+@pytest.mark.slow
 def test_every_command_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
     """show says that nothing was evaluated; evaluate does; samples need no data if the model has the shape of x."""
     np.savez("weights.npz", **{f"module.{name}": value for name, value in weights_of(smallest()).items()})
@@ -157,6 +159,20 @@ def test_presets_as_published() -> None:
     assert efficient.as_published(models.efficient_vdvae_faces1024()).head.beta == 0.4
 
 
+def test_the_folder_is_locked_until_all_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that starts there meanwhile would write among an import's files; the last of them is result.json."""
+    np.savez("weights.npz", **weights_of(smallest()))
+    locked, write = {}, settings.write_whole
+
+    def watched(path: Path, text: str) -> None:
+        locked[path.name] = (path.parent / "run.lock").exists()
+        write(path, text)
+
+    monkeypatch.setattr(settings, "write_whole", watched)
+    main(["import", "vdvae", "weights.npz", "--preset", "smallest", "--folder", "made"])
+    assert locked == {"settings.json": True, "result.json": True} and not Path("made/run.lock").exists()
+
+
 def test_block_strings_of_presets() -> None:
     """Block strings written from stages parse to the same stages."""
     for preset in vdvae.PRESETS.values():
@@ -181,6 +197,7 @@ def test_a_file_with_two_blocks_fewer(said: Said, monkeypatch: pytest.MonkeyPatc
     assert experiment.model == vdvae.as_published(smallest())
 
 
+@pytest.mark.slow
 def test_another_preset_names_the_blocks(said: Said) -> None:
     """For both codes the error names blocks that are missing or wider, then all other arrays one by one."""
     np.savez("weights.npz", **golden())

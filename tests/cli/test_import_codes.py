@@ -8,16 +8,23 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from support.small_weights import Said, small_presets, smallest, what_fails
-from support.state_dicts import of_addtt, of_biva, of_efficient, of_nvae, of_vdvae
+from support.state_dicts import NVAE_SMALL, of_addtt, of_biva, of_efficient, of_nvae, of_srvae, of_vdvae
+from support.tiers import tiers
 
 from hvae_jax.cli.main import main
 from hvae_jax.convert import CONVERTERS, Converter, converter_of
-from hvae_jax.distributions import ScaleHead
 from hvae_jax.experiment.reopen import read_experiment
 from hvae_jax.likelihoods import LogisticMixture
-from hvae_jax.models import BIVA, NVAE, ConvLadderVAE
+from hvae_jax.models import (
+    BIVA,
+    BilinearHalf,
+    ConvLadderVAE,
+    DenselyConnectedNetworks,
+    SelfSupervisedVAE,
+)
 from hvae_jax.models.biva import Stage
 from hvae_jax.networks.residual import BlockStyle
+from hvae_jax.networks.scale_head import ScaleHead
 
 presets = pytest.fixture(autouse=True)(small_presets)
 said = pytest.fixture(what_fails)
@@ -35,18 +42,14 @@ ADDTT_SMALL = ConvLadderVAE(
     scale=255.0,
     likelihood=LogisticMixture(form="published"),
 )
-NVAE_SMALL = NVAE(
-    (4, 4, 3),
-    groups=(1, 1),
-    latents=1,
-    width=4,
-    pre_cells=1,
-    post_cells=1,
-    up_cells=1,
-    down_cells=1,
-    flows=1,
-    likelihood=LogisticMixture(1, form="nvae"),
-    published=True,
+SRVAE_SMALL = SelfSupervisedVAE(
+    image=(32, 32, 3),
+    reductions=(BilinearHalf(),),
+    latents=(1, 1),
+    networks=DenselyConnectedNetworks.small(1, 1, blocks=1),
+    posterior_sees_y=False,
+    likelihood=LogisticMixture(1, form="srvae"),
+    scale=255.0,
 )
 PUBLISHED = {converter.code: dict(converter.presets) for converter in CONVERTERS}
 # what `hvae import CODE FILE` needs beside the file
@@ -56,6 +59,7 @@ FLAGS = {
     "biva": ["--image", "8", "8", "--data", "binarized_mnist"],
     "addtt": ["--image", "8", "8", "--likelihood", "discr_log_mix", "--data", "cifar10"],
     "nvae": ["--data", "cifar10"],
+    "srvae": ["--data", "cifar10"],
 }
 FOLDERS = {
     "vdvae": "vdvae_smallest",
@@ -63,6 +67,7 @@ FOLDERS = {
     "biva": "biva",
     "addtt": "addtt",
     "nvae": "nvae",
+    "srvae": "srvae",
 }
 
 
@@ -75,13 +80,14 @@ def weights(code: str) -> dict[str, np.ndarray]:
         "biva": lambda: of_biva(BIVA_SMALL),
         "addtt": lambda: of_addtt(ADDTT_SMALL),
         "nvae": lambda: of_nvae(NVAE_SMALL),
+        "srvae": lambda: of_srvae(SRVAE_SMALL),
     }[code]()
     scaled = {name: value / 8 if value.dtype == np.float32 else value for name, value in made.items()}
     # a variance has to be positive
     return {name: np.abs(value) if name.endswith("running_var") else value for name, value in scaled.items()}
 
 
-@pytest.mark.parametrize("code", FLAGS)
+@pytest.mark.parametrize("code", tiers(FLAGS, quick=1, slow=len(FLAGS)))
 def test_a_file_becomes_a_run_that_samples(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     """An imported .npz gives samples; the import prints what weights do not determine."""
     np.savez("w.npz", **weights(code))
@@ -161,7 +167,7 @@ def test_a_file_of_no_code(code: str, said: Said) -> None:
     np.savez("w.npz", a=np.zeros(3), b=np.zeros((4, 5)), c=np.zeros(1), d=np.zeros(1), e=np.zeros(1))
     error = said("import", code, "w.npz", *FLAGS.get(code, []))
     assert "the arrays a (3,), b (4, 5), c (1,), d (1,) and 1 more" in error
-    assert "vdvae, efficient_vdvae, biva, addtt, nvae" in error
+    assert "vdvae, efficient_vdvae, biva, addtt, nvae, srvae" in error
 
 
 def test_an_exported_file_under_the_name_of_a_code(said: Said) -> None:
@@ -185,7 +191,7 @@ def test_help_names_the_presets(converter: Converter, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize(
     "arguments",
-    [["biva", "w.npz", "--enc-blocks", "1x1"], ["hvae_jax", "w.npz", "--preset", "tiny"], ["srvae", "w.npz"], []],
+    [["biva", "w.npz", "--enc-blocks", "1x1"], ["hvae_jax", "w.npz", "--preset", "tiny"], ["unet", "w.npz"], []],
     ids=["option", "own", "code", "none"],
 )
 def test_arguments_that_do_not_parse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,10 +27,8 @@ REGULARISED = Experiment("other", TopDownVAE(latents=(2,), hidden=4), objective=
         ("--learing-rate 0.1", "Did you mean --optimiser.learning-rate?"),
         ("--model.hiden=3", "--model.hiden is no flag here. Did you mean --model.hidden?"),
         ("--batch 3", "Did you mean --batch-size?"),
-        (
-            "--beta 4",
-            "--objective.beta is there if the objective is Regularised, but this experiment's is NegativeELBO.",
-        ),
+        ("--objective.beta 4", "--objective.beta is no flag here. Did you mean --beta?"),
+        ("--depht 4", "Did you mean --depth?"),
         ("--objective.k 4", "if the objective is ImportanceWeighted"),
         ("--pseudo-inputs 9", "--preset vamp has --model.top-prior.pseudo-inputs"),
         ("--lr 1", "--lr is no flag here. --help lists all."),
@@ -47,7 +45,7 @@ def test_unknown_flags(arguments: str, line: str, capsys: pytest.CaptureFixture[
 def test_a_flag_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     """And a line for each flag that is not."""
     with pytest.raises(SystemExit, match="2"):
-        main(REGULARISED, ["--beta", "4", "--stpes", "3"])
+        main(REGULARISED, ["--objective.bta", "4", "--stpes", "3"])
     first, second = capsys.readouterr().err.splitlines()
     assert "Did you mean --objective.beta?" in first and "Did you mean --steps?" in second
 

@@ -1,17 +1,18 @@
 """Numbers that no machine could build are refused before anything is traced or allocated."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from hvae_jax.data import Split
+from hvae_jax.data import BINARY, Dataset, Split
 from hvae_jax.experiment import Devices, Evaluation, Experiment, Feeding, Training, abstract_state
-from hvae_jax.experiment.checks import check_numbers, check_state_fits
+from hvae_jax.experiment.checks import check_fits, check_numbers, check_state_fits
 from hvae_jax.likelihoods import Categorical
-from hvae_jax.models import ResNetVAE, TopDownVAE
+from hvae_jax.models import ResNetVAE, TopDownVAE, vdvae_mnist
 
 pytestmark = pytest.mark.leg
 
@@ -50,6 +51,23 @@ def test_numbers_beyond_any_machine(experiment: Experiment, path: str) -> None:
     for check in (check_numbers, lambda experiment: abstract_state(experiment, ONE)):
         with pytest.raises(ValueError, match=rf"{path}.* it can (be at|have at) (most|least)"):
             check(experiment)
+
+
+def test_a_depth_that_takes_minutes_is_said_before() -> None:
+    """A warning, since such a network may be what is wanted; none for usual depths."""
+    with pytest.warns(UserWarning, match=r"model\.depth is 1000: .* minutes before the first step"):
+        check_numbers(with_model(depth=1000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_numbers(with_model(depth=20))
+
+
+def test_a_grey_image_without_its_channel() -> None:
+    """The error says how to add the axis."""
+    split = Split(np.zeros((4, 28, 28), np.uint8))
+    data = Dataset("mine.npz", {"train": split, "validation": split}, BINARY, "made up")
+    with pytest.raises(ValueError, match=r"28x28x1, but .* are 28x28\. Grey .* channel, 28x28x1: save x\[\.\.\., None"):
+        check_fits(vdvae_mnist(), data)
 
 
 def test_limits_that_need_never_be_reached() -> None:

@@ -36,18 +36,19 @@ def test_what_others_wrote_is_refused(name: str, overwrite: bool, tmp_path: Path
 
 
 def test_only_what_runs_wrote_is_deleted(tmp_path: Path) -> None:
-    """The list stays, and so does everything that is not on it, a link's target too."""
+    """The list stays, and so do the lock, which another process may hold, and all that runs did not write."""
     folder = filled(tmp_path / "run", "notes.txt", "report.html")
     elsewhere = filled(tmp_path / "elsewhere", "kept.txt")
     check(folder, EXPERIMENT, resume=False, overwrite=False)
     claim(folder)
-    filled(folder, "metrics.jsonl", "pictures", "checkpoints")
+    assert set(json.loads((folder / LIST).read_text())["written"]) == {*CONTENTS, "run.lock"}
+    filled(folder, "metrics.jsonl", "pictures", "checkpoints", "run.lock")
     (folder / "profile").symlink_to(elsewhere)
     (folder / "wandb").symlink_to(tmp_path / "nowhere")
     settings.save(folder / "settings.json", EXPERIMENT)
     check(folder, EXPERIMENT, resume=False, overwrite=True)
     clear(folder)
-    assert {path.name for path in folder.iterdir()} == {"notes.txt", "report.html", LIST}
+    assert {path.name for path in folder.iterdir()} == {"notes.txt", "report.html", "run.lock", LIST}
     assert (elsewhere / "kept.txt").exists()
 
 

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.toys import LinearGaussian
 
 from hvae_jax.data import REAL, Dataset, Split
 from hvae_jax.data.rows import LazyRows
 from hvae_jax.experiment.evaluation import evaluate
 from hvae_jax.likelihoods import Gaussian
-from hvae_jax.models import TopDownVAE
+from hvae_jax.models import LinearVAE, TopDownVAE
 from hvae_jax.objectives import elbo
 from hvae_jax.runtime import memory
 from hvae_jax.training import Feeding, data_mesh
@@ -27,7 +26,7 @@ KEY = jax.random.key(8)
 X = np.random.default_rng(0).normal(size=(21, 3)).astype(np.float32) * np.arange(1, 22)[:, None]  # each its own ELBO
 Y = np.arange(21, dtype=np.int32) % 3
 MODELS = {
-    "plain": LinearGaussian(levels=2, size=2),
+    "plain": LinearVAE((2, 2), "shifted"),
     "labelled": TopDownVAE(latents=(2,), hidden=4, likelihood=Gaussian(), classes=3),
 }
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.places import RECIPES
 
 import hvae_jax as hv
+from hvae_jax import recipes
 from hvae_jax.cli import main as cli
 from hvae_jax.experiment import Experiment, run, settings
 from hvae_jax.experiment.folder import check
@@ -40,7 +40,7 @@ def folder_of(path: Path, data: dict[str, Any]) -> Path:
 
 def refusal(folder: Path, recipe: str, preset: str) -> str:
     """The whole message, as a pattern."""
-    command = f"python experiments/recipes/{recipe}.py --preset {preset} --folder {folder} --overwrite"
+    command = f"hvae train {recipe} --preset {preset} --folder {folder} --overwrite"
     return f"^{re.escape(str(folder))} was written by an earlier layout of hvae_jax.* {re.escape(command)}$"
 
 
@@ -75,12 +75,12 @@ def test_names_that_still_resolve_make_no_difference(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "folder", "command"),
     [
-        ("vdvae_cifar10_small", "x", "experiments/recipes/vdvae.py --preset cifar10_small --folder"),
-        ("efficient_vdvae_cifar10_c1", "x", "experiments/recipes/efficient_vdvae.py --preset cifar10_c1 --folder"),
-        ("mnist_ladder_published6", "x", "experiments/recipes/ladder.py --preset mnist_published6 --folder"),
-        ("mine", "mnist_iwae", "experiments/recipes/vae.py --preset mnist_iwae --folder"),
+        ("vdvae_cifar10_small", "x", "hvae train vdvae --preset cifar10_small --folder"),
+        ("efficient_vdvae_cifar10_c1", "x", "hvae train efficient_vdvae --preset cifar10_c1 --folder"),
+        ("mnist_ladder_published6", "x", "hvae train ladder --preset mnist_published6 --folder"),
+        ("mine", "mnist_iwae", "hvae train vae --preset mnist_iwae --folder"),
         ("mine", "my runs", "the run's own script and --folder '"),
-        (None, "digits_vae", "experiments/recipes/vae.py --preset digits --folder"),
+        (None, "digits_vae", "hvae train vae --preset digits --folder"),
     ],
 )
 def test_the_command_follows_the_name(name: str | None, folder: str, command: str, tmp_path: Path) -> None:
@@ -99,4 +99,4 @@ def test_a_later_layout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("recipe", "preset"), sorted(set(_RECIPES.values())))
 def test_the_commands_exist(recipe: str, preset: str) -> None:
-    assert f'"{preset}":' in (RECIPES / f"{recipe}.py").read_text()
+    assert recipes.experiment_of(recipe, preset).name == f"{recipe}_{preset}"
