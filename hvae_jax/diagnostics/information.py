@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.usage import standard_error
-from hvae_jax.distributions import Known
+from hvae_jax.distributions import Known, beside
+from hvae_jax.runtime.compilation import jit
 from hvae_jax.trace import Model, Trace
 
 
@@ -81,23 +83,22 @@ def information(
             f"information draws latents for the first draws={draws} examples (256 unless set), but x has {n}: set "
             f"draws to a number from 2 to {n}."
         )
-    first = np.asarray(x)[:draws]
+    x = np.asarray(x)
     labels = None if y is None else np.asarray(y)
-    few = None if labels is None else labels[:draws]
-    trace = _draw(model, variables, first, key, few)
-    names = trace.names
+    run = _program()
+    trace = jit(partial(_draw, model))(variables, x[:draws], key, None if labels is None else labels[:draws])
+    names, latents = trace.names, trace.latents
 
-    blocks = [
-        _densities(
-            model,
-            variables,
-            np.asarray(x)[at : at + size],
-            trace.latents,
-            key,
-            None if labels is None else labels[at : at + size],
-        )
-        for at in range(0, n, size)
-    ]
+    def log_q(block: slice, one: ArrayLike, other: Any, kept: ArrayLike, key: Array) -> np.ndarray:
+        """log q of each level for the examples of a block, `[L, B]`, by the one program there is."""
+        y = None if labels is None else labels[block]
+        return np.asarray(run(model, variables, x[block], y, latents, other, np.asarray(one), np.asarray(kept), key))
+
+    blocks = []
+    for block in (slice(at, min(at + size, n)) for at in range(0, n, size)):
+        rows = np.zeros(block.stop - block.start, np.int32)
+        each = [log_q(block, rows + i, latents, rows + len(names), key) for i in range(draws)]
+        blocks.append(np.stack(each, axis=1).astype(np.float64))  # [L, draws, B]
     chain = np.cumsum(np.concatenate(blocks, axis=2), axis=0)  # [L, draws, N]
     rows = np.arange(draws)
     own = chain[:, rows, rows]
@@ -109,7 +110,7 @@ def information(
 
     # A Known level has log q = 0 at every given value, although its mass is all on one value.
     known = np.cumsum([isinstance(level.q, Known) for level in trace.unstack()]) > 0
-    hidden = known | ~_tractable(model, variables, first, trace.latents, key, few)
+    hidden = known | ~_tractable(partial(log_q, slice(0, min(size, n))), min(size, n), latents, key)
     for values in (lower, upper):
         values[hidden] = np.nan
     return Information(
@@ -124,48 +125,62 @@ def information(
     )
 
 
-@partial(jax.jit, static_argnames="model")
 def _draw(model: Model, variables: Any, x: Array, key: Array, y: Array | None) -> Trace:
     """One trace of x, without p(x | z), which is not needed."""
     return model.apply(variables, x, key, y=y).replace(x_dist=None)
 
 
-def _densities(model: Model, variables: Any, x: Any, latents: Any, key: Array, y: Any) -> np.ndarray:
-    """log q of each level at each latent given each x: `[L, draws, N]`."""
-    return np.asarray(_densities_jitted(model, variables, x, latents, key, y), np.float64)
-
-
-@partial(jax.jit, static_argnames="model")
-def _densities_jitted(model: Model, variables: Any, x: Array, latents: Any, key: Array, y: Array | None) -> Array:
-    def of_one(z: tuple[Array, ...]) -> Array:
-        given = tuple(jnp.broadcast_to(one[None], (x.shape[0], *one.shape)) for one in z)
-        levels = model.apply(variables, x, key, y=y, latents=given).unstack()
-        return jnp.stack([level.log_q for level in levels])
-
-    # [draws, L, N] to [L, draws, N]
-    return jnp.moveaxis(jax.lax.map(of_one, latents), 1, 0)
-
-
-def _tractable(model: Model, variables: Any, x: Any, latents: Any, key: Array, y: Any) -> np.ndarray:
+def _tractable(log_q: Callable[..., np.ndarray], n: int, latents: tuple[Array, ...], key: Array) -> np.ndarray:
     """Tests whether log q of each level and all above it depends only on these levels and x, bool `[L]`.
 
     The latents below and the key are replaced. With all latents given, log q depends on the key only if a network draws
-    random numbers.
+    random numbers. Each example tests one level: all of them take as many descents as there are examples, or levels.
+
+    Args:
+      log_q: log q of each level, `[L, n]`, given for each example the row of its latents, other latents, the number of
+        levels whose latents are kept, and the key.
     """
-    other_key = jax.random.fold_in(key, 1)
-    real = np.asarray(_log_q(model, variables, x, latents, key, y))
-    free = []
-    for level in range(len(latents)):
-        other = tuple(z if i <= level else jnp.roll(z, 1, axis=0) + jnp.ones_like(z) for i, z in enumerate(latents))
-        moved = np.asarray(_log_q(model, variables, x, other, other_key, y))
-        free.append(np.array_equal(moved[: level + 1], real[: level + 1]))
-    return np.array(free)
+    levels, other_key = len(latents), jax.random.fold_in(key, 1)
+    other = tuple(jnp.roll(z, 1, axis=0) + jnp.ones_like(z) for z in latents)
+    rows, free = np.arange(n, dtype=np.int32), np.ones(levels, bool)
+    for start in range(0, levels, n):
+        tested = (start + rows) % levels
+        one = rows % len(latents[0])
+        real, moved = log_q(one, latents, rows * 0 + levels, key), log_q(one, other, tested + 1, other_key)
+        same = np.equal(real, moved) | (np.arange(levels)[:, None] > tested)  # [L, n]
+        np.logical_and.at(free, tested, same.all(0))
+    return free
 
 
-@partial(jax.jit, static_argnames="model")
-def _log_q(model: Model, variables: Any, x: Array, latents: Any, key: Array, y: Array | None) -> Array:
-    """log q of each level at the given latents, `[L, B]`."""
-    levels = model.apply(variables, x, key, y=y, latents=latents).unstack()
+@cache
+def _program() -> Callable[..., Array]:
+    """`_log_q`, compiled; not at import, since asking for the backend would start it."""
+    return jit(_log_q, static_argnums=0)
+
+
+def _log_q(
+    model: Model,
+    variables: Any,
+    x: Array,
+    y: Array | None,
+    latents: tuple[Array, ...],
+    other: tuple[Array, ...],
+    one: Array,
+    kept: Array,
+    key: Array,
+) -> Array:
+    """log q of each level, `[L, B]`, at the latents of row `one` of each example's choice, below `kept` at the others.
+
+    Args:
+      latents, other: `[draws, ...]` each, top first.
+      one: numbers of rows, `[B]`.
+      kept: number of levels, from the top, that have `latents` and not `other`, `[B]`.
+    """
+    given = tuple(
+        jnp.where(beside(kept > level, z[one]), z[one], o[one])
+        for level, (z, o) in enumerate(zip(latents, other, strict=True))
+    )
+    levels = model.apply(variables, x, key, y=y, latents=given).unstack()
     return jnp.stack([level.log_q for level in levels])
 
 

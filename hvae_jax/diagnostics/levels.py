@@ -1,6 +1,6 @@
 """What each level is worth: rates, bounds and units of one set of draws, and what the ELBO loses without a level."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.usage import Usage, usage_of
-from hvae_jax.distributions import FromNoise
+from hvae_jax.distributions import FromNoise, Known
 from hvae_jax.objectives import elbo, log_weight
 from hvae_jax.trace import Model, Trace
 
@@ -47,6 +47,7 @@ def measured(
     if draws < 1:
         raise ValueError(f"measured(draws={draws}): 1 or more are needed.")
 
+    @jax.jit  # traced once for its shapes and for the scan
     def one(index: Array) -> tuple[tuple[Usage, Array, Array], Array]:
         trace = model.apply(variables, x, jax.random.fold_in(key, index), y=y)
         return (usage_of(trace), elbo(trace), 0.5 * trace.ratios**2), log_weight(trace)
@@ -56,7 +57,7 @@ def measured(
         return jax.tree.map(jnp.add, total, values), log_w
 
     # A scan and not a vmap over the draws, so that one trace is in memory at a time.
-    shapes = jax.eval_shape(lambda: one(jnp.int32(0)))[0]
+    shapes = jax.eval_shape(one, jnp.int32(0))[0]
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, log_w = jax.lax.scan(add, zero, jnp.arange(draws))
     used, mean_elbo, distance = jax.tree.map(lambda leaf: leaf / draws, total)
@@ -71,11 +72,15 @@ def loss_without(
     """ELBO lost, nats, `[L, B]`, if one level alone is drawn from its prior p(z_l | above) and all others are inferred.
 
     The levels below are inferred anew, given the other z_l, and may make up for it. Unlike L^{>k} - L^{>k-1}, whose
-    levels below are all drawn from their priors, this is about one level, and its noise is small: prior and posterior
-    sample have the same noise, so that it is exactly 0 where q = p. Below 0 the bound is better without the level.
+    levels below are all drawn from their priors, this is about one level. Below 0 the bound is better without the
+    level. The noise is small where q and p are `FromNoise`: prior and posterior sample have the same noise, so that the
+    loss is exactly 0 where q = p. Elsewhere, as at a discrete level, the two are independent samples.
 
-    NaN for a level whose q or p is no `FromNoise`, whose z passes a flow, or whose levels above depend on it
-    (bottom-up inference): there its place in the joint q(z | x) cannot be taken by the prior alone.
+    A level that is `Known`, a function of x, is drawn from its prior like any other: what the ELBO loses then is what
+    d(x) tells the levels below.
+
+    NaN for a level whose z passes a flow, or whose levels above depend on it (bottom-up inference): there its place in
+    the joint q(z | x) cannot be taken by the prior alone.
     Raises ValueError for fewer than one draw.
     """
     if draws < 1:
@@ -83,9 +88,12 @@ def loss_without(
     x = jnp.asarray(x)
     shapes = jax.eval_shape(lambda: model.apply(variables, x, key, y=y).unstack())
     made = tuple(isinstance(level.q, FromNoise) and isinstance(level.p, FromNoise) for level in shapes)
+    # levels whose sample is no function of noise: theirs from the prior is given as a latent
+    known = tuple(isinstance(level.q, Known) for level in shapes)
+    other = tuple(not noisy and not fixed for noisy, fixed in zip(made, known, strict=True))
 
-    def descend(noise: Any, key: Array) -> Trace:
-        return model.apply(variables, x, key, y=y, noise=noise)
+    def descend(noise: Any, key: Array, latents: Any = None) -> Trace:
+        return model.apply(variables, x, key, y=y, noise=noise, latents=latents)
 
     def of_draw(index: Array) -> Array:
         drawn = jax.random.fold_in(key, index)
@@ -93,38 +101,92 @@ def loss_without(
             jax.random.normal(jax.random.fold_in(drawn, i), level.z.shape, level.z.dtype) if ok else None
             for i, (level, ok) in enumerate(zip(shapes, made, strict=True))
         )
+
+        @jax.jit  # traced once for its shapes and for the scan
+        def inferred(noise: tuple[Array | None, ...]) -> _Descent:
+            return _Descent.of(descend(noise, drawn), noise)
+
+        def without(whole: _Descent, at: Array) -> tuple[_Descent, Array]:
+            # Which level is data, so that one descent is compiled for all of them and for the whole one, at = -1.
+            chosen = tuple(
+                None if eps is None or moved is None else jnp.where(at == i, moved, eps)
+                for i, (eps, moved) in enumerate(zip(noise, whole.other_noise, strict=True))
+            )
+            found = inferred(chosen)
+            whole = jax.tree.map(lambda new, old: jnp.where(at < 0, new, old), found, whole)
+            return whole, _lost(whole, found, whole.other_z, at)
+
+        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(inferred, noise))
+        kept, lost = jax.lax.scan(without, blank, jnp.arange(-1, len(shapes)))
+        lost = lost[1:]
+        if not any(other) and not any(known):
+            return lost
         whole = descend(noise, drawn)
-        levels = whole.unstack()
-        # The z of each level from its prior, and the noise from which its posterior makes that z.
+        levels, other_z = whole.unstack(), kept.other_z
+        for i in (i for i, needed in enumerate(other) if needed):
+            # With the same key the levels above keep their samples, and those below are inferred with the same noise.
+            z = levels[i].p.sample(jax.random.fold_in(drawn, len(levels) + i))
+            found = _Descent.of(descend(noise, drawn, (*(None,) * i, z)), noise)
+            lost = lost.at[i].set(_lost(kept, found, (*other_z[:i], z, *other_z[i + 1 :]), jnp.int32(i)))
+        for i in (i for i, fixed in enumerate(known) if fixed):
+            # A level that is known has no noise: z of its prior is given, and so are the levels above, whose posteriors
+            # are functions of x.
+            z = levels[i].p.sample(jax.random.fold_in(drawn, len(levels) + i))
+            latents = (*whole.latents[:i], z.astype(levels[i].z.dtype))
+            below = (*(None,) * (i + 1), *noise[i + 1 :])
+            trace = model.apply(variables, x, drawn, y=y, latents=latents, noise=below)
+            bound = trace.log_px - whole.rates[:i].sum(0) - trace.rates[i + 1 :].sum(0)
+            lost = lost.at[i].set(elbo(whole) - bound)
+        return lost
+
+    return jax.lax.map(of_draw, jnp.arange(draws)).mean(0)
+
+
+class _Descent(NamedTuple):
+    """What two descents are compared by: one with all levels inferred, and one in which a level has z of its prior.
+
+    Attributes:
+      elbo: `[B]`; nats.
+      rates: of each level, `[L, B]`; nats.
+      z, log_q: of each level, top first.
+      other_z: z of each level from its prior, with the noise of its z; z itself where one of q and p is no `FromNoise`.
+      other_noise: the noise from which the posterior makes `other_z`, or None.
+    """
+
+    elbo: Array
+    rates: Array
+    z: tuple[Array, ...]
+    log_q: tuple[Array, ...]
+    other_z: tuple[Array, ...]
+    other_noise: tuple[Array | None, ...]
+
+    @classmethod
+    def of(cls, trace: Trace, noise: tuple[Array | None, ...]) -> "_Descent":
+        """Of a trace whose levels have this noise; None for those that are no function of noise."""
+        levels = trace.unstack()
         other_z = tuple(
-            level.p.from_noise(eps) if ok else level.z for level, eps, ok in zip(levels, noise, made, strict=True)
+            level.z if eps is None else level.p.from_noise(eps) for level, eps in zip(levels, noise, strict=True)
         )
         other_noise = tuple(
-            level.q.to_noise(z) if ok else None for level, z, ok in zip(levels, other_z, made, strict=True)
+            None if eps is None else level.q.to_noise(z) for level, z, eps in zip(levels, other_z, noise, strict=True)
         )
-
-        def without(at: Array) -> Array:
-            # Which level is data, so that the descent is compiled once for all of them.
-            chosen = tuple(
-                None if eps is None or other is None else jnp.where(at == i, other, eps)
-                for i, (eps, other) in enumerate(zip(noise, other_noise, strict=True))
-            )
-            trace = descend(chosen, drawn)
-            # Without the level's own rate, which is 0 where z comes from the prior.
-            lost = elbo(whole) - elbo(trace) - trace.rates[at]
-            return jnp.where(_as_meant(levels, trace, other_z, at), lost, jnp.nan)
-
-        return jax.lax.map(without, jnp.arange(len(levels)))
-
-    lost = jax.lax.map(of_draw, jnp.arange(draws)).mean(0)
-    return jnp.where(jnp.array(made)[:, None], lost, jnp.nan)
+        z, log_q = (tuple(getattr(level, name) for level in levels) for name in ("z", "log_q"))
+        return cls(elbo(trace), trace.rates, z, log_q, other_z, other_noise)
 
 
-def _as_meant(levels: Any, trace: Trace, other_z: tuple[Array, ...], at: Array) -> Array:
+def _lost(whole: _Descent, found: _Descent, other_z: tuple[Array, ...], at: Array) -> Array:
+    """ELBO lost from `whole` to `found`, whose level `at` has the z of its prior, `[B]`; NaN if it has not.
+
+    Without the level's own rate, which is 0 where z comes from the prior.
+    """
+    lost = whole.elbo - found.elbo - found.rates[at]
+    return jnp.where(_as_meant(whole, found, other_z, at), lost, jnp.nan)
+
+
+def _as_meant(whole: _Descent, found: _Descent, other_z: tuple[Array, ...], at: Array) -> Array:
     """Whether the levels above `at` have kept their z and q, and that level has the z of its prior, bool `[]`."""
-    held = [jnp.array(True)]
-    for i, (before, after, z) in enumerate(zip(levels, trace.unstack(), other_z, strict=True)):
-        close = {"rtol": 1e-3, "atol": 1e-3}
-        kept = jnp.allclose(before.z, after.z, **close) & jnp.allclose(before.log_q, after.log_q, **close)
-        held.append(jnp.where(i < at, kept, jnp.where(i == at, jnp.allclose(after.z, z, **close), True)))
+    held, close = [jnp.array(True)], {"rtol": 1e-3, "atol": 1e-3}
+    for i, z in enumerate(other_z):
+        kept = jnp.allclose(whole.z[i], found.z[i], **close) & jnp.allclose(whole.log_q[i], found.log_q[i], **close)
+        held.append(jnp.where(i < at, kept, jnp.where(i == at, jnp.allclose(found.z[i], z, **close), True)))
     return jnp.stack(held).all()

@@ -26,14 +26,22 @@ def made_of_noise(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | Non
     return all(found)
 
 
-def noise_of(model: Model, variables: Any, x: ArrayLike, key: Array, y: ArrayLike | None = None) -> tuple[Array, ...]:
+def noise_of(
+    model: Model,
+    variables: Any,
+    x: ArrayLike,
+    key: Array,
+    y: ArrayLike | None = None,
+    posterior_temperature: ArrayLike | None = None,
+) -> tuple[Array, ...]:
     """Standard noise of latents drawn for x, one array a level: eps_l = (z_l - mean)/std under p(z_l | above).
 
-    For latents of the prior itself it is N(0, I), whatever the model.
+    For latents of the prior itself it is N(0, I), whatever the model. At posterior_temperature 0 the latents are the
+    modes of their posteriors.
     Raises ValueError, naming the level, for a prior whose samples are no function of standard normal noise.
     """
     noise = []
-    for level in model.apply(variables, x, key, y=y).unstack():
+    for level in model.apply(variables, x, key, y=y, posterior_temperature=posterior_temperature).unstack():
         if not isinstance(level.p, FromNoise):
             raise ValueError(
                 f"Walks go through the noise of each level, but the prior of level {level.name!r}, a "
@@ -60,6 +68,7 @@ def interpolate(
     steps: int = 8,
     levels: Sequence[bool] | None = None,
     y: ArrayLike | None = None,
+    posterior_temperature: ArrayLike | None = None,
 ) -> Array:
     """Interpolates from each x to another, `[B, steps, *event]`, along great circles in the noise of each level.
 
@@ -69,6 +78,7 @@ def interpolate(
       steps: number of images from end to end, both included.
       levels: which levels move, top first; the others keep the noise of x. None moves all.
       y: labels, the same for both ends.
+      posterior_temperature: temperature of the posteriors of both ends; 0 takes their modes, None is 1.
     Source: White (2016), "Sampling Generative Networks", for the circles.
     Raises ValueError for fewer than two steps, if `levels` does not have one entry per level, and as `noise_of` does.
     """
@@ -77,7 +87,7 @@ def interpolate(
     key, key_other, key_draw = jax.random.split(key, 3)
     # Mapped over the two ends, so that inference is in the program once: [2, B, ...] each.
     ends = jnp.stack([jnp.asarray(x), jnp.asarray(other)]), jnp.stack([key, key_other])
-    noise = jax.lax.map(lambda end: noise_of(model, variables, end[0], end[1], y), ends)
+    noise = jax.lax.map(lambda end: noise_of(model, variables, end[0], end[1], y, posterior_temperature), ends)
     first, last = [eps[0] for eps in noise], [eps[1] for eps in noise]
     moving = [True] * len(noise) if levels is None else list(levels)
     if len(moving) != len(noise):
@@ -104,7 +114,9 @@ def _decoded(
 def on_circle(a: Array, b: Array, t: ArrayLike) -> Array:
     """Spherical interpolation of the noise of each example, t from 0 at a to 1 at b; all of one shape, `[B, ...]`."""
     flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)  # [B, units]
-    cosine = (flat_a * flat_b).sum(1) / (jnp.linalg.norm(flat_a, axis=1) * jnp.linalg.norm(flat_b, axis=1))
+    lengths = jnp.linalg.norm(flat_a, axis=1) * jnp.linalg.norm(flat_b, axis=1)
+    # noise of modes is 0 in a level whose posterior is its prior: any angle will do
+    cosine = (flat_a * flat_b).sum(1) / jnp.where(lengths > 0, lengths, 1.0)
     # Clipped, because at an angle of 0 or pi the circle is not determined and sin(angle), the divisor, is 0.
     angle = jnp.arccos(jnp.clip(cosine, -0.9999, 0.9999))[:, None]
     mixed = (jnp.sin((1 - t) * angle) * flat_a + jnp.sin(t * angle) * flat_b) / jnp.sin(angle)
@@ -150,6 +162,7 @@ def level_by_level(
     key: Array,
     y: ArrayLike | None = None,
     counts: ArrayLike | None = None,
+    posterior_temperature: ArrayLike | None = None,
 ) -> Array:
     """Reconstructions from the top k levels, k = 0 to L, the rest at the mode of their prior: `[B, L + 1, *event]`.
 
@@ -157,12 +170,12 @@ def level_by_level(
 
     Args:
       counts: values of k, `[K]`, for `[B, K, *event]`; None takes all of them.
+      posterior_temperature: temperature of the posteriors; 0 takes their modes, None is 1.
     """
-    levels = model.num_levels
+    cold = {"temperature": jnp.zeros(model.num_levels), "posterior_temperature": posterior_temperature}
 
     def one(k: Array) -> Array:
-        temperature = jnp.zeros(levels)
-        return model.apply(variables, x, key, y=y, keep_top=k, temperature=temperature, method="reconstruct")
+        return model.apply(variables, x, key, y=y, keep_top=k, **cold, method="reconstruct")
 
     every = jnp.arange(len(model.levels_per_stage) + 1) if counts is None else jnp.asarray(counts)
     return jnp.moveaxis(jax.lax.map(one, every), 0, 1)

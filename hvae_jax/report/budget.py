@@ -18,7 +18,7 @@ CORES = 2
 ACCELERATOR = 100.0
 """Times that an accelerator is faster than that machine, at least."""
 
-LEAST = Effort(examples=200, draws=1, k=10, latents=20, probed=300, depths=6)
+LEAST = Effort(examples=40, draws=1, k=8, latents=8, probed=60, depths=3)
 """What a budget never goes below, so that every number still has an error that says something."""
 
 _COUNTED = 64  # examples that work is counted for: with one, the operations on parameters would be a large part
@@ -50,7 +50,7 @@ def passes(effort: Effort, model: Model, dataset: Dataset, split: str | None = N
     """Number of descents of single examples behind a report of this effort."""
     chosen, train = dataset.splits.get(split or list(dataset.splits)[-1]), dataset.splits["train"]
     n = 0 if chosen is None else min(effort.examples, len(chosen))  # `diagnose` refuses a split that is not there
-    probed = 0 if train.y is None else min(effort.probed, len(train))
+    probed = min(effort.probed, len(train.labelled))
     depths = min(effort.depths, len(model.levels_per_stage))
     # In order: rates and bounds, information, losses without a level, bounds above one, nearest neighbours, probes.
     each = effort.k + min(effort.latents, n) + (1 + model.num_levels + depths) * effort.draws + 2 + DRAWS

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hvae_jax.report import heat_maps
+
 _GREY = "#52514e"
 _SERIES = ("#2a78d6", "#1baf7a", "#eda100", "#4a3aa7", "#e34948", "#008300", "#e87ba4", "#eb6834")
 
@@ -43,11 +45,15 @@ def tile(images: np.ndarray, columns: int, low: float, high: float) -> np.ndarra
 def grid_picture(x: np.ndarray, columns: int, value_range: tuple[float, float]) -> np.ndarray:
     """Examples as one picture `[H, W, 3]` uint8, as sinks take it; values that are not finite are drawn black.
 
+    Rows of a table (`heat_maps.is_table`) are folded into blocks.
+
     Args:
       x: `[N, *event]`.
       columns: number of images in a row.
       value_range: values that are drawn black and white.
     """
+    if heat_maps.is_table(x):
+        x, value_range = heat_maps.folded(heat_maps.scaled(x, value_range)), (0.0, 1.0)
     low, high = value_range
     picture = tile(np.nan_to_num(as_images(x), nan=low, posinf=low, neginf=low), columns, low, high)
     picture = np.repeat(picture[..., None], 3, axis=-1) if picture.ndim == 2 else picture[..., :3]
@@ -64,7 +70,7 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
 def save_grids(
     path: Path, panels: dict[str, np.ndarray], columns: int, value_range: tuple[float, float], dpi: int = 150
 ) -> None:
-    """Writes one PNG with a titled grid of images for each panel, side by side.
+    """Writes one PNG with a titled grid of images for each panel, side by side; heat maps of the rows of a table.
 
     Args:
       panels: examples `[N, *event]` by title.
@@ -74,6 +80,9 @@ def save_grids(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if all(heat_maps.is_table(x) for x in panels.values()):
+        heat_maps.save_heat_maps(path, panels, value_range, dpi)
+        return
     pictures = {title: tile(as_images(x), columns, *value_range) for title, x in panels.items()}
     height, width = next(iter(pictures.values())).shape[:2]
     size = 3.2
@@ -84,6 +93,53 @@ def save_grids(
         axis.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
         axis.set_title(title, fontsize=10)
         axis.axis("off")
+    figure.savefig(path, dpi=dpi)
+
+
+def save_columns(
+    path: Path,
+    panels: Mapping[str, tuple[np.ndarray, Sequence[str]]],
+    value_range: tuple[float, float],
+    rows: Sequence[str] = (),
+    inch: float = 0.55,
+    dpi: int = 150,
+) -> None:
+    """Writes one PNG with titled panels side by side, with a label above each column and one beside each row.
+
+    Args:
+      panels: examples `[rows, columns, *event]`, all with as many rows, and the columns' labels, by title.
+      value_range: values that are drawn black and white.
+      rows: labels of the rows, left of the first panel; () for none.
+      inch: height of an example.
+    Raises ValueError if the number of labels differs from that of columns or rows.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pictures = []
+    for title, (x, labels) in panels.items():
+        if len(labels) != x.shape[1] or (rows and len(rows) != len(x)):
+            raise ValueError(f"{title}: {len(labels)} and {len(rows)} labels for {x.shape[1]} columns, {len(x)} rows.")
+        images = as_images(x.reshape(-1, *x.shape[2:]))
+        pictures.append((title, labels, images.shape[1:3], tile(images, x.shape[1], *value_range)))
+    # inches; places are computed, since matplotlib's layouts cut titles above labels off
+    scale = inch / pictures[0][2][0]
+    left, between, above, margin = 0.8 if rows else 0.1, 0.25, 0.55, 0.1
+    high, widths = pictures[0][-1].shape[0] * scale, [picture.shape[1] * scale for *_, picture in pictures]
+    size = left + sum(widths) + between * (len(widths) - 1) + margin, above + high + margin
+    figure = Figure(figsize=size)
+    FigureCanvasAgg(figure)
+    for (title, labels, (rows_of, columns_of), picture), width in zip(pictures, widths, strict=True):
+        axis = figure.add_axes((left / size[0], margin / size[1], width / size[0], high / size[1]))
+        axis.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
+        figure.text((left + width / 2) / size[0], 1 - 0.18 / size[1], title, ha="center", va="center", fontsize=9)
+        axis.xaxis.tick_top()
+        axis.set_xticks([columns_of / 2 + i * (columns_of + 1) for i in range(len(labels))], labels, fontsize=8)
+        named = rows if title == pictures[0][0] else ()
+        axis.set_yticks([rows_of / 2 + i * (rows_of + 1) for i in range(len(named))], named, fontsize=8)
+        axis.tick_params(length=0, colors=_GREY)
+        axis.spines[:].set_visible(False)
+        left += width + between
     figure.savefig(path, dpi=dpi)
 
 
@@ -196,11 +252,19 @@ def information_chart(report: Mapping[str, Any]) -> bytes:
 def units_chart(report: Mapping[str, Any]) -> bytes:
     """A PNG: the KL of each unit, highest first, a line for each level, with the threshold of 0.01 nats.
 
-    Units beyond those that carry 95% of their level's KL are hollow, levels that have collapsed are grey.
+    Units beyond those that carry 95% of their level's KL are hollow, levels that have collapsed are grey; levels that
+    are observed are left out.
     """
     figure, axis = _panel()
-    alive = [i for i, verdict in enumerate(report["verdicts"]) if verdict != "collapsed"]
+    observed = report.get("observed", ())
+    alive = [
+        i
+        for i, (name, verdict) in enumerate(zip(report["levels"], report["verdicts"], strict=True))
+        if verdict != "collapsed" and name not in observed
+    ]
     for i, (name, units) in enumerate(zip(report["levels"], report["units"], strict=True)):
+        if name in observed:
+            continue
         rates = np.maximum(units["rates"], 1e-5)
         places = np.arange(1, len(rates) + 1)
         colour = _SERIES[alive.index(i) % len(_SERIES)] if i in alive else "#b9b7b0"
@@ -212,7 +276,7 @@ def units_chart(report: Mapping[str, Any]) -> bytes:
     axis.set_yscale("log")
     axis.set_xlabel("unit, highest KL first")
     axis.set_ylabel("KL of the unit, nats")
-    if len(alive) < len(report["levels"]):
+    if len(alive) < len(report["levels"]) - len(observed):
         axis.plot([], [], "o-", color="#b9b7b0", markersize=4, label="collapsed")
     if len(alive) <= len(_SERIES):
         axis.legend(frameon=False, fontsize=9)

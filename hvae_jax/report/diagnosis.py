@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,24 +12,32 @@ from jax import Array
 
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.diagnostics import (
+    Alphabet,
     Information,
     Measured,
     Usage,
     active_units,
+    alphabets,
     auroc,
     bootstrap,
     bound_above,
     carrying_units,
+    class_accuracy,
+    class_levels,
+    class_use,
+    clustering_accuracy,
     information,
     loss_without,
     measured,
     moving_units,
+    perplexities,
     standard_error,
     two_samples,
     used_units,
 )
 from hvae_jax.records import checked
 from hvae_jax.report.labels import probes
+from hvae_jax.report.remedies import facts
 from hvae_jax.report.verdicts import verdict
 from hvae_jax.report.words import words
 from hvae_jax.runtime.compilation import jit, jit_once
@@ -94,17 +102,17 @@ def diagnose(
     if n < 2:
         raise ValueError(f"The {name} split of {dataset.name} has {n} example, but a report needs 2 or more.")
     y = some.y if model.classes else None
-    keys = jax.random.split(key, 6)
-    x = np.asarray(some.x)
+    keys, x = jax.random.split(key, 6), np.asarray(some.x)
 
     tell("rates, bounds and units")
-    # One set of draws for all that has to add up: ELBO = -distortion - rate.
+    # One set of draws for all that has to add up: ELBO = -distortion - rate. x is data of the programs: of a constant
+    # XLA would compute y = d(x) while it compiles.
     found: Measured = jax.device_get(
-        jit(lambda v, k: measured(model, v, x, k, draws=effort.k, y=y))(variables, keys[0])
+        jit(lambda v, x, k: measured(model, v, x, k, draws=effort.k, y=y))(variables, x, keys[0])
     )
     used, elbo = found.usage, np.asarray(found.elbo)
     tell("losses without a level")
-    lost = np.asarray(jit(lambda v: loss_without(model, v, x, keys[1], effort.draws, y))(variables))
+    lost = np.asarray(jit(lambda v, x: loss_without(model, v, x, keys[1], effort.draws, y))(variables, x))
     tell("information")
     seen = information(model, variables, x, keys[2], min(effort.latents, n), y)
     cumulative = np.cumsum(used.rates, axis=0)
@@ -125,8 +133,15 @@ def diagnose(
         "cumulative_rates": [_number(rate) for rate in cumulative],
         "distances": [_number(distance) for distance in found.distance],
         "losses": [_number(values) if np.isfinite(values).all() else None for values in lost],
-        "units": _units(used),
+        "observed": list(model.observed),
+        "units": _units(used, [name in model.observed for name in seen.names]),
+        "classes": [
+            {"level": seen.names[i], **_classes(np.asarray(used.posterior_means[i]), some.y)}
+            for i in class_levels(model, variables, x, y)
+        ],
     }
+    report["model"] = facts(model)
+    report["discrete"] = _discrete(alphabets(model, variables, x, y), used)
     report["information"] = _information(seen, report["cumulative_rates"])
     per_level = zip(report["rates"], report["losses"], report["distances"], strict=True)
     report["verdicts"] = [verdict(rate, loss, distance) for rate, loss, distance in per_level]
@@ -135,7 +150,8 @@ def diagnose(
     tell("nearest neighbours")
     report["told_apart"] = _told_apart(model, variables, x, keys[4], y)
     tell("probes of labels")
-    train = dataset.splits["train"].take(slice(effort.probed))
+    train = dataset.splits["train"]
+    train = train.take(slice(effort.probed) if train.y is None else train.labelled[: effort.probed])
     report["probes"] = probes(model, variables, train, some, report["units"], keys[5])
     report["words"] = words(report)
     return report
@@ -146,10 +162,11 @@ def _number(values: Any) -> Number:
     return {"value": float(np.mean(values)), "error": float(standard_error(values))}
 
 
-def _units(used: Usage) -> list[dict[str, Any]]:
+def _units(used: Usage, observed: Sequence[bool]) -> list[dict[str, Any]]:
     """The units of each level: how many there are, are active, used, carry 95% of the rate and move, and their KLs.
 
-    Their KLs come highest first, `order` with the index of each.
+    Their KLs come highest first, `order` with the index of each. The elements of an observed level, which are no
+    latents, are not counted.
     """
     parts = {
         "active": (active_units, used.posterior_means),
@@ -160,8 +177,8 @@ def _units(used: Usage) -> list[dict[str, Any]]:
     levels: list[dict[str, Any]] = [{"units": means.shape[1]} for means in used.posterior_means]
     for name, (count, arrays) in parts.items():
         errors = bootstrap(count, arrays)
-        for level, array, value, error in zip(levels, arrays, count(arrays), errors, strict=True):
-            counted = array.shape[1] == level["units"]
+        for level, array, value, error, known in zip(levels, arrays, count(arrays), errors, observed, strict=True):
+            counted = array.shape[1] == level["units"] and not known
             level[name] = {"value": value, "error": float(error)} if counted else None
     for level, rates in zip(levels, used.unit_rates, strict=True):
         mean = rates.mean(0)
@@ -170,6 +187,35 @@ def _units(used: Usage) -> list[dict[str, Any]]:
         level["rates"] = mean[order].tolist()
         level["rates_error"] = standard_error(rates.T)[order].tolist()
     return levels
+
+
+def _discrete(found: Sequence[Alphabet | None], used: Usage) -> list[dict[str, Any] | None]:
+    """What each discrete level can hold, and how much of it is in use; None for other levels."""
+    levels: list[dict[str, Any] | None] = []
+    for alphabet, means, rates in zip(found, used.posterior_means, used.unit_rates, strict=True):
+        if alphabet is None:
+            levels.append(None)
+            continue
+        numbers = {"capacity": alphabet.capacity, "perplexity": float(perplexities(alphabet, means).mean())}
+        levels.append(dataclasses.asdict(alphabet) | numbers | {"used": used_units([rates])[0]})
+    return levels
+
+
+def _classes(probabilities: np.ndarray, y: np.ndarray | None) -> dict[str, Any]:
+    """How a level of one class an example is used, and its agreement with the labels; None where there are none."""
+    use = class_use(probabilities)
+    numbers: dict[str, Any] = {
+        "classes": probabilities.shape[1],
+        "information": {"value": use.information, "error": use.error},
+        "entropy": use.entropy,
+        "used": use.used,
+        "accuracy": None,
+        "clustering": None,
+    }
+    if y is not None and (y >= 0).all():
+        numbers["accuracy"] = dataclasses.asdict(class_accuracy(probabilities, y))
+        numbers["clustering"] = dataclasses.asdict(clustering_accuracy(probabilities, y))
+    return numbers
 
 
 def _information(seen: Information, rates: list[Number]) -> dict[str, Any]:
@@ -223,7 +269,7 @@ def _bounds_above(
     known = {0: elbo}
     if model.levels_per_stage[-1] == 1 and np.isfinite(lost).all():
         known[1] = elbo - lost
-    bound = jax.jit(lambda v, x, y, k: bound_above(model, v, x, key, k, effort.draws, y))
+    bound = jit(lambda v, x, y, k: bound_above(model, v, x, key, k, effort.draws, y))
     found: list[dict[str, Any]] = []
     first: tuple[Any, ...] = ()
     # k is data of one compiled program, not a setting of many.
@@ -249,11 +295,11 @@ def _told_apart(model: Model, variables: Any, x: np.ndarray, key: Array, y: Any)
     n = len(x)
 
     @jit_once
-    def both(variables: Any) -> tuple[Any, Any, Any]:
+    def both(variables: Any, x: Any) -> tuple[Any, Any, Any]:
         prior = model.apply(variables, key_p, n, y=y, method="decode")
         return model.apply(variables, x, key_q, y=y).latents, prior.latents, prior.x_dist.sample(key_x)
 
-    posterior, prior, samples = jax.device_get(both(variables))
+    posterior, prior, samples = jax.device_get(both(variables, x))
     report: dict[str, Any] = {"samples": dataclasses.asdict(two_samples(x, samples))}
     report["latents"] = [dataclasses.asdict(two_samples(q, p)) for q, p in zip(posterior, prior, strict=True)]
     return report

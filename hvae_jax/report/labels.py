@@ -31,10 +31,12 @@ def probes(
     the level whose samples are read best beyond the errors, or None.
 
     Args:
-      train, test: splits that probes are fitted to and tested on.
+      train, test: splits that probes are fitted to, all labelled, and tested on, where they are.
       units: the report's units of each level: their number, and their order, highest KL first.
     """
-    if train.y is None or test.y is None or len(np.unique(train.y)) < 2:
+    if len(test.labelled) < len(test):
+        test = test.take(test.labelled)
+    if train.y is None or test.y is None or not len(test) or len(np.unique(train.y)) < 2:
         return None
     taken = [_highest(level) for level in units]
     keys = jax.random.split(key)
@@ -68,4 +70,4 @@ def _highest(level: Mapping[str, Any]) -> np.ndarray:
 def _features(model: Model, variables: Any, split: Split, units: Sequence[np.ndarray], key: Array) -> Features:
     """The features of one split."""
     x, y = np.asarray(split.x), split.y if model.classes else None
-    return jax.device_get(jit_once(lambda v: features(model, v, x, key, DRAWS, y, units))(variables))
+    return jax.device_get(jit_once(lambda v, x: features(model, v, x, key, DRAWS, y, units))(variables, x))

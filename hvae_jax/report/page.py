@@ -40,14 +40,14 @@ DRAWS = (
 )
 LEVELS = (
     "Lost without it: what the ELBO loses if this level alone is drawn from its prior and the others are inferred, by "
-    "{draws} draws; a dash where that is not defined (bottom-up inference, flows, "
-    "levels that are no Gaussians). Verdict: collapsed, if both the rate and this loss are clearly below 0.1 nats; "
+    "{draws} draws; a dash where that is not defined (bottom-up inference, flows). "
+    "Verdict: collapsed, if both the rate and this loss are clearly below 0.1 nats; "
     "unclear, if the errors leave it open; spare, if only the loss is. Active: the posterior mean varies by more than "
     "0.01 over the examples (Burda et al., 2015). Used: a KL of its own above 0.01 nats. Carrying: the fewest units "
     "that have 95% of the level's KL. Moving: the posterior's offset from the prior, in prior standard deviations, "
     "varies by more than 0.01; where a level merely follows the one above, units are active and do not move. Prior or "
     "posterior: how often a nearest neighbour tells rightly which of the two a latent came from, 50% if the "
-    "aggregated posterior is the prior."
+    "aggregated posterior is the prior. The elements of a level that is a function of x are no units and not counted."
 )
 LABELS = (
     "Right answers of logistic regressions, fitted to {draws} draws of {examples} training examples each. Only the "
@@ -55,6 +55,12 @@ LABELS = (
     "which the rate of the level and all above it has to provide. The posterior mean is a function of x without noise, "
     "which may give the label away however few nats the level carries. Of a large level the {units} units with the "
     "highest KL are read. Always giving the most frequent label: {chance}."
+)
+CLASSES = (
+    "I(x; y) is the KL of q(y | x) from its mean over the examples, at most the logarithm of the number of classes. In "
+    "use: the number of equally frequent classes whose entropy is that of the mean. Right as labels: how often the "
+    "likeliest class is the label itself, which labels in training make it; matched: the same under the best "
+    "one-to-one map of classes to labels."
 )
 INFORMATION = (
     "I(x; z) of each level and all above it lies between the bounds, by one draw of the latents of the first {latents} "
@@ -135,6 +141,7 @@ def page(title: str, report: Mapping[str, Any], charts: Mapping[str, bytes], ima
         "<h2>Levels</h2>",
         _levels(report),
         note(LEVELS.format(draws=effort["draws"])),
+        *_classes(report),
         *_labels(report),
         "<h2>Information</h2>",
         _information(report),
@@ -177,6 +184,21 @@ def _levels(report: Mapping[str, Any]) -> str:
             ]
         )
     return table(head, rows)
+
+
+def _classes(report: Mapping[str, Any]) -> list[str]:
+    """The section on levels of one class an example; nothing for a model without any."""
+    found = report.get("classes", ())
+    if not found:
+        return []
+    head = ("level", "classes", "in use", "rate", "I(x; y)", "entropy of q(y | x)", "right as labels", "matched")
+    rows = []
+    for one in found:
+        rate = number(report["rates"][report["levels"].index(one["level"])])
+        right = (accuracy(one[name]) if one[name] is not None else "&ndash;" for name in ("accuracy", "clustering"))
+        nats = (rate, number(one["information"]), f"{one['entropy']:.2f}")
+        rows.append([escape(one["level"]), str(one["classes"]), f"{one['used']:.1f}", *nats, *right])
+    return ["<h2>Classes</h2>", table(head, rows), note(CLASSES)]
 
 
 def _labels(report: Mapping[str, Any]) -> list[str]:

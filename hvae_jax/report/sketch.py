@@ -97,4 +97,4 @@ def image_range(dataset: Dataset) -> tuple[float, float]:
     if dataset.kind.num_values:
         return 0.0, float(dataset.kind.num_values - 1)
     x = dataset.splits["train"].take(slice(1024)).x
-    return float(x.min()), float(x.max())
+    return float(np.nanmin(x)), float(np.nanmax(x))

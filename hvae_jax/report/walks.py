@@ -9,22 +9,25 @@ import numpy as np
 from jax import Array
 
 from hvae_jax.data.dataset import Dataset
-from hvae_jax.diagnostics import from_noise, level_by_level, made_of_noise, noise_of, on_circle
+from hvae_jax.diagnostics import from_noise, level_by_level, made_of_noise, noise_of, of_class, on_circle
 from hvae_jax.report import charts
 from hvae_jax.report.sketch import image_range
-from hvae_jax.runtime.compilation import jit_once
+from hvae_jax.runtime.compilation import jit, jit_once
 from hvae_jax.trace import Model
 
 EXAMPLES = 8
 """Examples in a picture, one a row."""
 
-MOST_LEVELS = 8
+MOST_LEVELS = 6
 """Largest number of levels that are traversed, those with the highest rates."""
 
-MOST_COLUMNS = 17
+MOST_COLUMNS = 11
 """Largest number of reconstructions of an example, level by level: in a deeper model some depths are left out."""
 
-STEPS = 9
+MOST_CLASSES = 16
+"""Largest number of classes whose samples are drawn, the most frequent ones."""
+
+STEPS = 7
 """Images of a traversal, and of an interpolation."""
 
 
@@ -50,6 +53,8 @@ def walk_pictures(
         by_level = jit_once(lambda v: level_by_level(model, v, x, key_levels, y, counts))
         sample = jit_once(lambda v: model.apply(v, key_samples, EXAMPLES**2, y=labels, method="generate"))
         found = {"by_level": np.asarray(by_level(variables)), "Samples": np.asarray(sample(variables))}
+        if model.clusters:
+            found |= _by_class(model, variables, jax.random.fold_in(key_samples, 1))
 
     by_level = found.pop("by_level")
     caption = _by_level_caption(report["levels"], len(model.levels_per_stage), counts.tolist())
@@ -83,8 +88,9 @@ def _decoded(
         fresh = tuple(jax.random.normal(k, (EXAMPLES, *eps.shape)) for k, eps in zip(keys, noise, strict=True))
         return noise, fresh
 
-    # Every picture calls this one program. A sample is drawn only where it is asked for: some likelihoods take long.
-    @jit_once
+    # Every picture calls this one program, some 70 times in all. A sample is drawn only where it is asked for: some
+    # likelihoods take long.
+    @jit
     def decode(variables: Any, noise: tuple[Array, ...], key: Array, draws: Array) -> Array:
         """E[x | z], or a sample of p(x | z), as floats."""
         dist = from_noise(model, variables, noise, key, y).x_dist
@@ -119,6 +125,26 @@ def _decoded(
     caption = "From one image to the next, along great circles in the noise of all levels"
     found[caption] = along(np.linspace(0.0, 1.0, STEPS), lambda t: circle(noise, t))
     return found
+
+
+def _by_class(model: Model, variables: Any, key: Array) -> dict[str, np.ndarray]:
+    """Samples of each class that comes up in one draw of a hundred or more, the most frequent ones, one a row."""
+    key_often, key_class, key_x = jax.random.split(key, 3)
+    count = 1000
+
+    @jit_once
+    def classes(variables: Any) -> Array:
+        trace = model.apply(variables, key_often, count, method="decode")
+        return next(level.z for level in trace.levels if level.name == "y").argmax(-1)
+
+    often = np.bincount(np.asarray(classes(variables)), minlength=model.clusters)
+    shown = np.sort(np.argsort(-often)[: min(MOST_CLASSES, int((often >= count / 100).sum()))])
+    y = np.repeat(shown, EXAMPLES)
+    latents = of_class(model, variables, key_class, y)
+    sample = jit_once(lambda v, z: model.apply(v, key_x, len(y), latents=z, method="generate"))
+    images = np.asarray(sample(variables, latents))
+    caption = f"Samples of the classes {', '.join(map(str, shown))}, one a row"
+    return {caption: images.reshape(len(shown), EXAMPLES, *images.shape[1:])}
 
 
 def _by_level_caption(names: Sequence[str], stages: int, counts: Sequence[int]) -> str:

@@ -4,12 +4,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hvae_jax.report.remedies import remedies
+
 NAMED = 6
 """Largest number of levels that a sentence names one by one."""
 
 
 def words(report: dict[str, Any]) -> list[str]:
-    """The conclusions from a report's numbers: collapse first. Levels that are alike share a sentence.
+    """The conclusions from a report's numbers: collapse first, what may help against it last.
+
+    Levels that are alike share a sentence.
 
     Args:
       report: as `diagnosis.diagnose` makes it.
@@ -17,10 +21,14 @@ def words(report: dict[str, Any]) -> list[str]:
     return [
         *_collapse(report),
         *_units(report),
+        *_observed(report),
+        *_discrete(report),
+        *_classes(report),
         _information(report),
         _gap(report),
         _samples(report),
         *_labels(report),
+        *_remedies(report),
     ]
 
 
@@ -105,6 +113,12 @@ def _lost(losses: Sequence[Mapping[str, float] | None], joined: str = "and") -> 
     return f", {joined} the ELBO loses {estimate(most)} nats at most if one of them alone is drawn from its prior"
 
 
+def _remedies(report: Mapping[str, Any]) -> list[str]:
+    """What may help the levels that have collapsed; nothing if none has."""
+    collapsed = [i for i, one in enumerate(report["verdicts"]) if one == "collapsed"]
+    return remedies(report, collapsed, _subject(report, collapsed)) if collapsed else []
+
+
 def _units(report: Mapping[str, Any]) -> list[str]:
     """Levels most of whose units carry next to nothing, and those whose units follow the levels above."""
     units = report["units"]
@@ -139,6 +153,65 @@ def _units(report: Mapping[str, Any]) -> list[str]:
             f"In {_subject(report, follow)} more than twice as many units are active by Burda's count as move against "
             "their prior: the others follow the levels above."
         )
+    return said
+
+
+def _observed(report: Mapping[str, Any]) -> list[str]:
+    """What each observed level costs, and what it tells about x: of the first `NAMED`."""
+    said = []
+    for name in report.get("observed", ())[:NAMED]:
+        i = report["levels"].index(name)
+        rate, share = report["rates"][i], -report["rates"][i]["value"] / report["elbo"]["value"]
+        said.append(
+            f"{name} is observed, a function of x: its rate is -log p of its own value, {estimate(rate)} nats "
+            f"({share:.0%} of -ELBO){_lost([report['losses'][i]])}."
+        )
+    return said
+
+
+def _discrete(report: Mapping[str, Any]) -> list[str]:
+    """What each discrete level is worth: of the first `NAMED` without those of one class an example (`_classes`)."""
+    said = []
+    told = [one["level"] for one in report.get("classes", ())]
+    for i, level in enumerate(report["discrete"]):
+        if level is None or report["levels"][i] in told or len(said) == NAMED:
+            continue
+        count, classes = level["variables"], level["classes"]
+        bits = level["kind"] == "bernoulli"
+        what = f"bit{'s' * (count > 1)}" if bits else f"variable{'s' * (count > 1)} of {classes} classes"
+        share = report["rates"][i]["value"] / level["capacity"]
+        sentence = (
+            f"{report['levels'][i]} is discrete, {count} {what}: its rate is {share:.0%} of the "
+            f"{level['capacity']:.2f} nats that it can hold"
+        )
+        average, lost = "on average " if count > 1 else "", _lost([report["losses"][i]])
+        if not level["used"]:
+            # the aggregated posterior of variables that say nothing of x has as many values as their prior
+            said.append(f"{sentence}, {'' if lost else 'and '}no variable has a rate above 0.01 nats{lost}.")
+            continue
+        said.append(
+            f"{sentence}, {level['used']} of {count} have a rate above 0.01 nats, "
+            f"{'' if lost else 'and '}{average}{level['perplexity']:.1f} of {classes} values are in use{lost}."
+        )
+    return said
+
+
+def _classes(report: Mapping[str, Any]) -> list[str]:
+    """What each level of one class an example tells about x, and whether its classes are the labels."""
+    said = []
+    for one in report.get("classes", ()):
+        most = math.log(one["classes"])
+        sentence = (
+            f"{one['level']} is one of {one['classes']} classes, which tells {estimate(one['information'])} of at most "
+            f"{most:.2f} nats about x; as many as {one['used']:.1f} equally frequent classes are in use."
+        )
+        if one["accuracy"] is not None:
+            sentence += (
+                f" Its likeliest class is the label {accuracy(one['accuracy'])} of the time, and "
+                f"{accuracy(one['clustering'])} if classes are matched to labels one to one (the most frequent label: "
+                f"{one['accuracy']['chance']:.1%})."
+            )
+        said.append(sentence)
     return said
 
 

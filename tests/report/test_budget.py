@@ -37,7 +37,7 @@ def test_a_budget_halves_the_effort_until_it_fits(model: tuple[TopDownVAE, Any])
     assert fewer <= seconds / 2 and half.k == 100 and half.examples == 500
     least, _ = fit_effort(Effort(), 0.0, *model, DATA)
     assert least == LEAST
-    small = Effort(examples=30, draws=1, k=4, latents=10, probed=30, depths=2)
+    small = Effort(examples=30, draws=1, k=4, latents=6, probed=30, depths=2)
     assert fit_effort(small, 0.0, *model, DATA)[0] == small
 
 

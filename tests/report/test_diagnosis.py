@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,10 +15,11 @@ import hvae_jax as hv
 from hvae_jax.data import Dataset, Split, integer
 from hvae_jax.diagnostics import fano
 from hvae_jax.experiment import settings
-from hvae_jax.models import TopDownVAE
+from hvae_jax.models import VAE, TopDownVAE
 from hvae_jax.report import charts
 from hvae_jax.report.diagnosis import Effort, diagnose, words
 from hvae_jax.report.page import page
+from hvae_jax.report.remedies import REMEDIES, facts
 from hvae_jax.report.verdicts import verdict
 from hvae_jax.report.walks import walk_pictures
 
@@ -69,12 +71,35 @@ def test_levels_that_are_no_gaussians() -> None:
     top, bottom = report["units"]
     assert top["used"] is None and top["moving"] is None and top["active"] is not None and top["units"] == 2
     assert bottom["used"] is not None and bottom["moving"] is not None
-    assert report["losses"][0] is None and report["losses"][1] is not None
+    assert None not in report["losses"] and report["discrete"] == [None, None]
     assert [level["units"] for level in report["probes"]["levels"]] == [2, 3]
     images = walk_pictures(model, variables, dataset(), report, KEY)
     assert len(images) == 2
     charts_of = {"units": charts.units_chart(report), "plane": charts.plane_chart(report)}
     assert "z2" in page("a mixture", report, charts_of, images)
+
+
+@pytest.mark.slow
+def test_what_discrete_levels_are_worth() -> None:
+    """Numbers and a sentence for each: what it holds, how much of that is used, what the ELBO loses without it."""
+    model = TopDownVAE(
+        latents=(2, 3), levels=("categorical", "bernoulli"), categories=4, hidden=8, likelihood=hv.Categorical(3)
+    )
+    variables = jax.jit(model.init)(KEY, dataset().splits["train"].x, KEY)
+    report = diagnose(model, variables, dataset(), KEY, effort=EFFORT)
+    top, bits = report["discrete"]
+    assert (top["kind"], top["variables"], top["classes"]) == ("categorical", 2, 4)
+    assert top["capacity"] == pytest.approx(2 * np.log(4)) and 1.0 <= top["perplexity"] <= 4.0
+    assert (bits["kind"], bits["variables"], bits["classes"]) == ("bernoulli", 3, 2)
+    assert bits["capacity"] == pytest.approx(3 * np.log(2)) and 1.0 <= bits["perplexity"] <= 2.0
+    assert None not in report["losses"]
+    share = f"{report['rates'][0]['value'] / top['capacity']:.0%}"
+    assert any(f"z2 is discrete, 2 variables of 4 classes: its rate is {share} of" in said for said in report["words"])
+    assert any("z1 is discrete, 3 bits" in said and "the ELBO loses" in said for said in report["words"])
+    images = walk_pictures(model, variables, dataset(), report, KEY)
+    charts_of = {"units": charts.units_chart(report), "plane": charts.plane_chart(report)}
+    assert "z2 is discrete" in page("bits", report, charts_of, images)
+    json.loads(settings.dumps(report))
 
 
 def test_its_numbers_agree_with_each_other(report: dict[str, Any]) -> None:
@@ -217,7 +242,7 @@ def test_alike_levels_share_a_sentence(report: dict[str, Any]) -> None:
     for level in deep["units"]:
         level["carrying"]["value"], level["moving"]["value"] = 1, 1
     deep["verdicts"] = [verdict(rate, loss, rate) for rate, loss in zip(deep["rates"], deep["losses"], strict=True)]
-    deep["probes"] = None
+    deep["probes"], deep["discrete"] = None, [None] * count
     said = words(deep)
     assert said[0] == (
         "15 of 40 levels (z40, z39, z38, z37, z36 and 10 more) have collapsed: their rates are 0.0010 ± 0.0001 to "
@@ -225,7 +250,57 @@ def test_alike_levels_share_a_sentence(report: dict[str, Any]) -> None:
         "prior."
     )
     assert said[1].startswith("25 of 40 levels (z25, z24,") and "33% to 33% of the units" in said[1]
-    assert said[2].startswith("In 40 of 40 levels") and len(said) == 6
+    assert said[2].startswith("In 40 of 40 levels")
+    assert all(one.startswith("What may help 15 of 40 levels (z40") for one in said[6:]) and len(said) > 8
+
+
+def remedies_of(report: dict[str, Any], **model: Any) -> list[str]:
+    """Names of the remedies for a report whose z2 has collapsed, under other facts of its model."""
+    made = fine(report)
+    made["verdicts"][0] = "collapsed"
+    made["model"] |= model
+    said = [one for one in words(made) if one.startswith("What may help z2: ")]
+    assert said == words(made)[-len(said) :]
+    return [re.match(r"What may help z2: (.*?), which .* \(.*\)\. (?:Measured|Its effect)", one)[1] for one in said]
+
+
+def test_remedies_suit_the_model(report: dict[str, Any]) -> None:
+    """A smaller field where a decoder sees pixels; none for what x decides."""
+    assert report["model"]["receptive_field"] is None and report["model"]["observed"] == []
+    names = remedies_of(report)
+    assert {"free bits", "KL warm-up", "GECO", "a target for the mutual information"} <= set(names)
+    assert "a decoder that sees fewer pixels" not in names
+    assert remedies_of(report, receptive_field=-1)[0] == "a decoder that sees fewer pixels"
+    assert not any(one.startswith("What may help") for one in words(fine(report)))
+    made = fine(report)
+    made["verdicts"][0], made["model"]["observed"] = "collapsed", ["z2"]
+    assert not any(one.startswith("What may help") for one in words(made))
+    made["model"]["observed"], made["units"][0]["moving"] = [], None  # no function of Gaussian noise, such as a mixture
+    assert not any("mutual information" in one for one in words(made))
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        (VAE(likelihood=hv.PixelCNN(hv.Categorical(3), None)), -1),
+        (VAE(likelihood=hv.PixelCNN(hv.Categorical(3), 2)), 2),
+        (VAE(likelihood=hv.PixelCNN(hv.Categorical(3), 0)), None),
+        (VAE(), None),
+    ],
+)
+def test_what_remedies_ask_of_a_model(model: VAE, field: int | None) -> None:
+    """The field of its decoder, as plain JSON has it."""
+    assert facts(model)["receptive_field"] == field
+
+
+def test_remedies_have_a_setting_and_a_page() -> None:
+    """Each says how it is set; what was measured names its page of docs/results."""
+    pages = Path(__file__).parents[2] / "docs" / "results"
+    for one in REMEDIES:
+        assert one.how.startswith(("--", "objective="))
+        if one.measured is not None:
+            (page_name,) = re.findall(r"\((\w+\.md)\)", one.measured)
+            assert (pages / page_name).exists()
 
 
 def test_the_best_probe_in_words(report: dict[str, Any]) -> None:
