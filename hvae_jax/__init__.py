@@ -1,9 +1,15 @@
 """hvae_jax: hierarchical variational auto-encoders in JAX. Importing touches no device and reads no file."""
 
+import importlib
+from typing import Any
+
+from hvae_jax import codec as codec
 from hvae_jax import data as data
 from hvae_jax import diagnostics as diagnostics
 from hvae_jax import distributions as distributions
+from hvae_jax import filling as filling
 from hvae_jax import likelihoods as likelihoods
+from hvae_jax import metrics as metrics
 from hvae_jax import models as models
 from hvae_jax import networks as networks
 from hvae_jax import objectives as objectives
@@ -13,11 +19,14 @@ from hvae_jax.distributions import kl as kl
 from hvae_jax.distributions import kl_residual as kl_residual
 from hvae_jax.distributions import precision_weighted as precision_weighted
 from hvae_jax.distributions import residual as residual
+from hvae_jax.filling import Imputed as Imputed
+from hvae_jax.filling import impute as impute
 from hvae_jax.likelihoods import Bernoulli as Bernoulli
 from hvae_jax.likelihoods import Categorical as Categorical
 from hvae_jax.likelihoods import DiscretisedLogistic as DiscretisedLogistic
 from hvae_jax.likelihoods import Gaussian as Gaussian
 from hvae_jax.likelihoods import LogisticMixture as LogisticMixture
+from hvae_jax.likelihoods import Missing as Missing
 from hvae_jax.likelihoods import PixelCNN as PixelCNN
 from hvae_jax.objectives import GECO as GECO
 from hvae_jax.objectives import Batch as Batch
@@ -35,3 +44,24 @@ from hvae_jax.trace import Level as Level
 from hvae_jax.trace import Trace as Trace
 
 __version__ = "0.1.0"
+
+_LATER = {
+    "Pretrained": "hvae_jax.experiment.pretrained:Pretrained",
+    "load": "hvae_jax.experiment.pretrained:load",
+    "sklearn": "hvae_jax.sklearn",
+}
+"""Names that are imported when they are first asked for, with the libraries that only they need."""
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name of `_LATER`."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _LATER[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    """All names, those of `_LATER` included."""
+    return sorted({*globals(), *_LATER})

@@ -45,6 +45,8 @@ class Pick:
       noise: standard normal noise that z is computed from, `[B, ...]` (`[n, B, ...]`); under a flow, the noise of its
         base. None draws it from the key.
       has_noise: which levels of a run have noise, bool `[n]`; None outside runs, where `noise` alone decides.
+      posterior_temperature: temperature of the posterior if z is drawn from it, `[]` (`[n]`); 0 takes its mode, which
+        is the mean of a Gaussian. None is 1, the posterior itself.
     """
 
     temperature: Array
@@ -53,6 +55,12 @@ class Pick:
     is_given: Array | None = None
     noise: Array | None = None
     has_noise: Array | None = None
+    posterior_temperature: Array | None = None
+
+    def infers(self, key: Array, posterior: Latent, name: str) -> Array:
+        """Samples the posterior at its temperature; raises ValueError as `sample` does."""
+        temperature = 1.0 if self.posterior_temperature is None else self.posterior_temperature
+        return self.sample(key, posterior, temperature, name)
 
     def sample(self, key: Array, dist: Latent, temperature: Array | float, name: str) -> Array:
         """Samples `dist`, from the noise if there is some, else from the key.
@@ -73,16 +81,18 @@ class Pick:
         z = dist.from_noise(self.noise, temperature)
         return z if self.has_noise is None else jnp.where(self.has_noise, z, dist.sample(key, temperature))
 
-    def place(self, z: Array) -> Array:
+    def place(self, z: Array, name: str) -> Array:
         """Returns z, or the given value in its place.
 
         The given value is never cast: tests of parity in float64 need all its digits.
-        Raises ValueError if its shape is not that of z.
+        Raises ValueError, naming the level, if its shape is not that of z.
         """
         if self.given is None:
             return z
         if self.given.shape != z.shape:
-            raise ValueError(f"A given latent has shape {self.given.shape}, but the level needs {z.shape}.")
+            raise ValueError(
+                f"The latent given for level {name!r} has shape {self.given.shape}, but the level needs {z.shape}."
+            )
         return self.given if self.is_given is None else jnp.where(self.is_given, self.given, z)
 
 
@@ -92,6 +102,7 @@ def picks(
     temperature: ArrayLike | Sequence[float] = 1.0,
     keep_top: ArrayLike | None = None,
     noise: Sequence[ArrayLike | None] | None = None,
+    posterior_temperature: ArrayLike | Sequence[float] | None = None,
 ) -> tuple[Pick, ...]:
     """Makes one `Pick` per level, top first.
 
@@ -104,6 +115,7 @@ def picks(
         infers all.
       noise: standard normal noise, one entry per level from the top, None for noise from the key; may be shorter than
         L.
+      posterior_temperature: temperature of the posteriors, one number or `[L]`, top first; may be traced. None is 1.
 
     Raises ValueError for more latents or noises than levels, both for one level, a wrong number of temperatures, a
     temperature below 0 or not finite, or a keep_top outside 0..L; values of traced arguments are not checked.
@@ -112,26 +124,35 @@ def picks(
     for level, (z, eps) in enumerate(zip(given, noises, strict=True)):
         if z is not None and eps is not None:
             raise ValueError(f"Level {level} from the top was given a latent and noise: one of the two decides it.")
-    temperatures = jnp.asarray(temperature, float)
-    if temperatures.ndim > 1 or (temperatures.ndim == 1 and temperatures.shape[0] != num_levels):
-        raise ValueError(
-            f"temperature has shape {temperatures.shape}: one number, or one for each of the {num_levels} levels."
-        )
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(temperature)):
-        wrong = [float(t) for t in np.ravel(np.asarray(temperature, float)) if not 0 <= t < np.inf]
-        if wrong:
-            raise ValueError(f"A temperature is {wrong[0]}, but it must be 0 (the mode) or more, and finite.")
+    temperatures = _temperatures(temperature, num_levels, "temperature")
+    inferring = None
+    if posterior_temperature is not None:
+        inferring = _temperatures(posterior_temperature, num_levels, "posterior_temperature")
     check_keep_top(keep_top, num_levels, "levels")
-    temperatures = jnp.broadcast_to(temperatures, (num_levels,))
     return tuple(
         Pick(
             temperature=temperatures[level],
             infer=None if keep_top is None else level < jnp.asarray(keep_top),
             given=None if given[level] is None else jnp.asarray(given[level]),
             noise=None if noises[level] is None else jnp.asarray(noises[level]),
+            posterior_temperature=None if inferring is None else inferring[level],
         )
         for level in range(num_levels)
     )
+
+
+def _temperatures(values: ArrayLike | Sequence[float], num_levels: int, what: str) -> Array:
+    """One temperature a level, `[L]`. Raises ValueError as `picks` does."""
+    temperatures = jnp.asarray(values, float)
+    if temperatures.ndim > 1 or (temperatures.ndim == 1 and temperatures.shape[0] != num_levels):
+        raise ValueError(
+            f"{what} has shape {temperatures.shape}: one number, or one for each of the {num_levels} levels."
+        )
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+        wrong = [float(t) for t in np.ravel(np.asarray(values, float)) if not 0 <= t < np.inf]
+        if wrong:
+            raise ValueError(f"A {what} is {wrong[0]}, but it must be 0 (the mode) or more, and finite.")
+    return jnp.broadcast_to(temperatures, (num_levels,))
 
 
 def check_keep_top(keep_top: ArrayLike | None, most: int, unit: str) -> None:
@@ -186,8 +207,9 @@ def temperature_by_side(sides: Sequence[int], temperatures: Mapping[int, float])
 
 def stack(run: Sequence[Pick]) -> Pick:
     """Stacks the picks of a run into one, every array with a leading axis n, to be scanned along with the keys."""
-    # `keep_top` sets `infer` of every level or of none, so the list below is complete or empty.
+    # `keep_top` sets `infer` of every level or of none, so the lists below are complete or empty.
     infers = [pick.infer for pick in run if pick.infer is not None]
+    inferring = [pick.posterior_temperature for pick in run if pick.posterior_temperature is not None]
     given, is_given = _with_mask([pick.given for pick in run])
     noise, has_noise = _with_mask([pick.noise for pick in run])
     return Pick(
@@ -197,6 +219,7 @@ def stack(run: Sequence[Pick]) -> Pick:
         is_given=is_given,
         noise=noise,
         has_noise=has_noise,
+        posterior_temperature=jnp.stack(inferring) if inferring else None,
     )
 
 
@@ -218,11 +241,13 @@ class Drawn:
       z: the sample, after the flow if there is one, `[B, ...]`.
       q: record that it was drawn from; under a flow, the base.
       log_q: log density of z, with the flow's log-determinant, nats: elementwise, or `[B]` for a joint density.
+      flow: whether there is a flow.
     """
 
     z: Array
     q: Any
     log_q: Array
+    flow: bool = struct.field(pytree_node=False, default=False)
 
 
 def propose(key: Array, q: Latent, pick: Pick, flow: Flow | None = None, *, name: str = "z") -> Drawn:
@@ -233,16 +258,16 @@ def propose(key: Array, q: Latent, pick: Pick, flow: Flow | None = None, *, name
     Raises ValueError as `draw` does, and for a flow that changes the shape of z or has a log-determinant of another
     shape than a density.
     """
-    z0 = pick.sample(key, q, 1.0, name)
+    z0 = pick.infers(key, q, name)
     if flow is None:
-        z = pick.place(z0)
+        z = pick.place(z0, name)
         return Drawn(z, q, _density(q, z, name))
     z, log_det = _mapped(flow.forward, z0, name)
     if pick.given is not None:
         # The given z has another z0 and log-determinant than the one drawn.
-        z = pick.place(z)
+        z = pick.place(z, name)
         z0, log_det = _mapped(flow.inverse, z, name)
-    return Drawn(z, q, _difference(_density(q, z0, name), log_det))
+    return Drawn(z, q, _difference(_density(q, z0, name), log_det), flow=True)
 
 
 def draw(
@@ -273,22 +298,23 @@ def draw(
         log_p = _density(prior, z, name)
         divergence = _difference(log_q, log_p)
     else:
-        q, z = posterior, pick.place(pick.sample(key, posterior, 1.0, name))
+        q, z = posterior, pick.place(pick.infers(key, posterior, name), name)
         log_q, log_p = _density(q, z, name), _density(prior, z, name)
         closed = kl(q, prior)
         divergence = _difference(log_q, log_p) if closed is None else closed
-    inferred = Level(z, q, prior, divergence, sum_event(log_q), sum_event(log_p), name, side)
+    flow = isinstance(posterior, Drawn) and posterior.flow
+    inferred = Level(z, q, prior, divergence, sum_event(log_q), sum_event(log_p), name, side, flow=flow)
     if pick.infer is None:
         return inferred
     # `infer` is traced, so both are computed. They may share the key: one of the two samples is thrown away.
-    sampled = _from_prior(key, prior, pick, name, side)
+    sampled = dataclasses.replace(_from_prior(key, prior, pick, name, side), flow=flow)
     everywhere = jnp.ones(inferred.log_p.shape, bool)
     return _choose(pick.infer, dataclasses.replace(inferred, inferred=everywhere), sampled)
 
 
 def _from_prior(key: Array, prior: Latent, pick: Pick, name: str, side: int) -> Level:
     """Draws a level from its prior, with kl 0 and log q = log p: any mix of such and inferred levels gives a bound."""
-    z = pick.place(pick.sample(key, prior, pick.temperature, name))
+    z = pick.place(pick.sample(key, prior, pick.temperature, name), name)
     elementwise = _density(prior, z, name)
     log_p = sum_event(elementwise)
     nowhere = jnp.zeros(log_p.shape, bool)

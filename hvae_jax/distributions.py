@@ -2,6 +2,7 @@
 
     record             z                    log_prob                kl in closed form       gradient through the sample
     Normal             [B, ...]             elementwise             with Normal             yes
+    MultivariateNormal [B, d]               [B], joint density      with Normal as p        yes
     Known              [B, ...]             [B], 0                  not needed: -log p(z)   yes (z is given)
     OneHotCategorical  [B, ..., K]          [B, ...]                with its own kind       biased: straight-through
     BernoulliLatent    [B, ...]             elementwise             with its own kind       biased: straight-through
@@ -12,7 +13,6 @@ they are not; `sum_event` turns either into nats per example, `[B]`. Scales are 
 with `log_var` stand for a log variance, `log_var = 2 log_std`.
 """
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload, runtime_checkable
 
@@ -23,7 +23,6 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Key, Num
 
-from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused, split
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -177,6 +176,56 @@ class Normal:
 
 
 @struct.dataclass
+class MultivariateNormal:
+    """A Gaussian with correlated elements, N(mean, T T^T): z = mean + T eps, eps ~ N(0, I).
+
+    Attributes:
+      mean: `[B, d]`.
+      scale_tril: T, the lower Cholesky factor of the covariance, with a positive diagonal, `[B, d, d]`.
+    """
+
+    mean: Array
+    scale_tril: Array
+
+    reparameterised = True
+
+    @property
+    def std(self) -> Array:
+        """Standard deviation of each element by itself, the root of the covariance's diagonal, `[B, d]`."""
+        return jnp.sqrt(jnp.square(self.scale_tril).sum(-1))
+
+    @property
+    def log_det(self) -> Array:
+        """log |T|, half the log-determinant of the covariance, `[B]`."""
+        return jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1)).sum(-1)
+
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
+        """Draws z = mean + temperature * T eps, differentiable in mean and T; temperature 0 gives the mean."""
+        return self.from_noise(jax.random.normal(fused(key), self.mean.shape, self.mean.dtype), temperature)
+
+    def from_noise(self, noise: Array, temperature: Array | float = 1.0) -> Array:
+        """mean + temperature * T noise, as `sample` computes it from its eps."""
+        scale = jnp.asarray(temperature, self.mean.dtype)
+        # a sum of products, not a matrix product: accelerators would round its factors to fewer digits
+        return self.mean + scale * (self.scale_tril * noise[:, None, :]).sum(-1)
+
+    def to_noise(self, z: Array) -> Array:
+        """T^-1 (z - mean), the inverse of `from_noise` at temperature 1."""
+        offset = (z - self.mean)[..., None]
+        return jax.scipy.linalg.solve_triangular(self.scale_tril, offset, lower=True)[..., 0]
+
+    @property
+    def mode(self) -> Array:
+        """The mean."""
+        return self.mean
+
+    def log_prob(self, z: Array) -> Array:
+        """log N(z; mean, T T^T) = -d log(2 pi)/2 - log |T| - |T^-1 (z - mean)|^2/2, `[B]` nats."""
+        squares = _square(self.to_noise(z)).sum(-1)
+        return -0.5 * squares - self.log_det - z.shape[-1] * _HALF_LOG_2PI
+
+
+@struct.dataclass
 class Known:
     """The posterior of a level that is a function of x, such as a smaller copy of the image: all mass on one value.
 
@@ -210,6 +259,14 @@ class Known:
         return self.z
 
 
+def _check_estimator(owner: str, form: Any, relaxation: float) -> None:
+    """Checks the form of a discrete latent's gradient and its relaxation; raises ValueError with the owner's name."""
+    if form not in ("straight_through", "gumbel"):
+        raise ValueError(f"{owner}(form={form!r}): it has to be 'straight_through' or 'gumbel'.")
+    if not 0.0 < relaxation < math.inf:
+        raise ValueError(f"{owner}(relaxation={relaxation}): it has to be positive and finite.")
+
+
 @struct.dataclass
 class OneHotCategorical:
     """Independent categorical variables of K classes; z is one-hot on its last axis.
@@ -236,10 +293,7 @@ class OneHotCategorical:
     reparameterised = False
 
     def __post_init__(self) -> None:
-        if self.form not in ("straight_through", "gumbel"):
-            raise ValueError(f"OneHotCategorical(form={self.form!r}): it has to be 'straight_through' or 'gumbel'.")
-        if not 0.0 < self.relaxation < math.inf:
-            raise ValueError(f"OneHotCategorical(relaxation={self.relaxation}): it has to be positive and finite.")
+        _check_estimator(type(self).__name__, self.form, self.relaxation)
 
     @property
     def log_probabilities(self) -> Array:
@@ -273,21 +327,41 @@ class OneHotCategorical:
 
 @struct.dataclass
 class BernoulliLatent:
-    """Independent binary latents, 0 or 1. Samples are exact; their gradient is straight-through and biased.
+    """Independent binary latents, 0 or 1.
+
+    Samples are exact in both forms, as those of `OneHotCategorical`, whose forms these are for two classes. They differ
+    in the gradient that a sample passes to the logits, which is biased in both:
+
+    "straight_through"   z + p - stop_gradient(p), p the probability of a 1   (Bengio et al., 2013)
+    "gumbel"             z + s - stop_gradient(s), s = sigmoid((logits + logistic noise)/relaxation)
+                                                          (Maddison et al., 2017; Jang et al., 2017, straight-through)
+
+    Logistic noise is the difference of two Gumbel variables.
 
     Attributes:
       logits: log(p/(1 - p)), p the probability of a 1, `[B, ...]`.
+      form: gradient estimator, one of the above.
+      relaxation: temperature of the sigmoid in "gumbel"; smaller is less biased and noisier.
+
+    Raises ValueError for another form, or a relaxation that is not positive and finite.
     """
 
     logits: Array
+    form: Literal["straight_through", "gumbel"] = struct.field(pytree_node=False, default="straight_through")
+    relaxation: float = struct.field(pytree_node=False, default=1.0)
 
     reparameterised = False
+
+    def __post_init__(self) -> None:
+        _check_estimator(type(self).__name__, self.form, self.relaxation)
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
         """Draws z, 1 with probability sigmoid(logits / temperature); temperature 0 gives the likelier value."""
         noise = jax.random.logistic(fused(key), self.logits.shape, self.logits.dtype)
-        z = (self.logits + jnp.asarray(temperature, self.logits.dtype) * noise > 0).astype(self.logits.dtype)
-        return z + (self.mean - jax.lax.stop_gradient(self.mean))
+        perturbed = self.logits + jnp.asarray(temperature, self.logits.dtype) * noise
+        z = (perturbed > 0).astype(self.logits.dtype)
+        soft = self.mean if self.form == "straight_through" else jax.nn.sigmoid(perturbed / self.relaxation)
+        return z + (soft - jax.lax.stop_gradient(soft))
 
     def log_prob(self, z: Array) -> Array:
         """z log p + (1 - z) log(1 - p), elementwise."""
@@ -414,6 +488,8 @@ def kl(q: Latent, p: Latent) -> Array | None:
 
     Normal with Normal: (e^{2d} - 1)/2 - d + ((m_q - m_p)/s_p)^2/2 with d = log s_q - log s_p. `expm1` keeps it
     accurate, and not negative beyond rounding, where q is close to p.
+    MultivariateNormal with Normal: sum_i [((C_ii + (m_q - m_p)_i^2)/s_p_i^2 - 1)/2 + log s_p_i] - log |T|, C = T T^T;
+    one number per example, `[B]`.
     OneHotCategorical: sum_k q_k (log q_k - log p_k). BernoulliLatent: the same with two classes.
     Source: Kingma & Welling (2014), appendix B, for two general Gaussians.
     """
@@ -423,6 +499,10 @@ def kl(q: Latent, p: Latent) -> Array | None:
         d = q.log_std - p.log_std
         offset = (q.mean - p.mean) * finite_exp(-p.log_std)
         return 0.5 * jnp.expm1(2.0 * d) - d + 0.5 * _square(offset)
+    if isinstance(q, MultivariateNormal) and isinstance(p, Normal):
+        scale = finite_exp(-p.log_std)
+        squares = _square(q.std * scale) + _square((q.mean - p.mean) * scale)
+        return (0.5 * (squares - 1.0) + p.log_std).sum(-1) - q.log_det
     if isinstance(q, OneHotCategorical) and isinstance(p, OneHotCategorical):
         return (q.mean * (q.log_probabilities - p.log_probabilities)).sum(-1)
     if isinstance(q, BernoulliLatent) and isinstance(p, BernoulliLatent):
@@ -433,6 +513,8 @@ def kl(q: Latent, p: Latent) -> Array | None:
 
 def has_closed_kl(q: Any, p: Any) -> bool:
     """Whether `kl(q, p)` has a closed form: not for a subclass, whose density may be another."""
+    if type(q) is MultivariateNormal:
+        return type(p) is Normal
     return type(q) is type(p) and type(q) in (Normal, OneHotCategorical, BernoulliLatent)
 
 
@@ -488,63 +570,3 @@ def soft_clamp(values: Float[Array, "..."], bound: float) -> Float[Array, "..."]
     """
     # tanh is 1 there already; an infinite derivative from outside stays 0 instead of becoming NaN
     return bound * jnp.tanh(bounded(values / bound, -20.0, 20.0))
-
-
-def log_softplus(a: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log log(1 + e^a), the logarithm of a softplus scale, also where the softplus itself underflows."""
-    far = a < -15.0
-    # Far below 0, log(1 + u) = u - u^2/2 with u = e^a gives a - e^a/2. Each branch is kept finite where it is not
-    # taken, or its gradient would be NaN.
-    below, near = jnp.where(far, a, 0.0), jnp.where(far, 0.0, a)
-    return jnp.where(far, below - 0.5 * jnp.exp(below), jnp.log(jax.nn.softplus(near)))
-
-
-@dataclasses.dataclass(frozen=True)
-@checked
-class ScaleHead:
-    """How a layer's output a becomes the scale of a distribution.
-
-    form                  meaning of a                         source
-    "log_var"             log variance = a                     the article, BIVA's "none" and "clip"
-    "softplus_log_var"    log variance = log(1 + e^a)          BIVA, vlievin/biva-pytorch
-    "tanh_log_var"        log variance = tanh(a)               vlievin/biva-pytorch
-    "softplus_var"        variance = log(1 + e^(1 + a)) + 1e-5 Soenderby et al. (2016)
-    "log_std"             std = e^(beta a)                     VDVAE, beta = 1
-    "softplus_std"        std = log(1 + e^(beta a))/beta       Efficient-VDVAE, beta = log 2
-
-    Attributes:
-      form: one of the above.
-      beta: positive factor of a in "log_std" and "softplus_std"; the other forms do not use it.
-
-    Raises ValueError for another form, or a beta that is not positive and finite.
-    """
-
-    form: Literal["log_var", "softplus_log_var", "tanh_log_var", "softplus_var", "log_std", "softplus_std"] = "log_var"
-    beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.beta < math.inf:
-            raise ValueError(f"ScaleHead(beta={self.beta}): it has to be positive and finite.")
-
-    def log_std(self, a: Float[Array, "..."], clamp: tuple[float, float] | None = None) -> Float[Array, "..."]:
-        """Computes the log standard deviation.
-
-        `clamp` bounds the log standard deviation in the forms *_std, the log variance in the others.
-        """
-        match self.form:
-            case "log_std":
-                return _within(self.beta * a, clamp)
-            case "softplus_std":
-                return _within(log_softplus(self.beta * a) - math.log(self.beta), clamp)
-            case "softplus_log_var":
-                a = jax.nn.softplus(a)
-            case "tanh_log_var":
-                a = jnp.tanh(a)
-            case "softplus_var":
-                a = jnp.log(jax.nn.softplus(1.0 + a) + 1e-5)
-        return 0.5 * _within(a, clamp)
-
-
-def _within(values: Float[Array, "..."], clamp: tuple[float, float] | None) -> Float[Array, "..."]:
-    """Clamps the values; None leaves them as they are."""
-    return values if clamp is None else hard_clamp(values, *clamp)

@@ -1,4 +1,4 @@
-"""Inverse autoregressive flows: posteriors richer than a diagonal Gaussian, sampled in one pass of a network.
+"""Flows: inverse autoregressive ones, posteriors richer than a diagonal Gaussian, and a Gaussian behind a network.
 
 An autoregressive network computes m and s for each element of z from the elements before it and from a context, an
 output of the encoder. The Jacobian of a step is triangular, so its log-determinant is a sum over elements:
@@ -12,20 +12,23 @@ repeats the elementwise inverse of the step, z <- T^-1(z'; z), which makes one m
 after at most D passes, D the number of elements, and stops as soon as a pass changes nothing. Its derivative is that of
 the solution, by the implicit function theorem, not of the iterations.
 
+`FlowNormal` is a prior: a Gaussian seen through an invertible network, such as a RealNVP.
+
 Source: Kingma et al. (2016), section 4 and algorithm 1; "published" is what their code for CIFAR-10 computes.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Key
 
 from hvae_jax.descent import Flow
-from hvae_jax.distributions import bounded, finite_exp
+from hvae_jax.distributions import Normal, bounded, finite_exp, sum_event
 from hvae_jax.networks.cells import CellStyle, LogNormConv
 from hvae_jax.networks.computing import widen
 from hvae_jax.networks.masked import MaskedLayers, apply_layers, check_order
@@ -246,3 +249,49 @@ class VolumePreserving(nn.Module):
 def _reversed(x: Array, odd: bool, *, channels: bool = True) -> Array:
     """Reverses rows, columns and channels of x if the step is odd."""
     return jnp.flip(x, (1, 2, 3) if channels else (1, 2)) if odd else x
+
+
+class InvertibleNetwork(Protocol):
+    """A network that computes an invertible map and its log-determinant: a Flax module without state, hashable."""
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """(e, log |de/dz|) of z, the second `[B]`; with `inverse=True`, (z, log |dz/de|) of e."""
+
+
+@struct.dataclass
+class FlowNormal:
+    """A Gaussian seen through an invertible network: e = f(z) ~ base, log p(z) = log base(f(z)) + log |det df/dz|.
+
+    Attributes:
+      base: distribution of e, `[B, ...]`.
+      weights: parameters of the network, the same for all examples.
+      network: the network f.
+    """
+
+    base: Normal
+    weights: Any
+    network: InvertibleNetwork = struct.field(pytree_node=False)
+
+    reparameterised = True
+
+    def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Array:
+        """f^-1 of a sample of the base at this temperature; 0 gives `mode`."""
+        return self._back(self.base.sample(key, temperature))
+
+    def log_prob(self, z: Array) -> Array:
+        """log p(z), `[B]`."""
+        e, log_det = self.network.apply({"params": self.weights}, z)
+        return sum_event(self.base.log_prob(e)) + log_det
+
+    @property
+    def mean(self) -> Array:
+        """f^-1 of the base's mean: E[z] has no closed form."""
+        return self._back(self.base.mean)
+
+    @property
+    def mode(self) -> Array:
+        """f^-1 of the base's mode: the density of z, with its determinant, may be higher elsewhere."""
+        return self._back(self.base.mode)
+
+    def _back(self, e: Array) -> Array:
+        return self.network.apply({"params": self.weights}, e, inverse=True)[0]

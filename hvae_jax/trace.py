@@ -3,6 +3,7 @@
 elbo = log_px - sum of rates        log_w = log_px + sum of (log_p - log_q)
 """
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -34,6 +35,7 @@ class Level:
       stacked: whether the arrays have a leading axis of levels.
       inferred: whether z comes from its posterior, bool `[B]`, where that is chosen as the program runs or z comes from
         the prior; None if it does everywhere.
+      flow: whether z passed a flow after it was drawn from q, so that q is not its density; log_q is.
     """
 
     z: Array
@@ -46,6 +48,7 @@ class Level:
     side: int = struct.field(pytree_node=False, default=1)
     stacked: bool = struct.field(pytree_node=False, default=False)
     inferred: Array | None = None
+    flow: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def rate(self) -> Array:
@@ -148,6 +151,11 @@ class Model(Protocol):
         return 0
 
     @property
+    def clusters(self) -> int:
+        """Number of classes of the latent "y", some of which labels may reveal in training; 0 for a model without."""
+        return 0
+
+    @property
     def image(self) -> tuple[int, ...] | None:
         """Shape of one x, `(H, W, C)`, if a setting of the model fixes it; None if its variables do."""
         return None
@@ -168,9 +176,31 @@ class Model(Protocol):
         return (1,) * self.num_levels
 
     @property
+    def observed(self) -> Mapping[str, Likelihood]:
+        """The family of each level that is a function of x, such as a smaller picture, by its name; none by default."""
+        return {}
+
+    @property
     def stacked(self) -> tuple[str, ...]:
         """Path prefixes, such as "down4/", of parameters with a leading axis of blocks, those of scanned runs."""
         return ()
+
+    @property
+    def rolled(self) -> "Model":
+        """The same function with no block of a scanned run written out: compiled sooner, with less memory.
+
+        It runs somewhat slower, which pays where a program runs for less time than it takes to compile.
+        """
+        return self
+
+    def truncated(self, modules: int) -> "Model":
+        """The model of its first modules alone, which takes the whole model's variables: for stages of training.
+
+        Raises ValueError for a number of modules that it does not have, and by default.
+        """
+        raise ValueError(
+            f"{type(self).__name__} is not made of modules that can be left out: leave out `modules` of the stages."
+        )
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Initialises the variables."""

@@ -33,7 +33,6 @@ from hvae_jax.convert.state_dict import (
     to_variables,
     unwrapped,
 )
-from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import BIVA, GatedLadderVAE
 from hvae_jax.models.biva import (
@@ -44,6 +43,7 @@ from hvae_jax.models.biva import (
     gated_ladder_mnist,
     sides,
 )
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.records import checked
 
 # heads and activations by the names in that code's settings

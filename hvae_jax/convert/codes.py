@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from hvae_jax.convert import addtt, biva, efficient_vdvae, nvae, vdvae
+from hvae_jax.convert import addtt, biva, efficient_vdvae, nvae, srvae, vdvae
 from hvae_jax.convert.converter import Converter
 
 CONVERTERS: tuple[Converter[Any], ...] = (
@@ -12,6 +12,7 @@ CONVERTERS: tuple[Converter[Any], ...] = (
     biva.CONVERTER,
     addtt.CONVERTER,
     nvae.CONVERTER,
+    srvae.CONVERTER,
 )
 
 

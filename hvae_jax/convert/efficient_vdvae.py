@@ -28,10 +28,10 @@ from hvae_jax.convert.state_dict import (
     to_variables,
     unwrapped,
 )
-from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models import EfficientVDVAE
 from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up_stages_of_levels
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.records import checked
 
 BETA = 0.6931472

@@ -3,6 +3,7 @@
 Sizes are held against the memory there is, and dtypes against those that weights have, before arrays are read.
 """
 
+import argparse
 import importlib
 import pickle
 import re
@@ -19,6 +20,10 @@ from hvae_jax.runtime import npz
 from hvae_jax.runtime.errors import first_line
 
 _FIRST_SAFE = (2, 6)  # earlier versions of PyTorch run code in spite of `weights_only` (CVE-2025-32434)
+
+# What a pickle may ask for beside PyTorch's own list. NVAE's checkpoints hold the settings of their training as a
+# Namespace, a container without code of its own: making one sets attributes and calls nothing.
+_CONTAINERS = (argparse.Namespace,)
 
 _LONGEST_NAME = 500
 FLOATS = tuple(np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
@@ -100,7 +105,10 @@ def damaged(path: Path, kind: str, error: Exception) -> ValueError:
 
 
 def read_torch(path: Path) -> Any:
-    """The content of a PyTorch file: with `weights_only` its reader makes tensors and plain containers only."""
+    """The content of a PyTorch file: with `weights_only` its reader makes tensors and plain containers only.
+
+    Raises ImportError without PyTorch 2.6 or newer, and ValueError for a pickle that is damaged or asks for more.
+    """
     try:
         torch: Any = importlib.import_module("torch")  # not a dependency: type checkers do not find it
     except ImportError as error:
@@ -116,7 +124,8 @@ def read_torch(path: Path) -> Any:
         )
     _check_zip(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # PyTorch advises how to read the file unsafely
+        # PyTorch's warnings advise how to read the file unsafely
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(list(_CONTAINERS)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search("truncated|ran out of input", str(error), re.IGNORECASE):

@@ -65,6 +65,7 @@ class Entry:
     def carry(self, value: np.ndarray, ours: Shape) -> np.ndarray:
         """The public array in the layout of our leaf, or of the one block of it that `at` names."""
         ours = ours if self.at is None else ours[1:]
+        value = value.reshape(value.shape[: value.ndim - self.ones])  # `axes` are those of the others
         value = value if self.unfold is None else value.reshape(self.unfold)
         return (value if self.axes is None else value.transpose(self.axes)).reshape(ours)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hvae_jax.data.cifar import cifar10
+from hvae_jax.data.clips import MOVING, frames_of, moving_digits
+from hvae_jax.data.count_table import COUNTS, count_table
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.data.folder import BAD_FILES, from_folder
 from hvae_jax.data.mnist_family import binarized_mnist, fashion_mnist, mnist
@@ -34,10 +36,10 @@ PREPARED: Mapping[str, Callable[..., Dataset]] = {
     "downsampled_imagenet64": functools.partial(downsampled_imagenet, 64),
     "celeb_a64": celeb_a64,
 }
-NAMES = ("digits", *FETCHED, *PREPARED)
+NAMES = ("digits", MOVING, COUNTS, *FETCHED, *PREPARED)
 _KNOWN = (
-    f"Known are {', '.join(NAMES)}; 'tfds:NAME' for any image data set of TFDS; and the path of an .npz file or of a "
-    "folder of images."
+    f"Known are {', '.join(NAMES)}; 'moving_digits:6', with another number of frames; 'tfds:NAME' for any image data "
+    "set of TFDS; and the path of an .npz file or of a folder of images."
 )
 
 
@@ -51,6 +53,7 @@ def load(
     size: int | None = None,
     bad_files: str = "refuse",
     in_memory_bytes: int = 2**30,
+    missing: str | None = None,
 ) -> Dataset:
     """Loads a data set by name.
 
@@ -63,9 +66,10 @@ def load(
       flip: whether training mirrors images at random.
       bits: number of the 8 bits of a pixel that are kept.
       size: length that the shorter side of images of a folder or of "tfds:NAME" is resized to before the centre is
-        cropped; None leaves them.
+        cropped; None leaves them. Of moving_digits, height and width of a frame; None is 16.
       bad_files: "refuse" or "skip" unusable files of a folder.
       in_memory_bytes: size from which a split of TFDS or of a folder is read where it lies.
+      missing: how an .npz says what is missing, "nan" or "mask" (`from_npz`); None refuses NaN.
     Raises ValueError for an unknown name (with the nearest), settings that do not fit the data, and unusable data;
     FileNotFoundError for a path that does not exist and, with what to do, for data that is not prepared or cannot be
     fetched.
@@ -76,7 +80,9 @@ def load(
         raise ValueError(
             f"directory={directory!r} names no directory. Leave it out, or give a dot for the current one."
         )
-    dataset = _load(name, directory, size, bad_files, in_memory_bytes)
+    if missing is not None and not name.endswith(".npz"):
+        raise ValueError(f"missing={missing!r} is for an .npz; {name} lacks nothing. hidden=0.3 hides a share of it.")
+    dataset = _load(name, directory, size, bad_files, in_memory_bytes, missing)
     return prepare(dataset, binarise=binarise, flip=flip, bits=bits)
 
 
@@ -84,6 +90,8 @@ def check_name(name: str) -> None:
     """Raises ValueError, with the nearest name, for what is neither a name nor a path. Nothing is read."""
     if not name.removeprefix(PREFIX).strip():
         raise ValueError(f"The data set's name is {name!r}, which names none. {_KNOWN}")
+    if frames_of(name) is not None:
+        return
     if name in NAMES or name.startswith(PREFIX) or name.endswith(".npz") or _is_path(name):
         return
     near = difflib.get_close_matches(name.removeprefix("tfds-"), NAMES, n=1, cutoff=0.5)
@@ -91,10 +99,15 @@ def check_name(name: str) -> None:
     raise ValueError(f"Unknown data set {name!r}.{hint} {_KNOWN}")
 
 
-def _load(name: str, directory: str | None, size: int | None, bad_files: str, limit: int) -> Dataset:
+def _load(
+    name: str, directory: str | None, size: int | None, bad_files: str, limit: int, missing: str | None
+) -> Dataset:
     check_name(name)
     if name.startswith(PREFIX):
         return from_tfds(name.removeprefix(PREFIX), directory, size=size, in_memory_bytes=limit)
+    frames = frames_of(name)
+    if frames is not None:
+        return moving_digits(frames, 16 if size is None else size)
     is_named = name in NAMES
     if not is_named and not name.endswith(".npz") and _is_path(name):
         return from_folder(name, size=size, bad_files=bad_files, in_memory_bytes=limit)
@@ -102,11 +115,13 @@ def _load(name: str, directory: str | None, size: int | None, bad_files: str, li
         raise ValueError(f"size={size} is for folders of images and tfds:NAME; {name} has the size it has.")
     if name == "digits":
         return digits()
+    if name == COUNTS:
+        return count_table()
     if name in FETCHED:
         return FETCHED[name](directory)
     if name in PREPARED:
         return PREPARED[name](directory, in_memory_bytes=limit)
-    return from_npz(name)
+    return from_npz(name, missing)
 
 
 def _is_path(name: str) -> bool:

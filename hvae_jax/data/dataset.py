@@ -26,6 +26,9 @@ class Kind:
         return f"integers 0..{self.num_values - 1}" if self.name == "integer" else self.name
 
 
+MISSING = -1
+"""The label of an example whose label is not known."""
+
 BINARY = Kind("binary", 2)
 REAL = Kind("real")
 
@@ -66,7 +69,7 @@ class Split:
 
     Attributes:
       x: `[N, *event]`, an array or `Rows`.
-      y: labels, int `[N]`; None where there are none.
+      y: labels, int `[N]`, `MISSING` for an example without one; None where there are none.
     """
 
     x: Any
@@ -88,6 +91,11 @@ class Split:
         """The split as a model with that many classes takes it: without labels if it has none."""
         return self if classes else Split(self.x)
 
+    @property
+    def labelled(self) -> np.ndarray:
+        """Numbers of the rows that have a label, `[n]`."""
+        return np.zeros(0, np.int64) if self.y is None else np.flatnonzero(self.y != MISSING)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
@@ -95,12 +103,14 @@ class Dataset:
 
     Attributes:
       name: the name it was loaded by.
-      splits: "train", "validation" and, if there is one, "test", in that order: what a model is measured on.
+      splits: "train", "validation" and, if there is one, "test", in that order: what a model is measured on. A data
+        set that nothing is trained on, such as pictures given to a command, may have others.
       kind: the values of x, as a model sees them.
       protocol: one sentence on splits and preparation, for tables and results.
       augment: random change of every training batch.
       training: examples that training draws from; None is `splits["train"]`. With dynamic binarisation these are the
         grey values, while the splits hold one draw, the same for every evaluation.
+      missing: whether elements of x may be missing: x is then floating, with NaN in their place, whatever `kind` is.
     """
 
     name: str
@@ -109,6 +119,7 @@ class Dataset:
     protocol: str
     augment: Augment = Augment()
     training: Split | None = None
+    missing: bool = False
 
     @property
     def train(self) -> Split:
@@ -118,17 +129,25 @@ class Dataset:
     @property
     def event(self) -> tuple[int, ...]:
         """The shape of one x."""
-        return tuple(self.splits["train"].x.shape[1:])
+        return tuple(next(iter(self.splits.values())).x.shape[1:])
 
     @property
     def dimensions(self) -> int:
         """Number of elements of one x, the divisor of bits per dimension."""
         return int(np.prod(self.event))
 
+    def seen_dimensions(self, split: str) -> float:
+        """Mean number of elements of an example of a split that are not missing; `dimensions` if none may be."""
+        x = self.splits[split].x
+        if not self.missing:
+            return float(self.dimensions)
+        some = x if isinstance(x, np.ndarray) else x[: min(len(x), 4096)]  # of rows that are read, the first
+        return float((~np.isnan(some)).sum() / len(some))
+
     @property
     def classes(self) -> int:
-        """Number of classes, by the labels of the train split; 0 without labels."""
-        y = self.splits["train"].y
+        """Number of classes, by the labels of the train split (the first one); 0 without labels."""
+        y = next(iter(self.splits.values())).y
         return 0 if y is None else int(y.max()) + 1
 
     @property

@@ -26,9 +26,11 @@ def narrowed(where: str, x: np.ndarray) -> np.ndarray:
     return x.astype(np.uint8 if high < 256 else np.int32, copy=False)
 
 
-def as_float32(where: str, x: np.ndarray) -> np.ndarray:
+def as_float32(where: str, x: np.ndarray, missing: bool = False) -> np.ndarray:
     """Floats `[N, ...]` rounded to float32.
 
+    Args:
+      missing: whether NaN stands for a missing value, and stays.
     Raises ValueError, with value, index and count, for values that are not finite, that become infinite, and that are
     rounded by more than float32's precision, since they are too small for it.
     """
@@ -42,6 +44,8 @@ def as_float32(where: str, x: np.ndarray) -> np.ndarray:
             with np.errstate(over="ignore", under="ignore"):
                 out[rows] = x[rows]
         bad = ~np.isfinite(out[rows])
+        if missing:
+            bad &= ~np.isnan(out[rows])
         if out is not x:
             bad |= (np.abs(out[rows]) < tiny) & (out[rows] != x[rows])
         if bad.any():
@@ -56,6 +60,8 @@ def as_float32(where: str, x: np.ndarray) -> np.ndarray:
         remedy = "Rescale x, or set what is negligible to 0."
     else:
         said, remedy = "not finite", "Remove or fill them first."
+        if np.isnan(x[first]):
+            remedy = "Remove or fill them first, or set data.missing to nan, which takes NaN for a missing value."
     raise ValueError(f"{where} holds {x[first]}{_at(first)}: values that are {said}, {count:,} in all. {remedy}")
 
 

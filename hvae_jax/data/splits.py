@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from hvae_jax.data.dataset import Split
+from hvae_jax.data.dataset import MISSING, Split
 from hvae_jax.runtime.errors import shown
 
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -73,7 +73,7 @@ def drawn(count: int, held: int) -> np.ndarray:
 
 
 def check_labels(where: str, y: np.ndarray, count: int) -> np.ndarray:
-    """Labels `[N]` as int32.
+    """Labels `[N]` as int32; `MISSING`, -1, is the label of an example whose label is not known.
 
     Raises ValueError, with value and index, for labels that are not one whole number an example, counted from 0.
     """
@@ -83,8 +83,11 @@ def check_labels(where: str, y: np.ndarray, count: int) -> np.ndarray:
             "number an example."
         )
     low, high = int(y.argmin()), int(y.argmax())
-    if y[low] < 0:
-        raise ValueError(f"{where} holds the label {y[low]} at index {low}: labels count from 0.")
+    if y.dtype.kind == "i" and y[low] < MISSING:
+        raise ValueError(
+            f"{where} holds the label {y[low]} at index {low}: labels count from 0, and {MISSING} stands for one that "
+            "is not known."
+        )
     if y[high] >= max(_CLASSES, count):
         raise ValueError(
             f"{where} holds the label {y[high]} at index {high}: labels count classes from 0, and there are {count} "
@@ -99,10 +102,13 @@ def warn_of_labels(name: str, splits: Mapping[str, Split]) -> None:
     for part, split in splits.items():
         if part == "train" or train is None or split.y is None or len(split) < _ENOUGH:
             continue
-        known, classes = np.isin(split.y, train).mean(), np.unique(split.y)
+        here = split.y[split.labelled]
+        if not len(here):
+            continue
+        known, classes = np.isin(here, train).mean(), np.unique(here)
         if known < 0.5:
             said = f"{1 - known:.0%} of its labels are not among those of train"
-        elif len(classes) == 1 and np.mean(train == classes[0]) < 0.5:
+        elif len(here) == len(split) and len(classes) == 1 and np.mean(train == classes[0]) < 0.5:
             said = f"all its {len(split):,} examples have the label {classes[0]}, unlike those of train"
         else:
             continue

@@ -1,6 +1,7 @@
 """The contents page: one model, one file; a family of models, one folder."""
 
 from hvae_jax.models.base import HVAE as HVAE
+from hvae_jax.models.base import Reconstruction as Reconstruction
 from hvae_jax.models.biva import BIVA as BIVA
 from hvae_jax.models.biva import GatedLadderVAE as GatedLadderVAE
 from hvae_jax.models.biva import Stage as Stage
@@ -9,11 +10,17 @@ from hvae_jax.models.biva import biva_mnist as biva_mnist
 from hvae_jax.models.biva import gated_ladder_cifar10 as gated_ladder_cifar10
 from hvae_jax.models.biva import gated_ladder_mnist as gated_ladder_mnist
 from hvae_jax.models.bottom_up import BottomUpVAE as BottomUpVAE
+from hvae_jax.models.cagem import CaGeM as CaGeM
 from hvae_jax.models.conv_ladder import ConvLadderVAE as ConvLadderVAE
 from hvae_jax.models.conv_ladder import addtt_cifar10 as addtt_cifar10
 from hvae_jax.models.conv_ladder import addtt_mnist as addtt_mnist
+from hvae_jax.models.greedy import GreedyVAE as GreedyVAE
+from hvae_jax.models.greedy import roll_out as roll_out
 from hvae_jax.models.ladder import LadderVAE as LadderVAE
 from hvae_jax.models.ladder import casperkaae_mnist as casperkaae_mnist
+from hvae_jax.models.linear import LinearVAE as LinearVAE
+from hvae_jax.models.linear_exact import ClosedForm as ClosedForm
+from hvae_jax.models.linear_exact import Collapse as Collapse
 from hvae_jax.models.nvae import NVAE as NVAE
 from hvae_jax.models.nvae import halving_groups as halving_groups
 from hvae_jax.models.nvae_presets import nvae_celeba64 as nvae_celeba64
@@ -25,14 +32,26 @@ from hvae_jax.models.nvae_presets import nvae_imagenet32 as nvae_imagenet32
 from hvae_jax.models.nvae_presets import nvae_mnist as nvae_mnist
 from hvae_jax.models.nvae_presets import nvae_mnist_small as nvae_mnist_small
 from hvae_jax.models.recalibration import recalibrate as recalibrate
+from hvae_jax.models.reductions import AveragePool as AveragePool
+from hvae_jax.models.reductions import BilinearHalf as BilinearHalf
+from hvae_jax.models.reductions import Grey as Grey
+from hvae_jax.models.reductions import LeadingBits as LeadingBits
+from hvae_jax.models.reductions import Reduction as Reduction
+from hvae_jax.models.reductions import Sobel as Sobel
 from hvae_jax.models.resnet_vae import ResNetVAE as ResNetVAE
 from hvae_jax.models.resnet_vae import iaf_cifar10 as iaf_cifar10
 from hvae_jax.models.resnet_vae import iaf_cifar10_small as iaf_cifar10_small
 from hvae_jax.models.resnet_vae import iaf_cifar10_two_resolutions as iaf_cifar10_two_resolutions
 from hvae_jax.models.resnet_vae import iaf_mnist_small as iaf_mnist_small
+from hvae_jax.models.self_supervised import SelfSupervisedVAE as SelfSupervisedVAE
+from hvae_jax.models.self_supervised import srvae_cifar10 as srvae_cifar10
+from hvae_jax.models.self_supervised_networks import DenselyConnectedNetworks as DenselyConnectedNetworks
+from hvae_jax.models.self_supervised_networks import DenseNetworks as DenseNetworks
+from hvae_jax.models.sized import resized as resized
 from hvae_jax.models.top_down import TopDownVAE as TopDownVAE
 from hvae_jax.models.top_priors import MixturePrior as MixturePrior
 from hvae_jax.models.top_priors import NormalPrior as NormalPrior
+from hvae_jax.models.top_priors import RealNVPPrior as RealNVPPrior
 from hvae_jax.models.top_priors import VampPrior as VampPrior
 from hvae_jax.models.vae import VAE as VAE
 from hvae_jax.models.very_deep.block_strings import down_stages as down_stages
@@ -60,3 +79,5 @@ from hvae_jax.models.very_deep.vdvae_presets import vdvae_ffhq1024 as vdvae_ffhq
 from hvae_jax.models.very_deep.vdvae_presets import vdvae_imagenet32 as vdvae_imagenet32
 from hvae_jax.models.very_deep.vdvae_presets import vdvae_imagenet64 as vdvae_imagenet64
 from hvae_jax.models.very_deep.vdvae_presets import vdvae_mnist as vdvae_mnist
+from hvae_jax.networks.smoothed import Smoothed as Smoothed
+from hvae_jax.networks.smoothed import Smoothing as Smoothing

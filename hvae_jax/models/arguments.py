@@ -11,6 +11,7 @@ import numpy as np
 from flax import errors
 from jax import Array
 
+from hvae_jax.networks.smoothed import COLLECTION
 from hvae_jax.runtime.prng import check_key, is_key
 
 _TO_SAMPLE = 'New x come from model.apply(variables, key, n, method="generate").'
@@ -82,13 +83,16 @@ def as_count(n: Any) -> Any:
     return count
 
 
-def check_arguments(owner: str, key: Any, latents: Any, noise: Any, temperature: Any) -> None:
+def check_arguments(
+    owner: str, key: Any, latents: Any, noise: Any, temperature: Any, posterior_temperature: Any = None
+) -> None:
     """Raise TypeError for a key, latents, noise or a temperature of another type, naming the model, `owner`."""
     check_key(owner, key)
     _check_entries(latents, "latents")
     _check_entries(noise, "noise")
-    if not _numbers(temperature):
-        raise TypeError(f"temperature is {temperature!r}; it has to be a number, or one for each level, top first.")
+    for name, value in (("temperature", temperature), ("posterior_temperature", posterior_temperature)):
+        if not _numbers(value) and not (value is None and name != "temperature"):
+            raise TypeError(f"{name} is {value!r}; it has to be a number, or one for each level, top first.")
 
 
 def _check_entries(values: Any, name: str) -> None:
@@ -118,7 +122,10 @@ def _numbers(value: Any) -> bool:
 
 
 def check_variables(model: Any, variables: Any) -> None:
-    """Raise TypeError unless the variables are a dict of collections, each of which is a dict."""
+    """Raise TypeError unless the variables are a dict of collections, each of which is a dict.
+
+    Raises ValueError for a rho of smoothing in them that the model would not read.
+    """
     remedy = 'pass what model.init returned, {"params": ..., ...}.'
     if not isinstance(variables, Mapping):
         raise TypeError(f"{type(model).__name__}: the variables are of type {type(variables).__name__}; {remedy}")
@@ -128,6 +135,11 @@ def check_variables(model: Any, variables: Any) -> None:
                 f"{type(model).__name__}: the variables hold no dict but a {type(collection).__name__} as {name!r}, as "
                 f"parameters alone may; {remedy}"
             )
+    if COLLECTION in variables and model.smoothing is None:
+        raise ValueError(
+            f"{type(model).__name__} was given a rho of smoothing, but does not have that setting: take TopDownVAE, "
+            "BottomUpVAE or LinearVAE, or train without it."
+        )
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """`HVAE`: the methods that all models share, written once over the forward pass, `descend`."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, check_keep_top, picks
-from hvae_jax.likelihoods import Likelihood
+from hvae_jax.likelihoods import Likelihood, Missing
 from hvae_jax.models.arguments import (
     as_count,
     as_x,
@@ -20,9 +20,22 @@ from hvae_jax.models.arguments import (
     check_variables,
     variables_explained,
 )
+from hvae_jax.networks.smoothed import Smoothing
 from hvae_jax.records import check_fields
-from hvae_jax.runtime.prng import check_key, split
+from hvae_jax.runtime.prng import check_key, fold_in, split
 from hvae_jax.trace import Trace
+
+
+class Reconstruction(NamedTuple):
+    """E[x | z] over draws of the latents of x: what the posterior is sure of, and what not.
+
+    Attributes:
+      mean: mean over the draws, an estimate of E_q[E[x | z]], `[B, *event]`.
+      deviation: standard deviation of E[x | z] over the draws, `[B, *event]`; the noise of p(x | z) is no part of it.
+    """
+
+    mean: Array
+    deviation: Array
 
 
 class HVAE(nn.Module):
@@ -35,7 +48,13 @@ class HVAE(nn.Module):
         model.apply(variables, key, n, y=, latents=, noise=, temperature=, method="decode")      -> Trace without x
         model.apply(variables, key, n, y=, latents=, noise=, temperature=, method="generate")    -> x, sampled
         model.apply(variables, x, key, y=, keep_top=, temperature=, method="reconstruct")        -> E[x | z]
+        model.apply(variables, x, key, ..., draws=16, method="reconstruct")                      -> Reconstruction
         model.apply(variables, x, key, y=, method="encode")                                      -> latents, top first
+
+    The three calls with x also take posterior_temperature=, temperature of the posteriors, `[]` or `[L]`: 0 infers
+    without noise, each level at the mode of its posterior (the mean of a Gaussian) given the modes above, the same for
+    every key unless networks draw numbers of their own. Densities stay those at temperature 1, so that the bound of
+    such a trace is none.
 
     latents: a tuple, top first, with None for each latent that is not given; which ones are given is static.
     noise: a tuple of the same kind, with the standard normal noise that a level's sample is made of.
@@ -81,6 +100,11 @@ class HVAE(nn.Module):
         return 0
 
     @property
+    def clusters(self) -> int:
+        """Number of classes of the latent "y", some of which labels may reveal in training; 0 for a model without."""
+        return 0
+
+    @property
     def image(self) -> tuple[int, ...] | None:
         """Shape of one x, `(H, W, C)`; None if no setting has it and the variables record it."""
         return None
@@ -91,9 +115,31 @@ class HVAE(nn.Module):
         return None
 
     @property
+    def observed(self) -> Mapping[str, Likelihood]:
+        """The family of each level that is a function of x, by the level's name; none by default."""
+        return {}
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """Smoothing of the priors' networks; None for a model that does not have the setting."""
+        return None
+
+    @property
     def stacked(self) -> tuple[str, ...]:
         """Path prefixes ("down4/") of parameters stacked along a leading axis of blocks: those of scanned runs."""
         return ()
+
+    @property
+    def rolled(self) -> "HVAE":
+        """The model with unroll=1, if it has that setting."""
+        return self.clone(unroll=1) if any(field.name == "unroll" for field in dataclasses.fields(self)) else self
+
+    @nn.nowrap
+    def truncated(self, modules: int) -> "HVAE":
+        """The model of its first modules alone, for stages of training; raises ValueError by default, having none."""
+        raise ValueError(
+            f"{type(self).__name__} is not made of modules that can be left out: leave out `modules` of the stages."
+        )
 
     def descend(
         self, x: Array | None, n: int, key: Array, *, y: Array | None, picks: tuple[Pick, ...], train: bool
@@ -126,6 +172,7 @@ class HVAE(nn.Module):
         noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
         keep_top: ArrayLike | None = None,
+        posterior_temperature: ArrayLike | None = None,
         train: bool = False,
     ) -> Trace:
         """Infer the latents of x `[B, *event]`, except those given or below the top `keep_top`, and score x.
@@ -134,13 +181,17 @@ class HVAE(nn.Module):
         for the choices that `descent.picks` refuses; and for densities or latents without the batch.
         """
         x = as_x(x)
-        check_arguments(type(self).__name__, key, latents, noise, temperature)
+        check_arguments(type(self).__name__, key, latents, noise, temperature, posterior_temperature)
         _check_values(self.likelihood, x)
-        choices = picks(
-            self.num_levels, latents, temperature, levels_kept(self.levels_per_stage, keep_top), noise=noise
-        )
+        kept = levels_kept(self.levels_per_stage, keep_top)
+        choices = picks(self.num_levels, latents, temperature, kept, noise, posterior_temperature)
+        family = self.likelihood
+        read = family.filled(x) if isinstance(family, Missing) else x
         with variables_explained(self):
-            trace = self.descend(x, x.shape[0], key, y=_array(y), picks=choices, train=train)
+            trace = self.descend(read, x.shape[0], key, y=_array(y), picks=choices, train=train)
+        if isinstance(family, Missing):
+            # descend scored what it read, fillings included
+            trace = dataclasses.replace(trace, log_px=trace.x_dist.log_prob(x))
         return _with_batch(trace, x.shape[0])
 
     def decode(
@@ -191,13 +242,45 @@ class HVAE(nn.Module):
         y: ArrayLike | None = None,
         keep_top: ArrayLike | None = None,
         temperature: ArrayLike = 1.0,
-    ) -> Array:
-        """Return E[x | z] with the top `keep_top` levels inferred from x and the rest sampled from their priors."""
-        return self(x, key, y=y, keep_top=keep_top, temperature=temperature).x_dist.mean
+        posterior_temperature: ArrayLike | None = None,
+        draws: int | None = None,
+    ) -> Any:
+        """Return E[x | z] with the top `keep_top` levels inferred from x and the rest sampled from their priors.
 
-    def encode(self, x: ArrayLike, key: Array, *, y: ArrayLike | None = None) -> tuple[Array, ...]:
-        """Return a sample of all latents of x, top first, as `decode(latents=...)` takes them."""
-        return self(x, key, y=y).latents
+        At posterior_temperature 0 the inferred levels have no noise; with temperature 0 too, nothing has.
+
+        Args:
+          draws: number of draws of the latents, whose keys are folded from `key`; None takes one, of `key` itself. The
+            result is then a `Reconstruction`, of mean and deviation over the draws, in the memory of one.
+        Raises ValueError for draws below 2, which have no deviation.
+        """
+        choices = {"keep_top": keep_top, "temperature": temperature, "posterior_temperature": posterior_temperature}
+        if draws is None:
+            return self(x, key, y=y, **choices).x_dist.mean
+        if not isinstance(draws, int | np.integer) or isinstance(draws, bool) or draws < 2:
+            raise ValueError(f"reconstruct(draws={draws}): it has to be a whole number of 2 or more, or None for one.")
+
+        def draw(model: HVAE, carry: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
+            mean, squares = carry
+            one = model(x, fold_in(key, number), y=y, **choices).x_dist.mean
+            change = one - mean
+            mean = mean + change / (number + 1).astype(one.dtype)
+            return (mean, squares + change * (one - mean)), None
+
+        like = jax.eval_shape(lambda v: self.clone(parent=None).apply(v, x, key, y=y).x_dist.mean, self.variables)
+        none = jnp.zeros(like.shape, like.dtype)
+        loop = nn.scan(draw, variable_broadcast=True, split_rngs={}, length=int(draws))
+        (mean, squares), _ = loop(self, (none, none), jnp.arange(draws))
+        return Reconstruction(mean, jnp.sqrt(squares / (draws - 1)))
+
+    def encode(
+        self, x: ArrayLike, key: Array, *, y: ArrayLike | None = None, posterior_temperature: ArrayLike | None = None
+    ) -> tuple[Array, ...]:
+        """Return a sample of all latents of x, top first, as `decode(latents=...)` takes them.
+
+        At posterior_temperature 0 it is the mode of each posterior, given those above, and the same for every key.
+        """
+        return self(x, key, y=y, posterior_temperature=posterior_temperature).latents
 
 
 def levels_kept(levels_per_stage: tuple[int, ...], keep_top: ArrayLike | None) -> ArrayLike | None:

@@ -49,12 +49,22 @@ from hvae_jax.descent import Drawn, Pick, draw, propose
 from hvae_jax.distributions import Normal
 from hvae_jax.likelihoods import Categorical, Likelihood
 from hvae_jax.models.base import HVAE
-from hvae_jax.models.chain import ascent_of, check_chain, likelihood_of, own_network, prior_of, readout_of
+from hvae_jax.models.chain import (
+    ascent_of,
+    check_chain,
+    input_of,
+    likelihood_below,
+    own_network,
+    prior_of,
+    readout_of,
+)
+from hvae_jax.models.families import NormalFamily
 from hvae_jax.models.pieces import gaussian
 from hvae_jax.models.top_priors import Ground, NormalPrior, TopPrior
 from hvae_jax.networks.computing import ComputeDtype, call
 from hvae_jax.networks.conv import NetworkKind
 from hvae_jax.networks.mlp import Initialisation, check_event, join, one_hot
+from hvae_jax.networks.smoothed import Smoothing
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
@@ -95,9 +105,12 @@ class BottomUpVAE(HVAE):
         latents, KLs and likelihoods are float32 either way. Replacement networks keep their own dtype.
       remat: whether the backward pass recomputes each network's activations instead of storing them: less memory for
         about a third more arithmetic.
+      smoothing: smoothing of the priors' networks below the top, with rho = 1 for none (`networks.smoothed`). The
+        posteriors have networks of their own, which it leaves alone.
 
     Raises ValueError if a size is below 1, there is one class, the number of networks does not fit the number of
-    levels, there are labels and a top prior, or network, initialisation or dtype is not known.
+    levels, there are labels and a top prior, or network, initialisation or dtype is not known; and for smoothing of a
+    learned top prior or of networks that draw.
     """
 
     latents: tuple[int, ...] = (8, 16)
@@ -118,6 +131,7 @@ class BottomUpVAE(HVAE):
     initialisation: Initialisation = "pytorch"
     dtype: ComputeDtype = None
     remat: bool = False
+    smoothing: Smoothing = Smoothing()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,7 +151,12 @@ class BottomUpVAE(HVAE):
         readout = readout_of(self, None if x is None else x.shape[1:])
         ascent_key, descent_key = split(key)
         # made outside the ascent, so that its two calls share them: a top prior sends inputs of its own through it
-        stem, paths, heads = ascent_of(self, self.posterior, "q")
+        families = {
+            level: NormalFamily(size, self.clamp, self.prior_clamp)
+            for level, size in zip(range(top, 0, -1), self.latents, strict=True)
+        }
+        counts = {level: family.parameters for level, family in families.items()}
+        stem, paths, heads = ascent_of(self, self.posterior, "q", counts)
 
         def ascend(x: Array, train: bool, pass_on: Callable[[int, Normal], Array]) -> Normal:
             """Return q(z_L | .); each level below the top passes `pass_on(l, q(z_l | .))` up as its z_l."""
@@ -147,6 +166,7 @@ class BottomUpVAE(HVAE):
                 r = run(paths[level], join(v, label), train=train)  # [B, hidden]
                 return r, gaussian(run(heads[level], join(r, label), train=train), clamp=self.clamp)
 
+            x = input_of(self, x)
             r1, q = infer(1, x if stem is None else run(stem, x, train=train))
             for level in range(1, top):
                 z = pass_on(level, q)
@@ -174,13 +194,14 @@ class BottomUpVAE(HVAE):
             return ascend(u, False, lambda level, q: q.mean)
 
         ground = Ground(self, n, (self.latents[0],), encode, x, self.likelihood.value_range)
+        smoother, descent_key, decoder_key = self.smoothing.begin(self, descent_key)
         levels: list[Level] = []
         for level, level_key, pick in zip(range(top, 0, -1), split(descent_key, top), picks, strict=True):
-            above = levels[-1].z if levels else None
-            prior, level_key = prior_of(self, ground, level, above, label, level_key, train)
+            above = levels[-1] if levels else None
+            prior, level_key = prior_of(self, ground, level, above, label, level_key, train, families[level], smoother)
             # the top has its posterior alone; the levels below have a sample of theirs already
             levels.append(draw(level_key, prior, posteriors.get(level), pick, name=f"z{level}"))
 
         decoder = self.decoder or own_network(self, "px", self.depth + 1)
-        x_dist = likelihood_of(self, decoder, readout, join(levels[-1].z, label), x, train)
+        x_dist = likelihood_below(self, decoder, readout, levels[-1], label, x, train, smoother, decoder_key)
         return Trace(None if x is None else x_dist.log_prob(x), tuple(levels), x_dist)

@@ -4,7 +4,7 @@ The networks next to x are dense or convolutional (`network`). With "conv", a `C
 first bottom-up network, and a `ConvDecoder` replaces the last linear layer, the readout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 from flax import linen as nn
@@ -12,28 +12,36 @@ from jax import Array
 
 from hvae_jax.distributions import Latent, Normal
 from hvae_jax.likelihoods import Likelihood, LikelihoodRecord
-from hvae_jax.models.pieces import gaussian
+from hvae_jax.models.families import Family
 from hvae_jax.models.top_priors import Ground, NormalPrior, TopPrior
 from hvae_jax.networks.activations import exact_gelu, identity, leaky_relu, sigmoid_gelu
 from hvae_jax.networks.computing import ComputeDtype, Drawing, call, widen
 from hvae_jax.networks.conv import ConvDecoder, ConvEncoder, NetworkKind
 from hvae_jax.networks.mlp import MLP, Initialisation, Readout, join
+from hvae_jax.networks.smoothed import Above, Smoothed, Smoother, Smoothing, spread
 from hvae_jax.records import check_sizes
 from hvae_jax.runtime.prng import split
+from hvae_jax.trace import Level
 
 
 @runtime_checkable
-class ArticleModel(Protocol):
-    """Fields of the article's models that the functions of this file read."""
+class NextToX(Protocol):
+    """Fields of a model whose layers next to x are made here."""
 
     network: NetworkKind
     width: int
     likelihood: Likelihood
-    top_prior: TopPrior
-    classes: int
     initialisation: Initialisation
     dtype: ComputeDtype
     remat: bool
+
+
+@runtime_checkable
+class ArticleModel(NextToX, Protocol):
+    """Fields of the article's models that the functions of this file read."""
+
+    top_prior: TopPrior
+    classes: int
 
 
 @runtime_checkable
@@ -46,6 +54,7 @@ class Chain(ArticleModel, Protocol):
     bottom_up: tuple[nn.Module | None, ...]
     prior: tuple[nn.Module | None, ...]
     prior_clamp: tuple[float, float] | None
+    smoothing: Smoothing
 
 
 def check_top_prior(model: ArticleModel) -> None:
@@ -63,11 +72,17 @@ def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
     Args:
       heads: the networks that replace the model's heads, under the name of their field.
 
-    Raises ValueError if a size is below 1, there are labels and a top prior, or the number of networks does not fit
-    the number of levels.
+    Raises ValueError if a size is below 1, there are labels and a top prior, the number of networks does not fit the
+    number of levels, or a learned top prior or a network that draws is to be smoothed.
     """
     check_sizes(model, "latents", "hidden", "depth", "width")
     check_top_prior(model)
+    if model.smoothing.rho != 1.0:
+        setting = f"{type(model).__name__}(smoothing={model.smoothing}"
+        if model.top_prior != NormalPrior():
+            raise ValueError(f"{setting}, top_prior={model.top_prior}): only Gaussian priors have this smoothing.")
+        if any(isinstance(net, Drawing) for net in model.prior):
+            raise ValueError(f"{setting}, prior=...): a network that draws is not smoothed; None is the model's own.")
     # keyed by the field's name, which the error gives back
     for name, networks in {"bottom_up": model.bottom_up, **heads, "prior": model.prior}.items():
         levels = len(model.latents)
@@ -80,9 +95,7 @@ def check_chain(model: Chain, **heads: tuple[nn.Module | None, ...]) -> None:
             )
 
 
-def stem_of(
-    model: ArticleModel, replaced: bool, activation: Callable[[Array], Array] = sigmoid_gelu
-) -> ConvEncoder | None:
+def stem_of(model: NextToX, replaced: bool, activation: Callable[[Array], Array] = sigmoid_gelu) -> ConvEncoder | None:
     """Return the convolutions before the first bottom-up network; None for a dense model.
 
     Args:
@@ -94,8 +107,17 @@ def stem_of(
     return ConvEncoder(model.width, activation, dtype=model.dtype, name="stem")
 
 
+def input_of(model: NextToX, x: Array) -> Array:
+    """Return x as the first bottom-up network sees it, `[B, *event]`.
+
+    That is x itself, as in the article, unless its values have no bounds: then `likelihood.as_input(x)`, which is
+    log(1 + x) of counts and x of other real data.
+    """
+    return x if model.likelihood.value_range is not None else model.likelihood.as_input(x)
+
+
 def readout_of(
-    model: ArticleModel, event: tuple[int, ...] | None, activation: Callable[[Array], Array] = sigmoid_gelu
+    model: NextToX, event: tuple[int, ...] | None, activation: Callable[[Array], Array] = sigmoid_gelu
 ) -> ConvDecoder | Readout:
     """Return the last layer, from the decoder's features to the parameters of p(x | z1).
 
@@ -111,7 +133,7 @@ def readout_of(
 
 
 def likelihood_of(
-    model: ArticleModel, decoder: nn.Module, readout: ConvDecoder | Readout, z: Array, x: Array | None, train: bool
+    model: NextToX, decoder: nn.Module, readout: ConvDecoder | Readout, z: Array, x: Array | None, train: bool
 ) -> LikelihoodRecord:
     """Return p(x | z1).
 
@@ -121,16 +143,68 @@ def likelihood_of(
       x: the examples `[B, *event]`, or None. Under Glorot's initialisation the readout's biases start at their
         marginals.
     """
+    return model.likelihood(_parameters_of_x(model, decoder, readout, z, x, train))
+
+
+def _parameters_of_x(
+    model: NextToX, decoder: nn.Module, readout: ConvDecoder | Readout, z: Array, x: Array | None, train: bool
+) -> Array:
+    """The parameters of p(x | z1), `[B, ...]`, in float32 at least."""
     h = call(decoder, z, train=train, remat=model.remat)  # [B, F]
     # the biases of a convolutional readout keep their initialiser even under "glorot"
     if isinstance(readout, ConvDecoder):
-        return model.likelihood(widen(call(readout, h, train=train, remat=model.remat)))
+        return widen(call(readout, h, train=train, remat=model.remat))
 
     # a function, so that the marginals are computed at initialisation only
     def first_bias() -> Array | None:
         return None if x is None or model.initialisation == "pytorch" else model.likelihood.marginals(x)
 
-    return model.likelihood(widen(readout(h, None if x is None else x.shape[1:], first_bias)))
+    return widen(readout(h, None if x is None else x.shape[1:], first_bias))
+
+
+def likelihood_below(
+    model: Chain,
+    decoder: nn.Module,
+    readout: ConvDecoder | Readout,
+    level: Level,
+    label: Array | None,
+    x: Array | None,
+    train: bool,
+    smoother: Smoother | None,
+    key: Array,
+) -> LikelihoodRecord:
+    """Return p(x | z1, y); where the decoder is smoothed, its parameters are a mean over points around z1.
+
+    Args:
+      decoder, readout, x: as in `likelihood_of`.
+      level: level 1.
+      label: y as one-hot rows, or None.
+      smoother: smoothing of this pass; None for none.
+      key: key of its noise.
+    """
+    if smoother is None or not smoother.decoder:
+        return likelihood_of(model, decoder, readout, join(flat(level.z), label), x, train)
+    prior = smoothed_prior(type(model).__name__, level)
+
+    def f(points: Array) -> Array:
+        return _parameters_of_x(model, decoder, readout, join(points, spread(label, smoother.draws)), x, train)
+
+    return model.likelihood(smoother(f, level.z, prior.mean, prior.std, key))
+
+
+def smoothed_prior(owner: str, level: Level) -> Normal:
+    """Return the prior of a level that a smoothed network reads.
+
+    Args:
+      owner: name of the model.
+    Raises ValueError, naming the level, for a prior that is no Gaussian.
+    """
+    if not isinstance(level.p, Normal):
+        raise ValueError(
+            f"{owner}(smoothing=...): level {level.name!r} has a {type(level.p).__name__} as its prior, and only "
+            "Gaussian levels have this smoothing."
+        )
+    return level.p
 
 
 def own_network(
@@ -163,13 +237,15 @@ def network(
 
 
 def ascent_of(
-    model: Chain, heads: tuple[nn.Module | None, ...], name: str
+    model: Chain, heads: tuple[nn.Module | None, ...], name: str, counts: Mapping[int, int]
 ) -> tuple[ConvEncoder | None, dict[int, nn.Module], dict[int, nn.Module]]:
     """Return the bottom-up networks: the stem, and by level f_l to the features r_l and the head that reads r_l.
 
     Args:
-      heads: the user's replacements for the heads, top first; a head returns mean and log variance, `[B, 2 d]`.
+      heads: the user's replacements for the heads, top first; a head returns the parameters of its level's posterior,
+        such as mean and log variance, `[B, 2 d]`.
       name: name of the model's own heads without the level, "q" for q1, q2, ...
+      counts: number of outputs of each level's head, by level.
     """
     stem = stem_of(model, bool(model.bottom_up) and model.bottom_up[-1] is not None)
     paths: dict[int, nn.Module] = {}
@@ -177,33 +253,56 @@ def ascent_of(
     for level in range(1, len(model.latents) + 1):
         last = exact_gelu if level == 1 else leaky_relu  # as in the article's code
         paths[level] = network(model, model.bottom_up, level, f"r{level}", model.hidden, last)
-        found[level] = network(model, heads, level, f"{name}{level}", 2 * model.latents[-level])
+        found[level] = network(model, heads, level, f"{name}{level}", counts[level])
     return stem, paths, found
 
 
 def prior_of(
-    model: Chain, ground: Ground, level: int, above: Array | None, label: Array | None, key: Array, train: bool
+    model: Chain,
+    ground: Ground,
+    level: int,
+    above: Level | None,
+    label: Array | None,
+    key: Array,
+    train: bool,
+    family: Family,
+    smoother: Smoother | None,
 ) -> tuple[Latent, Array]:
     """Return p(z_level | z above, y), and the key for the level's sample.
 
-    At the top, where `above` is None, that is the top prior, or a Gaussian learned from the labels. A network that
-    draws (`Drawing`) gets a key that is split off the level's.
+    At the top, where `above` is None, that is the top prior, or one of the level's family learned from the labels. A
+    network that draws (`Drawing`) or is smoothed gets a key that is split off the level's.
+
+    Raises ValueError, naming the level, if the network is to be smoothed and the level above has another prior than a
+    Gaussian, or the network draws.
     """
-    if above is not None:
-        net = network(model, model.prior, level, f"prior{level}", 2 * model.latents[-level])
-        given = join(above, label)
-    elif label is not None:
-        net, given = own_network(model, f"prior{level}", model.depth, 2 * model.latents[0]), label
-    else:
-        return model.top_prior(ground), key
-    own_key = None
-    # split only for a network that draws: a split would change the samples of all other models
+    if above is None:
+        if label is None:
+            return family.top(ground, model.top_prior), key
+        net = own_network(model, f"prior{level}", model.depth, family.parameters)
+        return family.prior(call(net, label, train=train, remat=model.remat)), key
+
+    net, owner = network(model, model.prior, level, f"prior{level}", family.parameters), type(model).__name__
+    # the key is split only for networks with noise: a split would change the samples of all other models
+    if smoother is not None:
+        if isinstance(net, Drawing):
+            raise ValueError(f"{owner}: the network of p(z{level} | ...) draws, so that it cannot be smoothed as well.")
+        p, draws = smoothed_prior(owner, above), smoother.draws
+
+        def f(points: Array) -> Array:
+            return call(net, join(points, spread(label, draws)), train=train, remat=model.remat)
+
+        own_key, key = split(key)
+        return family.prior(smoother(f, above.z, p.mean, p.std, own_key)), key
+    own_key, given = None, join(flat(above.z), label)
     if isinstance(net, Drawing):
         own_key, key = split(key)
-    h = call(net, given, train=train, remat=model.remat, key=own_key)
-    return gaussian(h, clamp=model.prior_clamp), key
+    if isinstance(net, Smoothed):
+        p = smoothed_prior(owner, above)
+        given = Above(above.z, p.mean, p.std, label)
+    return family.prior(call(net, given, train=train, remat=model.remat, key=own_key)), key
 
 
-def base_of(prior: Latent, shape: tuple[int, ...]) -> Normal:
-    """Return the Gaussian that a posterior is an offset from: the prior, or N(0, I) if the prior is not a Gaussian."""
-    return prior if isinstance(prior, Normal) else Normal.standard(shape)
+def flat(z: Array) -> Array:
+    """z `[B, ...]` as vectors `[B, d]`: one-hot variables side by side."""
+    return z.reshape(z.shape[0], -1)

@@ -24,13 +24,14 @@ from jax import Array
 from jaxtyping import Float, Num
 
 from hvae_jax.descent import Pick, draw
-from hvae_jax.distributions import Normal, ScaleHead, precision_weighted, residual
+from hvae_jax.distributions import Normal, precision_weighted, residual
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE
 from hvae_jax.models.pieces import gaussian
 from hvae_jax.networks.activations import leaky_relu
 from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.mlp import BatchNorm, Readout, check_event, one_hot, uniform_fan_in
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.records import check_sizes
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace

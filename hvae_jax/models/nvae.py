@@ -76,6 +76,13 @@ class GroupSettings:
         mean, log_std = jnp.split(soft_clamp(widen(raw), _BOUND), 2, axis=-1)
         return Normal(mean, jnp.logaddexp(log_std, jnp.log(self.min_std)) if self.min_std else log_std)
 
+    def inferred(self, raw: Array, found: Array) -> Normal:
+        """The Gaussian of q(z | above, x), of the outputs of the prior's layer and of the posterior's.
+
+        A residual posterior is their sum, taken before the clamp, so that its parameters keep the range of the prior's.
+        """
+        return self.gaussian(widen(raw) + widen(found) if self.residual else found)
+
     def posterior(self, key: Array, q: Normal, features: Array, pick: Pick) -> Normal | Drawn:
         """q(z | above, x): the Gaussian, or a sample of it that went through the flow."""
         if not self.flows:
@@ -102,6 +109,7 @@ class DownGroup(nn.Module):
     """A group of the top-down path: h `[B, side, side, width]` to the same shape, and its level.
 
     The tap has the shape of h; without x it is None, and z comes from the prior.
+    Raises ValueError for a tap of another shape, which may otherwise be broadcast.
     """
 
     settings: GroupSettings
@@ -115,11 +123,14 @@ class DownGroup(nn.Module):
         raw = LogNormConv(2 * own.latents, 1, style=own.style, name="prior")(jax.nn.elu(h))
         posterior: Normal | Drawn | None = None
         if tap is not None:
+            if tap.shape != h.shape:
+                raise ValueError(
+                    f"A tap of the bottom-up path has shape {tap.shape}, but the group that reads it is at {h.shape}: "
+                    "both paths need the same batch, resolutions and widths."
+                )
             features = tap + LogNormConv(own.width, 1, style=own.style, name="meet")(h)
             found = LogNormConv(2 * own.latents, style=own.style, name="posterior")(features)
-            # added before the clamp, so that no posterior leaves the range of the prior's parameters
-            q = own.gaussian(widen(raw) + widen(found) if own.residual else found)
-            posterior = own.posterior(key, q, features, pick)
+            posterior = own.posterior(key, own.inferred(raw, found), features, pick)
         level = draw(key, own.gaussian(raw), posterior, pick, side=h.shape[1])
         both = jnp.concatenate([h, level.z.astype(h.dtype)], axis=-1)
         return LogNormConv(own.width, 1, style=own.style, name="join")(both), level

@@ -1,7 +1,7 @@
 """Presets of `NVAE`: the published models, and small ones for two CPU cores.
 
-The published settings are those of the README of the public code; `experiments/recipes/nvae.py` trains with them. The
-results are the paper's. Likelihood, top prior and norms are the exact ones here (`published=False`).
+The published settings are those of the README of the public code; the recipe `nvae` trains with them. The results are
+the paper's. Likelihood, top prior and norms are the exact ones here (`published=False`).
 """
 
 from hvae_jax.likelihoods import Bernoulli, Categorical, LogisticMixture

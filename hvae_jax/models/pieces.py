@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from hvae_jax.distributions import Normal, ScaleHead
+from hvae_jax.distributions import Normal
 from hvae_jax.networks.computing import widen
+from hvae_jax.networks.scale_head import ScaleHead
 
 _LOG_VAR = ScaleHead()
 

@@ -37,7 +37,7 @@ from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Drawn, Pick, draw, propose, stack
-from hvae_jax.distributions import Normal, ScaleHead
+from hvae_jax.distributions import Normal
 from hvae_jax.flows import InverseAutoregressive, StepForm
 from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, Likelihood
 from hvae_jax.models.base import HVAE
@@ -46,6 +46,7 @@ from hvae_jax.networks.computing import widen
 from hvae_jax.networks.masked import check_order
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import enlarge
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.networks.scan import once, scanned
 from hvae_jax.networks.weight_norm import WeightNormConv
 from hvae_jax.records import check_sizes

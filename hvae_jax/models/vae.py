@@ -21,7 +21,7 @@ from hvae_jax.descent import Pick, draw
 from hvae_jax.distributions import Normal
 from hvae_jax.likelihoods import Categorical, Likelihood
 from hvae_jax.models.base import HVAE
-from hvae_jax.models.chain import check_top_prior, likelihood_of, readout_of, stem_of
+from hvae_jax.models.chain import check_top_prior, input_of, likelihood_of, readout_of, stem_of
 from hvae_jax.models.pieces import gaussian
 from hvae_jax.models.top_priors import Ground, NormalPrior, TopPrior
 from hvae_jax.networks.activations import leaky_relu
@@ -117,6 +117,7 @@ class VAE(HVAE):
 
         def encode(x: Array, train: bool) -> Normal:
             """q(z1 | x, y)."""
+            x = input_of(self, x)
             seen = join(x if stem is None else run(stem, x, train=train), label)
             return gaussian(run(encoder, seen, train=train), clamp=self.clamp)
 

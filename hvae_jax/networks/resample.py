@@ -169,6 +169,28 @@ def average_pool(
     return x.reshape(b, rows // factor, factor, columns // factor, factor, channels).mean((2, 4))
 
 
+def space_to_depth(
+    x: Num[Array, "batch rows columns channels"],
+) -> Num[Array, "batch rows2 columns2 channels4"]:
+    """Move each square of 2x2 pixels into the channels, `[B, H, W, C]` to `[B, H/2, W/2, 4 C]`: no number changes.
+
+    H and W are even. Channel 4 c + 2 i + j of the result is channel c of pixel (i, j) of the square.
+    Source: the squeezing operation of RealNVP, Dinh et al. (2017), section 3.6.
+    """
+    b, rows, columns, channels = x.shape
+    squares = x.reshape(b, rows // 2, 2, columns // 2, 2, channels)
+    return squares.transpose(0, 1, 3, 5, 2, 4).reshape(b, rows // 2, columns // 2, 4 * channels)
+
+
+def depth_to_space(
+    x: Num[Array, "batch rows columns channels4"],
+) -> Num[Array, "batch rows2 columns2 channels"]:
+    """The inverse of `space_to_depth`: `[B, H, W, 4 C]` to `[B, 2 H, 2 W, C]`."""
+    b, rows, columns, channels = x.shape
+    squares = x.reshape(b, rows, columns, channels // 4, 2, 2)
+    return squares.transpose(0, 1, 4, 2, 5, 3).reshape(b, 2 * rows, 2 * columns, channels // 4)
+
+
 def padded_size(size: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least size."""
     return -(-size // multiple) * multiple

@@ -37,6 +37,9 @@ def scanned(
         in_axes=tuple(in_axes),
         length=length,
         unroll=1 if parent.is_initializing() else min(unroll, length),
+        # No collection is broadcast: the check that one does not change would trace every block a second time. At
+        # initialisation it decides how often keys are split, and thereby the parameters that a seed gives.
+        check_constancy_invariants=parent.is_initializing(),
     )
 
 

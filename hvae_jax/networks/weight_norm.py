@@ -84,6 +84,8 @@ class WeightNormConv(nn.Module):
       stride: stride of the kernel, in rows and columns.
       transposed: whether the stride upsamples instead of downsampling.
       scale, data_dependent, dtype: as in `WeightNormDense`.
+      odd_before: whether an odd line of zeros, or of the cropped output, is before and not after: PyTorch's padding of
+        1 (with output_padding of 1) for a 3x3 kernel of stride 2.
     """
 
     features: int
@@ -93,6 +95,7 @@ class WeightNormConv(nn.Module):
     scale: float = 0.1
     data_dependent: bool = True
     dtype: ComputeDtype = None
+    odd_before: bool = False
 
     @nn.compact
     def __call__(
@@ -114,12 +117,17 @@ class WeightNormConv(nn.Module):
     def _convolve(self, x: Array, kernel: Array) -> Array:
         """The convolution without gain and bias."""
         if not self.transposed:
-            rows, columns = (_same(side, self.size, self.stride) for side in x.shape[1:3])
+            rows, columns = (self._halves(_same(side, self.size, self.stride)) for side in x.shape[1:3])
             return convolve(x, kernel, self.stride, (rows, columns), self.dtype)
         before, after = self._gaps
         kernel = jnp.pad(kernel, ((before, after), (before, after), (0, 0), (0, 0)))
-        more = max(self.size - self.stride, 0)
-        return convolve_transposed(x, kernel, self.stride, (more // 2, more - more // 2), self.dtype)
+        crop = self._halves(max(self.size - self.stride, 0))
+        return convolve_transposed(x, kernel, self.stride, crop, self.dtype)
+
+    def _halves(self, total: int) -> tuple[int, int]:
+        """Number of lines before and after, of `total`."""
+        less = total // 2
+        return (total - less, less) if self.odd_before else (less, total - less)
 
     @property
     def _gaps(self) -> tuple[int, int]:
@@ -136,10 +144,9 @@ class WeightNormConv(nn.Module):
         return jnp.pad(inner, ((0, 0), (before, after), (before, after), (0, 0)))
 
 
-def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Number of zeros before and after `size` pixels for size/stride outputs, rounded up: TensorFlow's SAME."""
-    total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
-    return total // 2, total - total // 2
+def _same(size: int, kernel: int, stride: int) -> int:
+    """Number of zeros around `size` pixels for size/stride outputs, rounded up: TensorFlow's SAME."""
+    return max(0, (-(-size // stride) - 1) * stride + kernel - size)
 
 
 def _gain_and_bias(module: nn.Module, unit: Array, scale: float, data_dependent: bool) -> tuple[Array, Array]:

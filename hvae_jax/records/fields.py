@@ -27,7 +27,7 @@ import numpy as np
 T = TypeVar("T")
 
 _MISFIT = object()
-_LISTED = 12  # most subclasses of a type that an error names
+_LISTED = 20  # most subclasses of a type that an error names
 _FLAX = ("parent", "name")  # fields that Flax adds to every module
 
 

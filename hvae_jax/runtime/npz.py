@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from hvae_jax.runtime.errors import first_line
-from hvae_jax.runtime.meters import host_memory
+from hvae_jax.runtime.memory import free_host_memory
 
 MOST_OF_MEMORY = 0.5
-"""Largest fraction of the machine's memory that arrays may take: they are copied where they are cast or split."""
+"""Largest fraction of the free memory that arrays may take: they are copied where they are cast or split."""
 MOST_EXPANDED = 200
 """How many times their size in the file arrays may take in memory, if that is more than `ALWAYS_FINE` bytes."""
 ALWAYS_FINE = 2**27
@@ -70,12 +70,12 @@ def check_sizes(path: Path, headers: Mapping[str, ArrayHeader]) -> None:
     # Entries may share their bytes in a file made for that.
     stored = min(sum(header.stored for header in headers.values()), path.stat().st_size)
     largest = max(headers, key=lambda name: headers[name].nbytes, default="")
-    memory = host_memory()
+    memory = free_host_memory()
     if total > MOST_OF_MEMORY * memory:
         raise ValueError(
             f"The arrays of {path} take {_mebibytes(total)} ({largest} alone {_mebibytes(headers[largest].nbytes)}), "
-            f"which is more than half of this machine's memory, {_mebibytes(memory)}; they are copied once. Save fewer "
-            "examples, or a smaller dtype."
+            f"which is more than half of the memory that is free here, {_mebibytes(memory)}; they are copied once. "
+            "Save fewer examples, or a smaller dtype."
         )
     if total > ALWAYS_FINE and total > MOST_EXPANDED * stored:
         raise ValueError(

@@ -9,7 +9,7 @@ from jax.extend import core
 
 PRODUCT, CONVOLUTION, ELEMENT = 2.5e-11, 4e-11, 1e-9
 """Seconds of one CPU core for an operation of a matrix product, of a convolution, and for an element of the result of
-anything else: the small VDVAE of `experiments/recipes` takes what these say, the Ladder VAE less than half."""
+anything else: the small VDVAE of the recipe `vdvae` takes what these say, the Ladder VAE less than half."""
 
 _VIEWS = ("broadcast_in_dim", "convert_element_type", "reshape", "slice", "squeeze")  # fused with what reads them
 

@@ -12,6 +12,7 @@ from hvae_jax.training.optimisers import Adamax as Adamax
 from hvae_jax.training.optimisers import AdamW as AdamW
 from hvae_jax.training.plan import Plan as Plan
 from hvae_jax.training.settings import Training as Training
+from hvae_jax.training.stages import Stage as Stage
 from hvae_jax.training.state import TrainState as TrainState
 from hvae_jax.training.state import init_state as init_state
 from hvae_jax.training.state import initial_state as initial_state

@@ -35,8 +35,10 @@ class Progress:
       stale: validations since the best one.
       seconds: training time so far, over all sittings of the run.
       steps_per_second: of the last sitting's dispatches that did not compile; 0 before there were any.
-      finished: whether training has ended.
+      finished: whether training, or its stage, has ended.
       identity: hash of what the best was measured with, see `Provenance`.
+      stage: index of the stage in `Training.stages`; 0 without stages.
+      stage_start: step at which it began.
     """
 
     best_elbo: float = float("-inf")
@@ -46,6 +48,8 @@ class Progress:
     steps_per_second: float = 0.0
     finished: bool = False
     identity: str | None = None
+    stage: int = 0
+    stage_start: int = 0
 
     def validated(self, elbo: float, step: int, select: Literal["best", "last"]) -> "Progress":
         """The progress after a validation, which is the best so far or adds to `stale`; "last" takes every one.
@@ -212,20 +216,24 @@ class Checkpoints:
         before is tried.
 
         Args:
-          state, best: abstract trees (`jax.eval_shape`), the shapes that are wanted.
+          state, best: abstract trees (`jax.eval_shape`), the shapes that are wanted. The state's may be a function of
+            the checkpoint's `Progress`, since the state of the optimiser differs between stages.
           fsdp: whether state and best are split over the devices, see `state_sharding`.
           data_hash: hash of the data at hand; None is not compared with the checkpoint's.
         Raises ValueError if a readable checkpoint is of another model, naming the first leaf that differs; if it was
         made on other data or in another version of the format; and if no checkpoint can be read at all.
         """
-        wanted, failures = {"state": state, "best": best}, []
-        target = jax.tree.map(_placed, wanted, state_sharding(wanted, mesh, fsdp))
+        failures: list[str] = []
         for step in reversed(self.steps()):
             described, why = _attempt(functools.partial(self._describe, step))
             if described is None:
                 failures.append(f"{step} ({why})")
                 continue
             description, found = described
+            description.check_format(f"{self.folder}/{step}")
+            progress = Progress(**description.progress)
+            wanted = {"state": state(progress) if callable(state) else state, "best": best}
+            target = jax.tree.map(_placed, wanted, state_sharding(wanted, mesh, fsdp))
             found = {name: found.get(name) for name in wanted}
             description.check_fits(wanted, found, f"{self.folder}/{step}", data_hash)
             loaded, why = _attempt(functools.partial(self._load, step, target, description.checksum))
@@ -239,7 +247,7 @@ class Checkpoints:
                 )
             if not self._read_only:
                 self._tidy(step)
-            return loaded["state"], loaded["best"], Progress(**description.progress)
+            return loaded["state"], loaded["best"], progress
         if failures:
             raise ValueError(
                 f"No checkpoint in {self.folder} can be read: {'; '.join(failures)}. Start over with --overwrite."
@@ -293,8 +301,10 @@ class Checkpoints:
         if jax.process_index() == 0:
             for other in unreadable:
                 self._set_aside(other, "unreadable")
-            for other in superfluous:
-                shutil.rmtree(self.folder / str(other), ignore_errors=True)
+            # Orbax deletes what is half written as well, in a thread that may still be at it when the folder is used
+            half_written = self.folder.glob("*.orbax-checkpoint-tmp")
+            for path in [*(self.folder / str(other) for other in superfluous), *half_written]:
+                shutil.rmtree(path, ignore_errors=True)
         agree(0)
         self._checkpointer()
 

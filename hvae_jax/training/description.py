@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from hvae_jax.objectives.protocol import OWN
 from hvae_jax.runtime.trees import leaves_by_path
 from hvae_jax.training.checksum import checksum
 
@@ -56,6 +57,17 @@ class Description:
         written = fields.get("format", 2)
         return cls(**fields) if written == FORMAT else cls(written)
 
+    def check_format(self, where: str) -> None:
+        """Raises ValueError if the checkpoint at this path is of another format."""
+        if self.format != FORMAT:
+            newer = self.format > FORMAT
+            raise ValueError(
+                f"{where} was written in format {self.format}, {'newer' if newer else 'older'} than the "
+                f"format {FORMAT} that this hvae_jax reads. "
+                f"{'Upgrade hvae_jax' if newer else 'Install the version that wrote it'}, or give another folder with "
+                "--folder."
+            )
+
     def check_fits(self, wanted: Any, found: Any, where: str, data_hash: str | None) -> None:
         """Raises ValueError if a checkpoint is of another format, other data or another model.
 
@@ -65,14 +77,7 @@ class Description:
           where: path of the checkpoint.
           data_hash: hash of the data at hand; None is not compared.
         """
-        if self.format != FORMAT:
-            newer = self.format > FORMAT
-            raise ValueError(
-                f"{where} was written in format {self.format}, {'newer' if newer else 'older'} than the "
-                f"format {FORMAT} that this hvae_jax reads. "
-                f"{'Upgrade hvae_jax' if newer else 'Install the version that wrote it'}, or give another folder with "
-                "--folder."
-            )
+        self.check_format(where)
         made_on = self.place.get("hash")
         if data_hash is not None and made_on not in (None, data_hash):
             raise ValueError(
@@ -92,9 +97,13 @@ def shapes_hash(tree: Any) -> int:
 def _refuse_other(wanted: Any, found: Any, where: str) -> None:
     """Raises ValueError naming the first leaf that is missing, unexpected, or of another shape or dtype."""
     want, have = leaves_by_path(wanted), leaves_by_path(found)
-    variables = ("best/", "state/params/", "state/statistics/")
+    variables, own = ("best/", "state/params/", "state/statistics/"), f"state/params/{OWN}/"
     here, there = (
-        {name: (leaf.shape, leaf.dtype) for name, leaf in tree.items() if name.startswith(variables)}
+        {
+            name: (leaf.shape, leaf.dtype)
+            for name, leaf in tree.items()
+            if name.startswith(variables) and not name.startswith(own)
+        }
         for tree in (want, have)
     )
     # The hash differs and the variables do not: so it is the rest of the state that does.

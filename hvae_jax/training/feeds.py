@@ -5,6 +5,7 @@ because their dispatches may differ in length. Grain reads (threads, worker proc
 position in the data is the step, so that it is restored exactly, on any number of processes.
 """
 
+import copy
 import dataclasses
 import sys
 from collections.abc import Generator, Iterator
@@ -98,6 +99,13 @@ class Feed(Protocol):
     def portions(self, step: int) -> Generator[Portion, None, None]:
         """The portions from `step` on to the last one, each `plan.length(step)` steps long."""
         ...
+
+
+def until(feed: Feed, last_step: int) -> Feed:
+    """The same feed up to an earlier step, at which its last portion ends; its data stays where it is."""
+    other = copy.copy(feed)
+    other.plan = dataclasses.replace(feed.plan, last_step=last_step)
+    return other
 
 
 class Resident:

@@ -15,9 +15,10 @@ from jax import Array
 
 from hvae_jax.runtime.meters import Profiler
 from hvae_jax.trace import level_names
-from hvae_jax.training.begin import begin
+from hvae_jax.training.begin import Start, begin, enter
 from hvae_jax.training.checkpoint import Checkpoints, Progress
 from hvae_jax.training.dispatch import Dispatch, make_dispatch
+from hvae_jax.training.feeds import Feed, until
 from hvae_jax.training.machine import Machine
 from hvae_jax.training.mesh import agree, check_divides, state_sharding
 from hvae_jax.training.metrics import Commentary, per_level, summarise
@@ -25,6 +26,7 @@ from hvae_jax.training.settings import Training, crossed
 from hvae_jax.training.signals import stop_signals
 from hvae_jax.training.sinks import Reporter, read_metrics
 from hvae_jax.training.soundness import Soundness
+from hvae_jax.training.stages import trains_in
 from hvae_jax.training.state import TrainState, copied
 from hvae_jax.training.step import make_step
 from hvae_jax.training.task import Provenance, Task
@@ -91,7 +93,7 @@ def train(
     watching: Watching,
     provenance: Provenance,
 ) -> Outcome:
-    """Trains until patience or steps run out, from the last checkpoint if there is one.
+    """Trains until patience or steps run out, stage by stage, from the last checkpoint if there is one.
 
     The same settings, data and key on the same devices give the same parameters bit for bit, however often the run
     was interrupted. In a run of several processes every one calls this with the same arguments.
@@ -107,29 +109,88 @@ def train(
     seed = tuple(int(word) for word in np.ravel(jax.random.key_data(order_key)))
     # NumPy orders the examples, by words of the key, since its generator never changes.
     feed = machine.feed(task.train, settings.plan(len(task.train.x), seed))
-    plan, names = feed.plan, level_names(task.model, task.train)
     validate = machine.validate(task.model, task.validation, settings.validation_size)
+    run = _Run(
+        task, settings, machine, checkpoints, watching, provenance.data_hash, feed, validate, step_key, validate_key
+    )
+    start = begin(task, settings, init_key, machine, checkpoints, provenance)
+    while True:
+        # A stage may have ended in an earlier sitting.
+        while run.has_ended(start) and run.goes_on(start):
+            start = enter(task, settings, machine, start)
+        outcome = _train_stage(run, start)
+        start = Start(outcome.state, outcome.best, outcome.progress)
+        if outcome.interrupted or not run.goes_on(start):
+            return outcome
 
-    state, best, progress = begin(task, settings, init_key, machine, checkpoints, provenance)
-    dispatch = _dispatch_of(task, settings, machine, state)
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Run:
+    """What all stages of a run have in common; without stages it has one.
+
+    Attributes:
+      task, settings, machine, checkpoints, watching: as `train` takes them.
+      data_hash: hash of the data.
+      feed: batches, up to the last step of the run.
+      validate: validates the whole model.
+      step_key, validate_key: keys of the steps and of validation.
+    """
+
+    task: Task
+    settings: Training
+    machine: Machine
+    checkpoints: Checkpoints
+    watching: Watching
+    data_hash: str | None
+    feed: Feed
+    validate: Validate
+    step_key: Array
+    validate_key: Array
+
+    def last_step(self, progress: Progress) -> int:
+        """The step at which the stage that a run is in ends at the latest."""
+        last, stage = self.feed.plan.last_step, self.settings.stage(progress.stage)
+        return last if stage is None else min(last, progress.stage_start + stage.steps)
+
+    def has_ended(self, start: Start) -> bool:
+        """Whether the stage is at its end, by its steps or by patience."""
+        return start.progress.at(int(start.state.step), self.last_step(start.progress), self.settings.patience).finished
+
+    def goes_on(self, start: Start) -> bool:
+        """Whether another stage follows."""
+        return start.progress.stage + 1 < len(self.settings.stages) and int(start.state.step) < self.feed.plan.last_step
+
+    def entries(self, progress: Progress) -> dict[str, float | int]:
+        """What a row says of the stage, counted from 1; nothing without stages."""
+        return {"stage": progress.stage + 1} if self.settings.stages else {}
+
+
+def _train_stage(run: _Run, start: Start) -> Outcome:
+    """Trains to the end of a stage, which is saved. Arguments and errors as in `train`."""
+    task, settings, machine, checkpoints, watching = run.task, run.settings, run.machine, run.checkpoints, run.watching
+    state, best, progress = start
+    feed, names = until(run.feed, run.last_step(progress)), level_names(task.model, task.train)
+    plan, dispatch = feed.plan, _dispatch_of(task, settings, machine, state, progress)
     step = int(state.step)
     # A finished run that is given more steps goes on; one that is given fewer than it has taken is done.
     progress = progress.at(step, plan.last_step, settings.patience)
     reporter = watching.reporter_at(step, step if progress.finished else plan.last_step)
     rows = watching.rows_before(step)
     commentary, soundness = Commentary(reporter, names, settings.patience, rows), Soundness(step, rows)
-    score = _scoring(validate, validate_key, soundness, reporter)
+    score = _scoring(run.validate, run.validate_key, soundness, reporter)
+    if settings.stages and not progress.finished:
+        reporter.say(f"stage {progress.stage + 1} of {len(settings.stages)}: {settings.stage(progress.stage)}")
     clock, saved, due, trouble, signalled = Clock(progress.seconds), time.perf_counter(), False, None, 0
     with stop_signals() as stop, contextlib.closing(reporter), contextlib.closing(feed.portions(step)) as portions:
         portion = (None, None) if progress.finished else next(portions)
         while not (progress.finished or trouble or signalled):
             length = plan.length(step)
             with clock.dispatch(length, plan.ends_epoch(step + length)), watching.dispatch():
-                state, metrics = dispatch(state, feed.data, portion, step_key)
+                state, metrics = dispatch(state, feed.data, portion, run.step_key)
                 portion = next(portions, (None, None))  # read while the devices compute
                 metrics = jax.device_get(metrics)  # [steps, ...]; here the loop waits
             before, step = step, step + length
-            row = summarise(metrics, names, step, plan)
+            row = summarise(metrics, names, step, plan) | run.entries(progress)
             soundness.trained(before, metrics)
             if step == plan.last_step or crossed(before, step, settings.validate_every or plan.epoch_steps):
                 elbo, rates, sound = score(state, step)
@@ -154,7 +215,7 @@ def train(
                     score(state, step)
                 # A state that is doubted waits for better evidence: it would push out one that is good.
                 if soundness.step == step if trouble else ends or not soundness.doubted:
-                    place = plan.place(step) | {"hash": provenance.data_hash}
+                    place = plan.place(step) | {"hash": run.data_hash}
                     checkpoints.save(step, copied(state), best, progress, place)
                     saved, due = time.perf_counter(), False
         # Here, where a signal does not cut the last save off.
@@ -201,15 +262,17 @@ def _diverged(
     )
 
 
-def _dispatch_of(task: Task, settings: Training, machine: Machine, state: TrainState) -> Dispatch:
-    """The jitted dispatch of a task; the state that comes out is laid out as the one that goes in."""
+def _dispatch_of(task: Task, settings: Training, machine: Machine, state: TrainState, progress: Progress) -> Dispatch:
+    """The jitted dispatch of a task in its stage; the state that comes out is laid out as the one that goes in."""
+    stage = settings.stage(progress.stage)
     step = make_step(
-        task.model,
+        task.model if stage is None else stage.model(task.model),
         task.objective,
         task.optimiser,
         ema_decay=settings.ema,
         microbatch=settings.microbatch,
         gradients=settings.gradients,
+        trains=trains_in(stage, task.objective),
     )
     shardings = state_sharding(state, machine.mesh, machine.fsdp)
     return make_dispatch(step, machine.mesh, task.augment, shardings, settings.unroll)

@@ -6,6 +6,7 @@ from typing import Literal
 from hvae_jax.records import checked
 from hvae_jax.training.gradients import Gradients
 from hvae_jax.training.plan import Plan
+from hvae_jax.training.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +17,12 @@ class Training:
     Attributes:
       batch_size: examples per step, over all devices; the last batch of an epoch has what is left.
       epochs: largest number of passes over the train split.
-      steps: largest number of steps; None leaves the limit to `epochs`.
-      patience: largest number of validations in a row without a better ELBO; one more ends training.
+      steps: largest number of steps; None leaves the limit to `epochs` and `stages`.
+      stages: stages in turn, each of which trains some of the parameters; () trains all of them throughout. On the
+        command line a stage is a word such as 500:trains=module2:modules=2.
+      schedule_steps: number of steps that the schedules of objective and optimiser are written for. They are stretched
+        to the length of the run where that differs, so that a shorter run anneals as well; None leaves them alone.
+      patience: largest number of validations in a row without a better ELBO; one more ends training, or its stage.
       select: variables that are kept and measured: "best" takes those of the best validation ELBO, "last" the last
         ones, for objectives that the ELBO does not rank (importance weights, constraints), and ignores patience.
       init_examples: number of examples the model is initialised on, which matters if its initialisation looks at them;
@@ -43,6 +48,8 @@ class Training:
     batch_size: int = 64
     epochs: int = 1000
     steps: int | None = None
+    stages: tuple[Stage, ...] = ()
+    schedule_steps: int | None = None
     patience: int = 20
     select: Literal["best", "last"] = "best"
     init_examples: int | None = None
@@ -63,7 +70,8 @@ class Training:
         for name in ("batch_size", "epochs", "per_dispatch", "unroll", "keep", "max_streak", "validation_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 1 or more.")
-        for name in ("steps", "init_examples", "microbatch", "validate_every", "save_every", "pictures_every"):
+        optional = ("steps", "schedule_steps", "init_examples", "microbatch", "validate_every", "save_every")
+        for name in (*optional, "pictures_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 1 or more, or None.")
         if self.patience < 0:
@@ -79,11 +87,29 @@ class Training:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is {self.ema}, but a decay lies between 0 and 1, such as 0.999 (or None).")
 
+    def stage(self, number: int) -> Stage | None:
+        """The stage with this index; None if there are no stages. Raises ValueError for an index beyond the last."""
+        if number >= max(1, len(self.stages)):
+            raise ValueError(
+                f"The run is in stage {number + 1}, but there are {len(self.stages)} stages: give the stages that it "
+                "began with, and others behind them."
+            )
+        return self.stages[number] if self.stages else None
+
     def plan(self, examples: int, seed: tuple[int, ...] = (0,)) -> Plan:
-        """The plan for a train split of that many examples."""
+        """The plan for a train split of that many examples. Raises ValueError if it ends before the last stage."""
         # In steps: an epoch's partial batch is a step as any other.
         last = self.epochs * -(-examples // self.batch_size)
         last = last if self.steps is None else min(self.steps, last)
+        if self.stages:
+            *earlier, final = (stage.steps for stage in self.stages)
+            if sum(earlier) >= last:
+                raise ValueError(
+                    f"Training ends at step {last:,} at the latest (steps={self.steps}, epochs={self.epochs}), but the "
+                    f"{len(earlier)} stages before the last take {sum(earlier):,} steps: raise steps or epochs, or "
+                    "shorten stages."
+                )
+            last = min(last, sum(earlier) + final)
         return Plan(examples, self.batch_size, self.per_dispatch, last, seed)
 
 

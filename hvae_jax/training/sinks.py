@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.texts import printable
 from hvae_jax.training.causes import remedy
 
 FLUSH_SECONDS = 20.0
@@ -296,7 +297,7 @@ class Reporter:
     def say(self, line: str) -> None:
         """Prints a line of text above the progress line."""
         if not self._silent:
-            self._bar.write(line)
+            self._bar.write(printable(line))
 
     def close(self) -> None:
         """Ends the progress line and closes the sinks; a second call does nothing."""

@@ -1,6 +1,7 @@
 """Everything a run needs to go on, as one pytree of arrays."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,10 +11,14 @@ from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
 
-from hvae_jax.objectives import Objective
+from hvae_jax.objectives import Batch, Objective
+from hvae_jax.objectives.protocol import with_own, without_own
 from hvae_jax.runtime.compilation import jit_once
-from hvae_jax.trace import Model
+from hvae_jax.trace import Model, Trace
 from hvae_jax.training.gradients import NOTHING_USUAL
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+_OWN_KEY = 2**32 - 2  # far from the small numbers that keys are split and folded by elsewhere
 
 
 @struct.dataclass
@@ -22,7 +27,7 @@ class TrainState:
 
     Attributes:
       step: int32 `[]`, steps taken, skipped ones included; also the number of the next step's random key and batch.
-      params: trainable parameters.
+      params: trainable parameters, with those of the objective as "objective" where it has its own.
       statistics: the model's other collections, such as {"batch_stats": ...}; {} if it has none.
       opt_state: the optimiser's state.
       objective_state: the objective's state; () where it has none.
@@ -45,8 +50,11 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that evaluation uses: the averaged parameters, if an average is kept, and statistics."""
-        return {"params": self.params if self.ema is None else self.ema, **self.statistics}
+        """The variables that evaluation uses: the averaged parameters, if an average is kept, and statistics.
+
+        The objective's own parameters are no part of them.
+        """
+        return {"params": without_own(self.params if self.ema is None else self.ema), **self.statistics}
 
 
 @jax.jit
@@ -68,21 +76,42 @@ def initial_state(
 
     Args:
       key: of the initialisation.
-      x, y: examples; shapes and dtypes alone count, unless the model's initialisation looks at them.
+      x, y: examples; shapes and dtypes alone count, unless the initialisation of model or objective looks at them.
       ema: whether an average of the parameters is kept.
     """
     # The model runs once to find its shapes, and draws its latents while it does.
     init_key, sample_key = jax.random.split(key)
-    return state_from(model.init(init_key, x, sample_key, y=y), objective, optimiser, ema)
+    variables = model.init(init_key, x, sample_key, y=y)
+    return state_from(variables, objective, optimiser, ema, own_parameters(model, objective, variables, key, x, y))
+
+
+def own_parameters(
+    model: Model, objective: Objective, variables: Any, key: Array, x: ArrayLike, y: ArrayLike | None
+) -> dict[str, Any]:
+    """Fresh parameters of the objective's own, {} if it has none; arguments as in `initial_state`."""
+
+    def forward(variables: Any, x: Any, key: Any, **choices: Any) -> tuple[Trace, Any]:
+        return model.apply(variables, x, key, **choices), {}
+
+    batch = Batch(jnp.asarray(x), None if y is None else jnp.asarray(y))
+    return objective.parameters(forward, variables, batch, jax.random.fold_in(key, _OWN_KEY))
 
 
 def state_from(
-    variables: Mapping[str, Any], objective: Objective, optimiser: optax.GradientTransformation, ema: bool = False
+    variables: Mapping[str, Any],
+    objective: Objective,
+    optimiser: optax.GradientTransformation,
+    ema: bool = False,
+    own: Mapping[str, Any] = EMPTY,
 ) -> TrainState:
-    """A state at step 0 with the given variables, freshly initialised or imported."""
+    """A state at step 0 with the given variables, freshly initialised or imported.
+
+    Args:
+      own: parameters of the objective's own, as `own_parameters` makes them.
+    """
     # Flax has both in one dict of collections; here they are apart, since only parameters have gradients.
     statistics = dict(variables)
-    params = statistics.pop("params")
+    params = with_own(statistics.pop("params"), own)
     # 0-dimensional arrays rather than Python numbers: one compiled step takes every state
     return TrainState(
         step=jnp.int32(0),

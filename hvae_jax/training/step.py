@@ -11,9 +11,11 @@ import optax
 from jax import Array
 
 from hvae_jax.objectives import Batch, Objective
+from hvae_jax.objectives.protocol import without_own
 from hvae_jax.runtime.trees import path_name
 from hvae_jax.trace import Model, Trace
 from hvae_jax.training.gradients import Gradients
+from hvae_jax.training.stages import Trains, joined, parted
 from hvae_jax.training.state import TrainState
 
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
@@ -28,6 +30,7 @@ def make_step(
     axis_name: str | None = None,
     microbatch: int | None = None,
     gradients: Gradients | None = None,
+    trains: Trains | None = None,
 ) -> Step:
     """The pure step `(state, batch, key) -> (state, metrics)`.
 
@@ -37,7 +40,7 @@ def make_step(
 
     A step whose loss or gradients are not finite changes nothing but `step`, `skipped` and `streak`; so does one whose
     gradient is too large for `gradients`, but that its norm is remembered. Parameters that the objective does not
-    train, their averages and the statistics below the same paths keep every bit.
+    train, or that `trains` leaves out, their averages and the statistics below the same paths keep every bit.
 
     Args:
       ema_decay: decay of the averaged parameters: min(decay, (1 + t)/(10 + t)) at update t, so that the average does
@@ -46,6 +49,7 @@ def make_step(
         update (`accumulate` has the rule). If it divides the batch and the devices divide it, every device has as many
         rows of each part. With `axis_name` it counts a device's own examples. None takes the whole batch at once.
       gradients: limits on the norm of the gradient; None sets none.
+      trains: which parameters a stage trains, with the state of `stages.optimiser_in`. None leaves it to the objective.
     Returns: a step whose metrics are the objective's, with `loss`, `grad_norm` (before clipping) and `skipped` (0 or
       1), all `[]` but `rates` `[L]`; and those of `Gradients.judge` where a finite step may be skipped.
     Raises ValueError for a microbatch below 1.
@@ -57,12 +61,13 @@ def make_step(
     limits = gradients or Gradients()
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
-        params = state.params
+        # Of a stage, its own parameters: what is not differentiated costs neither gradient nor state.
+        params, constant = (state.params, {}) if trains is None else parted(state.params, trains)
         # One device of several: its own noise, and gradients that are averaged by us below rather than by shard_map.
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
             params = _varying(params, axis_name)
-        gradient = _gradient_of(model, objective, state, params)
+        gradient = _gradient_of(model, objective, state, params, constant)
         if microbatch is None or batch.x.shape[0] <= microbatch:
             grads, rest = gradient(batch, key)
         else:
@@ -73,7 +78,7 @@ def make_step(
         metrics, objective_state, updates = rest
 
         # Zeroed before the norm is taken: what is not trained neither counts towards a limit nor skips a step.
-        grads = _trained(objective, grads, jax.tree.map(jnp.zeros_like, grads))
+        grads = _trained(objective.trains, grads, jax.tree.map(jnp.zeros_like, grads))
         norm = optax.tree.norm(grads)
         # The norm is finite only if every gradient is, so that no leaf has to be looked at.
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
@@ -84,17 +89,14 @@ def make_step(
             if limits.scales:
                 scale = limits.scale(norm, verdict.threshold)
                 scaled = jax.tree.map(lambda g: (scale * g).astype(g.dtype), grads)
-            return _updated(objective, optimiser, ema_decay, state, scaled, objective_state, updates)
+            return _updated(objective, optimiser, ema_decay, trains, state, scaled, objective_state, updates)
 
         # A conditional, not a select: on a CPU, choosing leaf by leaf costs more than the optimiser itself.
         after = jax.lax.cond(verdict.taken, take, lambda: state)
         skip = 1 - verdict.taken.astype(jnp.int32)
-        after = dataclasses.replace(
-            after,
-            step=state.step + 1,
-            skipped=state.skipped + skip,
-            streak=(state.streak + 1) * skip,
-            usual_norm=verdict.usual,
+        streak = (state.streak + 1) * skip
+        after = after.replace(
+            step=state.step + 1, skipped=state.skipped + skip, streak=streak, usual_norm=verdict.usual
         )
         return after, {**metrics, **verdict.metrics, "grad_norm": norm, "skipped": skip}
 
@@ -102,15 +104,20 @@ def make_step(
 
 
 def _gradient_of(
-    model: Model, objective: Objective, state: TrainState, params: Any
+    model: Model, objective: Objective, state: TrainState, params: Any, constant: Any
 ) -> Callable[[Batch, Array], tuple[Any, tuple[dict[str, Array], Any, Any]]]:
-    """`(batch, key) -> (gradient, (metrics, objective's state, updated statistics))` at `params`."""
+    """`(batch, key) -> (gradient, (metrics, objective's state, updated statistics))` at `params`.
 
-    def forward(variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
-        return model.apply(variables, x, key, train=True, mutable=list(state.statistics), **choices)
+    Args:
+      constant: the parameters that are not differentiated; {} for none.
+    """
+
+    def forward(variables: Any, x: Any, key: Any, **choices: Any) -> tuple[Trace, Any]:
+        variables = {**variables, "params": without_own(variables["params"])}
+        return model.apply(variables, x, key, mutable=list(state.statistics), **{"train": True, **choices})
 
     def loss_fn(params: Any, batch: Batch, key: Array) -> tuple[Array, tuple[dict[str, Array], Any, Any]]:
-        variables = {"params": params, **state.statistics}
+        variables = {"params": joined(params, constant) if constant else params, **state.statistics}
         loss, metrics, objective_state, updates = objective(
             forward, variables, batch, key, state.step, state.objective_state
         )
@@ -127,23 +134,27 @@ def _updated(
     objective: Objective,
     optimiser: optax.GradientTransformation,
     ema_decay: float | None,
+    trains: Trains | None,
     state: TrainState,
     grads: Any,
     objective_state: Any,
     updates: Any,
 ) -> TrainState:
     """The state after an update; its counters are the caller's business."""
-    changes, opt_state = optimiser.update(grads, state.opt_state, state.params)
+    own, constant = (state.params, {}) if trains is None else parted(state.params, trains)
+    changes, opt_state = optimiser.update(grads, state.opt_state, own)
     # A gradient of 0 is not enough: weight decay and moments from before would still move a parameter.
-    params = _trained(objective, optax.apply_updates(state.params, changes), state.params)
-    kept = {name: _trained(objective, new, state.statistics[name]) for name, new in updates.items()}
+    own = _trained(objective.trains, optax.apply_updates(own, changes), own)
+    params = joined(own, constant) if constant else own
+    chosen = objective.trains if trains is None else trains
+    kept = {name: _trained(chosen, new, state.statistics[name]) for name, new in updates.items()}
     ema = state.ema
     if ema_decay is not None:
         # Skipped steps do not count: after many of them the average would start as mostly the initialisation.
         taken = (state.step - state.skipped).astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1.0 + taken) / (10.0 + taken))
         # The average of equal numbers is not that number to the bit.
-        ema = _trained(objective, optax.incremental_update(params, ema, 1.0 - decay), ema)
+        ema = _trained(chosen, optax.incremental_update(params, ema, 1.0 - decay), ema)
     return dataclasses.replace(
         state,
         params=params,
@@ -154,9 +165,9 @@ def _updated(
     )
 
 
-def _trained(objective: Objective, tree: Any, kept: Any) -> Any:
-    """`tree`, with the leaves of `kept` wherever the objective does not train them."""
-    return jax.tree.map_with_path(lambda path, new, old: new if objective.trains(path_name(path)) else old, tree, kept)
+def _trained(trains: Trains, tree: Any, kept: Any) -> Any:
+    """`tree`, with the leaves of `kept` wherever they are not trained."""
+    return jax.tree.map_with_path(lambda path, new, old: new if trains(path_name(path)) else old, tree, kept)
 
 
 def accumulate(

@@ -16,11 +16,12 @@ import tyro
 from support.cases import integers
 
 from hvae_jax.diagnostics import bound_above, level_by_level
-from hvae_jax.distributions import Normal, ScaleHead
+from hvae_jax.distributions import Normal
 from hvae_jax.experiment import settings
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.models import BIVA, HVAE, GatedLadderVAE
 from hvae_jax.models.biva import Stage, biva_cifar10, biva_mnist, gated_ladder_cifar10, gated_ladder_mnist, sides
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.trace import Level
 
 KEY, OTHER_KEY = jax.random.split(jax.random.key(0))
@@ -226,6 +227,7 @@ def test_first_batch(model: HVAE) -> None:
         np.testing.assert_allclose(level.q.mean.std(0), 0.01, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_plain_start() -> None:
     """Without data-dependent initialisation all gains are 1."""
     params = variables(MODEL.clone(data_dependent_init=False))["params"]

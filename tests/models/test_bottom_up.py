@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from support import contract, oracle
+from support import contract
 from support.cases import case, integers
 from support.contract import Row
 
@@ -18,6 +18,7 @@ from hvae_jax.distributions import kl, sum_event
 from hvae_jax.experiment import settings
 from hvae_jax.likelihoods import Categorical, Gaussian
 from hvae_jax.models import BottomUpVAE
+from hvae_jax.models.linear_exact import GaussianVector
 from hvae_jax.networks import MLP
 from hvae_jax.objectives import Batch, NegativeELBO, PrintedELBO, elbo, importance, log_weight
 from hvae_jax.trace import Trace
@@ -196,7 +197,6 @@ def test_the_example_of_one_dimension() -> None:
     assert_mean(drawn("one")["printed"][:, 1], wrong)
 
 
-@pytest.mark.leg
 def test_the_right_rates() -> None:
     """Rates of both levels have the right mean; the top rate is analytic and varies less than its log-ratio."""
     linear, draws = related(), drawn("related")
@@ -273,11 +273,11 @@ def test_what_the_printed_rates_are(linear: Linear) -> None:
     m1 = x @ a.T + shift
     means = np.concatenate([m1, m1 @ b.T + b_shift], 1)
     prior_mean = np.concatenate([c_shift, np.zeros(c.shape[1])])
-    divergence = oracle.Gaussian(means, alone).kl(oracle.Gaussian(prior_mean, prior))
+    divergence = GaussianVector(means, alone).kl(GaussianVector(prior_mean, prior))
     information = 0.5 * (np.linalg.slogdet(alone)[1] - np.linalg.slogdet(joint)[1])
     printed = linear.rates(x, printed=True).sum(0)
     np.testing.assert_allclose(printed, divergence + information, rtol=1e-10)
-    right = oracle.Gaussian(means, joint).kl(oracle.Gaussian(prior_mean, prior))
+    right = GaussianVector(means, joint).kl(GaussianVector(prior_mean, prior))
     np.testing.assert_allclose(linear.rates(x, printed=False).sum(0), right, rtol=1e-10)
     assert (linear.mean_log_px(x) - printed < linear.log_px(x)).all()
 

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from support.cases import integers
 
-from hvae_jax.distributions import Normal, ScaleHead, precision_weighted, residual
+from hvae_jax.distributions import Normal, precision_weighted, residual
 from hvae_jax.likelihoods import Bernoulli, Categorical, LogisticMixture
 from hvae_jax.models import ConvLadderVAE, LadderVAE
 from hvae_jax.models.conv_ladder import addtt_cifar10, addtt_mnist
@@ -19,6 +19,7 @@ from hvae_jax.models.ladder import casperkaae_mnist
 from hvae_jax.networks.conv import Conv
 from hvae_jax.networks.resample import TransposedConv
 from hvae_jax.networks.residual import BlockStyle, ResidualBlock, drop_channels
+from hvae_jax.networks.scale_head import ScaleHead
 
 KEY, OTHER_KEY = jax.random.split(jax.random.key(0))
 TINY = ConvLadderVAE(
@@ -321,7 +322,6 @@ def test_padding_is_seen_as_zeros() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.leg
 def test_data_dependent_initialisation() -> None:
     """On the batch a model is initialised with, every convolution's output has mean 0 and standard deviation 0.1."""
     outputs: dict[str, Any] = {}

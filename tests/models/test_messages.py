@@ -107,7 +107,7 @@ CALLS: dict[str, tuple[Call, type[Exception] | tuple[type[Exception], ...], str]
     "latents of another batch": (
         lambda m, v, x: m.apply(v, KEY, 3, latents=latents_of(m, v, x), method="decode"),
         ValueError,
-        "given latent has shape",
+        "latent given for level .* has shape",
     ),
     "noise as an array": (inferred(noise=np.ones((8, 2))), TypeError, r"noise is an array of shape \(8, 2\)"),
     "noise of another shape": (inferred(noise=(np.ones((8, 9, 9)),)), ValueError, "noise .* has shape"),

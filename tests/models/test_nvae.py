@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.cases import equations
 
 from hvae_jax.flows import VolumePreserving
-from hvae_jax.likelihoods import Bernoulli, DiscretisedLogistic, LogisticMixture
+from hvae_jax.likelihoods import Bernoulli, Categorical, DiscretisedLogistic, Gaussian, Likelihood, LogisticMixture
 from hvae_jax.models import NVAE, halving_groups
 from hvae_jax.networks.cells import CellStyle, DecoderCell, EncoderCell, FactorisedReduce, LogNormConv, normalised
 from hvae_jax.networks.resample import depthwise, double_bilinear
 from hvae_jax.networks.shift_network import masks
+from hvae_jax.objectives import SpectralRegularised
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -166,6 +168,43 @@ def test_images_of_many_kinds(settings: dict[str, Any], channels: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("image", "likelihood", "settings"),
+    [
+        ((12, 4, 3), Bernoulli(), {"classes": 3}),
+        ((4, 8, 3), LogisticMixture(2), {}),
+        ((2, 6, 1), DiscretisedLogistic(), {"halvings": 0}),
+        pytest.param((4, 12, 1), Bernoulli(), {}, marks=pytest.mark.slow),
+        pytest.param((8, 8, 1), Categorical(4), {"classes": 2}, marks=pytest.mark.slow),
+        pytest.param(
+            (8, 4, 1),
+            LogisticMixture(2, channels=1),
+            {"classes": 2, "flows": 1, "flow_context": True},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param((4, 4, 3), DiscretisedLogistic(32), {"groups": (3,)}, marks=pytest.mark.slow),
+        pytest.param((10, 6, 3), Gaussian(), {"pad": 1, "squeeze": False, "residual": False}, marks=pytest.mark.slow),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Likelihood) else "x".join(map(str, one)),
+)
+def test_shapes_of_many_images(image: tuple[int, int, int], likelihood: Likelihood, settings: dict[str, Any]) -> None:
+    """Square or not, grey or in colours, with labels or without: latents, log p(x | z) and draws, without compiling."""
+    model = NVAE(**SMALL | {"groups": (1, 2), "image": image, "likelihood": likelihood} | settings)
+    x = jnp.zeros((3, *image), jnp.float32 if isinstance(likelihood, Gaussian) else jnp.uint8)
+    y = jnp.zeros(3, jnp.int32) if model.classes else None
+
+    def passed(x: jax.Array) -> Any:
+        trace, variables = model.init_with_output(KEY, x, KEY, y=y)
+        drawn = model.apply(variables, KEY, 3, y=y, method="generate")
+        return trace.log_px, trace.rates, trace.latents, trace.x_dist.mean, drawn
+
+    log_px, rates, latents, mean, drawn = jax.eval_shape(passed, x)
+    assert log_px.shape == (3,) and rates.shape == (model.num_levels, 3)
+    sides = [side for side, count in zip(model.sides, model.groups, strict=True) for _ in range(count)]
+    assert [z.shape for z in latents] == [(3, *side, 2) for side in sides]
+    assert drawn.shape == mean.shape == x.shape
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"image": (6, 8, 1)}, r"multiples of 4.*halved 1 times and 2 resolutions"),
@@ -181,6 +220,23 @@ def test_images_of_many_kinds(settings: dict[str, Any], channels: int) -> None:
 def test_settings_that_do_not_fit(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         NVAE(**SMALL | {"image": (8, 8, 1), "groups": (1, 1)} | settings)
+
+
+@pytest.mark.slow
+def test_depth_is_data() -> None:
+    """Ten times as many groups have as many operations, in the model and in the spectral term."""
+    lengths, objective = [], SpectralRegularised()
+    for groups in ((2, 2), (20, 20)):
+        model = NVAE(**SMALL | {"image": (4, 4, 1), "groups": groups, "flows": 1})
+        x = jnp.zeros((2, 4, 4, 1), jnp.uint8)
+
+        def total(variables: Any, x: jax.Array, model: NVAE = model) -> jax.Array:
+            term = objective.spectral(variables, objective.init(variables)["left"])[0]
+            return model.apply(variables, x, KEY).log_px.sum() + term
+
+        jaxpr = jax.make_jaxpr(total)(jax.eval_shape(model.init, KEY, x, KEY), x)
+        lengths.append(sum(1 for _ in equations(jaxpr)))
+    assert lengths[1] < 1.3 * lengths[0]
 
 
 def test_groups_halve_towards_the_top() -> None:

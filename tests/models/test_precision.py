@@ -13,7 +13,16 @@ import optax
 import pytest
 from jax import Array
 from support.cases import case, equations
-from support.contract import PROMISES, Row, jit_equals_eager, sharded_is_the_same
+from support.contract import (
+    PROMISES,
+    Row,
+    each_parameter_learns,
+    jit_equals_eager,
+    mean_rate_is_mean_ratio,
+    mean_weight_is_one,
+    sharded_is_the_same,
+    weights_sum_to_one,
+)
 
 from hvae_jax.experiment import settings
 from hvae_jax.likelihoods import Categorical
@@ -27,6 +36,8 @@ X = jnp.asarray(np.random.default_rng(1).integers(0, 5, (64, 12)), jnp.uint8)
 PLAIN = TopDownVAE(latents=(3, 4), hidden=32, depth=2, likelihood=Categorical(5))
 HALF = PLAIN.clone(dtype="bfloat16")
 REMAT = PLAIN.clone(remat=True)
+# The promises that are quick to check: the others need programs of their own.
+IN_SHORT = (each_parameter_learns, mean_rate_is_mean_ratio, mean_weight_is_one, weights_sum_to_one)
 
 
 @functools.cache
@@ -146,7 +157,12 @@ def half_row() -> Row:
 
 
 @pytest.mark.parametrize(
-    "promise", [promise for promise in PROMISES if promise not in (jit_equals_eager, sharded_is_the_same)]
+    "promise",
+    [
+        pytest.param(promise, marks=[] if promise in IN_SHORT else [pytest.mark.slow])
+        for promise in PROMISES
+        if promise not in (jit_equals_eager, sharded_is_the_same)
+    ],
 )
 def test_bfloat16_keeps_the_contract(promise: Callable[[Row], None]) -> None:
     """Bounds hold for the model with its rounding: every promise but two, to the tolerances of float32.

@@ -33,6 +33,7 @@ def trace(tiny: tuple[jax.Array, Any]) -> Trace:
     return jax.jit(lambda v: TINY.apply(v, x, KEY))(variables)
 
 
+@pytest.mark.slow
 def test_levels(trace: Trace) -> None:
     """There are two levels of 2x2x2, then three of 4x4x3; all but the one that doubles the resolution are scanned."""
     assert trace.names == ("z2.0", "z2.1", "z4.0", "z4.1", "z4.2")
@@ -120,6 +121,7 @@ def test_without_a_flow_the_kl_is_analytic() -> None:
     assert np.abs(one.rates - one.ratios).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_free_bits_of_the_paper(tiny: tuple[jax.Array, Any], trace: Trace) -> None:
     """The loss has sum_j max(lambda, mean_B sum_positions KL_j), j a level and channel; metrics have the true KL."""
     x, variables = tiny

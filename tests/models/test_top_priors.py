@@ -150,6 +150,7 @@ def posteriors_by_hand(name: str) -> Normal:
     return apply(*latents).levels[0].q
 
 
+@pytest.mark.slow
 @each_model
 def test_the_vamp_prior_is_the_mean_of_posteriors(name: str) -> None:
     """log p(z_L) = log 1/K sum_k q(z_L | u_k), and the level's rate is log q - log p at the sample."""
@@ -160,6 +161,7 @@ def test_the_vamp_prior_is_the_mean_of_posteriors(name: str) -> None:
     np.testing.assert_allclose(top.rate, top.log_q - top.log_p, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @each_model
 def test_decoding_needs_no_x(name: str) -> None:
     """The prior is the same, and temperature 0 is its mode by SciPy; without variables there are no pseudo-inputs."""
@@ -262,8 +264,8 @@ def vae_row() -> Row:
         contract.each_parameter_learns,
         contract.mean_weight_is_one,
         contract.weights_sum_to_one,
-        contract.given_latents_reproduce,
-        contract.keep_top_mixes,
+        pytest.param(contract.given_latents_reproduce, marks=pytest.mark.slow),
+        pytest.param(contract.keep_top_mixes, marks=pytest.mark.slow),
     ],
     ids=lambda promise: promise.__name__,
 )

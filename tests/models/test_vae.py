@@ -48,7 +48,6 @@ def test_sizes() -> None:
     assert parameters(conv.clone(normalise=True), 28, 28, 1) == 1_791_137 + 2 * (2 * 256 + 2 * 256)
 
 
-@pytest.mark.leg
 def test_with_the_exact_posterior_every_weight_is_px() -> None:
     """x ~ N(Q c z + d, I): q with mean c (x - d) Q / (1 + c^2), variance 1/(1 + c^2) has log w = log p(x) for all z."""
     basis, c, d = orthonormal(3, 2), np.array([0.8, 1.7]), np.array([0.3, -0.2, 0.5])

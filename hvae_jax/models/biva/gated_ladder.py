@@ -26,13 +26,14 @@ from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Drawn, Pick, propose
-from hvae_jax.distributions import Normal, ScaleHead
+from hvae_jax.distributions import Normal
 from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from hvae_jax.models.base import HVAE
 from hvae_jax.models.biva.skeleton import Skeleton, check_gated
 from hvae_jax.models.biva.stages import Stage, cifar10_stages, mnist_stages
 from hvae_jax.networks.computing import ComputeDtype
 from hvae_jax.networks.mlp import one_hot
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 

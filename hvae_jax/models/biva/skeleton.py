@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from hvae_jax.descent import Drawn, Pick, draw
-from hvae_jax.distributions import Normal, ScaleHead
+from hvae_jax.distributions import Normal
 from hvae_jax.likelihoods import Likelihood
 from hvae_jax.models.biva.stages import Stage, check_stages, sides
 from hvae_jax.models.pieces import check_image, gaussian, learned_top_prior
 from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.gated import GatedBlock, GatedRun, GatedStyle, Head, ToMap
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.runtime.prng import fold_in
 from hvae_jax.trace import Level, Trace
 

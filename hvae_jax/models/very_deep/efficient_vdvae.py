@@ -22,7 +22,7 @@ from flax import linen as nn
 from jax import Array
 
 from hvae_jax.descent import Pick
-from hvae_jax.distributions import Normal, ScaleHead, residual
+from hvae_jax.distributions import Normal, residual
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE
 from hvae_jax.models.pieces import check_image, gaussian
@@ -34,6 +34,7 @@ from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_le
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle, LearnedPool, LearnedUnpool
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import one_hot
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
 

@@ -8,10 +8,10 @@ README belong to larger models than these settings, and to other versions of Ima
 import itertools
 from typing import Literal
 
-from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, Categorical, LogisticMixture
 from hvae_jax.models.very_deep.efficient_vdvae import EfficientVDVAE
 from hvae_jax.models.very_deep.stages import Down, Up
+from hvae_jax.networks.scale_head import ScaleHead
 
 Size = Literal["baseline", "C1", "compact"]
 # {side: (channels of the feature maps, channels inside bottlenecks)}.

@@ -21,7 +21,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from hvae_jax.descent import Pick
-from hvae_jax.distributions import Normal, ScaleHead
+from hvae_jax.distributions import Normal
 from hvae_jax.likelihoods import Bernoulli, Likelihood
 from hvae_jax.models.base import HVAE
 from hvae_jax.models.pieces import check_image, gaussian
@@ -35,6 +35,7 @@ from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import average_pool, enlarge
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
 

@@ -7,34 +7,39 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.shapes import size
+from support.tiers import tiers
 
 from hvae_jax import models
-from hvae_jax.distributions import ScaleHead, log_softplus
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Quantised
 from hvae_jax.models import Down, EfficientVDVAE, Up
 from hvae_jax.models.very_deep.efficient_levels import down_stages_of_levels, up_stages_of_levels
+from hvae_jax.networks.scale_head import ScaleHead, log_softplus
 
 
 @pytest.mark.parametrize(
     ("preset", "count", "levels"),
-    [
-        (models.efficient_vdvae_mnist(), 69_919_585, 23),
-        (models.efficient_vdvae_cifar10(), 56_598_692, 47),
-        (models.efficient_vdvae_cifar10("C1"), 18_124_020, 47),
-        (models.efficient_vdvae_imagenet32(), 145_068_388, 73),
-        (models.efficient_vdvae_imagenet32("C1"), 52_289_316, 73),
-        (models.efficient_vdvae_imagenet32("compact"), 19_561_188, 73),
-        (models.efficient_vdvae_imagenet64(), 168_367_588, 84),
-        (models.efficient_vdvae_imagenet64("C1"), 57_000_740, 84),
-        (models.efficient_vdvae_imagenet64("compact"), 42_550_340, 84),
-        (models.efficient_vdvae_celeba64(), 131_402_212, 62),
-        (models.efficient_vdvae_celeba64("compact"), 25_426_788, 62),
-        (models.efficient_vdvae_faces256(), 208_873_444, 69),
-        (models.efficient_vdvae_faces256("compact"), 71_233_284, 69),
-        (models.efficient_vdvae_faces256_5_bits(), 197_677_156, 66),
-        (models.efficient_vdvae_faces256_5_bits("C1"), 67_032_644, 66),
-        (models.efficient_vdvae_faces1024(), 75_869_284, 72),
-    ],
+    tiers(
+        [
+            (models.efficient_vdvae_mnist(), 69_919_585, 23),
+            (models.efficient_vdvae_cifar10("C1"), 18_124_020, 47),
+            (models.efficient_vdvae_celeba64("compact"), 25_426_788, 62),
+            (models.efficient_vdvae_cifar10(), 56_598_692, 47),
+            (models.efficient_vdvae_imagenet32(), 145_068_388, 73),
+            (models.efficient_vdvae_imagenet32("C1"), 52_289_316, 73),
+            (models.efficient_vdvae_imagenet32("compact"), 19_561_188, 73),
+            (models.efficient_vdvae_imagenet64(), 168_367_588, 84),
+            (models.efficient_vdvae_imagenet64("C1"), 57_000_740, 84),
+            (models.efficient_vdvae_imagenet64("compact"), 42_550_340, 84),
+            (models.efficient_vdvae_celeba64(), 131_402_212, 62),
+            (models.efficient_vdvae_faces256(), 208_873_444, 69),
+            (models.efficient_vdvae_faces256("compact"), 71_233_284, 69),
+            (models.efficient_vdvae_faces256_5_bits(), 197_677_156, 66),
+            (models.efficient_vdvae_faces256_5_bits("C1"), 67_032_644, 66),
+            (models.efficient_vdvae_faces1024(), 75_869_284, 72),
+        ],
+        quick=3,
+        slow=13,
+    ),
     ids=lambda value: f"{value:,}" if isinstance(value, int) else None,
 )
 def test_presets(preset: EfficientVDVAE, count: int, levels: int) -> None:

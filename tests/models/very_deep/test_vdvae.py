@@ -43,10 +43,10 @@ def begin() -> Any:
     ("preset", "count", "ups", "levels"),
     [
         (models.vdvae_cifar10, 39_145_700, 33, 43),
-        (models.vdvae_imagenet32, 119_280_868, 48, 78),
-        (models.vdvae_imagenet64, 125_005_860, 65, 75),
-        (models.vdvae_ffhq256, 114_874_852, 68, 66),
-        (models.vdvae_ffhq1024, 109_366_904, 70, 70),
+        pytest.param(models.vdvae_imagenet32, 119_280_868, 48, 78, marks=pytest.mark.slow),
+        pytest.param(models.vdvae_imagenet64, 125_005_860, 65, 75, marks=pytest.mark.slow),
+        pytest.param(models.vdvae_ffhq256, 114_874_852, 68, 66, marks=pytest.mark.slow),
+        pytest.param(models.vdvae_ffhq1024, 109_366_904, 70, 70, marks=pytest.mark.slow),
         (models.vdvae_digits, 36_891, 7, 10),
         (models.vdvae_mnist, 99_425, 10, 10),
         (models.vdvae_cifar10_small, 292_648, 12, 15),
@@ -105,6 +105,7 @@ def test_unroll_and_remat_change_nothing() -> None:
         return jax.jit(jax.value_and_grad(lambda v: model.apply(v, X, KEY).log_px.sum()))(variables())
 
     other = TINY.clone(unroll=3, remat=True)
+    assert other.rolled == other.clone(unroll=1)
     assert jax.tree.map(jnp.shape, shapes(other)) == jax.tree.map(jnp.shape, shapes(TINY))
     assert_close(gradient(other), gradient(TINY), rtol=1e-4, atol=1e-3)
 
