@@ -10,11 +10,11 @@ ARGS =
 python = $(VENV)/bin/python
 install = $(python) -m pip install -qq --disable-pip-version-check --editable
 
-.PHONY: help digits test test-all lint types format clean
+.PHONY: help digits test test-all test-exhaustive lint types format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
-	    while IFS='|' read -r name does; do printf '  make %-9s %s\n' "$$name" "$$does"; done
+	    while IFS='|' read -r name does; do printf '  make %-15s %s\n' "$$name" "$$does"; done
 
 digits: $(VENV)/installed ## train the article's top-down VAE on digits; pictures and numbers in runs/top_down_digits
 	$(python) experiments/recipes/top_down.py $(ARGS)
@@ -24,6 +24,9 @@ test: $(VENV)/installed-tests ## the test-suite without its slow tests
 
 test-all: $(VENV)/installed-tests ## the test-suite with its slow tests
 	$(python) -m pytest -n 2 --slow $(ARGS)
+
+test-exhaustive: $(VENV)/installed-tests ## all of it, also what repeats slow tests for every row and seed
+	$(python) -m pytest -n 2 --exhaustive $(ARGS)
 
 lint: $(VENV)/installed-lint ## ruff: rules and format
 	$(python) -m ruff check .

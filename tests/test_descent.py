@@ -15,8 +15,6 @@ from hvae_jax.descent import Drawn, Flow, Pick, draw, picks, propose, stack
 from hvae_jax.distributions import Normal, kl
 from hvae_jax.networks.mlp import Dense
 
-pytestmark = pytest.mark.leg
-
 KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
 B = 4
 
@@ -147,8 +145,8 @@ def test_given_is_scored_and_never_cast() -> None:
     level = draw(KEY, p, q, picks(1, latents=(given,))[0])
     np.testing.assert_allclose(level.log_q, q.log_prob(given).sum(-1), rtol=1e-6)
     half = given.astype(jnp.bfloat16)
-    assert picks(1, latents=(half,))[0].place(q.mean).dtype == jnp.bfloat16
-    with pytest.raises(ValueError, match=r"\(4, 3\).*needs \(4, 2\)"):
+    assert picks(1, latents=(half,))[0].place(q.mean, "z").dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match=r"level 'z' has shape \(4, 3\).*needs \(4, 2\)"):
         draw(KEY, p, q, picks(1, latents=(jnp.ones((B, 3)),))[0])
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hvae_jax.distributions import (
+    MultivariateNormal,
     Normal,
     hard_clamp,
     kl,
@@ -20,6 +21,7 @@ from hvae_jax.distributions import (
 )
 
 EPS = np.finfo(np.float32).eps
+KEY = jax.random.key(0)
 
 
 def numbers(low: float, high: float) -> st.SearchStrategy[float]:
@@ -118,6 +120,44 @@ def test_kl_near_zero(m_p: float, s_p: float, d: float, dm: float, e: int) -> No
     got = float(kl(q, p)[0])
     assert abs(got - expected) <= 4 * EPS * (abs(d64) + (1 + abs(s_p)) * offset**2) + np.finfo(np.float32).tiny
     assert got >= -4 * EPS * abs(d64)
+
+
+def correlated(n: int = 3, d: int = 3) -> MultivariateNormal:
+    """Gaussians with random means and covariances."""
+    rng = np.random.default_rng(4)
+    factor = np.tril(rng.normal(size=(n, d, d)), -1) + np.eye(d) * np.exp(0.3 * rng.normal(size=(n, d, 1)))
+    return MultivariateNormal(jnp.asarray(rng.normal(size=(n, d)), jnp.float32), jnp.asarray(factor, jnp.float32))
+
+
+def test_a_correlated_gaussian_is_scipys() -> None:
+    """log_prob is scipy's, `[B]`; noise goes to z and back; samples have the moments; temperature 0 is the mean."""
+    p = correlated()
+    z = jnp.asarray(np.random.default_rng(5).normal(size=(3, 3)), jnp.float32)
+    covariances = [np.asarray(t, np.float64) @ np.asarray(t, np.float64).T for t in p.scale_tril]
+    expected = [stats.multivariate_normal(m, c).logpdf(one) for m, c, one in zip(p.mean, covariances, z, strict=True)]
+    np.testing.assert_allclose(p.log_prob(z), expected, rtol=1e-4)
+    np.testing.assert_allclose(p.from_noise(p.to_noise(z)), z, atol=1e-5)
+    np.testing.assert_allclose(p.std, np.sqrt([np.diag(c) for c in covariances]), rtol=1e-5)
+    drawn = np.asarray(jax.vmap(p.sample)(jax.random.split(KEY, 4000)), np.float64) - np.asarray(p.mean, np.float64)
+    moments = drawn[..., None] * drawn[..., None, :]
+    error = moments.std(0, ddof=1) / np.sqrt(4000)
+    assert (np.abs(moments.mean(0) - covariances) < 4.5 * error).all()
+    np.testing.assert_array_equal(p.sample(KEY, 0.0), p.mean)
+
+
+def test_kl_of_a_correlated_gaussian() -> None:
+    """Against a diagonal prior it is the Gaussian formula, `[B]`, and that of two Normals where it is diagonal."""
+    q = correlated()
+    p = Normal(jnp.full((3, 3), 0.3), jnp.log(jnp.array([[0.7, 1.0, 2.0]])) * jnp.ones((3, 1)))
+    precision = np.diag([0.7**-2, 1.0, 0.25])
+    for i, (mean, factor) in enumerate(zip(np.asarray(q.mean), np.asarray(q.scale_tril, np.float64), strict=True)):
+        cov, offset = factor @ factor.T, mean - 0.3
+        log_det = np.log(0.7**2 * 4.0) - np.linalg.slogdet(cov)[1]
+        expected = 0.5 * (np.trace(precision @ cov) - 3 + log_det + offset @ precision @ offset)
+        np.testing.assert_allclose(kl(q, p)[i], expected, rtol=1e-5)
+    diagonal = MultivariateNormal(q.mean, jax.vmap(jnp.diag)(jnp.exp(q.mean)))
+    np.testing.assert_allclose(kl(diagonal, p), kl(Normal(q.mean, q.mean), p).sum(-1), rtol=1e-5)
+    assert kl(p, q) is None and kl(q, q) is None
 
 
 def test_kl_of_equals_is_zero_with_zero_gradient() -> None:

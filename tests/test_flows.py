@@ -43,7 +43,6 @@ def maps(form: StepForm, steps: int = 2) -> tuple[Any, Any, Array]:
     return forward, jax.jit(lambda z: flow.apply(variables, z, context).inverse(z)), z
 
 
-@pytest.mark.leg
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_log_determinant_is_the_jacobians(form: StepForm, steps: int) -> None:
@@ -63,7 +62,6 @@ def test_the_log_determinant_is_the_jacobians(form: StepForm, steps: int) -> Non
             assert np.triu(one, 1).any() and (form == "mean_only" or np.tril(one, -1).any())
 
 
-@pytest.mark.leg
 @pytest.mark.parametrize("form", FORMS)
 def test_there_and_back(form: StepForm) -> None:
     """The inverse of the forward pass gives z0 with the same log-determinant, and the other way round."""

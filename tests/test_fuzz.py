@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from support import fuzz
-from support.places import RECIPES, script
+from support.tiers import tiers
 
+from hvae_jax import recipes
 from hvae_jax.cli import main as cli
 from hvae_jax.cli.script import main
 from hvae_jax.experiment import Data, Evaluation, Experiment
@@ -24,15 +25,9 @@ from hvae_jax.models import TopDownVAE
 from hvae_jax.training import Training
 from hvae_jax.training.lock import FolderLock
 
-pytestmark = pytest.mark.slow
-
 script_module = importlib.import_module("hvae_jax.cli.script")
 
-FIRST = {
-    path.stem: next(iter(script(path).presets.values()))
-    for path in sorted(RECIPES.glob("*.py"))
-    if hasattr(script(path), "presets")
-}
+FIRST = {name: recipes.experiment_of(name) for name in recipes.names()}
 """The first preset of every recipe."""
 
 
@@ -50,7 +45,7 @@ def small_data(experiment: Experiment, folder: Path) -> Experiment:
     return dataclasses.replace(experiment, data=Data(str(path)))
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", tiers(range(10), slow=2))
 def test_random_settings(part: int, tmp_path: Path) -> None:
     """300 settings, each with one or two fields changed at random, are refused in words or fit the data."""
     for seed in range(30 * part, 30 * (part + 1)):
@@ -87,7 +82,7 @@ def words(experiment: Experiment, rng: np.random.Generator) -> list[str]:
     return arguments
 
 
-@pytest.mark.parametrize("part", range(5))
+@pytest.mark.parametrize("part", tiers(range(5), slow=1))
 def test_random_command_lines(
     part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +129,7 @@ COMMANDS: dict[str, tuple[list[str], ...]] = {
 OTHERS = (["show", "runs/small"], ["sample", "runs/small", "--n", "1"], ["evaluate", "runs/small"])
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", tiers(range(10), slow=2))
 def test_damaged_files(
     part: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,8 +27,6 @@ from hvae_jax.distributions import (
 )
 from hvae_jax.likelihoods import Bernoulli, Categorical
 
-pytestmark = pytest.mark.leg
-
 KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
 RNG = np.random.default_rng(0)
 B = 4

@@ -98,7 +98,13 @@ def mutant(mutate: Patch, name: str) -> Row:
 @pytest.mark.parametrize(
     ("mutate", "name", "promise"),
     [
-        pytest.param(mutate, name, promise, id=f"{mutate.__name__}-{promise.__name__}")
+        pytest.param(
+            mutate,
+            name,
+            promise,
+            id=f"{mutate.__name__}-{promise.__name__}",
+            marks=[pytest.mark.slow] * (name == "resnet_vae_flow"),
+        )
         for mutate, name, promises in MUTANTS
         for promise in promises
     ],

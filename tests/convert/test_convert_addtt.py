@@ -210,7 +210,6 @@ def test_arguments_that_do_not_fit(arguments: tuple, message: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.leg
 def test_it_runs() -> None:
     """In float32, and the model is an ordinary one: a trace, the same from the recorded latents to a few 1e-6."""
     arrays = recorded("ladder_addtt_tiny")

@@ -14,10 +14,10 @@ from support.state_dicts import of_biva
 from hvae_jax.convert import biva
 from hvae_jax.convert.converter import Preset
 from hvae_jax.convert.state_dict import template_of
-from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture
 from hvae_jax.models import BIVA, GatedLadderVAE
 from hvae_jax.models.biva import Stage
+from hvae_jax.networks.scale_head import ScaleHead
 
 VECTORS = (Stage(2, ((4, 3, 1), (4, 3, 2))), Stage(3, ((4, 5, 1), (4, 5, 2))))
 MAPS = (Stage(2, ((4, 3, 1), (4, 3, 2)), 2), Stage(3, ((4, 5, 2),), 4))

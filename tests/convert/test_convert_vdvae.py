@@ -12,9 +12,9 @@ from hvae_jax import models
 from hvae_jax.convert import efficient_vdvae as efficient
 from hvae_jax.convert import vdvae as deep
 from hvae_jax.convert.efficient_trees import TREES, entries
-from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Quantised
 from hvae_jax.models import Down, EfficientVDVAE, Up, down_stages, up_stages
+from hvae_jax.networks.scale_head import ScaleHead
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ KEY = jax.random.key(0)
 IMAGES = [(8, 8, 1), (28, 28, 1), (32, 32, 3), (4, 12, 2)]
 
 
-@pytest.mark.leg
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_convolution_is_scipys(stride: int) -> None:
     """Sums of products with the kernel as it is, one zero around the image, every stride-th pixel, then the bias."""

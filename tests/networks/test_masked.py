@@ -25,7 +25,6 @@ def made(shape: tuple[int, ...], hidden: tuple[int, ...], heads: int, size: int 
     return net, {"params": jitter(variables["params"], scale=0.1)}, z, context
 
 
-@pytest.mark.leg
 @pytest.mark.parametrize(
     ("shape", "hidden", "heads", "size"),
     [

@@ -19,8 +19,6 @@ from hvae_jax.networks.resample import (
     padded_size,
 )
 
-pytestmark = pytest.mark.leg
-
 KEY = jax.random.key(0)
 
 

@@ -28,7 +28,8 @@ def test_numbers_of_any_size_stay_apart() -> None:
         "rates": {split: levels},
         "active_units": {split: dict.fromkeys(levels, 123456789)},
     }
-    head, row = tables.table(result).splitlines()
+    head, row, note = tables.table(result).splitlines()
+    assert note == "nats per example, -ELBO ± its standard error; bits/dim of -log p(x); active units in brackets"
     cells = [split, "123456789.00 ± 12345.00", "123456780.00 (K=50000)", "123456.789"]
     assert row.split("  ")[:4] == cells and "-ELBO" in head
     name, rate, share, active = tables.level_table(result).splitlines()[1].split()

@@ -34,6 +34,7 @@ def test_compilation_is_counted_and_reading_the_cache_with_it() -> None:
     assert compiled() - before == Compiled(first.seconds + 20.0, 21, 20)
 
 
+@pytest.mark.slow
 def test_a_program_from_the_cache_is_a_hit(tmp_path: Path) -> None:
     from jax.experimental.compilation_cache import compilation_cache
 

@@ -133,7 +133,9 @@ def test_what_exceeds_memory_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "x.npz"
     np.savez(path, x=np.zeros(2**17), y=np.zeros(2))
     headers = array_headers(path)
-    monkeypatch.setattr(npz, "host_memory", lambda: 2**21)
-    with pytest.raises(ValueError, match=r"take 1 MiB \(x alone 1 MiB\), .* half of this machine's memory, 2 MiB"):
+    monkeypatch.setattr(npz, "free_host_memory", lambda: 2**21)
+    with pytest.raises(
+        ValueError, match=r"take 1 MiB \(x alone 1 MiB\), .* half of the memory that is free here, 2 MiB"
+    ):
         check_sizes(path, headers)
     check_sizes(path, {"x": headers["x"]})

@@ -12,22 +12,39 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from hvae_jax.distributions import ScaleHead
-from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian, PixelCNN
+from hvae_jax.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Gaussian,
+    NegativeBinomial,
+    PixelCNN,
+    StudentT,
+)
 from hvae_jax.models import (
     BIVA,
     HVAE,
     NVAE,
     VAE,
     VDVAE,
+    AveragePool,
     BottomUpVAE,
+    CaGeM,
     ConvLadderVAE,
+    DenselyConnectedNetworks,
+    DenseNetworks,
     Down,
     EfficientVDVAE,
     GatedLadderVAE,
+    GreedyVAE,
     LadderVAE,
+    LeadingBits,
+    LinearVAE,
     MixturePrior,
+    RealNVPPrior,
     ResNetVAE,
+    SelfSupervisedVAE,
+    Smoothing,
     TopDownVAE,
     Up,
     VampPrior,
@@ -38,7 +55,8 @@ from hvae_jax.models.biva import Stage
 from hvae_jax.networks.activations import identity, leaky_relu, sigmoid_gelu
 from hvae_jax.networks.mlp import MLP
 from hvae_jax.networks.residual import BlockStyle
-from support.toys import BottomUp, CategoricalTop, Flow, LinearGaussian, NoisyPrior, Observed, Scanned
+from hvae_jax.networks.scale_head import ScaleHead
+from support.toys import BottomUp, CategoricalTop, Flow, NoisyPrior, Observed, Scanned
 
 BATCH = 8
 
@@ -123,6 +141,8 @@ def plain(*widths: int) -> MLP:
 
 
 LINE, LOG_STEP = grid(-12.0, 12.0, 121)
+UNIT, LOG_UNIT_STEP = grid(0.0, 1.0, 201)
+FAR, LOG_FAR_STEP = grid(-150.0, 150.0, 1501)  # tails of StudentT(5) beyond it: 1e-8
 
 SMALL_NVAE: dict[str, Any] = {
     "image": (2, 2, 1),
@@ -162,6 +182,25 @@ CASES = (
         reals(1),
         every_x=LINE,
         log_volume=LOG_STEP,
+    ),
+    Case(
+        "negative_binomial",
+        TopDownVAE(latents=(2, 2), hidden=6, likelihood=NegativeBinomial(zeros=True)),
+        integers(40, 3),
+    ),
+    Case(
+        "continuous_bernoulli",
+        VAE(latents=2, hidden=6, likelihood=ContinuousBernoulli()),
+        jnp.linspace(0.0, 1.0, BATCH)[:, None],
+        every_x=UNIT,
+        log_volume=LOG_UNIT_STEP,
+    ),
+    Case(
+        "student_t",
+        VAE(latents=2, hidden=6, likelihood=StudentT()),
+        reals(1),
+        every_x=FAR,
+        log_volume=LOG_FAR_STEP,
     ),
     Case(
         "classes",
@@ -396,8 +435,26 @@ CASES = (
         every_x=every(2, 2, 2, 1),
         cancelled=("pre_0_0/conv_0/bias", "up1/cell_0/conv_0/bias", "post_0_0/norm_0/bias"),
     ),
-    Case("linear_gaussian", LinearGaussian(levels=2, size=1, pixels=1), reals(1), every_x=LINE, log_volume=LOG_STEP),
-    Case("linear_gaussian_exact", LinearGaussian(levels=3, size=2, pixels=3, exact=True), reals(3), exact=True),
+    Case("linear_gaussian", LinearVAE((1, 1), "shifted"), reals(1), every_x=LINE, log_volume=LOG_STEP),
+    Case("linear_gaussian_exact", LinearVAE((2, 2, 2), "exact"), reals(3), exact=True),
+    Case(
+        "linear",
+        LinearVAE((1, 2, 2), noise=1.2, scales=(0.8, 1.0), isometric=True),
+        reals(3),
+    ),
+    Case(
+        "cagem",
+        CaGeM(clusters=3, latents=(2, 2), hidden=6, likelihood=Bernoulli()),
+        integers(2, 4),
+        every_x=every(2, 4),
+        top_down=False,
+    ),
+    Case(
+        "cagem_conv",
+        CaGeM(clusters=2, latents=(2, 2), hidden=5, network="conv", width=2, posterior_sees_x=False, normalise=False),
+        integers(17, 4, 4, 1),
+        top_down=False,
+    ),
     Case("bottom_up", BottomUp(), integers(2, 4), every_x=every(2, 4), top_down=False),
     Case("scanned", Scanned(), integers(2, 4), every_x=every(2, 4)),
     Case(
@@ -408,7 +465,71 @@ CASES = (
         cancelled=("run/merge/bias",),
     ),
     Case("categorical_top", CategoricalTop(), integers(2, 4), every_x=every(2, 4)),
+    Case(
+        "bernoulli_levels",
+        TopDownVAE(latents=(2, 3), levels=("bernoulli", "bernoulli"), hidden=6, likelihood=Bernoulli()),
+        integers(2, 4),
+        every_x=every(2, 4),
+    ),
+    Case(
+        "categorical_levels",
+        TopDownVAE(
+            latents=(2, 2, 2),
+            levels=("categorical", "normal", "categorical"),
+            categories=3,
+            estimator="gumbel",
+            hidden=6,
+            likelihood=Bernoulli(),
+        ),
+        integers(2, 4),
+        every_x=every(2, 4),
+    ),
+    Case(
+        "bernoulli_classes",
+        TopDownVAE(latents=(2, 2), levels=("bernoulli", "normal"), hidden=6, likelihood=Bernoulli(), classes=3),
+        integers(2, 3),
+        y=jnp.arange(BATCH) % 3,
+        every_x=every(2, 3),
+    ),
     Case("observed", Observed(), integers(2, 4), known=("y",)),
+    Case(
+        "self_supervised",
+        SelfSupervisedVAE(
+            image=(2, 2, 1),
+            latents=(2, 2),
+            networks=DenseNetworks(5, activation=jnp.tanh, normalise=False),
+            likelihood=Bernoulli(),
+        ),
+        integers(2, 2, 2, 1),
+        known=("y",),
+    ),
+    Case(
+        "self_supervised_levels",
+        SelfSupervisedVAE(
+            image=(4, 4, 1),
+            reductions=(AveragePool(2), LeadingBits(1, of=2)),
+            latents=(2, 2, 2),
+            networks=DenseNetworks(4, activation=jnp.tanh, normalise=False),
+            posterior_sees_y=False,
+            likelihood=Categorical(3),
+            top_prior=RealNVPPrior(1, 1, 1),
+        ),
+        integers(3, 4, 4, 1),
+        known=("y1", "y2"),
+    ),
+    Case(
+        "self_supervised_conv",
+        SelfSupervisedVAE(
+            image=(4, 4, 1),
+            latents=(1, 1),
+            networks=DenselyConnectedNetworks.small(1, 1, 1),
+            likelihood=Categorical(3),
+            top_prior=MixturePrior(2, spread=0.3),
+        ),
+        integers(3, 4, 4, 1),
+        known=("y",),
+        jitter=0.02,
+    ),
     Case(
         "mixture_prior",
         TopDownVAE(latents=(2, 2), hidden=6, likelihood=Bernoulli(), top_prior=MixturePrior(3, spread=0.3)),
@@ -440,6 +561,44 @@ CASES = (
         TopDownVAE(latents=(2, 2), hidden=6, likelihood=Bernoulli(), prior=(NoisyPrior(),)),
         integers(2, 4),
         every_x=every(2, 4),
+        noisy=True,
+    ),
+    Case(
+        "greedy_image",
+        GreedyVAE((4, 4, 1), modules=2, latents=1, width=3, likelihood=Categorical(3)),
+        integers(3, 4, 4, 1),
+        jitter=0.05,
+    ),
+    Case(
+        "greedy_clip",
+        GreedyVAE((2, 4, 1), frames=2, modules=1, latents=1, width=3, likelihood=Bernoulli(), classes=2),
+        integers(2, 2, 4, 1),
+        jnp.arange(BATCH) % 2,
+        every_x=every(2, 2, 4, 1),
+        known=("past",),
+        jitter=0.2,
+    ),
+    Case(
+        "smoothed",
+        TopDownVAE(latents=(2, 2), hidden=6, likelihood=Bernoulli(), smoothing=Smoothing(0.6, 2)),
+        integers(2, 4),
+        every_x=every(2, 4),
+        noisy=True,
+    ),
+    Case(
+        "smoothed_bottom_up",
+        BottomUpVAE(
+            latents=(2, 2),
+            hidden=6,
+            likelihood=Bernoulli(),
+            bottom_up=(MLP(()), None),
+            posterior=(Half(), None),
+            prior=(Half(),),
+            smoothing=Smoothing(0.7, 1, decoder=True),
+        ),
+        integers(2, 4),
+        every_x=every(2, 4),
+        top_down=False,
         noisy=True,
     ),
     Case("flow", Flow(), integers(2, 4), every_x=every(2, 4)),

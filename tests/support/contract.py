@@ -229,8 +229,8 @@ def shapes_and_finite(row: Row) -> None:
     assert len(trace.latents) == len(trace.unstack()) == row.levels
     check_shapes(row.case, trace)
     check_shapes(row.case, trace.replace(levels=trace.unstack()))
-    for leaf in jax.tree.leaves(trace):
-        assert jnp.isfinite(leaf).all()
+    for leaf in jax.tree.leaves(jax.device_get(trace)):
+        assert np.isfinite(leaf).all()
     drawn = np.asarray(row.decode(KEY, jnp.ones(row.levels))[1])
     check_drawn(row.case, drawn)
     generated = jax.eval_shape(lambda: row.apply(KEY, b, y=row.y, method="generate"))
@@ -252,7 +252,8 @@ def same_key_same_trace(row: Row) -> None:
     jax.tree.map(np.testing.assert_array_equal, row.trace, again)
     for level, w in zip(row.trace.unstack(), other.latents, strict=True):
         if level.name not in row.case.known:
-            assert (level.z != w).all() if continuous(level) else (level.z != w).any()
+            differ = np.asarray(level.z) != np.asarray(w)
+            assert differ.all() if continuous(level) else differ.any()
 
 
 def each_parameter_learns(row: Row) -> None:
@@ -304,7 +305,9 @@ def weights_sum_to_one(row: Row) -> None:
 
     totals = jax.jit(jax.vmap(total, (0, None)))
     keys = jax.random.split(jax.random.key(3), DRAWS // 2)
-    for keep_top in range(len(row.model.levels_per_stage) + 1):
+    # a level that is a part of x, as the past of a clip is, has to be inferred: drawn, it would not be that of x
+    first = next(i for i, name in enumerate(row.trace.names) if name not in row.case.known)
+    for keep_top in range(first, len(row.model.levels_per_stage) + 1):
         mean, error = mean_and_error(np.asarray(totals(keys, keep_top), np.float64))
         assert error < 0.03, "too few draws to notice anything"
         assert abs(mean - 1) < 4 * error + 1e-4, (keep_top, mean, error)
@@ -348,12 +351,16 @@ def keep_top_mixes(row: Row) -> None:
     """keep_top = L is the plain pass; levels below keep_top have rate 0; one compilation serves all values."""
     for keep_top, k in enumerate(np.cumsum([0, *row.model.levels_per_stage])):
         trace = row.choose(KEY, jnp.float32(1.0), jnp.int32(keep_top))
-        assert (trace.rates[k:] == 0).all()
-        assert (trace.ratios[k:] == 0).all()
-        assert (trace.rates[:k] != 0).all()
+        # in NumPy, which compiles nothing for the shapes of each k
+        rates, ratios, latents, inferred = jax.device_get((trace.rates, trace.ratios, trace.latents, row.trace.latents))
+        assert (rates[k:] == 0).all()
+        assert (ratios[k:] == 0).all()
+        assert (rates[:k] != 0).all()
         if row.case.top_down:
-            assert_close(trace.latents[:k], row.trace.latents[:k])
-        assert all((z != w).any() for z, w in zip(trace.latents[k:], row.trace.latents[k:], strict=True))
+            assert_close(latents[:k], inferred[:k])
+        # prior and posterior share the level's key: close ones give a discrete level the same values
+        below = zip(trace.unstack()[k:], latents[k:], inferred[k:], strict=True)
+        assert all((z != w).any() for level, z, w in below if continuous(level))
     assert_close(without_kinds(trace), without_kinds(row.trace))
     assert row.choose._cache_size() == 1
 
@@ -364,14 +371,15 @@ def temperature_scales_the_prior(row: Row) -> None:
     cold = row.decode(KEY, zeros)[0]
     if not row.case.noisy:
         jax.tree.map(np.testing.assert_array_equal, cold, row.decode(OTHER_KEY, zeros)[0])
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(cold))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(cold)))
     for level in range(row.levels):
         trace = row.decode(KEY, jnp.ones(row.levels).at[level].set(0.0))[0].unstack()
         for i, one in enumerate(trace):
+            z, mode = jax.device_get((one.z, one.p.mode))
             if i == level:
-                assert (one.z == one.p.mode).all()
+                assert_close(z, mode)  # a program may compute the mode twice, and round it differently
             elif continuous(one):
-                assert (one.z != one.p.mode).all()
+                assert (z != mode).all()
     kept = row.choose(KEY, jnp.float32(0.0), jnp.int32(row.levels))
     assert_close(without_kinds(kept), without_kinds(row.trace))
     assert_close(row.choose(KEY, jnp.float32(0.0), jnp.int32(0)).latents, cold.latents)

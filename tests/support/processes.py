@@ -15,10 +15,10 @@ from hvae_jax.experiment import abstract_state
 from hvae_jax.experiment.settings import load
 from hvae_jax.training.checkpoint import Checkpoints
 from hvae_jax.training.mesh import data_mesh
-from support.places import CACHE, RECIPES
+from support.places import CACHE, RECIPES, XLA_FLAGS
 
 SCRIPT = RECIPES / "top_down.py"
-CPU = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
+CPU = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": XLA_FLAGS, "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
 CPU |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiled faster, as in the tests' own process
 TINY = ["--model.hidden", "16", "--evaluation.draws", "2", "--evaluation.other-draws", "2", "--pictures-every", "None"]
 # Epochs of three steps, a checkpoint after each: most of the run is saving.

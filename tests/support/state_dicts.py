@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from hvae_jax.convert import addtt, biva, efficient_trees, nvae, vdvae
+from hvae_jax.convert import addtt, biva, efficient_trees, nvae, srvae, vdvae
 from hvae_jax.convert import efficient_vdvae as efficient
 from hvae_jax.convert.efficient_trees import TREES
 from hvae_jax.convert.state_dict import CONV, Entry, template_of
-from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import Bernoulli, LogisticMixture
 from hvae_jax.models import (
     BIVA,
@@ -19,11 +18,29 @@ from hvae_jax.models import (
     Down,
     EfficientVDVAE,
     GatedLadderVAE,
+    MixturePrior,
+    RealNVPPrior,
+    SelfSupervisedVAE,
     Up,
     down_stages,
     up_stages,
 )
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.runtime.trees import leaves_by_path
+
+NVAE_SMALL = NVAE(
+    (4, 4, 3),
+    groups=(1, 1),
+    latents=1,
+    width=4,
+    pre_cells=1,
+    post_cells=1,
+    up_cells=1,
+    down_cells=1,
+    flows=1,
+    likelihood=LogisticMixture(1, form="nvae"),
+    published=True,
+)
 
 ENC, DEC = "8x1,8d2,4x2,4d4,1x1", "1x2,4m1,4x1,8m4"
 MODEL = VDVAE(
@@ -121,3 +138,16 @@ def of_nvae(model: NVAE, real: bool = True) -> dict[str, np.ndarray]:
                 entries[f"{name}.log_weight_norm"] = Entry(f"{ours}_log_norm", at=at, ones=3)
             entries[f"nf_cells.{level}.{step}.out.bias"] = Entry(f"params/{owner}flow/step_{step}/out_bias", at=at)
     return arrays(model, iter(entries.items()), real)
+
+
+def of_srvae(model: SelfSupervisedVAE, real: bool = True) -> dict[str, np.ndarray]:
+    """A state dict of srVAE's code, with its own layout of the priors of u."""
+    made = arrays(model, srvae.entries(model), real)
+    if isinstance(model.top_prior, MixturePrior):
+        parts = [made.pop(f"p_u.z_pre.{name}") for name in ("mean", "log_var", "logits")]
+        made["p_u.z_pre"] = np.concatenate([part.reshape(len(part), -1) for part in parts[:2]])[None]
+        made["p_u.pi"] = np.full_like(parts[2], 1.0 / len(parts[2]))
+    if isinstance(model.top_prior, RealNVPPrior):
+        gains = [name for name in made if name.endswith(".rescale.weight_g")]
+        made |= {f"{name.removesuffix('g')}v": np.ones_like(made[name]) for name in gains}
+    return made

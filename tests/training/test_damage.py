@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.checkpoints import assert_is, files, restore, save, with_metadata
+from support.tiers import tiers
 
 from hvae_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.leg
 
 
-@pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "delete", "structure", "arrays", "record"])
+@pytest.mark.parametrize(
+    "harm", tiers(["flip", "delete", "truncate", "empty", "structure", "arrays", "record"], quick=2, slow=5)
+)
 def test_damage_falls_back_to_the_one_before(harm: str, copied: Path) -> None:
     """With a warning; what is damaged is moved aside, so that its step can be saved anew."""
     last = copied / "7"
@@ -45,6 +48,7 @@ def test_damage_falls_back_to_the_one_before(harm: str, copied: Path) -> None:
     assert_is(restore(copied), 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -115,6 +119,7 @@ def test_the_cause_is_said_in_one_line(
     assert not any(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_nothing_readable_is_left(copied: Path) -> None:
     """Then a person decides; nothing is deleted."""
     for step in ("4", "7"):
@@ -125,6 +130,7 @@ def test_nothing_readable_is_left(copied: Path) -> None:
     assert sorted(path.name for path in copied.iterdir()) == ["4", "7"]
 
 
+@pytest.mark.slow
 def test_reading_touches_nothing(copied: Path) -> None:
     """Neither an unreadable checkpoint nor a half-written one, which a running process may be about to finish."""
     half = copied / "9.orbax-checkpoint-tmp"
@@ -144,6 +150,7 @@ def test_a_half_written_save_is_swept_away(copied: Path) -> None:
     assert sorted(path.name for path in copied.iterdir()) == ["4", "7"]
 
 
+@pytest.mark.slow
 def test_a_half_deleted_checkpoint_is_swept_away(copied: Path) -> None:
     """One that is kept no longer, of which a killed process deleted half; readers leave it to the run."""
     half = shutil.copytree(copied / "4", copied / "2")

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 from jax import Array
-from support.toys import LinearGaussian
 
 from hvae_jax.data import Augment
+from hvae_jax.models import LinearVAE
 from hvae_jax.objectives import Batch, NegativeELBO
 from hvae_jax.training import Plan, TrainState, data_mesh, init_state, make_dispatch, make_step
 from hvae_jax.training.feeds import Resident
@@ -95,7 +95,7 @@ def test_fewer_examples_than_a_batch() -> None:
 def test_sixteen_dispatches_of_one_are_one_of_sixteen() -> None:
     """The same parameters and metrics to float tolerance, the partial batch among them."""
     x = np.random.default_rng(0).normal(size=(122, 3)).astype(np.float32)  # fifteen batches of 8 and one of 2
-    model, optimiser = LinearGaussian(levels=1), optax.sgd(0.05)
+    model, optimiser = LinearVAE((2,), "shifted"), optax.sgd(0.05)
     step = make_step(model, NegativeELBO(), optimiser)
     results = []
     for per_dispatch in (16, 1):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support.toys import LinearGaussian
 
 from hvae_jax.data import Split
+from hvae_jax.models import LinearVAE
 from hvae_jax.objectives import NegativeELBO
 from hvae_jax.training import (
     Adamax,
@@ -38,7 +38,7 @@ SGD = optax.sgd(0.01)
 def trained(folder: Path, optimiser: Any = SGD, x: np.ndarray = X, **options: Any) -> Outcome:
     """A run of the smallest model."""
     settings = Training(**{"batch_size": 8, "epochs": 40, "per_dispatch": 1, "pictures_every": None} | options)
-    task = Task(LinearGaussian(), NegativeELBO(), optimiser, Split(x), Split(x[:5]))
+    task = Task(LinearVAE((2, 2), "shifted"), NegativeELBO(), optimiser, Split(x), Split(x[:5]))
     watching = Watching(lambda *_: Reporter([], 100, 0, silent=True))
     checkpoints = Checkpoints(folder, settings.keep)
     try:

@@ -29,6 +29,7 @@ from support.processes import (
     start,
     wait_until,
 )
+from support.tiers import tiers
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,7 @@ def kill_and_resume(folder: Path, straight: Path, arrays: list[str], during_save
     assert rows == [3 * (i + 1) for i in range(EPOCHS)]
 
 
-@pytest.mark.parametrize(
-    "during_save", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.leg)]
-)
+@pytest.mark.parametrize("during_save", tiers([True, False], slow=1))
 def test_killed_at_any_moment_and_started_again(
     during_save: bool, straight: Path, arrays: list[str], tmp_path: Path
 ) -> None:
@@ -71,7 +70,7 @@ def test_killed_at_any_moment_and_started_again(
     kill_and_resume(tmp_path / "run", straight, arrays, during_save, np.random.default_rng().uniform(0.0, 0.3))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("moment", range(10))
 def test_killed_at_ten_more_moments(moment: int, straight: Path, arrays: list[str], tmp_path: Path) -> None:
     """Half of them during a save."""
@@ -82,9 +81,9 @@ def test_killed_at_ten_more_moments(moment: int, straight: Path, arrays: list[st
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(signal.SIGTERM, marks=pytest.mark.leg),
-        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),  # tests/training/test_loop.py has it in one process
+        pytest.param(signal.SIGHUP, marks=pytest.mark.exhaustive),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.exhaustive),
     ],
 )
 def test_preempted(number: int, straight: Path, arrays: list[str], tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_a_full_disk(disk: Path, straight: Path, arrays: list[str], tmp_path: Pa
     chex.assert_trees_all_equal(parameters(folder), parameters(straight))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # test_a_full_disk is the same fault by other means
 def test_a_quota(straight: Path, arrays: list[str], tmp_path: Path) -> None:
     """No file may grow above 40 kB: free space says nothing of that, and Orbax's own threads fail."""
     folder = tmp_path / "run"
@@ -231,7 +230,7 @@ def sgd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize(
     "more",
     [
-        pytest.param(["--feed.kind", "resident"], marks=pytest.mark.slow, id="resident"),
+        pytest.param(["--feed.kind", "resident"], marks=pytest.mark.exhaustive, id="resident"),
         pytest.param(["--feed.kind", "streamed", "--devices.fsdp"], marks=pytest.mark.slow, id="streamed-fsdp"),
     ],
 )
@@ -262,8 +261,7 @@ def test_two_processes_train_as_one(more: list[str], sgd: Path, arrays: list[str
     assert sum("training to step" in log for log in logs) == 1, "only process 0 speaks"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", tiers([0, 1], slow=1))
 def test_one_of_two_is_lost(lost: int, arrays: list[str], tmp_path: Path) -> None:
     """The other ends within the stated time and says why; started again, both go on from the last checkpoint."""
     folder = tmp_path / "run"

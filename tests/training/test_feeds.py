@@ -155,6 +155,7 @@ def test_eight_devices_are_fed_as_one() -> None:
         assert rest is None or (rest.x.is_fully_replicated and len(rest.y.sharding.device_set) == 8)
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches() -> None:
     """In the same order; none of them is left when reading is abandoned."""
     x, y, mesh = images(50), labels(50), data_mesh(1)

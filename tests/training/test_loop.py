@@ -16,11 +16,11 @@ import numpy as np
 import optax
 import pytest
 from support.events import events
-from support.toys import LinearGaussian
 
 import hvae_jax as hv
 from hvae_jax.data import Split
 from hvae_jax.experiment import Data, Devices, Evaluation, Experiment, run, tables
+from hvae_jax.models import LinearVAE
 from hvae_jax.objectives import NegativeELBO
 from hvae_jax.training import (
     Feeding,
@@ -102,7 +102,7 @@ def trained(
     """A run of the smallest model: outcome, what it said, steps at which it saved and drew; options are settings'."""
     settings = Training(**{"batch_size": 8, "epochs": 2, "per_dispatch": 1, "pictures_every": None} | options)
     said, drawn = said or Said(), []
-    task = Task(LinearGaussian(), NegativeELBO(), optax.sgd(0.01), Split(X), Split(X[:5]), augment)
+    task = Task(LinearVAE((2, 2), "shifted"), NegativeELBO(), optax.sgd(0.01), Split(X), Split(X[:5]), augment)
     watching = Watching(lambda *_: said, pictures=lambda step, *_: drawn.append(step))
     checkpoints, key = Noting(folder / "checkpoints", settings.keep), jax.random.key(0)
     try:
@@ -118,6 +118,7 @@ def steps_with(said: Said, name: str) -> list[int]:
     return [int(row["step"]) for row in said.rows if name in row]
 
 
+@pytest.mark.slow
 def test_by_default_an_epoch_ends_with_validation_and_a_run_with_a_save(tmp_path: Path) -> None:
     """Pictures are drawn at the end of a run alone if none are asked for."""
     outcome, said, saved, drawn = trained(tmp_path)
@@ -180,6 +181,7 @@ def test_the_last_variables_can_be_kept(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, outcome.best, outcome.state.variables)
 
 
+@pytest.mark.slow
 def test_what_the_model_is_initialised_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many examples as are asked for, a batch by default, augmented as in training."""
     seen = []
@@ -259,6 +261,7 @@ def test_an_error_while_training_leaves_no_reader_behind(tmp_path: Path) -> None
     assert closed == [0] and full.closed == 1 and caught.traceback
 
 
+@pytest.mark.slow
 def test_streamed_and_resident_train_alike(tmp_path: Path) -> None:
     """To rounding; either says which it was."""
     resident, rows, _, _ = trained(tmp_path / "resident")

@@ -242,6 +242,7 @@ def on_each_device(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * 8), tree)
 
 
+@pytest.mark.slow
 def test_pmap_averages_over_the_axis() -> None:
     """jax.pmap of the per-device step: every device ends with the same state, made of the averages."""
     states, metrics = step_of_each()(on_each_device(fresh()), Batch(X.reshape(8, 4, -1)), KEY)
@@ -251,6 +252,7 @@ def test_pmap_averages_over_the_axis() -> None:
     assert_is_the_mean_of(devices_parts(), *jax.device_get(first))
 
 
+@pytest.mark.slow
 def test_shard_map_averages_over_the_axis() -> None:
     """jax.shard_map of the per-device step, with its tracking of what varies over the axis."""
     step = jax.jit(sharded(step_of_one))
@@ -301,7 +303,7 @@ def test_microbatches_make_the_whole_batchs_step(microbatch: int) -> None:
 @pytest.mark.parametrize(
     ("rows", "microbatch", "parts"),
     [
-        (32, 8, [slice(j, 32, 4) for j in range(4)]),
+        pytest.param(32, 8, [slice(j, 32, 4) for j in range(4)], marks=pytest.mark.slow),
         (13, 5, [slice(0, 5), slice(5, 13, 2), slice(6, 13, 2)]),
     ],
 )
@@ -339,6 +341,7 @@ def test_one_bad_microbatch_skips_the_step() -> None:
     assert metrics["loss"] == np.inf
 
 
+@pytest.mark.slow
 def test_microbatches_on_eight_devices() -> None:
     """The step of one device; no example moves, only sums over the devices are taken."""
     step = jax.jit(make_step(MODEL, NegativeELBO(), optax.sgd(RATE), microbatch=8))
@@ -378,6 +381,7 @@ def test_a_batch_that_fits_is_computed_as_ever() -> None:
     assert programs[0] == programs[1] == programs[2] != programs[3]
 
 
+@pytest.mark.slow
 def test_microbatches_take_less_memory() -> None:
     """A wide model's step with an eighth of the batch at once needs less than a third of the memory."""
     model, x = TopDownVAE((4,), hidden=128, depth=3, likelihood=Categorical(3)), jnp.zeros((2048, 16), jnp.uint8)
@@ -438,9 +442,7 @@ class Stage(NegativeELBO):
         return loss + jnp.sqrt(0.0 * frozen) + jnp.where(step == POISON, jnp.inf, 0.0), *rest
 
 
-@pytest.mark.parametrize(
-    "microbatch", [None, pytest.param(8, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("microbatch", [pytest.param(value, marks=pytest.mark.slow) for value in (None, 8, 7)])
 def test_what_is_not_trained_keeps_every_bit(microbatch: int | None) -> None:
     """Parameters, averages and statistics, under weight decay, moments from before, accumulation, a skipped step."""
     model, objective, optimiser = TopDownVAE((2, 2), hidden=6, likelihood=Categorical(3)), Stage(), optax.adamw(0.05)
@@ -529,7 +531,8 @@ def several(state: TrainState, first: int, last: int, microbatch: int | None) ->
     return state, metrics
 
 
-@pytest.mark.parametrize("microbatch", [None, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("microbatch", [None, 7])
 def test_an_objective_may_remember_what_it_makes_of_the_parameters(microbatch: int | None, tmp_path: Path) -> None:
     """Its state moves once a step, whatever the parts; it is saved with the run, and comes back bit for bit."""
     state = init_state(MODEL, Spectral(), optax.adam(1e-3), KEY, X, ema=True)
@@ -551,6 +554,7 @@ def test_an_objective_may_remember_what_it_makes_of_the_parameters(microbatch: i
     assert float(metrics["spectral"]) == pytest.approx(largest, rel=0.02)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_make_the_same_state() -> None:
     """What is made of the parameters alone is the same for every part, and so is their mean."""
     state = init_state(MODEL, Spectral(), optax.adam(1e-3), KEY, X, ema=True)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.cases import jitter
-from support.toys import LinearGaussian
 
+from hvae_jax.models import LinearVAE
 from hvae_jax.objectives import (
     GECO,
     Batch,
@@ -24,13 +24,15 @@ from hvae_jax.objectives import (
     importance,
 )
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(2)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
 
 
-def built() -> tuple[LinearGaussian, Any]:
+def built() -> tuple[LinearVAE, Any]:
     """A model and its parameters in float64."""
-    model = LinearGaussian(levels=2, size=2, pixels=3)
+    model = LinearVAE((2, 2))  # with diagonal posteriors, whose KL is a sum over elements
     params = jitter(jax.jit(model.init)(jax.random.key(0), X, KEY)["params"], scale=0.2)
     return model, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
 

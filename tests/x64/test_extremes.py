@@ -28,12 +28,10 @@ from hvae_jax.distributions import (
     Normal,
     NormalMixture,
     OneHotCategorical,
-    ScaleHead,
     finite_exp,
     hard_clamp,
     kl,
     kl_residual,
-    log_softplus,
     precision_weighted,
     residual,
     soft_clamp,
@@ -48,6 +46,7 @@ from hvae_jax.likelihoods import (
     LogisticMixture,
     Quantised,
 )
+from hvae_jax.networks.scale_head import ScaleHead, log_softplus
 
 POSITIVE = (0.0, 1e-30, 1e-6, 0.1, 1.0, 7.0, 15.5, 17.0, 30.0, 60.0, 88.0, 89.0, 104.0, 150.0, 1e4, 1e10, 1e20, 1e30)
 EXTREMES = np.array([*(-number for number in POSITIVE[:0:-1]), *POSITIVE])
@@ -150,14 +149,15 @@ def likelihoods() -> dict[str, Row]:
         h = jnp.stack(outputs, axis=-1)[:, None]  # [N, 1, parameters]
         return family(h).log_prob(jnp.broadcast_to(jnp.asarray(x, h.dtype)[None], (h.shape[0], len(x))))
 
-    def expectation(mean: Array, log_scale: Array) -> Array:
-        return DiscretisedLogistic(8, min_log_scale=-250.0)(pair(mean, log_scale)[:, None]).mean[:, 0]
+    def expectation(mean: Array, log_scale: Array, values: int) -> Array:
+        return DiscretisedLogistic(values, min_log_scale=-250.0)(pair(mean, log_scale)[:, None]).mean[:, 0]
 
     rows: dict[str, Row] = {
         f"{name} {x}": (functools.partial(log_prob, family=family, x=x), ordinary)
         for name, family, x, ordinary in families
     }
-    rows["E[x] of DiscretisedLogistic"] = (expectation, (0.1, -2.0))
+    for values in (8, 256):  # the sum itself, and in float32 a few of its terms
+        rows[f"E[x] of DiscretisedLogistic({values})"] = functools.partial(expectation, values=values), (0.1, -2.0)
     return rows
 
 

@@ -17,6 +17,8 @@ from hvae_jax.models import TopDownVAE
 from hvae_jax.objectives import Batch, NegativeELBO, elbo
 from hvae_jax.trace import Trace
 
+pytestmark = pytest.mark.leg
+
 CLIP = 1e-7
 FAMILIES = {"hvae_categorical": Categorical(5, CLIP), "hvae_bernoulli": Bernoulli(CLIP)}
 close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)

@@ -14,8 +14,8 @@ from support.golden_weights import recorded
 
 from hvae_jax.convert.efficient_trees import TorchTree, entries
 from hvae_jax.convert.efficient_vdvae import BETA, efficient_vdvae
-from hvae_jax.distributions import ScaleHead
 from hvae_jax.likelihoods import LogisticMixture
+from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.objectives import elbo
 from hvae_jax.trace import Trace
 
