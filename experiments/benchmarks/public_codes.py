@@ -1,10 +1,12 @@
-"""Training step, ELBO, samples and memory of the Ladder VAE, BIVA or VDVAE beside its public PyTorch code.
+"""Training step, ELBO, samples and memory of the Ladder VAE, BIVA, VDVAE or NVAE beside its public PyTorch code.
 
     python experiments/benchmarks/public_codes.py --model ladder --torch-python PYTHON --code CLONE_OF_THE_PUBLIC_CODE
     python experiments/benchmarks/public_codes.py --model vdvae --batch 8 --unroll 0 --torch-python ... --code ...
+    python experiments/benchmarks/public_codes.py --model nvae --batch 16 --torch-python ... --code ...
 
 The Ladder VAE and BIVA are the published MNIST models, on 28x28. VDVAE, on 32x32x3, has 16 blocks on the way down and
-525,780 parameters (`vdvae`), or is the published CIFAR-10 model (`vdvae_cifar10`). Each side runs in a process of its
+525,780 parameters (`vdvae`), or is the published CIFAR-10 model (`vdvae_cifar10`). NVAE, on 32x32x3, has five groups at
+8x8 and at 16x16, 32 channels and 4,228,036 parameters. Each side runs in a process of its
 own, on all cores or on one GPU. The sides take turns: in a round each does each task `repeats` times. The table has
 medians over all repeats, and the median of the ratios taken round by round. A training step is the published one, with
 its optimiser, free bits, clipping and averages, and ends when its parameters are computed. Peak memory is that of the
@@ -27,12 +29,21 @@ import tyro
 
 import hvae_jax as hv
 from hvae_jax.likelihoods import LogisticMixture
-from hvae_jax.models import VDVAE, down_stages, up_stages
+from hvae_jax.models import NVAE, VDVAE, down_stages, up_stages
 from hvae_jax.models.biva import biva_mnist
 from hvae_jax.models.conv_ladder import addtt_mnist
 from hvae_jax.models.very_deep.vdvae_presets import vdvae_cifar10
 from hvae_jax.networks.computing import ComputeDtype
-from hvae_jax.objectives import Batch, FreeBits, NegativeELBO, Objective, Regularised
+from hvae_jax.objectives import (
+    Batch,
+    Constant,
+    FreeBits,
+    NegativeELBO,
+    NVAEBalance,
+    Objective,
+    Regularised,
+    SpectralRegularised,
+)
 from hvae_jax.runtime.compilation import keep_freed_memory
 from hvae_jax.runtime.doctor import line
 from hvae_jax.training import Adamax, AdamW, Gradients, init_state, make_step
@@ -52,14 +63,14 @@ class Settings:
       rounds: number of rounds.
       repeats: runs of each task in a round.
       tasks: tasks to measure.
-      unroll: blocks of VDVAE written out per turn of a loop; 0 writes out all of them.
-      dtype: VDVAE's compute dtype.
-      remat: whether VDVAE's backward pass recomputes the inside of each block.
+      unroll: blocks of VDVAE, or groups of NVAE, written out per turn of a loop; 0 writes out all of them.
+      dtype: VDVAE's or NVAE's compute dtype.
+      remat: whether VDVAE's or NVAE's backward pass recomputes the inside of each block or group.
       keep_memory: call `keep_freed_memory` first, as every recipe does.
       torch_options: options of the PyTorch side, such as --torch-options=--compile or --device=cuda.
     """
 
-    model: Literal["ladder", "biva", "vdvae", "vdvae_cifar10"] = "ladder"
+    model: Literal["ladder", "biva", "vdvae", "vdvae_cifar10", "nvae"] = "ladder"
     torch_python: str | None = None
     code: Path | None = None
     batch: int = 48
@@ -84,12 +95,21 @@ def small_vdvae() -> VDVAE:
     )
 
 
+def small_nvae() -> NVAE:
+    """An NVAE of five groups at each of two resolutions, one cell a group: 4,228,036 parameters."""
+    return NVAE((32, 32, 3), groups=(5, 5), width=32, up_cells=1, down_cells=1)
+
+
 def recipe(settings: Settings) -> tuple[Any, Objective, Any, dict[str, Any]]:
     """The model, its objective and optimiser, and other arguments of `make_step`."""
     if settings.model == "ladder":
         return addtt_mnist(), Regularised(free_bits=FreeBits(0.5, "level", "sample")), Adamax(3e-4), {}
     if settings.model == "biva":
         return biva_mnist(), Regularised(free_bits=FreeBits(2.0, "level", "sample")), Adamax(2e-3), {}
+    if settings.model == "nvae":
+        model = small_nvae().clone(unroll=settings.unroll or 5, dtype=settings.dtype, remat=settings.remat)
+        base = Regularised(warm_up=Constant(0.5), balance=NVAEBalance())  # half way through the warm-up
+        return model, SpectralRegularised(base), Adamax(1e-3, eps=1e-3, weight_decay=3e-4), {}
     model = small_vdvae() if settings.model == "vdvae" else vdvae_cifar10()
     most = max(stage.blocks for stage in (*model.ups, *model.downs))
     model = model.clone(unroll=settings.unroll or most, dtype=settings.dtype, remat=settings.remat)
@@ -104,13 +124,14 @@ class Ours:
     def __init__(self, settings: Settings) -> None:
         model, objective, optimiser, options = recipe(settings)
         optimiser = optimiser.build()
-        values, shape = (256, (32, 32, 3)) if settings.model.startswith("vdvae") else (2, (28, 28, 1))
+        values, shape = (2, (28, 28, 1)) if settings.model in ("ladder", "biva") else (256, (32, 32, 3))
         x = np.random.default_rng(0).integers(0, values, (settings.batch, *shape)).astype(np.uint8)
         key = jax.random.key(0)
         start = time.perf_counter()
         self.state = init_state(model, objective, optimiser, key, x, ema="ema_decay" in options)
         jax.block_until_ready(self.state)
-        print(f"initialised in {time.perf_counter() - start:.1f} s")
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        print(f"{parameters:,} parameters, initialised in {time.perf_counter() - start:.1f} s")
         self.batch, self.key = Batch(jax.device_put(x), None), key
         step = jax.jit(make_step(model, objective, optimiser, **options), donate_argnums=0)
         elbo = jax.jit(lambda v, x, key: hv.elbo(model.apply(v, x, key)))

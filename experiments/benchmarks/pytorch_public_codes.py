@@ -1,10 +1,12 @@
-"""The public PyTorch code of the Ladder VAE, BIVA or VDVAE, timed or trained: the other side of `public_codes.py`.
+"""The public PyTorch code of the Ladder VAE, BIVA, VDVAE or NVAE, timed or trained: the other side of public_codes.py.
 
     python experiments/benchmarks/pytorch_public_codes.py --model ladder --code FOLDER_OF_addtt_ladder-vae-pytorch
 
 Imports that code from the folder of its clone: addtt/ladder-vae-pytorch at a27d45c (which needs `boilr` and what that
-needs but torchvision), vlievin/biva-pytorch at ba37aca, or openai/vdvae at ea35b49. Builds the published MNIST model of
-the first two, and with the third the model of `--model vdvae` in `public_codes.py` or the published CIFAR-10 model.
+needs but torchvision), vlievin/biva-pytorch at ba37aca, openai/vdvae at ea35b49, or NVlabs/NVAE at 9fc1a28. Builds the
+published MNIST model of the first two, with the third the model of `--model vdvae` in `public_codes.py` or the
+published CIFAR-10 model, and with the fourth that of `--model nvae`. NVAE's code runs on GPUs of several processes
+only: here batch norm is PyTorch's own, which one process needs no more than, and swish is PyTorch's `silu`.
 Reads one task per line of JSON from standard input, and answers each with one line:
 
     {"task": "step" | "elbo" | "sample", "repeats": 1}      -> {"seconds": [...], "loss": ..., "peak": bytes}
@@ -13,10 +15,12 @@ Reads one task per line of JSON from standard input, and answers each with one l
 
 x.npz has `train` and `test`, 0 or 1 in uint8 `[N, 28, 28]`. "step" and "train" are the published training step: Ladder
 with Adamax at 3e-4 and free bits of half a nat per layer, BIVA with Adamax at 2e-3 and free bits of two nats per
-latent, VDVAE with AdamW at 2e-4, clipped gradients and averaged parameters (PyTorch's AdamW instead of apex's).
+latent, VDVAE with AdamW at 2e-4, clipped gradients and averaged parameters (PyTorch's AdamW instead of apex's), NVAE
+with Adamax at 1e-3, a balanced KL half way through its warm-up, and spectral regularisation, all in float32.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -29,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BATCH = {"ladder": 64, "biva": 48, "vdvae": 8, "vdvae_cifar10": 32}
+BATCH = {"ladder": 64, "biva": 48, "vdvae": 8, "vdvae_cifar10": 32, "nvae": 16}
 
 
 class Code(NamedTuple):
@@ -159,6 +163,64 @@ def vdvae(code: Path, name: str) -> Code:
     return Code(model, lambda x: None, score, lambda n: model.forward_uncond_samples(n))
 
 
+class NormSwish(torch.nn.BatchNorm2d):
+    """Batch norm and swish in one process, in place of the code's own for several GPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.silu(super().forward(x))
+
+
+def nvae(code: Path) -> Code:
+    """A model of 32x32 colour images with five groups at each of two resolutions."""
+    stub("tensorboardX", SummaryWriter=None)
+    stub("thirdparty.swish", Swish=types.SimpleNamespace(apply=torch.nn.functional.silu))
+    stub("thirdparty.inplaced_sync_batchnorm", SyncBatchNormSwish=NormSwish)
+    torch.nn.SyncBatchNorm = torch.nn.BatchNorm2d  # which it is in one process
+    if torch.get_default_device().type == "cpu":
+        Tensor.cuda = lambda self, *_, **__: self
+    sys.path.insert(0, str(code))
+    import utils
+    from model import AutoEncoder
+
+    settings = types.SimpleNamespace(
+        dataset="cifar10",
+        num_x_bits=8,
+        num_mixture_dec=10,
+        use_se=True,
+        res_dist=True,
+        num_nf=0,
+        num_latent_scales=2,
+        num_groups_per_scale=5,
+        ada_groups=False,
+        min_groups_per_scale=1,
+        num_latent_per_group=20,
+        num_channels_enc=32,
+        num_channels_dec=32,
+        num_preprocess_blocks=1,
+        num_preprocess_cells=2,
+        num_cell_per_cond_enc=1,
+        num_postprocess_blocks=1,
+        num_postprocess_cells=2,
+        num_cell_per_cond_dec=1,
+    )
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it counts
+        model = AutoEncoder(settings, None, utils.get_arch_cells("res_mbconv"))
+    alpha = utils.kl_balancer_coeff(model.num_latent_scales, model.groups_per_scale, fun="square")
+
+    def score(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x / 255.0
+        logits, _, _, rates, _ = model(x)
+        distortion = utils.reconstruction_loss(model.decoder_output(logits), x)
+        elbo = -distortion - sum(rates)
+        if not model.training:
+            return -elbo.mean(), elbo
+        rate, _, _ = utils.kl_balancer(rates, 0.5, kl_balance=True, alpha_i=alpha)
+        regularisers = model.spectral_norm_parallel() + model.batchnorm_loss()
+        return (distortion + rate).mean() + 1e-2 * regularisers, elbo
+
+    return Code(model, lambda x: None, score, lambda n: model.decoder_output(model.sample(n, 1.0)).sample())
+
+
 class Side:
     """One model of the public code, and the tasks it answers."""
 
@@ -167,13 +229,16 @@ class Side:
         torch.set_default_device(device)
         self.device = device
         self.deep = name.startswith("vdvae")
-        made = vdvae(code, name) if self.deep else {"ladder": ladder, "biva": biva}[name](code)
+        self.colours = self.deep or name == "nvae"
+        made = vdvae(code, name) if self.deep else {"ladder": ladder, "biva": biva, "nvae": nvae}[name](code)
         self.model, self.first, self.score, self.draw = made
         self.batch = BATCH[name]
         self.parameters = list(self.model.parameters())
         self.average = [p.detach().clone() for p in self.parameters] if self.deep else []
         if self.deep:
             self.optimiser: Any = torch.optim.AdamW(self.parameters, lr=2e-4, betas=(0.9, 0.9), weight_decay=0.01)
+        elif name == "nvae":
+            self.optimiser = torch.optim.Adamax(self.parameters, lr=1e-3, eps=1e-3, weight_decay=3e-4)
         else:
             self.optimiser = torch.optim.Adamax(self.parameters, lr=3e-4 if name == "ladder" else 2e-3)
         self.ready = False
@@ -211,7 +276,7 @@ class Side:
         return self.draw(n)
 
     def timed(self, task: str, repeats: int, batch: int) -> dict[str, Any]:
-        x = torch.randint(0, 256, (batch, 3, 32, 32)) if self.deep else torch.randint(0, 2, (batch, 1, 28, 28))
+        x = torch.randint(0, 256, (batch, 3, 32, 32)) if self.colours else torch.randint(0, 2, (batch, 1, 28, 28))
         x = x.float()
         self.begin(x)
         seconds, last = [], 0.0

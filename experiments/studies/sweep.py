@@ -25,6 +25,7 @@ from hvae_jax.diagnostics import (
     standard_error,
 )
 from hvae_jax.experiment import Data, settings
+from hvae_jax.experiment.sweep import attempt
 from hvae_jax.models import HVAE
 from hvae_jax.objectives import Objective
 from hvae_jax.runtime import doctor
@@ -203,8 +204,9 @@ def run(
 
     every = trials(dataset)
     with ThreadPoolExecutor(workers) as pool:
-        for done in [pool.submit(all_seeds, trial) for trial in every]:
-            done.result()
+        named = [(lambda trial=trial: all_seeds(trial), ", ".join(map(str, trial.name.values()))) for trial in every]
+        for done in [pool.submit(attempt, *one) for one in named]:
+            done.result()  # what failed was said, and the other trials have their rows
     print(f"{time.perf_counter() - start:.0f} s; the table is {path}", flush=True)
     return [row for trial in every for seed in seeds for row in some(rows, **trial.name, seed=seed)], dataset
 
