@@ -84,10 +84,11 @@ def every_stage_above(model: BIVA, stage: int) -> set[str]:
     return {name for name in model.names if int(name[1]) > stage}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
-        pytest.param(MODEL, marks=pytest.mark.slow, id="plain"),
+        pytest.param(MODEL, id="plain"),
         pytest.param(MODEL.clone(conditional_bu=True, stages=THREE[1:]), id="conditional"),
     ],
 )

@@ -61,7 +61,7 @@ def cases() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
     }
 
 
-@pytest.mark.parametrize("name", ["step", "elbo", "generate"])
+@pytest.mark.parametrize("name", [pytest.param("step", marks=pytest.mark.slow), "elbo", "generate"])
 def test_export(name: str) -> None:
     """One artefact serves three platforms; after a round trip its CPU program computes what the function does."""
     function, arguments = cases()[name]

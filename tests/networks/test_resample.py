@@ -90,17 +90,22 @@ def test_gradients_of_convolutions(
 ) -> None:
     """They are right in blocks of one or several examples, with a smaller last block, at once, and inside a loop."""
     monkeypatch.setattr("hvae_jax.networks.cpu_conv.BLOCK", block)
-    x, kernel = normal(5, *image, 3), normal(size, size, 3, 4)
-    y, pull = jax.vjp(jax.jit(lambda x, kernel: convolve(x, kernel, stride, padding)), x, kernel)
-    g = normal(*y.shape)
-    expected = gradients(x, kernel, g, stride, padding)
-    for got, right in zip(pull(jnp.asarray(g)), expected, strict=True):
-        np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-4)
+    x, kernel = jnp.asarray(normal(5, *image, 3)), jnp.asarray(normal(size, size, 3, 4))
+    g = jnp.asarray(normal(*jax.eval_shape(lambda: convolve(x, kernel, stride, padding)).shape))
 
     def looped(kernel: jax.Array) -> jax.Array:
         return jax.lax.map(lambda a: (g * convolve(a, kernel, stride, padding)).sum(), jnp.stack([x, x])).sum()
 
-    np.testing.assert_allclose(jax.grad(looped)(kernel), 2.0 * expected[1], rtol=1e-4, atol=1e-3)
+    @jax.jit
+    def computed(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple:
+        _, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, stride, padding), x, kernel)
+        return pull(g), jax.grad(looped)(kernel)
+
+    at_once, in_a_loop = computed(x, kernel, g)
+    expected = gradients(*map(np.asarray, (x, kernel, g)), stride, padding)
+    for got, right in zip(at_once, expected, strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(in_a_loop, 2.0 * expected[1], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("block", [30, 4096])

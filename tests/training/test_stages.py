@@ -253,9 +253,8 @@ def test_stages_in_turn(whole: tuple[Outcome, Quiet]) -> None:
     assert sum(leaf.size for leaf in jax.tree.leaves(outcome.state.opt_state)) == 2 * sum(leaf.size for leaf in own) + 1
 
 
-@pytest.mark.parametrize(
-    "kill_at", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", [3, 4, 6])
 def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[Outcome, Quiet], kill_at: int, tmp_path: Path) -> None:
     """Killed in stage 1, at its end and in stage 2: state, best variables and score are those of the whole run."""
     with pytest.raises(KeyboardInterrupt):

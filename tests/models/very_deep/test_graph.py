@@ -136,7 +136,12 @@ def row() -> Row:
 
 
 @pytest.mark.parametrize(
-    "promise", [contract.mean_weight_is_one, contract.given_latents_reproduce, contract.weights_sum_to_one]
+    "promise",
+    [
+        pytest.param(contract.mean_weight_is_one, marks=pytest.mark.slow),
+        contract.given_latents_reproduce,
+        contract.weights_sum_to_one,
+    ],
 )
 def test_contract(promise: Callable[[Row], None]) -> None:
     """Traces are bounds: residual posteriors and the density of the flow are accounted for."""
