@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from support.cases import jitter
+from support.tiers import tiers
 
 from hvae_jax.distributions import MultivariateNormal, Normal
 from hvae_jax.models import ClosedForm, LinearVAE, Smoothing
@@ -52,7 +53,7 @@ def assert_mean(draws: np.ndarray, expected: np.ndarray) -> None:
     assert (np.abs(draws.mean(0) - expected) < 4.5 * error + 1e-10).all()
 
 
-@pytest.mark.parametrize("levels", [3, 4])
+@pytest.mark.parametrize("levels", tiers([3, 4], quick=1, slow=1))
 def test_log_px_is_scipys(levels: int) -> None:
     """log p(x) is the density of one Gaussian, whose mean and covariance samples of the model have."""
     model, variables, x, exact = built(levels, "exact")
@@ -65,7 +66,7 @@ def test_log_px_is_scipys(levels: int) -> None:
     assert_mean(white.T[:, :, None] * white.T[:, None], np.eye(3))
 
 
-@pytest.mark.parametrize("levels", [1, 3, 4])
+@pytest.mark.parametrize("levels", tiers([1, 3, 4], quick=2, slow=1))
 def test_exact_posterior_gives_log_px(levels: int) -> None:
     """With the exact posterior every log weight is log p(x), whatever was drawn."""
     *_, x, exact = built(levels, "exact")
@@ -73,7 +74,7 @@ def test_exact_posterior_gives_log_px(levels: int) -> None:
 
 
 @pytest.mark.parametrize("inference", ["exact", "shifted", "linear"])
-@pytest.mark.parametrize("levels", [1, 3, 4])
+@pytest.mark.parametrize("levels", tiers([1, 3, 4], quick=2, slow=1))
 def test_levels_are_the_conditionals(levels: int, inference: str) -> None:
     """Each level's posterior and prior, at the latents drawn above, are those of the joint Gaussian."""
     model, variables, x, exact = built(levels, inference)
@@ -96,7 +97,9 @@ def test_levels_are_the_conditionals(levels: int, inference: str) -> None:
         above = np.asarray(one.z)
 
 
-CASES = [("exact", 3), ("shifted", 2), ("shifted", 4), ("linear", 2), ("linear", 4), ("linear", 5)]
+CASES = tiers(
+    [("exact", 3), ("shifted", 2), ("linear", 2), ("linear", 4), ("shifted", 4), ("linear", 5)], quick=3, slow=3
+)
 
 
 @pytest.mark.parametrize(("inference", "levels"), CASES)
