@@ -1,8 +1,10 @@
 """Which files of a folder are read, and which split and class each is of: all by their relative paths."""
 
+import dataclasses
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,53 @@ PICTURES = frozenset(f".{suffix}" for suffix in _PICTURES.split())
 """Suffixes of pictures that are not read."""
 _NAMED = 5
 """Largest number of folders that a message names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What lies at the paths that a command is given: pictures, or one file of arrays.
+
+    Attributes:
+      names: of the pictures: relative to their folder, or as given; () for an .npz.
+      folder: the folder of the pictures, where that was given.
+      npz: the one file of arrays.
+    """
+
+    names: tuple[str, ...] = ()
+    folder: Path | None = None
+    npz: Path | None = None
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The files of the names."""
+        return [Path(name).expanduser() if self.folder is None else self.folder / name for name in self.names]
+
+
+def found_at(paths: Sequence[str]) -> Found | None:
+    """Pictures, one folder of them, or one .npz at paths; None if the one path can only be the name of a data set.
+
+    Raises FileNotFoundError for a path where nothing is, and ValueError for a folder without pictures, several paths
+    that are not all pictures, and one file that is neither a picture nor an .npz.
+    """
+    first = Path(paths[0]).expanduser()
+    if len(paths) == 1 and not first.exists():
+        if first.suffix or "/" in paths[0]:
+            raise FileNotFoundError(f"There is no file or folder {shown(first)}.")
+        return None
+    if len(paths) == 1 and first.is_dir():
+        names, _ = files(first)
+        if not names:
+            raise ValueError(f"{shown(first)} holds no images: no file in it ends in {', '.join(sorted(SUFFIXES))}.")
+        return Found(tuple(names), folder=first)
+    if len(paths) == 1 and first.suffix == ".npz":
+        return Found(npz=first)
+    found = Found(tuple(paths))
+    for path in found.pictures:
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {shown(path)}; give pictures, or one folder or .npz alone.")
+        if path.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"{shown(path)} is no picture; give pictures, or one folder or .npz alone.")
+    return found
 
 
 def files(root: Path) -> tuple[list[str], Counter[str]]:

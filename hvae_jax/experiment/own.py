@@ -17,7 +17,7 @@ import numpy as np
 
 from hvae_jax.data.dataset import BINARY, REAL, Dataset, Kind, Split, integer
 from hvae_jax.data.images import BadImageError, CentreSquare, Header, read_header, read_image
-from hvae_jax.data.layout import SUFFIXES, files, split_folders
+from hvae_jax.data.layout import found_at, split_folders
 from hvae_jax.data.prepare import binarised
 from hvae_jax.data.spec import Data
 from hvae_jax.data.splits import check_labels
@@ -128,27 +128,19 @@ def _other(data: Data, event: tuple[int, ...], name: str, directory: str | None)
 
 def _own(experiment: Experiment, event: tuple[int, ...], paths: Sequence[str], invert: bool) -> Given | None:
     """Pictures or arrays at paths; None for the name of a data set, and for a folder or an .npz with splits."""
-    first = Path(paths[0]).expanduser()
-    if len(paths) == 1 and not first.exists():
-        if first.suffix or "/" in paths[0]:
-            raise FileNotFoundError(f"There is no file or folder {shown(first)}.")
+    found = found_at(paths)
+    if found is None:
         return None
     fit = _Fit(experiment, event, invert)
-    if len(paths) == 1 and first.is_dir():
-        names, _ = files(first)
-        if not names:
-            raise ValueError(f"{shown(first)} holds no images: no file in it ends in {', '.join(sorted(SUFFIXES))}.")
-        return None if split_folders(first, names) else fit.pictures([first / name for name in names], names, first)
-    if len(paths) == 1 and first.suffix == ".npz":
-        headers = array_headers(first)
-        return None if any(name.casefold().startswith("x_") for name in headers) else fit.arrays(first, list(headers))
-    named = [Path(path).expanduser() for path in paths]
-    for path in named:
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {shown(path)}; give pictures, or one folder or .npz alone.")
-        if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{shown(path)} is no picture; give pictures, or one folder or .npz alone.")
-    return fit.pictures(named, [str(path) for path in paths], named[0] if len(named) == 1 else None)
+    if found.npz is not None:
+        headers = array_headers(found.npz)
+        named_splits = any(name.casefold().startswith("x_") for name in headers)
+        return None if named_splits else fit.arrays(found.npz, list(headers))
+    if found.folder is not None:
+        names = list(found.names)
+        return None if split_folders(found.folder, names) else fit.pictures(found.pictures, names, found.folder)
+    pictures = found.pictures
+    return fit.pictures(pictures, list(found.names), pictures[0] if len(pictures) == 1 else None)
 
 
 class _Fit:

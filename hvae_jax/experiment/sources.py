@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hvae_jax.data.images import BadImageError, read_image
-from hvae_jax.data.layout import SUFFIXES, files
+from hvae_jax.data.layout import found_at
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.runtime.errors import shown
 from hvae_jax.runtime.npz import array_headers, check_sizes, read_arrays
@@ -65,29 +65,18 @@ def read_source(
 
 def _of_paths(paths: Sequence[str], channels: int | None, split: str | None) -> Source | None:
     """The images at paths; None if the one path is the name of a data set."""
-    first = Path(paths[0]).expanduser()
-    if len(paths) == 1 and not first.exists():
-        if first.suffix or "/" in paths[0]:
-            raise FileNotFoundError(f"There is no file or folder {shown(first)}.")
+    found = found_at(paths)
+    if found is None:
         return None
-    if len(paths) == 1 and first.is_dir():
-        names, _ = files(first)
-        if not names:
-            raise ValueError(f"{shown(first)} holds no images: no file in it ends in {', '.join(sorted(SUFFIXES))}.")
-        x = _pictures([first / name for name in names], channels)
-        return Source(x, tuple(names), f"{len(names):,} pictures of {shown(first)}")
-    if len(paths) == 1 and first.suffix == ".npz":
-        return _arrays(first, split)
-    named = [Path(path).expanduser() for path in paths]
-    for path in named:
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {shown(path)}; give pictures, or one folder or .npz alone.")
-        if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{shown(path)} is no picture; give pictures, or one folder or .npz alone.")
-    names = [path.name for path in named]
+    if found.npz is not None:
+        return _arrays(found.npz, split)
+    if found.folder is not None:
+        described = f"{len(found.names):,} pictures of {shown(found.folder)}"
+        return Source(_pictures(found.pictures, channels), found.names, described)
+    names = tuple(path.name for path in found.pictures)
     if len(set(names)) < len(names):
         raise ValueError("Two of the pictures have the same name: put them into folders, and give the folder of those.")
-    return Source(_pictures(named, channels), tuple(names), f"{len(names):,} pictures")
+    return Source(_pictures(found.pictures, channels), names, f"{len(names):,} pictures")
 
 
 def _pictures(paths: Sequence[Path], channels: int | None) -> np.ndarray:

@@ -29,15 +29,15 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, Training
+from hvae_jax.experiment import Data, Experiment, Training
 from hvae_jax.likelihoods import Bernoulli, Categorical
 from hvae_jax.models import BottomUpVAE, MixturePrior, VampPrior
 from hvae_jax.networks import MLP
-from hvae_jax.objectives import ImportanceWeighted, PrintedELBO, Tripling
-from hvae_jax.training import Adamax, AdamW
+from hvae_jax.objectives import PrintedELBO
+from hvae_jax.recipes import vae
+from hvae_jax.training import Adamax
 
 COMPONENTS = 100  # components, or pseudo-inputs, of a learned top prior
-EPOCHS = 3280  # length of the IWAE paper's schedule; an epoch is 2,500 steps
 
 digits = Experiment(
     name="bottom_up_digits",
@@ -65,9 +65,9 @@ presets = {
     "digits_mixture": dataclasses.replace(
         digits, name="bottom_up_digits_mixture", model=digits.model.clone(top_prior=MixturePrior(COMPONENTS))
     ),
-    "mnist_iwae": Experiment(
+    "mnist_iwae": dataclasses.replace(
+        vae.presets["mnist_iwae"],
         name="bottom_up_mnist_iwae",
-        data=Data("binarized_mnist"),
         model=BottomUpVAE(
             latents=(50, 100),
             bottom_up=(tanh_layers(100), tanh_layers(200)),
@@ -79,17 +79,5 @@ presets = {
             initialisation="glorot",
             likelihood=Bernoulli(),
         ),
-        objective=ImportanceWeighted(k=1),
-        optimiser=AdamW(learning_rate=1e-3, b1=0.99, eps=1e-4, schedule=Tripling(2500 * EPOCHS)),
-        training=Training(
-            batch_size=20,
-            epochs=EPOCHS,
-            schedule_steps=2500 * EPOCHS,
-            init_examples=10_000,
-            select="last",
-            per_dispatch=500,
-            pictures_every=None,
-        ),
-        evaluation=Evaluation(draws=5000, other_draws=50, train_examples=1000),
     ),
 }
