@@ -3,6 +3,9 @@
     python experiments/studies/consistency.py                          # digits: three seeds, all objectives
     python experiments/studies/consistency.py --data.name mnist --data.binarise static --weights 0 1 \
         --correlations --examples 2000                                 # static MNIST
+    python experiments/studies/consistency.py --weights --decorrelated z2  # one level alone is decorrelated
+    python experiments/studies/consistency.py --weights --decorrelated z2 --latents 16 16 --kinds bernoulli normal \
+        --correlations 0.01 0.1 1 --entropy 10                             # 16 bits at the top, with their entropy
 
 Top-down VAEs of two levels, trained for the same number of steps with the same batches: on the ELBO alone; on that of x
 and of an augmented x~, which is the control (weight 0); with the consistency term, for each weight; and on the ELBO
@@ -20,7 +23,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +72,10 @@ class Settings:
       seeds: seeds, one run of each objective and weight.
       steps: steps of every run, a multiple of 50.
       batch_size: examples of a step.
+      decorrelated: names of the levels that are decorrelated; () takes both.
+      entropy: weight of the entropy of bits beside the squared covariances, in the decorrelation.
       latents: sizes of z2 and z1.
+      kinds: families of z2 and z1, normal or bernoulli; () takes normal for both.
       hidden: width of every network.
       draws: draws behind ELBO and rates.
       examples: number of test examples that are measured, and of train examples that probes learn from.
@@ -83,7 +89,10 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 1000
     batch_size: int = 64
+    decorrelated: tuple[str, ...] = ()
+    entropy: float = 0.0
     latents: tuple[int, int] = (8, 16)
+    kinds: tuple[Literal["normal", "bernoulli"], ...] = ()
     hidden: int = 128
     draws: int = 20
     examples: int = 1000
@@ -199,12 +208,15 @@ def main(settings: Settings) -> None:
     print(doctor.line(), flush=True)
     dataset = settings.data.load()
     print(dataset.describe(), flush=True)
-    model = TopDownVAE(settings.latents, settings.hidden, likelihood=for_data(dataset))
+    model = TopDownVAE(settings.latents, settings.hidden, levels=settings.kinds, likelihood=for_data(dataset))
     x = dataset.train.take(slice(None)).x
     init = jax.jit(lambda key: model.init(key, x[: settings.batch_size], key))
     initial = {seed: init(jax.random.key(seed)) for seed in settings.seeds}
     kinds: dict[str, tuple[Make, tuple[float, ...]]] = {
-        "decorrelated": (lambda weight: Decorrelated(weight=weight), (0.0, *settings.correlations)),
+        "decorrelated": (
+            lambda weight: Decorrelated(weight=weight, levels=settings.decorrelated, entropy=settings.entropy),
+            (0.0, *settings.correlations),
+        ),
         "consistency": (lambda weight: Consistency(augment=(settings.augment,), weight=weight), settings.weights),
     }
     out = settings.out or Path("runs") / f"consistency_{Path(settings.data.name).stem}.json"
