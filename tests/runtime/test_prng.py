@@ -54,6 +54,13 @@ def test_the_same_numbers(draw: Callable[[Array], Array]) -> None:
         np.testing.assert_array_equal(jax.jit(draw)(fused(key)), draw(key))
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends draw as JAX does")
+def test_no_reader_repeats_the_cipher() -> None:
+    """A barrier stands between the numbers and those who read them: without it some programs compile for minutes."""
+    program = jax.jit(lambda key: jax.random.normal(fused(key), (3,))).lower(jax.random.key(0)).as_text()
+    assert program.count("optimization_barrier") == 1
+
+
 def test_other_keys_are_left_alone() -> None:
     key = jax.random.key(0)
     for other in (jax.random.key(0, impl="rbg"), jax.random.PRNGKey(0), fused(key)):
