@@ -58,9 +58,10 @@ $(VENV)/installed-lint: pyproject.toml | $(python)
 	@$(install) '.[lint]'
 	@touch $(VENV)/installed $@
 
-# The first interpreter that runs (a pyenv shim may not), is new enough and can make environments.
+# The first interpreter that runs (a pyenv shim may not), is new enough and can make environments. Python 3.12 and newer
+# get a JAX that is nearly twice as fast at convolutions on CPUs as the last one for 3.11.
 $(python):
-	@for candidate in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 python); do \
+	@for candidate in $(or $(PYTHON),python3.13 python3.12 python3 python3.14 python3.11 python); do \
 	    "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
 	    echo "Making $(VENV) with $$candidate ($$("$$candidate" -V))"; \
 	    "$$candidate" -m venv --clear $(VENV) && exit 0; \

@@ -88,6 +88,27 @@ def test_a_platform_that_is_not_here(
     assert first.startswith(f"error: {wanted}") and "JAX_PLATFORMS=cpu takes the CPU" in first
 
 
+@pytest.mark.parametrize(
+    ("version", "python", "part"),
+    [((0, 10, 2), (3, 11, 9), "Python 3.12 or newer has it"), ((0, 11, 0), (3, 12, 0), "pip install -U jax")],
+)
+def test_a_jax_with_slow_convolutions(
+    version: tuple[int, ...], python: tuple[int, ...], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hvae doctor` says what is faster, on a CPU alone; of a JAX that is fast it says nothing."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(jax, "__version_info__", version)
+    monkeypatch.setattr(doctor.sys, "version_info", python)
+    assert (advice := doctor.slow_convolutions()) is not None
+    assert part in advice
+    assert advice in doctor.table()
+    monkeypatch.setattr(jax, "__version_info__", (0, 12, 0, 1))
+    assert doctor.slow_convolutions() is None
+    monkeypatch.setattr(jax, "__version_info__", version)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert doctor.slow_convolutions() is None
+
+
 def test_other_errors_of_the_program_keep_their_traceback() -> None:
     with pytest.raises(RuntimeError, match="a fault of ours"), errors_said():
         raise RuntimeError("a fault of ours")
