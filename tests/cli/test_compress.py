@@ -13,7 +13,7 @@ from support.contract import plausible_variables
 from hvae_jax.cli import compress, decompress
 from hvae_jax.cli.compress import Compress
 from hvae_jax.cli.decompress import Decompress
-from hvae_jax.codec import read_container
+from hvae_jax.codec import Encoded, read_container
 from hvae_jax.data import Dataset
 from hvae_jax.data.dataset import Split, integer
 from hvae_jax.experiment import Data, Experiment
@@ -64,6 +64,10 @@ def test_pictures_come_back(capsys: pytest.CaptureFixture[str]) -> None:
     np.testing.assert_array_equal(np.load("back.npz")["x"], X)
     container = read_container(file.read_bytes())
     assert container.names == NAMES and container.shape == X.shape
+    assert "initial bits, those of its first 2 images: --initial 1 makes" not in said
+    assert "initial bits, those of its first 2 images: --initial 1 makes" in compress._summary(
+        Encoded(container, net_bits=64, initial_bits=96, bound=np.zeros(5)), 99, "pictures"
+    )
 
     Decompress(Path(), compressed("arrays.npz", examples=3, unverified=True), Path("back.npz"))()
     x = np.load("back.npz")["x"]
