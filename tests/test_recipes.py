@@ -21,6 +21,7 @@ from hvae_jax import recipes
 from hvae_jax.cli import script as command_line
 from hvae_jax.data import Split
 from hvae_jax.experiment import Data, Evaluation, Experiment, Training, abstract_state, settings
+from hvae_jax.experiment.sweep import Row, Trial
 from hvae_jax.models import VAE, BottomUpVAE
 from hvae_jax.objectives import Batch, NegativeELBO, PrintedELBO
 from hvae_jax.trace import level_names
@@ -241,6 +242,29 @@ def test_studies_make_their_models(studies: dict[str, types.ModuleType]) -> None
     assert [trial.model.num_levels for trial in collapse.trials(collapse.Settings())] == [1] * 5 + [2] * 3
     three = studies["greedy"].of_modules("digits", 3, 0.5)
     assert three.model.modules == len(three.training.stages) == 3 and three.training.stages[2].trains == ("module3",)
+
+
+def test_the_study_of_depth_is_a_sweep(
+    studies: dict[str, types.ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four runs, in folders named after them; their results in this order; a failed one is named."""
+    study, ran = studies["ladder_depth"], []
+
+    def run_all(trials: list[Trial], folder: Path) -> list[Row]:
+        ran.append([trial.name for trial in trials])
+        for trial in trials:
+            (folder / trial.name).mkdir(exist_ok=True)
+            (folder / trial.name / "result.json").write_text(json.dumps({"elbo": trial.experiment.model.num_levels}))
+        return [Row(trial, None, error if trial is trials[1] else None) for trial in trials]
+
+    error: str | None = None
+    monkeypatch.setattr(study, "run_all", run_all)
+    chosen = study.Settings(hv.experiment.Data("digits"), epochs=2, folder=tmp_path)
+    assert study.trained(chosen) == {name: {"elbo": 5} for name in study.COLOURS}
+    assert ran == [["bottom-up", "bottom-up_warm-up", "ladder", "ladder_warm-up"]]
+    error = "no memory"
+    with pytest.raises(ValueError, match=r"^bottom-up, warm-up failed, and the figure needs every run"):
+        study.trained(chosen)
 
 
 def test_any_objective_of_the_printed_formula(studies: dict[str, types.ModuleType]) -> None:

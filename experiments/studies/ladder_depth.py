@@ -22,9 +22,10 @@ import numpy as np
 import tyro
 from sweep import save, tidy
 
-from hvae_jax.experiment import Data, Evaluation, Experiment, Training, run
+from hvae_jax.experiment import Data, Evaluation, Experiment, Training
 from hvae_jax.experiment.exits import errors_said
 from hvae_jax.experiment.settings import dumps
+from hvae_jax.experiment.sweep import Trial, run_all
 from hvae_jax.likelihoods import Likelihood, for_data
 from hvae_jax.models import HVAE, BottomUpVAE, LadderVAE
 from hvae_jax.objectives import Linear, Regularised
@@ -68,17 +69,17 @@ def models(likelihood: Likelihood) -> dict[str, HVAE]:
     }
 
 
-def trained(chosen: Settings) -> dict[str, Any]:
-    """Runs both models with and without warm-up, and returns the `result.json` of each."""
+def trials(chosen: Settings) -> list[Trial]:
+    """Both models, with and without warm-up."""
     dataset = chosen.data.load()
     steps = chosen.epochs * -(-len(dataset.train) // 256)
-    results = {}
+    found = []
     for name, model in models(for_data(dataset)).items():
         for warm_up in (None, Linear(0, steps / 3)):
             full = name if warm_up is None else f"{name}, warm-up"
-            folder = chosen.folder / full.replace(", ", "_")
+            folder = full.replace(", ", "_")
             experiment = Experiment(
-                name=folder.name,
+                name=folder,
                 data=chosen.data,
                 model=model,
                 objective=Regularised() if warm_up is None else Regularised(warm_up=warm_up),
@@ -87,9 +88,22 @@ def trained(chosen: Settings) -> dict[str, Any]:
                 evaluation=Evaluation(draws=chosen.draws, other_draws=2, train_examples=1000),
                 seed=chosen.seed,
             )
-            run(experiment, folder)
-            results[full] = json.loads((folder / "result.json").read_text())
-    return results
+            found.append(Trial(folder, {"model": full}, experiment))
+    return found
+
+
+def trained(chosen: Settings) -> dict[str, Any]:
+    """The `result.json` of each run.
+
+    Raises ValueError, after all others have run, if a run failed: the figure compares all four.
+    """
+    rows = run_all(trials(chosen), chosen.folder)
+    if failed := [row.trial.values["model"] for row in rows if row.error is not None]:
+        raise ValueError(f"{', '.join(failed)} failed, and the figure needs every run: start the study again.")
+    return {
+        row.trial.values["model"]: json.loads((chosen.folder / row.trial.name / "result.json").read_text())
+        for row in rows
+    }
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

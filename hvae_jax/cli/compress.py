@@ -83,9 +83,12 @@ class Compress:
 def _summary(coded: Encoded, size: int, described: str) -> str:
     """What the file took, in bits per dimension."""
     per_dim = coded.dimensions
+    first = coded.container.counts[0]
+    mostly = first > 1 and coded.initial_bits > coded.net_bits
+    advice = f"\nmost of the file is initial bits, those of its first {first} images: --initial 1 makes it smaller"
     return (
         f"{described}, {coded.container.shape[0]:,} images in {size:,} bytes\n"
         f"bits per dimension: {8 * size / per_dim:.4f} gross (the file), {coded.net_bits / per_dim:.4f} net, "
         f"{coded.bound_bits / per_dim:.4f} by the ELBO of the same draws; "
-        f"{coded.initial_bits / per_dim:.4f} initial bits"
+        f"{coded.initial_bits / per_dim:.4f} initial bits{advice if mostly else ''}"
     )

@@ -75,6 +75,11 @@ class Inpaint:
             if self.mask == "missing":
                 raise ValueError(f"Nothing of these images of {given.dataset.name} is missing: give another --mask.")
             raise ValueError(f"--mask {self.mask} hides nothing of these images: there is nothing to fill in.")
+        if not seen.any():
+            raise ValueError(
+                f"--mask {self.mask}: nothing is seen of these images, so that their fillings would be samples of the "
+                "model alone, which `hvae sample` draws."
+            )
         with memory_for("filling in", "Lower --n."):
             found = impute(
                 model.rolled,

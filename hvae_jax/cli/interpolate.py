@@ -102,8 +102,9 @@ class Interpolate:
             )
             number, split = int(which), given.only
             if number >= len(split):
+                name = list(given.dataset.splits)[-1]
                 raise ValueError(
-                    f"There is no example {number}: {given.dataset.name} has {len(split):,} of that split."
+                    f"There is no example {number}: the {name} split of {given.dataset.name} has {len(split):,}."
                 )
             one = split.take(slice(number, number + 1))
             return one.x, None if one.y is None else int(one.y[0]), given.value_range

@@ -62,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given and given[0] in of_recipes.COMMANDS:
         of_recipes.COMMANDS[given[0]](given[1:])
         return
+    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+        from hvae_jax.cli.presets import refuse
+        from hvae_jax.recipes import unknown
+
+        refuse(unknown("command", given[0], COMMANDS))
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         args=arguments,

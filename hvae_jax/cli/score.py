@@ -49,7 +49,8 @@ class Score:
       seed: seed of the draws.
       features: an .npz with features `real` and `generated`, `[N, D]`, of data and of samples of the run: their Frechet
         and kernel distance, precision, recall, density and coverage are said too, as `hvae metrics` does of two files.
-      out: file of the scores: an .npz with arrays SCORE_own and SCORE_other, or a .jsonl with a line for each example.
+      out: file of the scores: an .npz with arrays SCORE_run, of the run's own split, and SCORE_data; or a .jsonl with a
+        line for each example.
       import_: modules beside hvae_jax that settings.json may name.
     """
 
@@ -84,9 +85,9 @@ class Score:
         stages = len(trained.model.levels_per_stage)
         if wrong := [k for k in above if not 1 <= k <= stages]:
             raise ValueError(f"--above is {wrong[0]}, but the model has {stages} levels to draw: 1 to {stages}.")
-        sides = {"own": self._given(trained, ())}
+        sides = {"run": self._given(trained, ())}
         if self.data:
-            sides["other"] = self._given(trained, self.data)
+            sides["data"] = self._given(trained, self.data)
         key, scores = jax.random.key(self.seed), {}
         for i, (side, given) in enumerate(sides.items()):
             with memory_for("scoring", "Lower --size."):
@@ -103,7 +104,7 @@ class Score:
         if self.out is not None:
             _write(self.out, sides, scores)
         if self.data:
-            say(sides["other"].dataset.protocol)
+            say(sides["data"].dataset.protocol)
         say(_table(sides, scores, self.draws))
         if quality is not None:
             say(f"\nSample quality on {self.features}\n{quality}")
@@ -167,7 +168,7 @@ def _table(sides: Mapping[str, Given], scores: Mapping[str, Mapping[str, np.ndar
     titles = {"elbo": "-ELBO", "iw_bound": f"-log p(x) <= (K={draws})"}
     heads = [f"{next(iter(given.dataset.splits))} of {given.dataset.name}" for given in sides.values()]
     rows = [["", *heads, *(["AUROC"] if len(sides) > 1 else [])]]
-    for name in scores["own"]:
+    for name in scores["run"]:
         sign = -1.0 if name in titles else 1.0
         found = [sign * np.asarray(side[name], np.float64) for side in scores.values()]
         title = titles.get(name, f"LLR>{name.removeprefix('llr_')}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from hvae_jax.codec.bins import Bins, Gaussians
 from hvae_jax.codec.container import Container, read_container
@@ -15,6 +16,7 @@ from hvae_jax.codec.order import Order, X, order_of
 from hvae_jax.codec.program import Program, of_level
 from hvae_jax.codec.streams import MOST_PRECISION, Stack, coder_library
 from hvae_jax.codec.symbols import Pixels, check_discrete, check_values, pixels_of
+from hvae_jax.likelihoods import Missing
 from hvae_jax.runtime.errors import first_line
 from hvae_jax.trace import Model
 
@@ -84,6 +86,7 @@ class Codec:
         seed: int = 0,
     ) -> None:
         coder_library()
+        model = _of_whole_images(model)
         check_discrete(model.likelihood)
         self.model, self.variables = model, variables
         self.streams, self.initial, self.seed = streams, initial, seed
@@ -104,7 +107,7 @@ class Codec:
         Args:
           x: whole numbers `[N, *event]`, of any dtype.
           names: of the images, kept in the file; () for none.
-        Raises ValueError for values that the likelihood does not have.
+        Raises ValueError for values that the likelihood does not have, missing ones (NaN) among them.
         """
         x = np.asarray(x)
         if x.ndim < 2 or not len(x):
@@ -188,6 +191,17 @@ class Codec:
             order = order_of(program.dependencies, program.names)
             self._programs[event, size] = program, order, _fixed_grids(program, order)
         return self._programs[event, size]
+
+
+def _of_whole_images(model: Model) -> Model:
+    """A model of data with missing values as the one of whole images that it is where nothing is missing.
+
+    `Missing` would also hide from the program which variables read x, since it puts a constant in place of NaN.
+    """
+    if not isinstance(model.likelihood, Missing):
+        return model
+    assert isinstance(model, nn.Module)
+    return model.clone(likelihood=model.likelihood.of)
 
 
 class _Batch:

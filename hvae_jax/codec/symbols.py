@@ -71,9 +71,15 @@ def check_discrete(likelihood: Likelihood | None) -> None:
 
 
 def check_values(likelihood: Likelihood, x: np.ndarray, name: str = "x") -> None:
-    """Raises ValueError for values that the likelihood does not have, or that are no whole numbers."""
+    """Raises ValueError for missing values, values that the likelihood does not have, and what is no whole number."""
     if x.dtype == object or x.dtype.kind not in "biuf":
         raise ValueError(f"{name} has dtype {x.dtype}, but whole numbers are needed.")
+    if x.dtype.kind == "f" and np.isnan(x).any():
+        some = int(np.isnan(x.reshape(len(x), -1)).any(1).sum())
+        raise ValueError(
+            f"{name} has missing values, NaN, in {some:,} of {len(x):,} images: they have no code. Fill them in, as "
+            "`hvae inpaint RUN --mask missing` does, or leave these images out."
+        )
     likelihood.check(x, name)
     if (x != np.floor(x)).any():
         raise ValueError(f"{name} holds values that are no whole numbers, which have no code: round them.")

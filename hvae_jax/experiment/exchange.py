@@ -176,7 +176,11 @@ def export(run: Path, file: Path | None = None, overwrite: bool = False, modules
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in leaves_by_path(variables).items()}
     try:
         with replacing(file) as partial:
+            # safetensors makes a file that nobody else may read; this one has the mode that the user's files have
+            partial.touch()
+            mode = partial.stat().st_mode
             save_file(arrays, partial, metadata)
+            partial.chmod(mode)
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written ({error}).") from error
     return file

@@ -21,7 +21,7 @@ def read_mask(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return as_seen((box if name == "box" else half)(shape[1:]), shape)
     path = Path(name).expanduser()
     if not path.exists() and not path.suffix:
-        raise ValueError(f"--mask {name}: it is box, half, missing, or a file, a picture or an .npz.")
+        raise ValueError(f"--mask {name} is neither box, half nor missing, nor a file (a picture or an .npz).")
     if not path.is_file():
         raise FileNotFoundError(f"--mask: there is no file {shown(path)}.")
     if path.suffix == ".npz":

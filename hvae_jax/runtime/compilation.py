@@ -38,7 +38,9 @@ def _cpu_level(level: int) -> dict[str, int] | None:
 def use_compilation_cache() -> None:
     """Caches compiled programs on disk, in JAX_COMPILATION_CACHE_DIR or the user's cache folder.
 
-    Without one, or if it cannot be written, there is no cache: programs are compiled anew.
+    Programs that compiled for 0.2 s and more are kept, unless the user has set JAX's own limit, by
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS or `jax.config`. Without a folder, or if it cannot be written, there is
+    no cache: programs are compiled anew.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         try:
@@ -49,7 +51,13 @@ def use_compilation_cache() -> None:
         if not os.access(cache, os.W_OK):  # JAX would warn at every program
             return
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if _LIMIT.upper() not in os.environ and jax.config.values[_LIMIT] == _JAX_LIMIT:
+        jax.config.update(_LIMIT, 0.2)
+
+
+_LIMIT = "jax_persistent_cache_min_compile_time_secs"
+_JAX_LIMIT = 1.0
+"""JAX's default of the limit, seconds."""
 
 
 def keep_freed_memory() -> None:

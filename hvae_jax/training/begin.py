@@ -110,6 +110,7 @@ def enter(task: Task, settings: Training, machine: Machine, before: Start) -> St
             statistics=statistics,
             opt_state=optimiser.init(params),
             ema=None if state.ema is None else params,
+            ema_statistics={} if state.ema is None else statistics,
             streak=jnp.int32(0),
             usual_norm=jnp.float32(NOTHING_USUAL),
         )

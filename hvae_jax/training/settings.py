@@ -27,7 +27,7 @@ class Training:
         ones, for objectives that the ELBO does not rank (importance weights, constraints), and ignores patience.
       init_examples: number of examples the model is initialised on, which matters if its initialisation looks at them;
         None takes a batch.
-      ema: decay of the averaged parameters, which evaluation uses; None keeps no average.
+      ema: decay of the averaged parameters and batch statistics, which evaluation uses; None keeps no average.
       gradients: limits on the norm of the gradient, beyond which it is clipped or its step is skipped.
       microbatch: largest number of examples whose gradients are computed at once; those of a batch's parts are
         averaged. None takes the whole batch.

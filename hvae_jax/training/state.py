@@ -32,6 +32,8 @@ class TrainState:
       opt_state: the optimiser's state.
       objective_state: the objective's state; () where it has none.
       ema: exponential moving average of `params`; None where none is kept.
+      ema_statistics: that of `statistics`, so that averaged parameters meet the statistics of their own; {} where none
+        is kept.
       skipped: int32 `[]`, steps whose update was skipped because the loss or a gradient was not finite or, where
         `Gradients` sets such a limit, too large.
       streak: int32 `[]`, number of the latest steps in a row that were skipped.
@@ -44,17 +46,20 @@ class TrainState:
     opt_state: Any
     objective_state: Any
     ema: Any
+    ema_statistics: Any
     skipped: Array
     streak: Array
     usual_norm: Array
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that evaluation uses: the averaged parameters, if an average is kept, and statistics.
+        """The variables that evaluation uses: parameters and statistics, both averaged if an average is kept.
 
         The objective's own parameters are no part of them.
         """
-        return {"params": without_own(self.params if self.ema is None else self.ema), **self.statistics}
+        if self.ema is None:
+            return {"params": without_own(self.params), **self.statistics}
+        return {"params": without_own(self.ema), **self.ema_statistics}
 
 
 @jax.jit
@@ -77,7 +82,7 @@ def initial_state(
     Args:
       key: of the initialisation.
       x, y: examples; shapes and dtypes alone count, unless the initialisation of model or objective looks at them.
-      ema: whether an average of the parameters is kept.
+      ema: whether an average of parameters and statistics is kept.
     """
     # The model runs once to find its shapes, and draws its latents while it does.
     init_key, sample_key = jax.random.split(key)
@@ -120,6 +125,7 @@ def state_from(
         opt_state=optimiser.init(params),
         objective_state=objective.init(variables),
         ema=jax.tree.map(jnp.copy, params) if ema else None,
+        ema_statistics=jax.tree.map(jnp.copy, statistics) if ema else {},
         skipped=jnp.int32(0),
         streak=jnp.int32(0),
         usual_norm=jnp.float32(NOTHING_USUAL),

@@ -43,8 +43,8 @@ def make_step(
     train, or that `trains` leaves out, their averages and the statistics below the same paths keep every bit.
 
     Args:
-      ema_decay: decay of the averaged parameters: min(decay, (1 + t)/(10 + t)) at update t, so that the average does
-        not remember the initialisation; None keeps no average.
+      ema_decay: decay of the averaged parameters and statistics: min(decay, (1 + t)/(10 + t)) at update t, so that the
+        average does not remember the initialisation; None keeps no average.
       microbatch: gradient accumulation: largest number of examples computed at once; a larger batch still makes one
         update (`accumulate` has the rule). If it divides the batch and the devices divide it, every device has as many
         rows of each part. With `axis_name` it counts a device's own examples. None takes the whole batch at once.
@@ -148,21 +148,33 @@ def _updated(
     params = joined(own, constant) if constant else own
     chosen = objective.trains if trains is None else trains
     kept = {name: _trained(chosen, new, state.statistics[name]) for name, new in updates.items()}
-    ema = state.ema
+    statistics = {**state.statistics, **kept}
+    ema, ema_statistics = state.ema, state.ema_statistics
     if ema_decay is not None:
         # Skipped steps do not count: after many of them the average would start as mostly the initialisation.
         taken = (state.step - state.skipped).astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1.0 + taken) / (10.0 + taken))
-        # The average of equal numbers is not that number to the bit.
-        ema = _trained(chosen, optax.incremental_update(params, ema, 1.0 - decay), ema)
+        # Of a frozen leaf the average is kept: the average of equal numbers is not that number to the bit.
+        ema = _trained(chosen, _averaged(params, ema, decay), ema)
+        ema_statistics = {
+            name: _trained(chosen, _averaged(new, ema_statistics[name], decay), ema_statistics[name])
+            for name, new in statistics.items()
+        }
     return dataclasses.replace(
         state,
         params=params,
-        statistics={**state.statistics, **kept},
+        statistics=statistics,
         opt_state=opt_state,
         objective_state=objective_state,
         ema=ema,
+        ema_statistics=ema_statistics,
     )
+
+
+def _averaged(new: Any, average: Any, decay: Array) -> Any:
+    """An exponential moving average after one more value; leaves that have no mean (counters) are the newest."""
+    moved = optax.incremental_update(new, average, 1.0 - decay)
+    return jax.tree.map(lambda leaf, mean: mean if _is_real(leaf) else leaf, new, moved)
 
 
 def _trained(trains: Trains, tree: Any, kept: Any) -> Any:

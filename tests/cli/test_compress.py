@@ -13,11 +13,11 @@ from support.contract import plausible_variables
 from hvae_jax.cli import compress, decompress
 from hvae_jax.cli.compress import Compress
 from hvae_jax.cli.decompress import Decompress
-from hvae_jax.codec import read_container
+from hvae_jax.codec import Encoded, read_container
 from hvae_jax.data import Dataset
 from hvae_jax.data.dataset import Split, integer
 from hvae_jax.experiment import Data, Experiment
-from hvae_jax.likelihoods import Bernoulli, LogisticMixture
+from hvae_jax.likelihoods import Bernoulli, LogisticMixture, Missing
 from hvae_jax.models import VAE
 from hvae_jax.training.checkpoint import Progress
 
@@ -64,6 +64,10 @@ def test_pictures_come_back(capsys: pytest.CaptureFixture[str]) -> None:
     np.testing.assert_array_equal(np.load("back.npz")["x"], X)
     container = read_container(file.read_bytes())
     assert container.names == NAMES and container.shape == X.shape
+    assert "initial bits, those of its first 2 images: --initial 1 makes" not in said
+    assert "initial bits, those of its first 2 images: --initial 1 makes" in compress._summary(
+        Encoded(container, net_bits=64, initial_bits=96, bound=np.zeros(5)), 99, "pictures"
+    )
 
     Decompress(Path(), compressed("arrays.npz", examples=3, unverified=True), Path("back.npz"))()
     x = np.load("back.npz")["x"]
@@ -145,6 +149,24 @@ def test_what_is_not_decompressed(variables: Any, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(FileNotFoundError, match=r"no file none\.hvae"):
         Decompress(Path(), Path("none.hvae"))()
     assert not Path("images").exists() and not list(Path().glob("*.partial"))
+
+
+def test_a_run_with_missing_values(variables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole images come back, through a floating .npz too; missing values are one line, and nothing is written."""
+    experiment = Experiment("toy", MODEL, Data("toy", hidden=0.5))
+    assert isinstance(experiment.model.likelihood, Missing)
+    for command in (compress, decompress):
+        monkeypatch.setattr(command, "open_variables", lambda *_: (experiment, variables, Progress()))
+    whole = X.astype(np.float32)
+    np.savez("whole.npz", x=whole)
+    Decompress(Path(), compressed("whole.npz", unverified=True), Path("back.npz"))()
+    np.testing.assert_array_equal(np.load("back.npz")["x"], whole)
+    Path("images.hvae").unlink()
+    whole[2, 0] = np.nan
+    np.savez("some.npz", x=whole)
+    with pytest.raises(ValueError, match=r"^x has missing values, NaN, in 1 of 5 images") as error:
+        compressed("some.npz")
+    assert "\n" not in str(error.value) and not list(Path().glob("*.hvae*"))
 
 
 def test_a_model_of_other_values(variables: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,11 +89,12 @@ def test_own_arrays() -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"mask": "boxes"}, "it is box, half, missing, or a file"),
+        ({"mask": "boxes"}, "--mask boxes is neither box, half nor missing, nor a file"),
         ({"mask": "no.npz"}, "there is no file no.npz"),
         ({"mask": "two.npz"}, "holds seen, missing, but needs one array"),
         ({"mask": "other.npz"}, r"shape \(3, 3\), but x has shape \(3, 4, 6, 1\)"),
         ({"mask": "full.npz", "n": 2}, "hides nothing of these images"),
+        ({"mask": "none.npz", "n": 2}, "nothing is seen of these images"),
         ({"mask": "missing", "n": 2}, "Nothing of these images of .* is missing"),
         ({"mask": "text.txt"}, "a mask is a picture, or an .npz"),
         ({"mask": "text.png"}, "text.png: "),
@@ -108,6 +109,7 @@ def test_refused(choices: dict[str, Any], message: str) -> None:
     np.savez("two.npz", seen=np.ones((4, 6)), missing=np.ones((4, 6)))
     np.savez("other.npz", seen=np.ones((3, 3)))
     np.savez("full.npz", seen=np.ones((4, 6)))
+    np.savez("none.npz", seen=np.zeros((4, 6)))
     Path("text.txt").write_text("no mask")
     Path("text.png").write_text("no picture")
     before = sorted(Path().iterdir())

@@ -65,18 +65,18 @@ def test_scores(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "Sample quality on features.npz" in out and "6 real and 6 generated examples of 6 features" in out
     with np.load("scores.npz") as scores:
-        assert scores["elbo_own"].shape == (8,) and scores["llr_1_other"].shape == (2,)
-        area, error = auroc(-scores["elbo_own"], -scores["elbo_other"])
-        assert f"{area:.3f} ± {error:.3f}" in out and f"{-scores['elbo_own'].mean():.2f} ± " in out
+        assert scores["elbo_run"].shape == (8,) and scores["llr_1_data"].shape == (2,)
+        area, error = auroc(-scores["elbo_run"], -scores["elbo_data"])
+        assert f"{area:.3f} ± {error:.3f}" in out and f"{-scores['elbo_run'].mean():.2f} ± " in out
         names = ("elbo", "iw_bound", "llr_1")
-        found = {side: {name: scores[f"{name}_{side}"] for name in names} for side in ("own", "other")}
+        found = {side: {name: scores[f"{name}_{side}"] for name in names} for side in ("run", "data")}
     assert "test of " in out and "own of mine" in out and "-log p(x) <= (K=4)" in out and "LLR>1" in out
     trained = hv.load(RUN)
     own, other = given_examples(trained.experiment, EVENT, splits=("test",)), trained.pictures("mine")
-    score._write(Path("scores.jsonl"), {"own": own, "other": other}, found)
+    score._write(Path("scores.jsonl"), {"run": own, "data": other}, found)
     rows = [json.loads(line) for line in Path("scores.jsonl").read_text().splitlines()]
     assert len(rows) == 10 and [row.get("name") for row in rows[-2:]] == ["a.png", "b.png"]
-    for name, values in found["other"].items():
+    for name, values in found["data"].items():
         np.testing.assert_allclose([row[name] for row in rows[-2:]], values, rtol=1e-6)
 
 

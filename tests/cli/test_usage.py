@@ -69,7 +69,11 @@ def test_what_is_no_run(command: str, tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize(
     ("arguments", "parts"),
-    [([], ["evaluate", "doctor"]), (["shw", "runs"], ["shw", "show"]), (["show"], ["the run folder"])],
+    [
+        ([], ["evaluate", "doctor"]),
+        (["shw", "runs"], ["error: There is no command 'shw'. Did you mean show? There are train, sweep, "]),
+        (["show"], ["the run folder"]),
+    ],
 )
 def test_wrong_commands(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

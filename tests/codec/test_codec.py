@@ -20,6 +20,7 @@ from hvae_jax.likelihoods import (
     Gaussian,
     Likelihood,
     LogisticMixture,
+    Missing,
     PixelCNN,
     Poisson,
     Quantised,
@@ -209,6 +210,18 @@ def test_another_model_is_refused() -> None:
 def test_values_that_cannot_be_coded(x: np.ndarray, line: str) -> None:
     with pytest.raises(ValueError, match=line):
         coder(TOP_DOWN, 4, 2, 1).encode(x)
+
+
+def test_missing_values_have_no_code() -> None:
+    """A model that was trained with them codes whole images, as the model of whole images that it is."""
+    made = coder(TOP_DOWN, 4, 2, 1)
+    assert Codec(TOP_DOWN.clone(likelihood=Missing(Categorical(17))), made.variables).model == TOP_DOWN
+    x = images(Categorical(17), 3, 4, 2, 1).astype(np.float32)
+    x[1, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"^x has missing values, NaN, in 1 of 3 images: .*`hvae inpaint RUN"):
+        made.encode(x)
+    with pytest.raises(ValueError, match="needs a discrete one"):
+        Codec(TOP_DOWN.clone(likelihood=Missing(Gaussian())), {})
 
 
 def test_a_bernoulli_codes_no_probabilities() -> None:

@@ -140,7 +140,7 @@ def test_a_step(name: str) -> None:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
         assert metrics["skipped"] == 0 and abs(metrics["loss"] + metrics["elbo"]) > 1e-3
         same({part: metrics[part] for part in bare}, bare, rtol=1e-5, atol=1e-6)
-        for part in ("params", "ema", "statistics"):
+        for part in ("params", "ema", "statistics", "ema_statistics"):
             leaves = (jax.tree.leaves(getattr(one, part)) for one in (before, state))
             assert any((a != b).any() for a, b in zip(*leaves, strict=True))
         before = state

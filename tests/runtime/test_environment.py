@@ -52,6 +52,37 @@ def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert cache_of(str(tmp_path), monkeypatch) == str(tmp_path / "hvae_jax" / "xla")
 
 
+@pytest.mark.parametrize(
+    ("ours", "environment", "expected"),
+    [
+        pytest.param(1.0, None, 0.2, id="nothing set"),
+        pytest.param(1.0, "1.0", 1.0, id="JAX's own, by the environment"),
+        pytest.param(5.0, "5.0", 5.0, id="environment"),
+        pytest.param(0.0, None, 0.0, id="jax.config"),
+    ],
+)
+def test_the_least_compile_time(
+    ours: float, environment: str | None, expected: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """0.2 s, unless the user has set another one.
+
+    Args:
+      ours: what JAX has read from the environment or was given, seconds.
+    """
+    monkeypatch.delenv(CACHE[1].upper(), raising=False)
+    if environment is not None:
+        monkeypatch.setenv(CACHE[1].upper(), environment)
+    before = {name: jax.config.values[name] for name in CACHE}
+    try:
+        jax.config.update(CACHE[0], str(tmp_path))
+        jax.config.update(CACHE[1], ours)
+        use_compilation_cache()
+        assert jax.config.values[CACHE[1]] == expected
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
 @pytest.mark.usefixtures("no_home")
 def test_paths_that_need_a_home(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match=r"no home folder to keep nowhere in .*--data\.directory"):

@@ -43,6 +43,7 @@ def state_at(step: int) -> TrainState:
             "bytes": np.arange(5, dtype=np.uint8),
         },
         ema=jax.tree.map(lambda leaf: leaf + leaf.dtype.type(1), params),
+        ema_statistics={"batch_stats": {"mean": rng.normal(size=7).astype(np.float32)}},
         skipped=np.int32(2),
         streak=np.int32(1),
         usual_norm=np.float32([0.3, -1.0, 31.0]),

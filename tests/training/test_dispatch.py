@@ -25,7 +25,7 @@ EXAMPLES, BATCH = 50, 8  # an epoch: six full batches and one of two
 
 def blank() -> TrainState:
     """A state that only counts. Each counter is an array of its own, since the dispatch donates them."""
-    return TrainState(jnp.int32(0), {}, {}, (), (), None, jnp.int32(0), jnp.int32(0), jnp.zeros(3))
+    return TrainState(jnp.int32(0), {}, {}, (), (), None, {}, jnp.int32(0), jnp.int32(0), jnp.zeros(3))
 
 
 def watch(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:

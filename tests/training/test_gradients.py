@@ -40,7 +40,8 @@ class Given(Objective):
 def fresh() -> TrainState:
     """Two parameters at 0, for SGD."""
     zero, place = jnp.int32(0), jnp.zeros(2)
-    return TrainState(zero, place, {}, optax.sgd(1.0).init(place), (), place, zero, zero, jnp.float32(NOTHING_USUAL))
+    usual, opt_state = jnp.float32(NOTHING_USUAL), optax.sgd(1.0).init(place)
+    return TrainState(zero, place, {}, opt_state, (), place, {}, zero, zero, usual)
 
 
 def walk(gradients: list[list[float]], limits: Gradients | None) -> list[tuple[TrainState, dict[str, Array]]]:

@@ -84,7 +84,7 @@ def test_a_bad_step_changes_nothing(at: int, way: str) -> None:
     assert (after.step, after.skipped, after.streak) == (at + 2, bad.skipped, 0)
     assert after.objective_state == before.objective_state + 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
-    for part in ("params", "ema", "statistics", "opt_state"):
+    for part in ("params", "ema", "statistics", "ema_statistics", "opt_state"):
         leaves = (jax.tree.leaves(getattr(state, part)) for state in (bad, after))
         assert any((a != b).any() for a, b in zip(*leaves, strict=True))
 
@@ -111,16 +111,23 @@ class Infinite(NegativeELBO):
 
 
 def test_the_average_forgets_its_start() -> None:
-    """Decay min(0.2, (1 + t)/(10 + t)) at update t, skipped steps not counted; evaluation uses the average."""
+    """Decay min(0.2, (1 + t)/(10 + t)) at update t, skipped steps not counted; evaluation uses the average.
+
+    It covers parameters and batch statistics.
+    """
+
+    def read(state: TrainState) -> dict[str, Any]:
+        return {"params": state.params, **state.statistics}
+
     history = poisoned()
-    average, updates = history[0][0].params, 0
+    average, updates = read(history[0][0]), 0
     for state, metrics in history[1:]:
         if not metrics["skipped"]:
             decay = [1 / 10, 2 / 11, 0.2, 0.2][updates]
-            average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, state.params)
+            average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, read(state))
             updates += 1
-        assert_trees_equal(state.ema, average, rtol=1e-5, atol=1e-7)
-        assert_trees_equal(state.variables, {"params": state.ema, **state.statistics})
+        assert_trees_equal(state.variables, average, rtol=1e-5, atol=1e-7)
+        assert_trees_equal(state.variables, {"params": state.ema, **state.ema_statistics})
     assert updates == 4
 
 
@@ -464,10 +471,11 @@ def test_what_is_not_trained_keeps_every_bit(microbatch: int | None) -> None:
             assert np.array_equal(old, new[path]) != objective.trains(path), (part, path)
             kept, moved = kept + (not objective.trains(path)), moved + objective.trains(path)
     assert kept > 5 and moved > 5
-    new = leaves_by_path(after.statistics["batch_stats"])
-    for path, old in leaves_by_path(before.statistics["batch_stats"]).items():
-        assert np.array_equal(old, new[path]) != objective.trains(path), path
-    assert {objective.trains(path) for path in new} == {True, False}
+    for part in ("statistics", "ema_statistics"):
+        new = leaves_by_path(getattr(after, part)["batch_stats"])
+        for path, old in leaves_by_path(getattr(before, part)["batch_stats"]).items():
+            assert np.array_equal(old, new[path]) != objective.trains(path), (part, path)
+        assert {objective.trains(path) for path in new} == {True, False}
 
 
 def test_what_is_not_trained_counts_towards_no_limit() -> None:
