@@ -26,10 +26,27 @@ def words(report: dict[str, Any]) -> list[str]:
         *_classes(report),
         _information(report),
         _gap(report),
+        *_training(report),
         _samples(report),
         *_labels(report),
         *_remedies(report),
     ]
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """The verdict on all levels in one short sentence."""
+    names, verdicts = report["levels"], report["verdicts"]
+    for kind, verb, verb_of_one in (
+        ("collapsed", "have collapsed", "has collapsed"),
+        ("unclear", "may have collapsed", "may have collapsed"),
+        ("spare", "could be spared", "could be spared"),
+    ):
+        found = [name for name, one in zip(names, verdicts, strict=True) if one == kind]
+        if found:
+            return f"{len(found)} of {len(names)} levels {verb if len(found) > 1 else verb_of_one}."
+    if len(names) == 1:
+        return f"{names[0]}, the only level, is in use."
+    return "Both levels are in use." if len(names) == 2 else f"All {len(names)} levels are in use."
 
 
 def estimate(number: Mapping[str, float]) -> str:
@@ -115,8 +132,12 @@ def _lost(losses: Sequence[Mapping[str, float] | None], joined: str = "and") -> 
 
 def _remedies(report: Mapping[str, Any]) -> list[str]:
     """What may help the levels that have collapsed; nothing if none has."""
-    collapsed = [i for i, one in enumerate(report["verdicts"]) if one == "collapsed"]
-    return remedies(report, collapsed, _subject(report, collapsed)) if collapsed else []
+    said = []
+    for one in remedies(report):
+        subject = _subject(report, [i for i, kind in enumerate(report["verdicts"]) if kind == "collapsed"])
+        effect = f"Measured: {one['measured']}." if one["measured"] else "Its effect was not measured here."
+        said.append(f"What may help {subject}: {one['name']}, which {one['does']} ({one['how']}). {effect}")
+    return said
 
 
 def _units(report: Mapping[str, Any]) -> list[str]:
@@ -239,6 +260,20 @@ def _gap(report: Mapping[str, Any]) -> str:
         f"{report['iw_bound']['k']} importance-weighted draws gain {estimate(report['gap'])} nats on the ELBO: the "
         "posterior is loose by that or more."
     )
+
+
+def _training(report: Mapping[str, Any]) -> list[str]:
+    """How much better training examples are fitted; nothing if they are what is measured."""
+    found = report.get("training")
+    if found is None:
+        return []
+    gap, n = found["gap"], f"{found['examples']:,}"
+    if abs(gap["value"]) <= 2 * gap["error"]:
+        apart = f"their ELBO is {estimate(gap)} nats above that of the {report['split']} split"
+        return [f"{n} training examples are fitted no better than unseen ones: {apart}."]
+    better = "better" if gap["value"] > 0 else "worse"
+    size = estimate(gap | {"value": abs(gap["value"])})
+    return [f"{n} training examples are fitted {size} nats {better} than the {report['split']} split (ELBO)."]
 
 
 def _samples(report: Mapping[str, Any]) -> str:
