@@ -1,6 +1,7 @@
 """Parts of the page as HTML: tables, bars, tiles, terms, figures with labelled columns."""
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -39,25 +40,26 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[st
     """A table; on a narrow screen a row becomes a block in which each cell has the head of its column beside it.
 
     Args:
-      head: plain text of the columns' heads; that of the first, the rows' names, first.
+      head: heads of the columns as HTML, the one of the rows' names first.
       rows: cells as HTML.
       kinds: classes of the columns; () for none.
       name: class of the table.
     """
     kinds = kinds or [""] * len(head)
-    first = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    first = "".join(f"<th{_class(kind)}>{cell}</th>" for cell, kind in zip(head, kinds, strict=True))
+    labels = [re.sub("<[^>]*>", "", cell).replace('"', "&quot;") for cell in head]
     body = []
     for row in rows:
         cells = [f'<th scope="row">{row[0]}</th>']
-        for cell, column, kind in zip(row[1:], head[1:], kinds[1:], strict=True):
-            cells.append(f'<td data-label="{escape(column, quote=True)}"{_class(kind)}>{cell}</td>')
+        for cell, label, kind in zip(row[1:], labels[1:], kinds[1:], strict=True):
+            cells.append(f'<td data-label="{label}"{_class(kind)}>{cell}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table{_class(name)}><thead><tr>{first}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def terms(meanings: Mapping[str, str]) -> str:
-    """What words mean, as HTML, below the table that uses them."""
-    said = "".join(f"<dt>{escape(word)}</dt><dd>{meaning}</dd>" for word, meaning in meanings.items())
+    """What words mean, below the table that uses them; both are HTML."""
+    said = "".join(f"<dt>{word}</dt><dd>{meaning}</dd>" for word, meaning in meanings.items())
     return f'<dl class="terms">{said}</dl>'
 
 

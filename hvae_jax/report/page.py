@@ -44,7 +44,7 @@ def page(title: str, report: Mapping[str, Any], pictures: Sequence[Picture] = ()
         f"<ul>{''.join(f'<li>{escape(one)}</li>' for one in said)}</ul>",
     ]
     if any(one.kind in ("samples", "data") for one in pictures):
-        body += ['<h2 id="samples">Samples</h2>', side_by_side("samples", "data"), shown("classes")]
+        body += ['<h2 id="samples">Samples beside data</h2>', side_by_side("samples", "data"), shown("classes")]
     body += ['<h2 id="units">Units</h2>', *sections.units(report), side_by_side("walk", "circle")]
     body += ['<h2 id="information">Information</h2>', *sections.information(report)]
     body += ['<h2 id="above">What the upper levels alone know</h2>', *sections.above(report)]

@@ -48,7 +48,7 @@ def levels_plot(report: Mapping[str, Any]) -> str:
             columns.append(f'<span{kind} style="height:{height:.1f}%" title="{name}"></span>')
         grow = f'style="flex:{len(chosen)} 1 0"'
         groups.append(f"<div {grow}>{''.join(columns)}</div>")
-        under.append(f"<div {grow}>{resolution(side)}</div>")
+        under.append(f"<div {grow}>{resolution(side, sides)}</div>")
     best = max(range(len(rates)), key=lambda i: rates[i]["value"])
     axis = (
         f"Rate of each level, the top level first, by resolution; the highest is {escape(report['levels'][best])}, "
@@ -61,9 +61,9 @@ def levels_plot(report: Mapping[str, Any]) -> str:
     return note(axis) + drawn + key(marks)
 
 
-def resolution(side: int) -> str:
-    """The resolution of a level, from the height of its feature map; HTML."""
-    return "vector" if side == 1 else f"{side}&times;{side}"
+def resolution(side: int, sides: Sequence[int]) -> str:
+    """The resolution of a level, from the height of its feature map and those of all levels; HTML."""
+    return f"{side}&times;{side}" if max(sides) > 1 else "vector"
 
 
 def units_plot(report: Mapping[str, Any]) -> str:

@@ -9,10 +9,12 @@ import numpy as np
 from hvae_jax.report.markup import DASH, KINDS, bar, chip, key, note, number, range_bar, table, terms, tiles
 from hvae_jax.report.plots import levels_plot, resolution, units_plot
 from hvae_jax.report.verdicts import COLLAPSED
-from hvae_jax.report.words import accuracy, headline
+from hvae_jax.report.words import accuracy
 
 ROWS = 12
 """Largest number of levels that a section lists: of a deeper model's some are left out, or all are folded away."""
+
+ABOVE = "L<sup>&gt;k</sup>"
 
 VERDICTS = {
     "used": f"the rate or what is lost without the level is clearly above {COLLAPSED} nats, the loss if it is known.",
@@ -23,11 +25,12 @@ VERDICTS = {
 
 
 def verdict(report: Mapping[str, Any]) -> str:
-    """The first thing on the page: the verdict on all levels, and what it rests on."""
+    """The first thing on the page: the verdict on all levels, and the numbers that it rests on."""
     worst = next(one for one in ("collapsed", "unclear", "spare", "used") if one in report["verdicts"])
+    said, _, numbers = report["words"][0].partition(": ")
     return (
-        f'<div class="headline {KINDS[worst]}"><strong>{escape(headline(report))}</strong>'
-        f"<span>{escape(report['words'][0])}</span></div>"
+        f'<div class="headline {KINDS[worst]}"><strong>{escape(said)}.</strong>'
+        f"<span>{escape(numbers[:1].upper() + numbers[1:])}</span></div>"
     )
 
 
@@ -45,8 +48,8 @@ def fit(report: Mapping[str, Any]) -> list[str]:
     ]
     found = report.get("training")
     if found is not None:
-        train = f"ELBO of {found['examples']:,} training examples minus that of {split}; above 0: overfitting"
-        entries.append(("Train \u2212 " + split, number(found["gap"]), train))
+        train = f"how much better {found['examples']:,} training examples fit: overfitting, or splits that differ"
+        entries.append((f"ELBO, train - {split}", number(found["gap"]), train))
     apart = report["told_apart"]["samples"]
     entries += [
         (
@@ -110,7 +113,7 @@ def levels(report: Mapping[str, Any]) -> list[str]:
     rows = []
     for i, name in enumerate(names):
         rate, lost = report["rates"][i], report["losses"][i]
-        what = "observed" if name in report["observed"] else resolution(report["sides"][i])
+        what = "observed" if name in report["observed"] else resolution(report["sides"][i], report["sides"])
         what += f", {report['units'][i]['units']:,} units" if what != "observed" else ""
         drawn = bar(rate, most, "rate") + bar(lost, most, "loss")
         rows.append(
@@ -138,7 +141,7 @@ def _by_side(report: Mapping[str, Any]) -> list[str]:
     most = max(max(one["rate"]["value"] for one in found), 1e-9)
     rows = [
         [
-            resolution(one["side"]),
+            resolution(one["side"], report["sides"]),
             bar(one["rate"], most, "rate"),
             str(one["levels"]),
             number(one["rate"]),
@@ -191,7 +194,7 @@ def information(report: Mapping[str, Any]) -> list[str]:
         ranges = [
             DASH
             if seen[f"{kind}lower"][i] is None
-            else f"{number(seen[f'{kind}lower'][i])} to {number(seen[f'{kind}upper'][i])}"
+            else f"<span>{number(seen[f'{kind}lower'][i])}</span> to <span>{number(seen[f'{kind}upper'][i])}</span>"
             for kind in ("", "to_prior_")
         ]
         name = escape(report["levels"][i]) + (" <small>and above</small>" if i else "")
@@ -217,7 +220,12 @@ def information(report: Mapping[str, Any]) -> list[str]:
         ]
     )
     head = ("levels", "", "rate, nats", "I(x; z), nats", "KL(q(z) || p(z)), nats")
-    return [marks, table(head, rows, ("", "bars", "", "", "")), left_out(report, chosen), terms(meanings)]
+    return [
+        marks,
+        table(head, rows, ("", "bars", "range", "range", "range")),
+        left_out(report, chosen),
+        terms(meanings),
+    ]
 
 
 def above(report: Mapping[str, Any]) -> list[str]:
@@ -225,17 +233,17 @@ def above(report: Mapping[str, Any]) -> list[str]:
     entries = report["bounds_above"]
     other = entries[0].get("auroc", {}).get("data")
     most = max(max(entry["ratio"]["value"] for entry in entries), 1e-9)
-    head = ["levels drawn", "", "L^{>k}, nats", "ELBO - L^{>k}, nats"]
+    head = ["levels drawn", "", f"{ABOVE}, nats", f"ELBO - {ABOVE}, nats"]
     meanings = {
         "levels drawn": "k, the number of lowest levels (of stages, in BIVA) that are drawn from their prior.",
-        "L^{>k}": (
+        ABOVE: (
             "the bound when only the levels above are inferred (Havtorn et al., 2021), for k > 0 by "
             f"{report['effort']['draws']} draws."
         ),
-        "ELBO - L^{>k}": "what the k lowest levels add to the bound; it is high for unusual data.",
+        f"ELBO - {ABOVE}": "what the k lowest levels add to the bound; it is high for unusual data.",
     }
     if other:
-        head.append(f"AUROC against {other}")
+        head.append(f"AUROC against {escape(other)}")
         meanings["AUROC"] = f"how well that tells {escape(other)} from this data, 0.5 is chance; for k = 0, the ELBO."
     rows = []
     for entry in entries:

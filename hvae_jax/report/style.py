@@ -51,6 +51,8 @@ th, td { padding: .4rem .75rem .4rem 0; text-align: right; vertical-align: middl
   font-weight: normal; }
 thead th { font-size: .8125rem; line-height: 1.3; color: var(--soft); vertical-align: bottom; }
 td { white-space: nowrap; }
+.text { text-align: left; }
+.text, .range { white-space: normal; } .range span { white-space: nowrap; }
 tbody th, th:first-child { text-align: left; }
 tbody th { font-weight: 600; }
 tr > :last-child { padding-right: 0; }
@@ -75,6 +77,7 @@ dl.terms dt { font-weight: 600; } dl.terms dd { margin: 0; }
 
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 0 2rem; }
 .pair figure { display: grid; grid-row: span 3; grid-template-rows: subgrid; gap: 0; align-items: start; }
+.pair figure:has(.many) { grid-column: 1 / -1; }
 .pair .grid { justify-content: start; }
 figure { margin: 1.5rem 0 0; break-inside: avoid; }
 figure h3 { margin: 0; }
@@ -103,16 +106,19 @@ figcaption { font-size: .875rem; color: var(--soft); margin: 0 0 .5rem; max-widt
 .remedy h3 { margin: 0; } .remedy p { margin: .25rem 0 0; font-size: .9375rem; }
 summary { cursor: pointer; margin: 1rem 0 .25rem; }
 
-@media (max-width: 40rem) {
-  thead { position: absolute; clip-path: inset(50%); height: 1px; overflow: hidden; }
+@media screen and (max-width: 48rem) {
+  thead { position: absolute; display: block; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
   table, tbody { display: block; }
-  tr { display: grid; grid-template-columns: 1fr 1fr; gap: .1rem 1rem; padding: .6rem 0;
+  tr { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .1rem .5rem; padding: .6rem 0;
     border-bottom: 1px solid var(--line); }
   th, td { border: 0; padding: 0; text-align: left; white-space: normal; }
+  td { display: flex; flex-direction: column; justify-content: space-between; font-size: .875rem; }
   td::before { content: attr(data-label); display: block; font-size: .75rem; line-height: 1.3; color: var(--soft); }
   tbody th { grid-column: 1 / -1; }
   td.bars { grid-column: 1 / -1; width: auto; } td.bars::before, td.chipped::before { display: none; }
-  table.levels tbody th { grid-column: 1; } table.levels td.chipped { grid-column: 2; grid-row: 1; text-align: right; }
+  table.levels tr { grid-template-columns: repeat(2, minmax(0, 1fr)); } table.levels tbody th { grid-column: 1; }
+  table.levels td.chipped { grid-column: 2; grid-row: 1; align-items: flex-end; }
+  td.text { grid-column: 2 / 4; } td.range { grid-column: 1 / -1; display: block; }
   dl.terms { display: block; } dl.terms dd { margin: 0 0 .5rem; }
   .columns, .sides, .columns > div { gap: .25rem; } .columns > div { gap: 0; }
 }
@@ -121,9 +127,10 @@ summary { cursor: pointer; margin: 1rem 0 .25rem; }
     --info: #d98200; --good: #14784a; --bad: #c22f2b; --mid: #8a5a00; --rest: #9b988f; color-scheme: light; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   @page { margin: 14mm; }
-  body { max-width: none; padding: 0; font-size: 10pt; }
+  html { font-size: 12px; }
+  body { max-width: none; padding: 0; }
   nav { display: none; }
-  h2 { break-after: avoid; margin-top: 1.5rem; } h3, figcaption { break-after: avoid; }
+  h2 { break-after: avoid; margin-top: 1.5rem; } h3, figcaption, h2 + .note { break-after: avoid; }
   tr, .plot, .headline { break-inside: avoid; }
   details::details-content { content-visibility: visible; height: auto; }
 }

@@ -21,7 +21,10 @@ EXAMPLES = 8
 """Examples in a picture, one a row."""
 
 MOST_LEVELS = 6
-"""Largest number of levels that are traversed, those with the highest rates."""
+"""Largest number of levels that are traversed, those with the highest rates; of a collapsed level nothing moves."""
+
+WALKED = 4
+"""Examples from which the traversal of a level sets out."""
 
 MOST_COLUMNS = 11
 """Largest number of reconstructions of an example, level by level: in a deeper model some depths are left out."""
@@ -65,7 +68,10 @@ def walk_pictures(
     seen = f"The first {len(square)} examples of the {report['split']} split, to compare with."
     return [
         *_levels(report, by_level, x, len(model.levels_per_stage), counts.tolist(), shown),
-        *(replace(text, png=grid_png(images, shown)) for text, images in grids),
+        *(
+            replace(text, png=grid_png(images[:WALKED] if text.kind == "walk" else images, shown))
+            for text, images in grids
+        ),
         Picture("data", "Data", seen, grid_png(data, shown)),
     ]
 
@@ -86,11 +92,11 @@ def _levels(
     """
     kept, added = depth_labels(report["levels"], stages, counts)
     note = (
-        "An example a row. In a column the levels named so far are inferred from the image at the right; those below "
-        "are at the mode of their prior. A level adds what is new in its column."
+        "An example a row. The levels down to that of a column are inferred from the image at the right; those below "
+        "it are at the mode of their prior. A level adds what is new in its column."
     )
     images = np.concatenate([by_level, x[:, None].astype(by_level.dtype)], axis=1)
-    what = "levels inferred, from the top"
+    what = "inferred, from the top down to" if kept[0] == "none" else "levels inferred, from the top"
     found = [
         Picture("levels", "Level by level", note, grid_png(images, shown), (*kept, "image"), across=what),
     ]
@@ -107,9 +113,10 @@ def _levels(
 def depth_labels(names: Sequence[str], stages: int, counts: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Labels of reconstructions from the top `counts` levels, and of what is added from each to the next."""
     if len(counts) == stages + 1 == len(names) + 1:
-        return ("none", names[0], *(f"+ {name}" for name in names[1:])), tuple(names)
-    kept = ("none", *(f"top {count}" for count in counts[1:-1]), f"all {stages}")
-    return kept, tuple(str(b) if b == a + 1 else f"{a + 1}-{b}" for a, b in itertools.pairwise(counts))
+        return ("none", *names), tuple(names)
+    return tuple(map(str, counts)), tuple(
+        str(b) if b == a + 1 else f"{a + 1}-{b}" for a, b in itertools.pairwise(counts)
+    )
 
 
 def _decoded(
@@ -155,7 +162,8 @@ def _decoded(
 
     names, rates = report["levels"], [rate["value"] for rate in report["rates"]]
     values = np.linspace(-2.5, 2.5, STEPS)
-    for level in sorted(np.argsort(rates)[::-1][:MOST_LEVELS].tolist()):
+    walked = [i for i in np.argsort(rates)[::-1].tolist() if report["verdicts"][i] != "collapsed"][:MOST_LEVELS]
+    for level in sorted(walked):
         unit = report["units"][level]["order"][0]
 
         def moved(value: float, level: int = level, unit: int = unit) -> list[np.ndarray]:

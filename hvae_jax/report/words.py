@@ -33,22 +33,6 @@ def words(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def headline(report: Mapping[str, Any]) -> str:
-    """The verdict on all levels in one short sentence."""
-    names, verdicts = report["levels"], report["verdicts"]
-    for kind, verb, verb_of_one in (
-        ("collapsed", "have collapsed", "has collapsed"),
-        ("unclear", "may have collapsed", "may have collapsed"),
-        ("spare", "could be spared", "could be spared"),
-    ):
-        found = [name for name, one in zip(names, verdicts, strict=True) if one == kind]
-        if found:
-            return f"{len(found)} of {len(names)} levels {verb if len(found) > 1 else verb_of_one}."
-    if len(names) == 1:
-        return f"{names[0]}, the only level, is in use."
-    return "Both levels are in use." if len(names) == 2 else f"All {len(names)} levels are in use."
-
-
 def estimate(number: Mapping[str, float]) -> str:
     """A value with its standard error, such as "0.29 ± 0.01": two digits, up to four where the error is small.
 
@@ -57,7 +41,8 @@ def estimate(number: Mapping[str, float]) -> str:
     error = number["error"]
     digits = min(4, max(2, -math.floor(math.log10(error)))) if 0.0 < error < 1.0 else 2
     shown = max(error, 10.0**-digits) if error > 0.0 else error
-    return f"{number['value']:.{digits}f} ± {shown:.{digits}f}"
+    value = round(number["value"], digits) + 0.0  # -0.0 is written as 0.0
+    return f"{value:.{digits}f} ± {shown:.{digits}f}"
 
 
 def accuracy(number: Mapping[str, float]) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from hvae_jax.report import markup, pictures, plots, sections
 from hvae_jax.report.page import page
 from hvae_jax.report.remedies import remedies
-from hvae_jax.report.words import headline, words
+from hvae_jax.report.words import words
 
 
 def number(value: float, error: float = 0.1) -> dict[str, float]:
@@ -64,21 +64,13 @@ def report_of(levels: int, collapsed: int = 0) -> dict[str, Any]:
     return made
 
 
-@pytest.mark.parametrize(
-    ("levels", "collapsed", "said"),
-    [
-        (1, 0, "z1, the only level, is in use."),
-        (2, 0, "Both levels are in use."),
-        (5, 0, "All 5 levels are in use."),
-        (5, 1, "1 of 5 levels has collapsed."),
-        (5, 2, "2 of 5 levels have collapsed."),
-    ],
-)
-def test_the_verdict_comes_first(levels: int, collapsed: int, said: str) -> None:
-    """One short sentence, above every number."""
+@pytest.mark.parametrize(("levels", "collapsed"), [(1, 0), (5, 0), (5, 2)])
+def test_the_verdict_comes_first(levels: int, collapsed: int) -> None:
+    """The first sentence of the words, above every number: what is so, and from which numbers."""
     report = report_of(levels, collapsed)
-    assert headline(report) == said
     text = page("a run", report)
+    said, numbers = report["words"][0].split(": ")
+    assert f"<strong>{said}.</strong>" in text and f"{numbers[1:]}</span>" in text
     assert text.index(said) < text.index("ELBO</dt>") < text.index('id="levels"') < text.index('id="units"')
     assert "1,234 parameters" in text and "overfitting" in text and "--seed 0" in text and "+-" not in text
 

@@ -18,6 +18,7 @@ X = np.random.default_rng(0).integers(0, 3, (9, 4, 4, 1)).astype(np.uint8)
 REPORT = {
     "split": "test",
     "levels": ["z2", "z1"],
+    "verdicts": ["used", "unclear"],
     "rates": [{"value": 2.0}, {"value": 1.0}],
     "units": [{"order": [1, 0]}, {"order": [2, 0, 1]}],
 }
@@ -44,7 +45,7 @@ def test_two_programs_make_all_pictures(variables: Any, monkeypatch: pytest.Monk
     assert made == ["infer", "decode", "<lambda>"]
     assert [one.kind for one in pictures] == ["levels", "changes", "samples", "walk", "walk", "circle", "data"]
     assert all(one.png.startswith(b"\x89PNG") for one in pictures)
-    assert pictures[0].columns == ("none", "z2", "+ z1", "image") and pictures[1].columns == ("z2", "z1")
+    assert pictures[0].columns == ("none", "z2", "z1", "image") and pictures[1].columns == ("z2", "z1")
     assert pictures[3].columns == ("-2.5", "-1.7", "-0.8", "0", "+0.8", "+1.7", "+2.5")
 
 
@@ -64,10 +65,8 @@ def test_what_noise_decodes_to(variables: Any) -> None:
 
 def test_labels_of_depths() -> None:
     """By name where every level has a column, by number in deeper models and in those with stages."""
-    assert walks.depth_labels(["z2", "z1"], 2, [0, 1, 2]) == (("none", "z2", "+ z1"), ("z2", "z1"))
+    assert walks.depth_labels(["z2", "z1"], 2, [0, 1, 2]) == (("none", "z2", "z1"), ("z2", "z1"))
     names = [f"z{i}" for i in range(40)]
-    assert walks.depth_labels(names, 40, [0, 1, 20, 40]) == (
-        ("none", "top 1", "top 20", "all 40"),
-        ("1", "2-20", "21-40"),
-    )
-    assert walks.depth_labels(names, 2, [0, 1, 2]) == (("none", "top 1", "all 2"), ("1", "2"))
+    kept, added = walks.depth_labels(names, 40, [0, 1, 20, 40])
+    assert kept == ("0", "1", "20", "40") and added == ("1", "2-20", "21-40")
+    assert walks.depth_labels(names, 2, [0, 1, 2]) == (("0", "1", "2"), ("1", "2"))
