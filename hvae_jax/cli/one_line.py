@@ -47,8 +47,9 @@ def one_line(arguments: Sequence[str] | None = None) -> Iterator[None]:
 def of_box(text: str) -> str | None:
     """What a box says, in one line that ends with the command that lists all arguments; None if there is no box.
 
-    Its parts lie between rules: sentences, below them arguments (indented by 2 or 4), and the help of each (by 8),
-    which is kept for what is missing. Where the encoding has no lines, a box is made of spaces and hyphens.
+    Its parts lie between rules: sentences, below them arguments (indented by 2 or 4), and below each (by 8) its
+    command, which is kept, and its help, which is kept for what is missing. Where the encoding has no lines, a box is
+    made of spaces and hyphens.
     """
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
     pairs = zip(lines, [*lines[1:], ""], strict=True)
@@ -80,7 +81,10 @@ def _sentence(part: Sequence[str], explained: bool) -> str:
         words = re.sub(r"\s*\(required\)$|^Error parsing ", "", line.strip())
         depth = len(line) - len(line.lstrip())
         if depth >= 8:
-            said += f" ({words.rstrip('.')})" if explained and words else ""
+            if where := re.fullmatch(r"(in .+) --help", words):
+                said += f" ({where[1]})"
+            elif explained and words:
+                said += f" ({words.rstrip('.')})"
             continue
         if said:
             said += " " if said.endswith(":") or not (depth or below) else ", " if depth else ". "
