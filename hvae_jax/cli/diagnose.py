@@ -11,7 +11,6 @@ from hvae_jax.cli.arguments import Import, Run, check_out
 from hvae_jax.experiment import settings
 from hvae_jax.experiment.checks import check_fits
 from hvae_jax.experiment.reopen import open_run, outputs
-from hvae_jax.report import charts
 from hvae_jax.report.budget import fit_effort
 from hvae_jax.report.diagnosis import Effort, diagnose
 from hvae_jax.report.page import page
@@ -73,6 +72,7 @@ class Diagnose:
         tell(f"about {seconds:.0f} s of passes on two cores, and compilation ({numbers}: {how})")
         report = diagnose(model, variables, dataset, key, self.split, effort, other, tell)
         report |= {"run": run.experiment.name, "best_step": run.progress.best_step, "seed": self.seed}
+        report["training_seed"] = run.experiment.seed
         out = self.out or outputs(self.run, "report.html")
         # Numbers and words first: whatever becomes of the pictures, they are there.
         write_whole(out.with_suffix(".json"), settings.dumps(report))
@@ -82,19 +82,12 @@ class Diagnose:
             return
         tell("pictures")
         try:
-            figures = {
-                "Rate of each level and all above it, and how much of it is information on x": charts.information_chart(
-                    report
-                ),
-                "KL of each unit; the filled ones carry 95% of the level's rate": charts.units_chart(report),
-                "Rate and distortion": charts.plane_chart(report),
-            }
-            images = walk_pictures(model, variables, dataset, report, jax.random.fold_in(key, 1))
+            pictures = walk_pictures(model, variables, dataset, report, jax.random.fold_in(key, 1))
         except Exception as error:
             what = f"{type(error).__name__}: {first_line(error)}"
             say(f"warning: the pictures failed ({what}), so that there is no page; {out.with_suffix('.json')}")
             return
-        write_whole(out, page(f"{run.experiment.name}: what its levels do", report, figures, images))
+        write_whole(out, page(f"{run.experiment.name}: what its levels do", report, pictures))
         say(f"{out} and {out.with_suffix('.json')}")
 
 

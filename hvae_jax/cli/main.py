@@ -19,6 +19,7 @@ from hvae_jax.cli.import_weights import ImportWeights
 from hvae_jax.cli.inpaint import Inpaint
 from hvae_jax.cli.interpolate import Interpolate
 from hvae_jax.cli.metrics import Metrics
+from hvae_jax.cli.one_line import one_line
 from hvae_jax.cli.push import Push
 from hvae_jax.cli.reconstruct import Reconstruct
 from hvae_jax.cli.sample import Sample
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and runs the command.
 
     Exit codes: 0 for success, also if only the pictures of a report failed, which is a warning; 1 for an error, whose
-    message is printed; 2 for arguments that do not parse.
+    message is printed; 2 for arguments that do not parse, with one line on what was meant.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if given and given[0] in of_recipes.COMMANDS:
@@ -67,13 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from hvae_jax.recipes import unknown
 
         refuse(unknown("command", given[0], COMMANDS))
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        args=arguments,
-        prog="hvae",
-        description=__doc__,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    with one_line(arguments):
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            args=arguments,
+            prog="hvae",
+            description=__doc__,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     with errors_said():
         use_compilation_cache()
         keep_freed_memory()

@@ -13,6 +13,7 @@ import tyro
 
 from hvae_jax.cli import flags, presets, short_flags
 from hvae_jax.cli.diagnose import Diagnose
+from hvae_jax.cli.one_line import one_line
 from hvae_jax.experiment.exits import PREEMPTED, errors_said
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.run import run, say
@@ -99,16 +100,17 @@ def parse(
     short, arguments = short_flags.taken(arguments, prog)
     experiment = short.applied(experiment)
     description = f"{description or ''}\n\n{short_flags.help_of(experiment)}"
-    command, left = tyro.cli(
-        Command,
-        prog=prog,
-        args=arguments,
-        default=Command(experiment),
-        description=description,
-        config=(tyro.conf.FlagCreatePairsOff,),
-        return_unknown_args=True,
-        registry=registry(),
-    )
+    with one_line(arguments):
+        command, left = tyro.cli(
+            Command,
+            prog=prog,
+            args=arguments,
+            default=Command(experiment),
+            description=description,
+            config=(tyro.conf.FlagCreatePairsOff,),
+            return_unknown_args=True,
+            registry=registry(),
+        )
     if left:
         presets.refuse(flags.unknown(left, command, experiment, known))
     if line := short.said(command.experiment):

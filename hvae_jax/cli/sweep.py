@@ -15,6 +15,7 @@ import tyro
 
 from hvae_jax import recipes
 from hvae_jax.cli import flags, presets, script, short_flags, train
+from hvae_jax.cli.one_line import one_line
 from hvae_jax.experiment import Experiment, settings, sweep
 from hvae_jax.experiment.exits import PREEMPTED, errors_said
 from hvae_jax.experiment.several import validation_curve
@@ -160,15 +161,16 @@ def _experiment(base: Experiment, values: Sequence[tuple[str, str]]) -> Experime
         arguments += [f"--{name}", *(word.split() if isinstance(_at(base, name), tuple) else [word])]
     short, arguments = short_flags.taken(arguments, "hvae train")
     base = short.applied(base)
-    experiment, left = tyro.cli(
-        Experiment,
-        prog="hvae train",
-        args=arguments,
-        default=base,
-        config=(tyro.conf.FlagConversionOff,),  # a truth value is a value as any other: True, False
-        return_unknown_args=True,
-        registry=script.registry(),
-    )
+    with one_line(arguments):
+        experiment, left = tyro.cli(
+            Experiment,
+            prog="hvae train",
+            args=arguments,
+            default=base,
+            config=(tyro.conf.FlagConversionOff,),  # a truth value is a value as any other: True, False
+            return_unknown_args=True,
+            registry=script.registry(),
+        )
     if left:
         presets.refuse(flags.unknown(left, script.Command(base), base, {}))
     return short.of_folder(experiment)

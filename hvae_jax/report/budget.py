@@ -52,9 +52,10 @@ def passes(effort: Effort, model: Model, dataset: Dataset, split: str | None = N
     n = 0 if chosen is None else min(effort.examples, len(chosen))  # `diagnose` refuses a split that is not there
     probed = min(effort.probed, len(train.labelled))
     depths = min(effort.depths, len(model.levels_per_stage))
+    trained = 0 if chosen is train else min(n, len(train))
     # In order: rates and bounds, information, losses without a level, bounds above one, nearest neighbours, probes.
     each = effort.k + min(effort.latents, n) + (1 + model.num_levels + depths) * effort.draws + 2 + DRAWS
-    return n * each + probed * DRAWS
+    return n * each + trained * effort.draws + probed * DRAWS
 
 
 def _seconds_of_a_pass(model: Model, variables: Any, dataset: Dataset) -> float:

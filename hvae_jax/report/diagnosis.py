@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -18,9 +17,7 @@ from hvae_jax.diagnostics import (
     Usage,
     active_units,
     alphabets,
-    auroc,
     bootstrap,
-    bound_above,
     carrying_units,
     class_accuracy,
     class_levels,
@@ -36,14 +33,14 @@ from hvae_jax.diagnostics import (
     used_units,
 )
 from hvae_jax.records import checked
+from hvae_jax.report.bounds import Bounds, by_side, sides_of
+from hvae_jax.report.estimates import Number, difference, number
 from hvae_jax.report.labels import probes
-from hvae_jax.report.remedies import facts
+from hvae_jax.report.remedies import facts, remedies
 from hvae_jax.report.verdicts import verdict
 from hvae_jax.report.words import words
 from hvae_jax.runtime.compilation import jit, jit_once
 from hvae_jax.trace import Model
-
-Number = dict[str, float]  # {"value": ..., "error": its standard error}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,29 +107,21 @@ def diagnose(
     found: Measured = jax.device_get(
         jit(lambda v, x, k: measured(model, v, x, k, draws=effort.k, y=y))(variables, x, keys[0])
     )
-    used, elbo = found.usage, np.asarray(found.elbo)
+    used = found.usage
     tell("losses without a level")
     lost = np.asarray(jit(lambda v, x: loss_without(model, v, x, keys[1], effort.draws, y))(variables, x))
     tell("information")
     seen = information(model, variables, x, keys[2], min(effort.latents, n), y)
-    cumulative = np.cumsum(used.rates, axis=0)
     report: dict[str, Any] = {
         "data": dataset.name,
         "split": name,
         "examples": n,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         "levels": list(seen.names),
+        "sides": sides_of(model, variables, x, y),
         "effort": dataclasses.asdict(effort),
-        "elbo": _number(elbo),
-        "iw_bound": _number(found.bound) | {"k": effort.k},
-        "gap": _number(found.bound - elbo),
-        "bits_per_dim": float(-found.bound.mean() / (math.log(2) * dataset.dimensions)),
-        "effective_sample_size": _number(found.effective_sample_size),
-        "distortion": _number(-used.log_px),
-        "rate": _number(cumulative[-1]),
-        "rates": [_number(rate) for rate in used.rates],
-        "cumulative_rates": [_number(rate) for rate in cumulative],
-        "distances": [_number(distance) for distance in found.distance],
-        "losses": [_number(values) if np.isfinite(values).all() else None for values in lost],
+        **_nats(found, effort.k, dataset.dimensions),
+        "losses": [number(values) if np.isfinite(values).all() else None for values in lost],
         "observed": list(model.observed),
         "units": _units(used, [name in model.observed for name in seen.names]),
         "classes": [
@@ -140,26 +129,46 @@ def diagnose(
             for i in class_levels(model, variables, x, y)
         ],
     }
+    report["rates_by_side"] = by_side(report["sides"], np.asarray(used.rates))
     report["model"] = facts(model)
     report["discrete"] = _discrete(alphabets(model, variables, x, y), used)
     report["information"] = _information(seen, report["cumulative_rates"])
     per_level = zip(report["rates"], report["losses"], report["distances"], strict=True)
     report["verdicts"] = [verdict(rate, loss, distance) for rate, loss, distance in per_level]
-    tell("bounds of the upper levels alone")
-    report["bounds_above"] = _bounds_above(model, variables, x, keys[3], effort, y, elbo, lost[-1], other)
+    tell("bounds of the upper levels alone, and of the training examples")
+    bounds = Bounds(model, variables, keys[3], effort.draws)
+    report["bounds_above"] = bounds.above(x, y, effort.depths, np.asarray(found.elbo), lost[-1], other)
+    train = dataset.splits["train"]
+    seen_in_training = train.take(train.labelled[:n] if model.classes else slice(n))
+    further = jax.random.fold_in(keys[3], 1)
+    report["training"] = None
+    if name != "train":
+        report["training"] = bounds.of_training(seen_in_training, y is not None, report["elbo"], further)
     tell("nearest neighbours")
     report["told_apart"] = _told_apart(model, variables, x, keys[4], y)
     tell("probes of labels")
-    train = dataset.splits["train"]
-    train = train.take(slice(effort.probed) if train.y is None else train.labelled[: effort.probed])
-    report["probes"] = probes(model, variables, train, some, report["units"], keys[5])
+    learned = train.take(slice(effort.probed) if train.y is None else train.labelled[: effort.probed])
+    report["probes"] = probes(model, variables, learned, some, report["units"], keys[5])
+    report["remedies"] = remedies(report)
     report["words"] = words(report)
     return report
 
 
-def _number(values: Any) -> Number:
-    """The mean over the examples and its standard error."""
-    return {"value": float(np.mean(values)), "error": float(standard_error(values))}
+def _nats(found: Measured, k: int, dimensions: int) -> dict[str, Any]:
+    """The estimates that come from the same k draws of all latents."""
+    used, bound, cumulative = found.usage, found.bound, np.cumsum(found.usage.rates, axis=0)
+    return {
+        "elbo": number(found.elbo),
+        "iw_bound": number(bound) | {"k": k},
+        "gap": number(bound - found.elbo),
+        "bits_per_dim": float(-bound.mean() / (math.log(2) * dimensions)),
+        "effective_sample_size": number(found.effective_sample_size),
+        "distortion": number(-used.log_px),
+        "rate": number(cumulative[-1]),
+        "rates": [number(rate) for rate in used.rates],
+        "cumulative_rates": [number(rate) for rate in cumulative],
+        "distances": [number(distance) for distance in found.distance],
+    }
 
 
 def _units(used: Usage, observed: Sequence[bool]) -> list[dict[str, Any]]:
@@ -235,58 +244,9 @@ def _information(seen: Information, rates: list[Number]) -> dict[str, Any]:
         lower, upper = (bound if bound["value"] < rate["value"] else dict(rate) for bound in (lower, upper))
         report["lower"].append(lower if known else None)
         report["upper"].append(upper if known else None)
-        report["to_prior_lower"].append(_difference(rate, upper) if known else None)
-        report["to_prior_upper"].append(_difference(rate, lower) if known else None)
+        report["to_prior_lower"].append(difference(rate, upper) if known else None)
+        report["to_prior_upper"].append(difference(rate, lower) if known else None)
     return report
-
-
-def _difference(a: Number, b: Number) -> Number:
-    """a - b of two independent estimates."""
-    return {"value": a["value"] - b["value"], "error": math.hypot(a["error"], b["error"])}
-
-
-def _bounds_above(
-    model: Model,
-    variables: Any,
-    x: np.ndarray,
-    key: Array,
-    effort: Effort,
-    y: Any,
-    elbo: np.ndarray,
-    lost: np.ndarray,
-    other: Dataset | None,
-) -> list[dict[str, Any]]:
-    """L^{>k} for k = 0 to L - 1 (of stages, if a model has them), and how well LLR^{>k} detects the other data.
-
-    Of more than `effort.depths` k's those are taken that are evenly spread.
-
-    Args:
-      elbo, lost: the report's ELBO, L^{>0}, and its loss without the lowest level, L - L^{>1}, of each example.
-    """
-    strange = None
-    if other is not None and y is None:
-        strange = np.asarray(other.splits[list(other.splits)[-1]].take(slice(len(x))).x)
-    known = {0: elbo}
-    if model.levels_per_stage[-1] == 1 and np.isfinite(lost).all():
-        known[1] = elbo - lost
-    bound = jit(lambda v, x, y, k: bound_above(model, v, x, key, k, effort.draws, y))
-    found: list[dict[str, Any]] = []
-    first: tuple[Any, ...] = ()
-    # k is data of one compiled program, not a setting of many.
-    deepest = len(model.levels_per_stage) - 1
-    for k in np.unique(np.linspace(0, deepest, effort.depths).round().astype(int)).tolist():
-        # Scores that are compared need the same draws at every k, and as many of them for both data sets.
-        here = np.asarray(bound(variables, x, y, jnp.int32(k))) if strange is not None or k not in known else known[k]
-        shown = known.get(k, here)
-        entry: dict[str, Any] = {"k": k, "bound": _number(shown), "ratio": _number(elbo - shown)}
-        if strange is not None and other is not None:
-            there = np.asarray(bound(variables, strange, None, jnp.int32(k)))
-            first = first or (here, there)
-            scores = (first[0] - here, first[1] - there) if k else (-here, -there)
-            area, error = auroc(*scores)
-            entry["auroc"] = {"value": area, "error": error, "data": other.name}
-        found.append(entry)
-    return found
 
 
 def _told_apart(model: Model, variables: Any, x: np.ndarray, key: Array, y: Any) -> dict[str, Any]:

@@ -6,7 +6,8 @@ were measured, they lowered the rates of upper levels (smoothing.md).
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hvae_jax.trace import Model
@@ -108,20 +109,25 @@ REMEDIES = (
 )
 
 
-def remedies(report: Mapping[str, Any], levels: Sequence[int], subject: str) -> list[str]:
-    """A sentence on each remedy that serves one of these levels, those with a measured effect first.
+def remedies(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The remedies that serve a collapsed level, those with a measured effect first; none if no level has collapsed.
+
+    Each has its name, what it does, how it is set, the effect that was measured and the page in docs/results that has
+    it (None for both: not measured), and the names of the levels that it is for. Levels that are functions of x are
+    left out.
 
     Args:
       report: as `diagnosis.diagnose` makes it.
-      levels: indices of the levels that have collapsed; levels that are functions of x are left out.
-      subject: the levels as a noun phrase.
     """
     if "model" not in report:
         return []
-    levels = [i for i in levels if report["levels"][i] not in report["model"]["observed"]]
-    suiting = [one for one in REMEDIES if any(one.suits(report, i) for i in levels)]
-    said = []
-    for one in sorted(suiting, key=lambda one: one.measured is None):
-        effect = f"Measured: {one.measured}." if one.measured else "Its effect was not measured here."
-        said.append(f"What may help {subject}: {one.name}, which {one.does} ({one.how}). {effect}")
-    return said
+    names, observed = report["levels"], report["model"]["observed"]
+    collapsed = [i for i, one in enumerate(report["verdicts"]) if one == "collapsed" and names[i] not in observed]
+    found = []
+    for one in sorted(REMEDIES, key=lambda one: one.measured is None):
+        levels = [names[i] for i in collapsed if one.suits(report, i)]
+        if levels:
+            page = re.findall(r"\((\w+\.md)\)", one.measured or "")
+            said = {"name": one.name, "does": one.does, "how": one.how, "measured": one.measured}
+            found.append(said | {"page": f"docs/results/{page[0]}" if page else None, "levels": levels})
+    return found

@@ -1,6 +1,8 @@
 """The pictures of a report: reconstructions level by level, samples, a traversal of each level, interpolations."""
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ from jax import Array
 
 from hvae_jax.data.dataset import Dataset
 from hvae_jax.diagnostics import from_noise, level_by_level, made_of_noise, noise_of, of_class, on_circle
-from hvae_jax.report import charts
+from hvae_jax.report.pictures import Picture, changes_png, grid_png
 from hvae_jax.report.sketch import image_range
 from hvae_jax.runtime.compilation import jit, jit_once
 from hvae_jax.trace import Model
@@ -19,7 +21,10 @@ EXAMPLES = 8
 """Examples in a picture, one a row."""
 
 MOST_LEVELS = 6
-"""Largest number of levels that are traversed, those with the highest rates."""
+"""Largest number of levels that are traversed, those with the highest rates; of a collapsed level nothing moves."""
+
+WALKED = 4
+"""Examples from which the traversal of a level sets out."""
 
 MOST_COLUMNS = 11
 """Largest number of reconstructions of an example, level by level: in a deeper model some depths are left out."""
@@ -33,8 +38,8 @@ STEPS = 7
 
 def walk_pictures(
     model: Model, variables: Any, dataset: Dataset, report: dict[str, Any], key: jax.Array
-) -> dict[str, bytes]:
-    """PNGs for a report by caption.
+) -> list[Picture]:
+    """The pictures of a report.
 
     All are decoded from noise of each level, so that two programs of one descent each make them. If a prior is not
     made of standard noise, as a mixture is not, there are no walks, but only reconstructions and samples.
@@ -42,30 +47,76 @@ def walk_pictures(
     Args:
       report: as `diagnosis.diagnose` makes it.
     """
-    split = dataset.splits[report["split"]].take(slice(EXAMPLES)).for_classes(model.classes)
+    whole = dataset.splits[report["split"]]
+    split = whole.take(slice(EXAMPLES)).for_classes(model.classes)
     x, y, shown = np.asarray(split.x), split.y, image_range(dataset)
     counts = np.unique(np.linspace(0, len(model.levels_per_stage), MOST_COLUMNS).round().astype(int))
     if made_of_noise(model, variables, x, y):
-        found = _decoded(model, variables, x, y, report, key, counts)
+        by_level, grids = _decoded(model, variables, x, y, report, key, counts)
     else:
         key_levels, key_samples = jax.random.split(key)
         labels = None if y is None else np.resize(y, EXAMPLES**2)
-        by_level = jit_once(lambda v: level_by_level(model, v, x, key_levels, y, counts))
+        by_level = np.asarray(jit_once(lambda v: level_by_level(model, v, x, key_levels, y, counts))(variables))
         sample = jit_once(lambda v: model.apply(v, key_samples, EXAMPLES**2, y=labels, method="generate"))
-        found = {"by_level": np.asarray(by_level(variables)), "Samples": np.asarray(sample(variables))}
+        grids = [_samples(np.asarray(sample(variables)))]
         if model.clusters:
-            found |= _by_class(model, variables, jax.random.fold_in(key_samples, 1))
+            grids.append(_by_class(model, variables, jax.random.fold_in(key_samples, 1)))
 
-    by_level = found.pop("by_level")
-    caption = _by_level_caption(report["levels"], len(model.levels_per_stage), counts.tolist())
-    found = {caption: np.concatenate([by_level, x[:, None].astype(by_level.dtype)], axis=1), **found}
+    square = np.asarray(whole.take(slice(EXAMPLES**2)).x)
+    square = square[: len(square) // EXAMPLES * EXAMPLES] if len(square) >= EXAMPLES else square
+    data = square.reshape(-1, min(EXAMPLES, len(square)), *x.shape[1:])
+    seen = f"The first {len(square)} examples of the {report['split']} split, to compare with."
+    return [
+        *_levels(report, by_level, x, len(model.levels_per_stage), counts.tolist(), shown),
+        *(
+            replace(text, png=grid_png(images[:WALKED] if text.kind == "walk" else images, shown))
+            for text, images in grids
+        ),
+        Picture("data", "Data", seen, grid_png(data, shown)),
+    ]
 
-    def png(images: np.ndarray) -> bytes:
-        """The PNG of examples `[rows, columns, *event]`, or `[64, *event]`."""
-        columns = images.shape[1] if images.ndim > x.ndim else EXAMPLES
-        return charts.picture_bytes(charts.grid_picture(images.reshape(-1, *x.shape[1:]), columns, shown))
 
-    return {caption: png(images) for caption, images in found.items()}
+def _samples(images: np.ndarray) -> tuple[Picture, np.ndarray]:
+    """What is written around 64 samples, and their grid."""
+    note = "New examples: every level is drawn from its prior, and x from p(x | z). They should look like the data."
+    return Picture("samples", "Samples", note, b""), images.reshape(EXAMPLES, -1, *images.shape[1:])
+
+
+def _levels(
+    report: dict[str, Any], by_level: np.ndarray, x: np.ndarray, stages: int, counts: list[int], shown: Any
+) -> list[Picture]:
+    """Reconstructions level by level, and what each level changes in them.
+
+    Args:
+      by_level: `[8, K, *event]`, from the top `counts` levels, `[K]`, or stages.
+    """
+    kept, added = depth_labels(report["levels"], stages, counts)
+    note = (
+        "An example a row. The levels down to that of a column are inferred from the image at the right; those below "
+        "it are at the mode of their prior. A level adds what is new in its column."
+    )
+    images = np.concatenate([by_level, x[:, None].astype(by_level.dtype)], axis=1)
+    what = "inferred, from the top down to" if kept[0] == "none" else "levels inferred, from the top"
+    found = [
+        Picture("levels", "Level by level", note, grid_png(images, shown), (*kept, "image"), across=what),
+    ]
+    changes = changes_png(by_level, shown)
+    if changes is not None:
+        note = (
+            "The same columns, each minus the one before: orange pixels rise, blue ones fall, and empty ones stay. The "
+            f"deepest colour is a change by {changes[1]:.0%} of the range of values."
+        )
+        found.append(Picture("changes", "What each level changes", note, changes[0], added, across="level added"))
+    return found
+
+
+def depth_labels(names: Sequence[str], stages: int, counts: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Labels of reconstructions from the top `counts` levels, and of what is added from each to the next."""
+    if len(counts) == stages + 1 == len(names) + 1:
+        return ("none", *names), tuple(names)
+    return tuple(map(str, counts)), tuple(
+        str(b) if b == a + 1 else f"{a + 1}-{b}" for a, b in itertools.pairwise(counts)
+    )
 
 
 def _decoded(
@@ -76,8 +127,8 @@ def _decoded(
     report: dict[str, Any],
     key: Array,
     counts: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """The images of each picture, `[rows, columns, *event]`, from noise; those level by level under "by_level"."""
+) -> tuple[np.ndarray, list[tuple[Picture, np.ndarray]]]:
+    """Images level by level, `[8, K, *event]`, and the other pictures, without their PNGs, with theirs; from noise."""
     key_x, key_prior, key_samples = jax.random.split(key, 3)
 
     @jit_once
@@ -104,13 +155,15 @@ def _decoded(
 
     noise, fresh = jax.device_get(infer(variables))
     ends = np.cumsum([0, *model.levels_per_stage])
-    found = {"by_level": along(counts, lambda k: [eps * (level < ends[k]) for level, eps in enumerate(noise)])}
+    by_level = along(counts, lambda k: [eps * (level < ends[k]) for level, eps in enumerate(noise)])
     keys = jax.random.split(key_samples, EXAMPLES)
     drawn = [decode(variables, tuple(e[i] for e in fresh), k, True) for i, k in enumerate(keys)]
-    found["Samples"] = np.concatenate([np.asarray(images) for images in drawn])
+    found = [_samples(np.concatenate([np.asarray(images) for images in drawn]))]
 
     names, rates = report["levels"], [rate["value"] for rate in report["rates"]]
-    for level in sorted(np.argsort(rates)[::-1][:MOST_LEVELS].tolist()):
+    values = np.linspace(-2.5, 2.5, STEPS)
+    walked = [i for i in np.argsort(rates)[::-1].tolist() if report["verdicts"][i] != "collapsed"][:MOST_LEVELS]
+    for level in sorted(walked):
         unit = report["units"][level]["order"][0]
 
         def moved(value: float, level: int = level, unit: int = unit) -> list[np.ndarray]:
@@ -118,16 +171,22 @@ def _decoded(
             eps[:, unit] = value
             return [*noise[:level], eps.reshape(noise[level].shape), *noise[level + 1 :]]
 
-        title = f"The unit of {names[level]} with the highest KL (unit {unit})"
-        caption = f"{title} from -2.5 to 2.5 standard deviations of its prior"
-        found[caption] = along(np.linspace(-2.5, 2.5, STEPS), moved)
+        note = (
+            f"Unit {unit}, the one of {names[level]} with the highest KL, is moved, and the noise of all else stays as "
+            "inferred from an example. What differs along a row is what the unit stands for."
+        )
+        title, what = f"One unit of {names[level]}", "standard deviations of the prior"
+        steps = tuple(f"{value:+.1f}" if value else "0" for value in values.round(1))
+        found.append((Picture("walk", title, note, b"", steps, across=what), along(values, moved)))
     circle = jit_once(lambda noise, t: [on_circle(eps, jnp.roll(eps, 1, axis=0), t) for eps in noise])
-    caption = "From one image to the next, along great circles in the noise of all levels"
-    found[caption] = along(np.linspace(0.0, 1.0, STEPS), lambda t: circle(noise, t))
-    return found
+    note = "Along great circles in the noise of all levels. A smooth way through examples is a sign of a good prior."
+    ways, steps = np.linspace(0.0, 1.0, STEPS), ("one", *("",) * (STEPS - 2), "other")
+    between = along(ways, lambda t: circle(noise, t))
+    found.append((Picture("circle", "From one example to another", note, b"", steps), between))
+    return by_level, found
 
 
-def _by_class(model: Model, variables: Any, key: Array) -> dict[str, np.ndarray]:
+def _by_class(model: Model, variables: Any, key: Array) -> tuple[Picture, np.ndarray]:
     """Samples of each class that comes up in one draw of a hundred or more, the most frequent ones, one a row."""
     key_often, key_class, key_x = jax.random.split(key, 3)
     count = 1000
@@ -143,14 +202,6 @@ def _by_class(model: Model, variables: Any, key: Array) -> dict[str, np.ndarray]
     latents = of_class(model, variables, key_class, y)
     sample = jit_once(lambda v, z: model.apply(v, key_x, len(y), latents=z, method="generate"))
     images = np.asarray(sample(variables, latents))
-    caption = f"Samples of the classes {', '.join(map(str, shown))}, one a row"
-    return {caption: images.reshape(len(shown), EXAMPLES, *images.shape[1:])}
-
-
-def _by_level_caption(names: Sequence[str], stages: int, counts: Sequence[int]) -> str:
-    """The caption of the reconstructions level by level."""
-    if len(counts) == stages + 1:
-        columns = f"from no level, from {names[0]}, and so on down to all {len(names)}"
-    else:
-        columns = f"from the top {', '.join(map(str, counts[:-1]))} and all {stages}"
-    return f"Reconstructions {columns}; last, the image itself"
+    note = "New examples given their class, the most frequent classes: those of a row should be of one kind."
+    text = Picture("classes", "Samples by class", note, b"", rows=tuple(f"class {one}" for one in shown))
+    return text, images.reshape(len(shown), EXAMPLES, *images.shape[1:])

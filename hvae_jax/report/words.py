@@ -26,6 +26,7 @@ def words(report: dict[str, Any]) -> list[str]:
         *_classes(report),
         _information(report),
         _gap(report),
+        *_training(report),
         _samples(report),
         *_labels(report),
         *_remedies(report),
@@ -40,7 +41,8 @@ def estimate(number: Mapping[str, float]) -> str:
     error = number["error"]
     digits = min(4, max(2, -math.floor(math.log10(error)))) if 0.0 < error < 1.0 else 2
     shown = max(error, 10.0**-digits) if error > 0.0 else error
-    return f"{number['value']:.{digits}f} ± {shown:.{digits}f}"
+    value = round(number["value"], digits) + 0.0  # -0.0 is written as 0.0
+    return f"{value:.{digits}f} ± {shown:.{digits}f}"
 
 
 def accuracy(number: Mapping[str, float]) -> str:
@@ -115,8 +117,12 @@ def _lost(losses: Sequence[Mapping[str, float] | None], joined: str = "and") -> 
 
 def _remedies(report: Mapping[str, Any]) -> list[str]:
     """What may help the levels that have collapsed; nothing if none has."""
-    collapsed = [i for i, one in enumerate(report["verdicts"]) if one == "collapsed"]
-    return remedies(report, collapsed, _subject(report, collapsed)) if collapsed else []
+    said = []
+    for one in remedies(report):
+        subject = _subject(report, [i for i, kind in enumerate(report["verdicts"]) if kind == "collapsed"])
+        effect = f"Measured: {one['measured']}." if one["measured"] else "Its effect was not measured here."
+        said.append(f"What may help {subject}: {one['name']}, which {one['does']} ({one['how']}). {effect}")
+    return said
 
 
 def _units(report: Mapping[str, Any]) -> list[str]:
@@ -239,6 +245,20 @@ def _gap(report: Mapping[str, Any]) -> str:
         f"{report['iw_bound']['k']} importance-weighted draws gain {estimate(report['gap'])} nats on the ELBO: the "
         "posterior is loose by that or more."
     )
+
+
+def _training(report: Mapping[str, Any]) -> list[str]:
+    """How much better training examples are fitted; nothing if they are what is measured."""
+    found = report.get("training")
+    if found is None:
+        return []
+    gap, n = found["gap"], f"{found['examples']:,}"
+    if abs(gap["value"]) <= 2 * gap["error"]:
+        apart = f"their ELBO is {estimate(gap)} nats above that of the {report['split']} split"
+        return [f"{n} training examples are fitted no better than unseen ones: {apart}."]
+    better = "better" if gap["value"] > 0 else "worse"
+    size = estimate(gap | {"value": abs(gap["value"])})
+    return [f"{n} training examples are fitted {size} nats {better} than the {report['split']} split (ELBO)."]
 
 
 def _samples(report: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ def test_a_picture_that_fails_is_a_warning(
         assert (tmp_path / "report.json").exists()
         raise RuntimeError("no ink\nat all")
 
-    monkeypatch.setattr(command.charts, "information_chart", fail)
+    monkeypatch.setattr(command, "walk_pictures", fail)
     command.Diagnose(tmp_path)()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"- {WORDS[0]}"

@@ -80,3 +80,4 @@ def test_wrong_commands(arguments: list[str], parts: list[str], capsys: pytest.C
         cli.main(arguments)
     error = capsys.readouterr().err
     assert all(part in error for part in parts)
+    assert error.startswith("error: ") and error.count("\n") == 1 and error.endswith(" --help lists all.\n")

@@ -133,6 +133,6 @@ def test_commands_on_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert "y is one of 10 classes, which tells" in said and "warning" not in said
     page = (folder / "report.html").read_text()
-    assert "<h2>Classes</h2>" in page and "Samples of the classes" in page
+    assert '<h2 id="classes">Classes</h2>' in page and "Samples by class" in page
     report = json.loads((folder / "report.json").read_text())
     assert report["classes"][0]["level"] == "y" and report["probes"]["examples"] == 20

@@ -11,7 +11,7 @@ import pytest
 import hvae_jax as hv
 from hvae_jax.data import Dataset, Split, integer
 from hvae_jax.models import TopDownVAE
-from hvae_jax.report import budget, diagnosis
+from hvae_jax.report import bounds, budget
 from hvae_jax.report.budget import LEAST, fit_effort, passes
 from hvae_jax.report.diagnosis import Effort
 from hvae_jax.report.labels import DRAWS
@@ -51,11 +51,11 @@ def test_passes_count_what_there_is(model: tuple[TopDownVAE, Any]) -> None:
     few = Dataset("few", {"train": SPLIT.take(slice(50)), "test": SPLIT.take(slice(10))}, integer(3), "made up")
     effort = Effort(draws=2, k=3, depths=2)
     depths = min(effort.depths, model[0].num_levels)
-    assert (
-        passes(effort, model[0], few) == 10 * (3 + 10 + 2 * (1 + model[0].num_levels + depths) + 2 + DRAWS) + 50 * DRAWS
-    )
+    each = 3 + 10 + 2 * (1 + model[0].num_levels + depths) + 2 + DRAWS
+    assert passes(effort, model[0], few) == 10 * each + 10 * 2 + 50 * DRAWS
+    assert passes(effort, model[0], few, "train") == 50 * (each + 40) + 50 * DRAWS  # no other training examples
     bare = dataclasses.replace(few, splits={name: Split(split.x, None) for name, split in few.splits.items()})
-    assert passes(effort, model[0], bare) == 10 * (3 + 10 + 2 * (1 + model[0].num_levels + depths) + 2 + DRAWS)
+    assert passes(effort, model[0], bare) == 10 * each + 10 * 2
 
 
 def test_an_accelerator_has_time_for_more(model: tuple[TopDownVAE, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_an_accelerator_has_time_for_more(model: tuple[TopDownVAE, Any], monkeyp
 
 def test_of_many_levels_some_bounds_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the effort says, evenly spread, the ELBO and the deepest one among them."""
-    monkeypatch.setattr(diagnosis, "bound_above", lambda model, v, x, key, k, draws, y: 1.0 * k + jnp.zeros(len(x)))
+    monkeypatch.setattr(bounds, "bound_above", lambda model, v, x, key, k, draws, y: 1.0 * k + jnp.zeros(len(x)))
     deep, x = TopDownVAE(latents=(2,) * 9, hidden=8), np.zeros((4, 2))
-    found = diagnosis._bounds_above(deep, {}, x, KEY, Effort(depths=5), None, np.zeros(4), np.full(4, np.nan), None)
+    found = bounds.Bounds(deep, {}, KEY, 1).above(x, None, 5, np.zeros(4), np.full(4, np.nan), None)
     assert [(entry["k"], entry["bound"]["value"]) for entry in found] == [(k, k) for k in (0, 2, 4, 6, 8)]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hvae_jax.report import diagnosis, page, words
+from hvae_jax.report import classes, diagnosis, words
 
 
 def report_of(y: np.ndarray | None) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def test_without_labels(y: np.ndarray | None) -> None:
     """No accuracies, and dashes in their place on the page; no section for a model without classes."""
     report = report_of(y)
     assert words._classes(report)[0].endswith("are in use.")
-    section = "".join(page._classes(report))
-    assert section.startswith("<h2>Classes</h2>") and section.count("<td>&ndash;</td>") == 2
-    assert "<td>2.00 ± 0.10</td>" in section  # the rate of y, not of z2
-    assert page._classes({"classes": []}) == []
+    section = "".join(classes.classes(report))
+    assert section.startswith('<h2 id="classes">Classes</h2>') and section.count(">&ndash;</td>") == 2
+    assert '<td data-label="rate">2.00 ± 0.10</td>' in section  # the rate of y, not of z2
+    assert classes.classes({"classes": []}) == []

@@ -16,7 +16,6 @@ from hvae_jax.data import Dataset, Split, integer
 from hvae_jax.diagnostics import fano
 from hvae_jax.experiment import settings
 from hvae_jax.models import VAE, TopDownVAE
-from hvae_jax.report import charts
 from hvae_jax.report.diagnosis import Effort, diagnose, words
 from hvae_jax.report.page import page
 from hvae_jax.report.remedies import REMEDIES, facts
@@ -74,9 +73,8 @@ def test_levels_that_are_no_gaussians() -> None:
     assert None not in report["losses"] and report["discrete"] == [None, None]
     assert [level["units"] for level in report["probes"]["levels"]] == [2, 3]
     images = walk_pictures(model, variables, dataset(), report, KEY)
-    assert len(images) == 2
-    charts_of = {"units": charts.units_chart(report), "plane": charts.plane_chart(report)}
-    assert "z2" in page("a mixture", report, charts_of, images)
+    assert [one.kind for one in images] == ["levels", "changes", "samples", "data"]
+    assert "z2" in page("a mixture", report, images)
 
 
 @pytest.mark.slow
@@ -97,8 +95,7 @@ def test_what_discrete_levels_are_worth() -> None:
     assert any(f"z2 is discrete, 2 variables of 4 classes: its rate is {share} of" in said for said in report["words"])
     assert any("z1 is discrete, 3 bits" in said and "the ELBO loses" in said for said in report["words"])
     images = walk_pictures(model, variables, dataset(), report, KEY)
-    charts_of = {"units": charts.units_chart(report), "plane": charts.plane_chart(report)}
-    assert "z2 is discrete" in page("bits", report, charts_of, images)
+    assert "z2 is discrete" in page("bits", report, images)
     json.loads(settings.dumps(report))
 
 
@@ -119,13 +116,29 @@ def test_its_numbers_agree_with_each_other(report: dict[str, Any]) -> None:
     assert [entry["k"] for entry in report["bounds_above"]] == [0, 1]
     assert all(0.0 <= entry["auroc"]["value"] <= 1.0 for entry in report["bounds_above"])
     assert len(report["probes"]["levels"]) == len(report["told_apart"]["latents"]) == 2
+    assert report["sides"] == [1, 1] and report["rates_by_side"] == [{"side": 1, "levels": 2, "rate": report["rate"]}]
     json.loads(settings.dumps(report))
+
+
+def test_training_examples_beside_those_measured(model: TopDownVAE, variables: Any, report: dict[str, Any]) -> None:
+    """Their ELBO is what the model has on them, the gap is the difference; there is none for the training split."""
+    found = report["training"]
+    assert found["examples"] == 30 and found["draws"] == 2
+    assert found["gap"]["value"] == pytest.approx(found["elbo"]["value"] - report["elbo"]["value"])
+    assert found["gap"]["error"] > max(found["elbo"]["error"], report["elbo"]["error"])
+    x = dataset().splits["train"].x[:30]
+    many = hv.diagnostics.bound_above(model, variables, x, KEY, 0, draws=64)
+    assert found["elbo"]["value"] == pytest.approx(float(many.mean()), abs=3 * found["elbo"]["error"])
+    assert report["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    said = next(one for one in report["words"] if "training examples are fitted" in one)
+    assert said.startswith("30 training examples are fitted ")
+    assert not any("training examples are fitted" in one for one in words(report | {"training": None}))
 
 
 def test_without_labels_there_are_no_probes(alone: dict[str, Any]) -> None:
     """And neither the words nor the page speak of them."""
     assert alone["probes"] is None and not any("probe" in sentence for sentence in alone["words"])
-    assert "probe" not in page("a run", alone, {}, {})
+    assert "linear probe" not in page("a run", alone) and 'id="labels"' not in page("a run", alone)
 
 
 def test_one_estimate_a_quantity(report: dict[str, Any], alone: dict[str, Any]) -> None:
@@ -148,8 +161,8 @@ def test_one_estimate_a_quantity(report: dict[str, Any], alone: dict[str, Any]) 
             assert low["value"] <= seen["ceiling"] + 1e-6 and high["value"] <= rate["value"]
             assert low["value"] <= high["value"] and high["value"] + spent["value"] == pytest.approx(rate["value"])
     assert [entry["bound"] for entry in report["bounds_above"]] == [entry["bound"] for entry in alone["bounds_above"]]
-    text = page("a run", alone, {}, {})
-    assert text.count(f"{alone['elbo']['value']:.2f} ±") == 2 and "the same 4 draws" in text
+    text = page("a run", alone)
+    assert text.count(f">{alone['elbo']['value']:.2f} ") == 2 and "the same 4 draws" in text
 
 
 def test_probes_keep_to_the_rate(report: dict[str, Any]) -> None:
@@ -160,8 +173,8 @@ def test_probes_keep_to_the_rate(report: dict[str, Any]) -> None:
         assert level["needs"] == pytest.approx(fano(sampled["value"], labels))
         least = max(0.0, sampled["value"] - 3 * sampled["error"])
         assert fano(max(least, 1 / 3), labels) <= rate["value"] + 3 * rate["error"]
-    text = page("a run", report, {}, {})
-    assert "linear probe of samples" in text and "probe of posterior means" in text and "Fano" in text
+    text = page("a run", report)
+    assert "probe of samples" in text and "probe of means" in text and "Fano" in text
 
 
 NUMBERS = {
@@ -251,7 +264,7 @@ def test_alike_levels_share_a_sentence(report: dict[str, Any]) -> None:
     )
     assert said[1].startswith("25 of 40 levels (z25, z24,") and "33% to 33% of the units" in said[1]
     assert said[2].startswith("In 40 of 40 levels")
-    assert all(one.startswith("What may help 15 of 40 levels (z40") for one in said[6:]) and len(said) > 8
+    assert all(one.startswith("What may help 15 of 40 levels (z40") for one in said[7:]) and len(said) > 9
 
 
 def remedies_of(report: dict[str, Any], **model: Any) -> list[str]:
@@ -325,13 +338,17 @@ class Tags(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.seen: set[str] = set()
         self.sources: list[str] = []
+        self.names: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Opens; notes what would be loaded."""
+        """Opens; notes what is there, what would be loaded or linked, and what can be linked."""
+        self.seen.add(tag)
         if tag not in ("meta", "img"):
             self.open.append(tag)
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.names += [value or "" for name, value in attrs if name == "id"]
 
     def handle_endtag(self, tag: str) -> None:
         """Closes the last one opened."""
@@ -340,18 +357,17 @@ class Tags(HTMLParser):
 
 def test_the_page_needs_nothing_beside_itself(model: TopDownVAE, variables: Any, report: dict[str, Any]) -> None:
     """Well-formed, names escaped, every picture inside, no level left out."""
-    figures = {
-        "information": charts.information_chart(report),
-        "units": charts.units_chart(report),
-        "plane": charts.plane_chart(report),
-    }
     images = walk_pictures(model, variables, dataset(), report, KEY)
-    assert len(images) == 5 and all(png.startswith(b"\x89PNG") for png in (*figures.values(), *images.values()))
-    text = page("a <run> & more", report, figures, images)
+    assert len(images) == 7 - report["verdicts"].count("collapsed") and all(
+        one.png.startswith(b"\x89PNG") for one in images
+    )
+    text = page("a <run> & more", report, images)
     tags = Tags()
     tags.feed(text)
-    assert not tags.open and len(tags.sources) == 8
-    assert all(source.startswith("data:image/png;base64,") for source in tags.sources)
+    loaded = [source for source in tags.sources if not source.startswith("#")]
+    assert not tags.open and len(loaded) == len(images) and "script" not in tags.seen
+    assert all(source.startswith("data:image/png;base64,") for source in loaded)
+    assert all(source[1:] in tags.names for source in tags.sources if source.startswith("#"))
     assert "a &lt;run&gt; &amp; more" in text and "a <run>" not in text
     assert 'name="viewport"' in text and "http" not in re.sub(r"base64,[^\"]*", "", text)
     for name in ("z2", "z1", "AUROC against strange", "linear probe"):

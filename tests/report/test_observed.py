@@ -7,7 +7,7 @@ import numpy as np
 from hvae_jax.diagnostics import Usage
 from hvae_jax.likelihoods import Categorical
 from hvae_jax.models import GreedyVAE
-from hvae_jax.report import charts, diagnosis, words
+from hvae_jax.report import diagnosis, plots, words
 
 
 def number(value: float) -> dict[str, float]:
@@ -45,7 +45,7 @@ def test_its_elements_are_no_units() -> None:
     report = {"levels": ["u", "y"], "observed": ["y"], "units": units, "verdicts": ["used", "used"]}
     assert not any("y" in sentence.split() for sentence in words._units(report))
     without = {**report, "levels": ["u"], "observed": [], "units": units[:1], "verdicts": ["used"]}
-    assert charts.units_chart(report) == charts.units_chart(without)
+    assert plots.units_plot(report) == plots.units_plot(without)
 
 
 def test_the_past_of_a_clip_is_observed() -> None:

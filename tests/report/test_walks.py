@@ -18,6 +18,7 @@ X = np.random.default_rng(0).integers(0, 3, (9, 4, 4, 1)).astype(np.uint8)
 REPORT = {
     "split": "test",
     "levels": ["z2", "z1"],
+    "verdicts": ["used", "unclear"],
     "rates": [{"value": 2.0}, {"value": 1.0}],
     "units": [{"order": [1, 0]}, {"order": [2, 0, 1]}],
 }
@@ -42,26 +43,30 @@ def test_two_programs_make_all_pictures(variables: Any, monkeypatch: pytest.Monk
     splits = {"train": Split(X, None), "test": Split(X, None)}
     pictures = walks.walk_pictures(MODEL, variables, Dataset("toy", splits, integer(3), "made up"), REPORT, KEY)
     assert made == ["infer", "decode", "<lambda>"]
-    assert [caption.split()[0] for caption in pictures] == ["Reconstructions", "Samples", "The", "The", "From"]
-    assert all(png.startswith(b"\x89PNG") for png in pictures.values())
+    assert [one.kind for one in pictures] == ["levels", "changes", "samples", "walk", "walk", "circle", "data"]
+    assert all(one.png.startswith(b"\x89PNG") for one in pictures)
+    assert pictures[0].columns == ("none", "z2", "z1", "image") and pictures[1].columns == ("z2", "z1")
+    assert pictures[3].columns == ("-2.5", "-1.7", "-0.8", "0", "+0.8", "+1.7", "+2.5")
 
 
 def test_what_noise_decodes_to(variables: Any) -> None:
     """Without noise below level k it is the reconstruction from the top k; circles and traversals pass through x."""
-    found = walks._decoded(MODEL, variables, X[:8], None, REPORT, KEY, np.arange(3))
-    by_level, samples, top, bottom, ways = found.values()
+    by_level, found = walks._decoded(MODEL, variables, X[:8], None, REPORT, KEY, np.arange(3))
+    samples, top, bottom, ways = (images for _, images in found)
     key_x = jax.random.split(KEY, 3)[0]
     wanted = jax.jit(lambda v: level_by_level(MODEL, v, X[:8], key_x))(variables)
     np.testing.assert_allclose(by_level, wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(ways[:, 0], by_level[:, 2], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(ways[:, -1], np.roll(by_level[:, 2], 1, axis=0), rtol=1e-3, atol=1e-4)
-    assert samples.shape == (64, 4, 4, 1) and set(np.unique(samples)) <= {0.0, 1.0, 2.0}
+    assert samples.shape == (8, 8, 4, 4, 1) and set(np.unique(samples)) <= {0.0, 1.0, 2.0}
     assert top.shape == bottom.shape == (8, walks.STEPS, 4, 4, 1)
     assert np.ptp(top, axis=1).max() > 0 and np.ptp(bottom, axis=1).max() > 0
 
 
-def test_a_deep_model_shows_some_depths() -> None:
-    """The caption says which."""
-    assert walks._by_level_caption(["z2", "z1"], 2, [0, 1, 2]).startswith("Reconstructions from no level, from z2, and")
-    deep = walks._by_level_caption([f"z{i}" for i in range(40)], 40, [0, 20, 40])
-    assert deep == "Reconstructions from the top 0, 20 and all 40; last, the image itself"
+def test_labels_of_depths() -> None:
+    """By name where every level has a column, by number in deeper models and in those with stages."""
+    assert walks.depth_labels(["z2", "z1"], 2, [0, 1, 2]) == (("none", "z2", "z1"), ("z2", "z1"))
+    names = [f"z{i}" for i in range(40)]
+    kept, added = walks.depth_labels(names, 40, [0, 1, 20, 40])
+    assert kept == ("0", "1", "20", "40") and added == ("1", "2-20", "21-40")
+    assert walks.depth_labels(names, 2, [0, 1, 2]) == (("0", "1", "2"), ("1", "2"))

@@ -15,6 +15,7 @@ from hvae_jax.report.words import accuracy, estimate
         (0.00451, 0.00027, "0.0045 ± 0.0003"),
         (6e-5, 4e-6, "0.0001 ± 0.0001"),  # an error is never rounded to 0
         (0.0, 0.0, "0.00 ± 0.00"),
+        (-2e-5, 3e-5, "0.0000 ± 0.0001"),  # no zero has a sign
         (0.5, float("nan"), "0.50 ± nan"),
     ],
 )
