@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.distributions import Either, FromNoise, Latent, kl, sum_event
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Level
 
 

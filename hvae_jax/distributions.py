@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Float, Key, Num
 
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import fused, split
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)

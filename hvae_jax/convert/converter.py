@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
+from typing_extensions import TypeAliasType
+
 from hvae_jax.convert.state_dict import MisfitError
 from hvae_jax.models import HVAE
 
@@ -28,6 +30,13 @@ class Preset:
     data: str | None
     bits: int = 8
     binarise: Binarise | None = None
+
+
+Read = TypeAliasType(
+    "Read",
+    Callable[[Mapping[str, Any], Preset | None, Options], tuple[HVAE, dict[str, Any]]],
+    type_params=(Options,),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Converter(Generic[Options]):
     marks: tuple[str, ...]
     presets: Mapping[str, Preset]
     options: type[Options]
-    read: Callable[[Mapping[str, Any], Preset | None, Options], tuple[HVAE, dict[str, Any]]]
+    read: Read[Options]
     names: Callable[[Mapping[str, Any], Any], Iterable[str]]
     untold: tuple[str, ...]
     needs_preset: bool

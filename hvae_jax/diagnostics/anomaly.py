@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.objectives import elbo, log_weight
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Model, Trace
 
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.anomaly import bound_above
 from hvae_jax.distributions import FromNoise
 from hvae_jax.objectives import importance
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Level, Model
 
 What = Literal["mean", "sample", "noise"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
 
 from hvae_jax.distributions import BernoulliLatent, OneHotCategorical
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Level, Model
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.usage import standard_error
 from hvae_jax.distributions import Known, beside
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.compilation import jit
 from hvae_jax.trace import Model, Trace
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.usage import Usage, usage_of
 from hvae_jax.distributions import FromNoise, Known
 from hvae_jax.objectives import elbo, log_weight
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Model, Trace
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.distributions import FromNoise
 from hvae_jax.objectives import log_likelihood
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Level, Model, Trace
 
 

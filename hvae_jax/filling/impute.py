@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Key
 
 from hvae_jax.filling.masks import as_seen
 from hvae_jax.likelihoods.seen import fill, possible_value
 from hvae_jax.objectives.bounds import check_draws, log_weight
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import check_key, exact_under_vmap
 from hvae_jax.trace import Model, Trace
 

@@ -1,7 +1,8 @@
 """Masks: which elements of x are seen, as truth values."""
 
 import numpy as np
-from jax.typing import ArrayLike
+
+from hvae_jax.runtime.annotations import ArrayLike
 
 
 def as_seen(seen: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:

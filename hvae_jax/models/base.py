@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, check_keep_top, picks
 from hvae_jax.likelihoods import Likelihood, Missing
@@ -22,6 +21,7 @@ from hvae_jax.models.arguments import (
 )
 from hvae_jax.networks.smoothed import Smoothing
 from hvae_jax.records import check_fields
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import check_key, fold_in, split
 from hvae_jax.trace import Trace
 

@@ -31,7 +31,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, draw
 from hvae_jax.distributions import Known, Normal
@@ -43,6 +42,7 @@ from hvae_jax.networks.maps import Head, Maps
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import depth_to_space, enlarge, space_to_depth
 from hvae_jax.records import check_sizes
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 

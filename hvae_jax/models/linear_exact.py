@@ -38,9 +38,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jax.typing import ArrayLike
 
 from hvae_jax.models.linear import LinearVAE
+from hvae_jax.runtime.annotations import ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.models.base import HVAE
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import split
 
 

@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from hvae_jax.networks.computing import Drawing
 from hvae_jax.networks.mlp import join
 from hvae_jax.records import check_fields, check_sizes, checked
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import fused, split
 
 # Collection of variables, never saved, whose `rho` takes the place of the model's setting in a pass: it may be traced.

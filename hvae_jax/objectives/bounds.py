@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float, Key
 
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import check_key, exact_under_vmap
 from hvae_jax.trace import Model, Trace
 

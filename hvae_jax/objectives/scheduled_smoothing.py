@@ -5,13 +5,13 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.networks.smoothed import COLLECTION
 from hvae_jax.objectives.around import Around
 from hvae_jax.objectives.protocol import Batch, Forward, NegativeELBO, Objective
 from hvae_jax.objectives.schedules import Constant, Linear, Schedule
 from hvae_jax.records import checked
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Trace
 
 

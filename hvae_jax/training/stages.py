@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import optax
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.objectives import Objective
 from hvae_jax.objectives.protocol import is_own
 from hvae_jax.records import checked
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.trees import leaves_by_path
 from hvae_jax.trace import Model
 

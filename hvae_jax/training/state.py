@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.objectives import Batch, Objective
 from hvae_jax.objectives.protocol import with_own, without_own
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.trace import Model, Trace
 from hvae_jax.training.gradients import NOTHING_USUAL

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from typing_extensions import TypeAliasType
 
 from hvae_jax.objectives import Batch, Objective
 from hvae_jax.objectives.protocol import without_own
@@ -18,7 +19,7 @@ from hvae_jax.training.gradients import Gradients
 from hvae_jax.training.stages import Trains, joined, parted
 from hvae_jax.training.state import TrainState
 
-Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
+Step = TypeAliasType("Step", Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]])
 
 
 def make_step(
