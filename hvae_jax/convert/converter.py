@@ -23,6 +23,11 @@ class Preset:
       data: name of the data set; None if it has none in `hvae_jax.data` and has to be given.
       bits: bits kept of each pixel.
       binarise: how grey values become binary, as in `Data`; None keeps them.
+
+    Example:
+        >>> from hvae_jax import convert
+        >>> convert.Preset(hv.models.vdvae_mnist, "binary digits", data="mnist").model().num_levels
+        10
     """
 
     model: Callable[[], Any]
@@ -57,6 +62,11 @@ class Converter(Generic[Options]):
       untold: fields of the model that weights do not determine, such as "block.dropout"; `hvae import` prints them.
       needs_preset: whether files are read with a preset only; otherwise `read` takes None and reads the configuration
         off the arrays.
+
+    Example:
+        >>> from hvae_jax import convert
+        >>> [converter.code for converter in convert.CONVERTERS if converter.wrote(["enc_tower.0.weight"])]
+        ['nvae']
     """
 
     code: str

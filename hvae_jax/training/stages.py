@@ -46,6 +46,12 @@ class Stage:
         have to be the identity, as those of `models.GreedyVAE` are until they are trained. Validation runs all.
 
     Raises ValueError if a number is below 1 or a pattern is empty.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> stage = training.Stage.parse("500:trains=module2")
+        >>> stage.steps, stage.includes("module2/kernel"), stage.includes("module1/kernel")
+        (500, True, False)
     """
 
     steps: int
