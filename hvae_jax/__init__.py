@@ -1,4 +1,10 @@
-"""hvae_jax: hierarchical variational auto-encoders in JAX. Importing touches no device and reads no file."""
+"""hvae_jax: hierarchical variational auto-encoders in JAX. Importing touches no device and reads no file.
+
+Examples in docstrings take these imports for granted:
+
+    import jax, jax.numpy as jnp, numpy as np
+    import hvae_jax as hv
+"""
 
 import importlib
 from typing import Any

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.distributions import Either, FromNoise, Latent, kl, sum_event
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Level
 
 
@@ -26,6 +26,12 @@ class Flow(NamedTuple):
     Attributes:
       forward: function of z0 that returns (z, log |dz/dz0|), `[B, ...]` each, the second elementwise.
       inverse: function of z that returns (z0, log |dz/dz0|), in the same shapes.
+
+    Example:
+        >>> log_det = lambda z: jnp.log(2.0) * jnp.ones_like(z)
+        >>> double = hv.descent.Flow(lambda z0: (2 * z0, log_det(z0)), lambda z: (z / 2, log_det(z)))
+        >>> print(*(part.round(3) for part in double.forward(jnp.ones((1, 2)))))
+        [[2. 2.]] [[0.693 0.693]]
     """
 
     forward: Callable[[Array], tuple[Array, Array]]
@@ -47,6 +53,12 @@ class Pick:
       has_noise: which levels of a run have noise, bool `[n]`; None outside runs, where `noise` alone decides.
       posterior_temperature: temperature of the posterior if z is drawn from it, `[]` (`[n]`); 0 takes its mode, which
         is the mean of a Gaussian. None is 1, the posterior itself.
+
+    Example:
+        >>> pick = hv.descent.Pick(temperature=jnp.array(0.0))
+        >>> level = hv.descent.draw(jax.random.key(0), hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), None, pick)
+        >>> print(level.z)  # the mode of the prior
+        [[1. 1.]]
     """
 
     temperature: Array
@@ -104,7 +116,7 @@ def picks(
     noise: Sequence[ArrayLike | None] | None = None,
     posterior_temperature: ArrayLike | Sequence[float] | None = None,
 ) -> tuple[Pick, ...]:
-    """Makes one `Pick` per level, top first.
+    """Make one `Pick` per level, top first.
 
     Args:
       num_levels: number of levels L.
@@ -119,6 +131,10 @@ def picks(
 
     Raises ValueError for more latents or noises than levels, both for one level, a wrong number of temperatures, a
     temperature below 0 or not finite, or a keep_top outside 0..L; values of traced arguments are not checked.
+
+    Example:
+        >>> [bool(pick.infer) for pick in hv.descent.picks(3, keep_top=1)]
+        [True, False, False]
     """
     given, noises = _padded(latents, num_levels, "latents"), _padded(noise, num_levels, "noises")
     for level, (z, eps) in enumerate(zip(given, noises, strict=True)):
@@ -156,7 +172,7 @@ def _temperatures(values: ArrayLike | Sequence[float], num_levels: int, what: st
 
 
 def check_keep_top(keep_top: ArrayLike | None, most: int, unit: str) -> None:
-    """Checks that keep_top is a whole number from 0 to `most`, or None; of a traced one only that it is a whole number.
+    """Check that keep_top is a whole number from 0 to `most`, or None; of a traced one only that it is a whole number.
 
     A traced value beyond the ends keeps all levels or none, because an error cannot depend on it.
 
@@ -164,6 +180,11 @@ def check_keep_top(keep_top: ArrayLike | None, most: int, unit: str) -> None:
       unit: what is counted, for the error: "levels".
 
     Raises ValueError for a keep_top that is no whole number or lies outside, True and False included.
+
+    Example:
+        >>> hv.descent.check_keep_top(4, most=3, unit="levels")
+        Traceback (most recent call last):
+        ValueError: keep_top is 4, but the model has 3 levels: it has to be from 0 to 3, a whole number.
     """
     if keep_top is None:
         return
@@ -184,13 +205,17 @@ def _padded(values: Sequence[ArrayLike | None] | None, num_levels: int, what: st
 
 
 def temperature_by_side(sides: Sequence[int], temperatures: Mapping[int, float]) -> np.ndarray:
-    """Expands one temperature per resolution to one per level, `[L]`, for the argument `temperature=`.
+    """Expand one temperature per resolution to one per level, `[L]`, for the argument `temperature=`.
 
     Args:
       sides: height of each level's feature map, top first: `trace.sides`, or `trace.level_sides(model, data)`.
       temperatures: temperature of each side, such as {1: 1.0, 4: 0.9, 8: 0.8}.
 
     Raises ValueError if a side has no temperature, a temperature belongs to no side, is below 0 or is not finite.
+
+    Example:
+        >>> print(hv.temperature_by_side((1, 4, 8, 8), {1: 1.0, 4: 0.9, 8: 0.8}))
+        [1.  0.9 0.8 0.8]
     """
     if set(temperatures) != set(sides):
         raise ValueError(
@@ -206,7 +231,12 @@ def temperature_by_side(sides: Sequence[int], temperatures: Mapping[int, float])
 
 
 def stack(run: Sequence[Pick]) -> Pick:
-    """Stacks the picks of a run into one, every array with a leading axis n, to be scanned along with the keys."""
+    """Stack the picks of a run into one, every array with a leading axis n, to be scanned along with the keys.
+
+    Example:
+        >>> print(hv.descent.stack(hv.descent.picks(3, temperature=[1.0, 0.5, 0.0])).temperature)
+        [1.  0.5 0. ]
+    """
     # `keep_top` sets `infer` of every level or of none, so the lists below are complete or empty.
     infers = [pick.infer for pick in run if pick.infer is not None]
     inferring = [pick.posterior_temperature for pick in run if pick.posterior_temperature is not None]
@@ -251,12 +281,17 @@ class Drawn:
 
 
 def propose(key: Array, q: Latent, pick: Pick, flow: Flow | None = None, *, name: str = "z") -> Drawn:
-    """Draws z ~ q (through the flow), or takes the given value, on the bottom-up path.
+    """Draw z ~ q (through the flow), or take the given value, on the bottom-up path.
 
     log q(z) = log q(z0) - log |dz/dz0|. If z is given, z0 comes from the flow's inverse.
     Source: Kingma et al. (2016), equation 5, for the density under a flow.
     Raises ValueError as `draw` does, and for a flow that changes the shape of z or has a log-determinant of another
     shape than a density.
+
+    Example:
+        >>> q, pick = hv.Normal.standard((1, 2)), hv.descent.Pick(jnp.ones(()), given=jnp.zeros((1, 2)))
+        >>> print(hv.descent.propose(jax.random.key(0), q, pick).log_q.round(3))  # -log(2 pi)/2 at 0
+        [[-0.919 -0.919]]
     """
     z0 = pick.infers(key, q, name)
     if flow is None:
@@ -273,7 +308,7 @@ def propose(key: Array, q: Latent, pick: Pick, flow: Flow | None = None, *, name
 def draw(
     key: Array, prior: Latent, posterior: Latent | Drawn | None, pick: Pick, *, name: str = "z", side: int = 1
 ) -> Level:
-    """Makes one latent: the only place where z is chosen and its KL computed.
+    """Make one latent: the only place where z is chosen and its KL computed.
 
     The type of `posterior` decides which KL is right. A distribution was made by the descent itself, so the prior
     cannot depend on this level's sample and the KL is the closed form, if the pair has one (`distributions.kl`). A
@@ -290,6 +325,13 @@ def draw(
     Source: the article's top-down VAE; Kingma et al. (2016), equation 3, for the bottom-up term.
     Raises ValueError for a given value or noise of another shape, noise for a distribution that is no `FromNoise`, or a
     log_prob whose shape is neither z's nor a leading part of it.
+
+    Example:
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))
+        >>> pick = hv.descent.Pick(temperature=jnp.ones(()))
+        >>> inferred, sampled = (hv.descent.draw(jax.random.key(0), p, posterior, pick) for posterior in (q, None))
+        >>> print(inferred.rate, sampled.rate)  # two units of 1/2 nat; 0 from the prior
+        [1.] [0.]
     """
     if posterior is None:
         return _from_prior(key, prior, pick, name, side)

@@ -41,12 +41,25 @@ _OPEN = 1.5  # bias of the gate: at s = 0, sigmoid(1.5) = 0.82 of z passes; the 
 
 
 def autoregressive_step(network: Callable[[Array], Array], form: StepForm) -> Flow:
-    """Makes one step of the flow.
+    """Make one step of the flow.
+
+        "gate"        z' = g z + (1 - g) m,  g = sigmoid(s + 1.5)          log |dz'/dz| = log g
+        "mean_only"   z' = z + m                                           0
+        "published"   z' = (z - 0.1 m)/exp(0.1 s)                          -0.1 s
+
+    Source: Kingma et al. (2016), section 4 and algorithm 1; "published" is what their code for CIFAR-10 computes.
 
     Args:
       network: function that computes m and s of each element from the elements before it, `[B, ..., C]` to
         `[B, ..., 2 C]`, m then s; for "mean_only" m alone, `[B, ..., C]`. Differentiable.
-      form: form of the step; the module's docstring has the formulas.
+      form: form of the step, one of the above, where the second formula is log |dz'/dz|.
+
+    Example:
+        >>> before = lambda z: jnp.pad(z, ((0, 0), (1, 0)))[:, :-1]  # the element before, 0 at the start
+        >>> step = hv.flows.autoregressive_step(before, "mean_only")
+        >>> z, log_det = step.forward(jnp.ones((1, 3)))
+        >>> print(z, log_det, step.inverse(z)[0])
+        [[1. 2. 2.]] [[0. 0. 0.]] [[1. 1. 1.]]
     """
 
     def terms(z: Array) -> tuple[Array, Array, Array]:
@@ -81,7 +94,14 @@ def autoregressive_step(network: Callable[[Array], Array], form: StepForm) -> Fl
 
 
 def chain(flows: Sequence[Flow]) -> Flow:
-    """Composes the flows, the first one first; their elementwise log-determinants add up."""
+    """Compose the flows, the first one first; their elementwise log-determinants add up.
+
+    Example:
+        >>> before = lambda z: jnp.pad(z, ((0, 0), (1, 0)))[:, :-1]
+        >>> step = hv.flows.autoregressive_step(before, "mean_only")
+        >>> print(hv.flows.chain([step, step]).forward(jnp.ones((1, 3)))[0])
+        [[1. 3. 4.]]
+    """
 
     def forward(z0: Array) -> tuple[Array, Array]:
         z, total = z0, jnp.zeros_like(z0)
@@ -101,11 +121,16 @@ def chain(flows: Sequence[Flow]) -> Flow:
 
 
 def triangular_fixed_point(function: Callable[[Array], Array], start: Array) -> Array:
-    """Solves z = function(z), where each element of function(z) depends only on elements before it, in some order.
+    """Solve z = function(z), where each element of function(z) depends only on elements before it, in some order.
 
     Exact after at most D passes, D the number of elements of an example; stops earlier if a pass changes nothing.
     Values that overflow on the way are set to 0. Derivatives with respect to whatever `function` closes over solve a
     linear system of the same triangular form by the same iteration.
+
+    Example:
+        >>> before = lambda z: jnp.pad(z, ((0, 0), (1, 0)))[:, :-1]
+        >>> print(hv.flows.triangular_fixed_point(lambda z: 1 + before(z) / 2, jnp.zeros((1, 3))))
+        [[1.   1.5  1.75]]
     """
     passes = start[0].size  # D
 
@@ -157,6 +182,8 @@ class InverseAutoregressive(nn.Module):
 
     Raises ValueError for fewer than one step, another form or kernel size, and at the first call if the widths cannot
     keep the order of the channels of z.
+
+    Source: Kingma et al. (2016), section 4 and algorithm 1.
     """
 
     steps: int = 1

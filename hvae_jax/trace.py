@@ -33,9 +33,15 @@ class Level:
       name: name as in the paper: "z1" is next to x.
       side: height of the latent's feature map; 1 for a vector.
       stacked: whether the arrays have a leading axis of levels.
-      inferred: whether z comes from its posterior, bool `[B]`, where that is chosen as the program runs or z comes from
-        the prior; None if it does everywhere.
+      inferred: whether z comes from its posterior, bool `[B]`; None where it always does, and an array where the choice
+        is traced or z comes from the prior.
       flow: whether z passed a flow after it was drawn from q, so that q is not its density; log_q is.
+
+    Example:
+        >>> q, p = hv.Normal(jnp.ones((3, 2)), jnp.zeros((3, 2))), hv.Normal.standard((3, 2))
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())), name="z1")
+        >>> level.name, level.z.shape, level.kl.shape, level.rate.shape
+        ('z1', (3, 2), (3, 2), (3,))
     """
 
     z: Array
@@ -74,6 +80,13 @@ class Trace:
       log_px: log p(x | z), `[B]`, nats; None if there was no x.
       levels: levels in generative order, top first; a scanned run is one stacked `Level`.
       x_dist: p(x | z), a record with `log_prob(x)`, `sample(key)`, `mean` and `mode`.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> trace = model.apply(variables, x, jax.random.key(2))
+        >>> trace.names, trace.rates.shape, trace.log_px.shape
+        (('z2', 'z1'), (2, 3), (3,))
     """
 
     log_px: Array | None
@@ -216,12 +229,21 @@ def level_names(model: Model, data: Any) -> tuple[str, ...]:
 
     Args:
       data: record with `x` and `y` (or None), arrays or anything with a shape and a dtype, such as a data split.
+
+    Example:
+        >>> hv.trace.level_names(hv.models.LinearVAE((2, 1)), hv.Batch(jnp.ones((3, 4))))
+        ('z2', 'z1')
     """
     return _abstract_trace(model, data).names
 
 
 def level_sides(model: Model, data: Any) -> tuple[int, ...]:
-    """Height of each level's feature map, top first, 1 for vectors, from shapes alone; `data` as in `level_names`."""
+    """Height of each level's feature map, top first, 1 for vectors, from shapes alone; `data` as in `level_names`.
+
+    Example:
+        >>> hv.trace.level_sides(hv.models.LinearVAE((2, 1)), hv.Batch(jnp.ones((3, 4))))
+        (1, 1)
+    """
     return _abstract_trace(model, data).sides
 
 

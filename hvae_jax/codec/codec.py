@@ -32,8 +32,9 @@ class Encoded:
 
     Attributes:
       container: the contents of the file.
-      net_bits: what the images added to the stack.
-      initial_bits: what the first images popped from the reservoir, which the file holds beside the net bits.
+      net_bits: number of bits that the images added to the stack.
+      initial_bits: number of bits that the first images popped from the reservoir, which the file holds beside the net
+        bits.
       bound: log p(x | z) + log p(z) - log q(z | x) of each image at the latents that were coded, `[N]`, nats: the ELBO
         of these draws.
     """
@@ -63,15 +64,22 @@ class Codec:
 
     Attributes:
       model, variables: the model.
-      streams: most images that are coded at once.
+      streams: largest number of images coded at once.
       initial: number of images in the first batch, which the reservoir feeds: fewer make a smaller file, more a faster
         start. Later batches have as many as the bits on the stack feed.
-      prior_bits: b, of 2^b bins of each latent.
+      prior_bits: b, where each latent has 2^b bins.
       precision: bits of the frequencies of decisions.
-      seed: of the reservoir.
+      seed: seed of the reservoir.
 
     Raises ValueError for settings out of range, a likelihood that is not discrete, levels that are not Gaussian, with
     their names; ImportError without constriction.
+
+    Example:
+        >>> model, x = hv.models.TopDownVAE((1,), hidden=2, likelihood=hv.Bernoulli()), np.ones((4, 6), np.uint8)
+        >>> variables = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(1))
+        >>> codec = hv.codec.Codec(model, variables)
+        >>> bool((codec.decode(codec.encode(x).to_bytes()) == x).all())
+        True
     """
 
     def __init__(
@@ -106,7 +114,7 @@ class Codec:
 
         Args:
           x: whole numbers `[N, *event]`, of any dtype.
-          names: of the images, kept in the file; () for none.
+          names: names of the images, kept in the file; () for none.
         Raises ValueError for values that the likelihood does not have, missing ones (NaN) among them.
         """
         x = np.asarray(x)
@@ -151,7 +159,7 @@ class Codec:
         """Decode what `encode` made: x `[N, *event]` in its dtype.
 
         Args:
-          name: of the file, for errors.
+          name: name of the file, for errors.
         Raises ValueError, before anything is decoded, for data that is damaged, of another model, or of a machine or
         library whose numbers are others; and if a decoded batch is not the one that was encoded.
         """

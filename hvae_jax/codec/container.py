@@ -36,15 +36,15 @@ class Container:
     Attributes:
       made_by: what the numbers depend on, by name: versions, backend, hashes of program and parameters.
       shape: `(N, *event)` of x.
-      dtype: of x, such as "uint8".
+      dtype: dtype of x, such as "uint8".
       counts: number of images in each batch, in the order of encoding.
       size: number of images in a batch of the compiled program; smaller batches are filled up with zeros.
       prior_bits, precision, seed: as in `Codec`.
       reached: number of words of the reservoir that the words hold.
       content: SHA-256 of x, hexadecimal, 32 digits.
       blocks: hash of each batch, hexadecimal, 8 digits.
-      names: of the images, such as their files'; () for none.
-      words: of the stack, uint32.
+      names: names of the images, such as their files'; () for none.
+      words: words of the stack, uint32.
     """
 
     made_by: Mapping[str, str]
@@ -71,11 +71,11 @@ class Container:
 
 
 def read_container(data: bytes, name: str = "the data") -> Container:
-    """The contents of a file.
+    """Read the contents of a compressed file.
 
     Args:
-      name: of the file, for errors.
-    Raises ValueError for data of another kind or version, and for what was cut off, continued or changed.
+      name: name of the file, for errors.
+    Raises ValueError for data of another kind or version, and for a file that was cut off, appended to or changed.
     """
     if not data.startswith(MAGIC):
         raise ValueError(f"{name} is no .hvae file: it does not begin as `hvae compress` begins them.")

@@ -53,7 +53,7 @@ class Stack:
         """Begin a stack.
 
         Args:
-          seed: of the reservoir.
+          seed: seed of the reservoir.
           precision: bits of the frequencies of decisions, at most 24.
           words: words of a file, which hold what was reached of the reservoir; None for an empty stack.
         """

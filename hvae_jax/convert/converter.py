@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
+from typing_extensions import TypeAliasType
+
 from hvae_jax.convert.state_dict import MisfitError
 from hvae_jax.models import HVAE
 
@@ -21,6 +23,11 @@ class Preset:
       data: name of the data set; None if it has none in `hvae_jax.data` and has to be given.
       bits: bits kept of each pixel.
       binarise: how grey values become binary, as in `Data`; None keeps them.
+
+    Example:
+        >>> from hvae_jax import convert
+        >>> convert.Preset(hv.models.vdvae_mnist, "binary digits", data="mnist").model().num_levels
+        10
     """
 
     model: Callable[[], Any]
@@ -28,6 +35,13 @@ class Preset:
     data: str | None
     bits: int = 8
     binarise: Binarise | None = None
+
+
+Read = TypeAliasType(
+    "Read",
+    Callable[[Mapping[str, Any], Preset | None, Options], tuple[HVAE, dict[str, Any]]],
+    type_params=(Options,),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +62,11 @@ class Converter(Generic[Options]):
       untold: fields of the model that weights do not determine, such as "block.dropout"; `hvae import` prints them.
       needs_preset: whether files are read with a preset only; otherwise `read` takes None and reads the configuration
         off the arrays.
+
+    Example:
+        >>> from hvae_jax import convert
+        >>> [converter.code for converter in convert.CONVERTERS if converter.wrote(["enc_tower.0.weight"])]
+        ['nvae']
     """
 
     code: str
@@ -55,7 +74,7 @@ class Converter(Generic[Options]):
     marks: tuple[str, ...]
     presets: Mapping[str, Preset]
     options: type[Options]
-    read: Callable[[Mapping[str, Any], Preset | None, Options], tuple[HVAE, dict[str, Any]]]
+    read: Read[Options]
     names: Callable[[Mapping[str, Any], Any], Iterable[str]]
     untold: tuple[str, ...]
     needs_preset: bool

@@ -45,6 +45,12 @@ class Entry:
         layer that reads a flattened map; None if no axes are flattened.
       at: index of the block, for leaves that stack the blocks of a stage along their first axis; None for others.
       ones: number of axes of length 1 behind those of ours, in the public array.
+
+    Example:
+        >>> from hvae_jax import convert
+        >>> entry = convert.Entry("params/dense/kernel", axes=(1, 0))  # PyTorch has `[outputs, inputs]`
+        >>> entry.carry(np.ones((2, 3)), (3, 2)).shape
+        (3, 2)
     """
 
     path: str
@@ -99,6 +105,14 @@ def to_variables(
 
     Raises ValueError, naming arrays that are missing, not expected or of another shape, if there are any; and as
     `cast_weights` does, for arrays that are no floats or beyond the range of floats here.
+
+    Example:
+        >>> from hvae_jax import convert
+        >>> template = {"params": {"kernel": jax.ShapeDtypeStruct((3, 2), np.float32)}}
+        >>> table = {"weight": convert.Entry("params/kernel", axes=(1, 0))}
+        >>> variables = convert.to_variables({"weight": np.ones((2, 3), np.float32)}, table, template)
+        >>> variables["params"]["kernel"].shape
+        (3, 2)
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves_by_path(template).items()}
     names: dict[str, list[str]] = {path: [] for path in shapes}

@@ -20,6 +20,13 @@ class Augment:
       binarise: number of grey values of the stored pixels, which are drawn anew at each step as
         x ~ Bernoulli(x / (binarise - 1)), the dynamic binarisation of Salakhutdinov & Murray (2008); 0 leaves values
         as they are.
+
+    Raises ValueError for one grey value, or fewer than 0.
+
+    Example:
+        >>> x = jnp.full((1, 8, 8, 1), 16)
+        >>> int(hv.data.Augment(binarise=17)(x, jax.random.key(0)).sum())  # p = 16/16
+        64
     """
 
     flip: bool = False

@@ -37,6 +37,7 @@ PREPARED: Mapping[str, Callable[..., Dataset]] = {
     "celeb_a64": celeb_a64,
 }
 NAMES = ("digits", MOVING, COUNTS, *FETCHED, *PREPARED)
+"""The names of the data sets that `load` knows, beside "tfds:NAME" and paths."""
 _KNOWN = (
     f"Known are {', '.join(NAMES)}; 'moving_digits:6', with another number of frames; 'tfds:NAME' for any image data "
     "set of TFDS; and the path of an .npz file or of a folder of images."
@@ -55,7 +56,7 @@ def load(
     in_memory_bytes: int = 2**30,
     missing: str | None = None,
 ) -> Dataset:
-    """Loads a data set by name.
+    """Load a data set by name.
 
     Args:
       name: one of `NAMES`, whose functions describe contents and splits; "tfds:NAME" for any other image data set of
@@ -73,6 +74,11 @@ def load(
     Raises ValueError for an unknown name (with the nearest), settings that do not fit the data, and unusable data;
     FileNotFoundError for a path that does not exist and, with what to do, for data that is not prepared or cannot be
     fetched.
+
+    Example:
+        >>> dataset = hv.data.load("digits", binarise="threshold")
+        >>> dataset.kind.name, {name: len(split.x) for name, split in dataset.splits.items()}
+        ('binary', {'train': 1000, 'validation': 350, 'test': 447})
     """
     if bad_files not in BAD_FILES:
         raise ValueError(f"bad_files={bad_files!r}: it has to be one of {' and '.join(BAD_FILES)}.")
@@ -87,7 +93,13 @@ def load(
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError, with the nearest name, for what is neither a name nor a path. Nothing is read."""
+    """Refuse what is neither the name of a data set nor a path: ValueError with the nearest name. Nothing is read.
+
+    Example:
+        >>> hv.data.check_name("digitz")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: Unknown data set 'digitz'. Did you mean 'digits'? ...
+    """
     if not name.removeprefix(PREFIX).strip():
         raise ValueError(f"The data set's name is {name!r}, which names none. {_KNOWN}")
     if frames_of(name) is not None:

@@ -26,11 +26,11 @@ def moving_digits(frames: int = 4, size: int = 16, seed: int = 0) -> Dataset:
     """Clips of one of scikit-learn's 8x8 digits moving over a square, made when they are read; values 0..16.
 
     x is a strip, the frames side by side: `[N, size, frames * size, 1]` uint8. 8,000 train, 1,000 validation and 1,000
-    test clips, whose digits are those of the same split of `digits`, so that the writers differ. Place and speed (-2
-    to 2 pixels a frame on each axis) are drawn uniformly. Before each frame but the first the digit is pushed: one of
-    five actions, drawn uniformly, changes the speed by a pixel a frame left, right, up or down, within its limits, or
-    leaves it; then the digit moves, and bounces off the edges. y is the action before the last frame, 0..4, without
-    which that frame cannot be known: given the others there are log 5 = 1.6 nats left, less at the limits.
+    test clips, whose digits are those of the same split of `digits`, so that the writers differ. Place and speed (-2 to
+    2 pixels a frame on each axis) are drawn uniformly. Before each frame but the first the digit is pushed: one of five
+    actions, drawn uniformly, changes the speed by a pixel a frame left, right, up or down, within its limits, or leaves
+    it; then the digit moves, and bounces off the edges. y is the action before the last frame, 0..4. Without it, the
+    other frames leave up to log 5 = 1.6 nats of the last frame open.
 
     A clip is a function of frames, size, seed, split and row alone.
 
@@ -39,6 +39,10 @@ def moving_digits(frames: int = 4, size: int = 16, seed: int = 0) -> Dataset:
       size: height and width of a frame.
       seed: seed of places, speeds and actions.
     Raises ValueError for fewer than 2 frames or more than 64, or a size below 9 or above 128.
+
+    Example:
+        >>> hv.data.moving_digits(frames=2).event  # two frames of 16x16 side by side
+        (16, 32, 1)
     """
     for name, value, least, most in (("frames", frames, 2, 64), ("size", size, SIDE + 1, 128)):
         if not least <= value <= most:

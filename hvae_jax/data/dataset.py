@@ -17,6 +17,10 @@ class Kind:
     Attributes:
       name: "binary" (0 and 1), "integer" (0..num_values-1) or "real".
       num_values: number of values of an element; 2 for binary, 0 for real.
+
+    Example:
+        >>> hv.data.BINARY, hv.data.integer(17)
+        (Kind(name='binary', num_values=2), Kind(name='integer', num_values=17))
     """
 
     name: str
@@ -30,11 +34,18 @@ MISSING = -1
 """The label of an example whose label is not known."""
 
 BINARY = Kind("binary", 2)
+"""The kind of zeros and ones."""
 REAL = Kind("real")
+"""The kind of real numbers."""
 
 
 def integer(num_values: int) -> Kind:
-    """The kind of whole numbers 0..num_values-1."""
+    """The kind of whole numbers 0..num_values-1.
+
+    Example:
+        >>> hv.data.integer(256).num_values
+        256
+    """
     return Kind("integer", num_values)
 
 
@@ -70,6 +81,11 @@ class Split:
     Attributes:
       x: `[N, *event]`, an array or `Rows`.
       y: labels, int `[N]`, `MISSING` for an example without one; None where there are none.
+
+    Example:
+        >>> split = hv.data.Split(np.zeros((3, 4)), np.array([2, hv.data.MISSING, 0]))
+        >>> split.labelled.tolist()
+        [0, 2]
     """
 
     x: Any
@@ -111,6 +127,11 @@ class Dataset:
       training: examples that training draws from; None is `splits["train"]`. With dynamic binarisation these are the
         grey values, while the splits hold one draw, the same for every evaluation.
       missing: whether elements of x may be missing: x is then floating, with NaN in their place, whatever `kind` is.
+
+    Example:
+        >>> dataset = hv.data.digits()
+        >>> dataset.event, dataset.dimensions, dataset.classes
+        ((8, 8, 1), 64, 10)
     """
 
     name: str

@@ -21,6 +21,11 @@ def few_labels(dataset: Dataset, per_class: int, share: float | None = None, see
       seed: seed of the draw, on which nothing else depends.
     Raises ValueError for data without labels, a class with fewer examples, a negative number of labels, and a share
     that is not between 0 and 1 or has no labels to repeat.
+
+    Example:
+        >>> dataset = hv.data.few_labels(hv.data.digits(), per_class=10)
+        >>> len(dataset.train.labelled)
+        100
     """
     train = dataset.splits["train"]
     _check(dataset, train, per_class, share)

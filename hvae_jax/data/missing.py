@@ -47,6 +47,11 @@ def hide(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
     Each element is hidden by itself, once and for all. The test split stays whole: it measures what was learned.
 
     Raises ValueError for a share that is not between 0 and 1, and for data whose training changes its pixels.
+
+    Example:
+        >>> dataset = hv.data.hide(hv.data.digits(), share=0.5)
+        >>> round(float(np.isnan(dataset.splits["train"].x).mean()), 1)
+        0.5
     """
     if not 0.0 < share < 1.0:
         raise ValueError(f"hide(share={share}): it has to be between 0 and 1.")

@@ -42,6 +42,14 @@ def from_npz(path: str | os.PathLike[str], missing: str | None = None) -> Datase
     `runtime.npz`; for masks of another shape, or that show nothing of a split; and for an array that is empty, of
     object dtype (nothing is unpickled), not finite, negative though whole, beyond int32 or float32,
     channel-first, or of another shape than the train examples.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/mine.npz", x_train=np.zeros((20, 4), np.uint8))
+        ...     dataset = hv.data.from_npz(f"{folder}/mine.npz")
+        >>> dataset.kind.name, len(dataset.splits["train"].x), len(dataset.splits["validation"].x)
+        ('binary', 18, 2)
     """
     path = Path(path).expanduser()
     if not path.exists():

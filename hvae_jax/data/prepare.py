@@ -17,7 +17,12 @@ _STREAMS = {"train": 0, "validation": 1, "test": 2}
 
 
 def prepare(dataset: Dataset, *, binarise: str | None = None, flip: bool = False, bits: int = 8) -> Dataset:
-    """The data set after `quantised`, `binarised` and `flipped`, in that order, each if it is asked for."""
+    """The data set after `quantised`, `binarised` and `flipped`, in that order, each if it is asked for.
+
+    Example:
+        >>> hv.data.prepare(hv.data.digits(), binarise="threshold").kind
+        Kind(name='binary', num_values=2)
+    """
     if bits != 8:
         dataset = quantised(dataset, bits)
     if binarise is not None:

@@ -14,6 +14,11 @@ def digits() -> Dataset:
 
     1,000 train, 350 validation, 447 test, in the file's order as in the article. The writers of the test digits are
     not those of the train digits.
+
+    Example:
+        >>> x = hv.data.digits().splits["train"].x
+        >>> x.shape, int(x.max())
+        ((1000, 8, 8, 1), 16)
     """
     table = _digits_table()
     x = table[:, :-1].reshape(-1, 8, 8, 1).astype(np.uint8)

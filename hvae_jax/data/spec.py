@@ -42,6 +42,11 @@ class Data:
       hidden: fraction of the elements of train and validation that are hidden at random, each by itself and for good;
         the test split stays whole, to measure with.
       hidden_seed: seed of the draw of what is hidden.
+
+    Example:
+        >>> from hvae_jax.experiment import Data
+        >>> Data("digits", binarise="threshold").load().kind.name
+        'binary'
     """
 
     name: str = "digits"

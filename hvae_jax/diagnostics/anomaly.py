@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.objectives import elbo, log_weight
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Model, Trace
 
 
@@ -35,6 +35,13 @@ def bound_above(
         score with less noise, but no bound, and often above log p(x).
     Source: Havtorn et al. (2021), equations 8 and 9.
     Raises ValueError for a k outside 0 to L, or no draws.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2,), inference="exact"), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> bound = hv.diagnostics.bound_above(model, variables, x, jax.random.key(2), k=0, draws=4, weighted=True)
+        >>> bool(np.allclose(bound, hv.models.ClosedForm(model, variables).log_px(x), atol=1e-3))  # q is the posterior
+        True
     """
     sizes = model.levels_per_stage
     stages = len(sizes)
@@ -71,6 +78,13 @@ def likelihood_ratio(
 
     High values mark unusual x. Args and errors are those of `bound_above`.
     Source: Havtorn et al. (2021), equation 10.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> ratio = hv.diagnostics.likelihood_ratio(model, variables, x, jax.random.key(2), k=0, draws=4)
+        >>> print(ratio)  # L^{>0} is the ELBO
+        [0. 0. 0.]
     """
     whole = bound_above(model, variables, x, key, 0, draws, y, weighted)
     return whole - bound_above(model, variables, x, key, k, draws, y, weighted, temperature)
@@ -81,6 +95,10 @@ def auroc(inside: ArrayLike, outside: ArrayLike) -> tuple[float, float]:
 
     Source: Hanley & McNeil (1982), equation 1.
     Raises ValueError for fewer than two scores on either side.
+
+    Example:
+        >>> hv.diagnostics.auroc(np.array([0.0, 1.0]), np.array([2.0, 3.0]))  # every score outside is higher
+        (1.0, 0.0)
     """
     a, b = np.asarray(inside), np.asarray(outside)
     if min(len(a), len(b)) < 2:

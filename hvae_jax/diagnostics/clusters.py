@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.probe import Accuracy
 from hvae_jax.diagnostics.usage import standard_error
 from hvae_jax.distributions import OneHotCategorical
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Level, Model
 
 
@@ -37,6 +37,13 @@ def class_levels(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None
     """Indices, top first, of the levels with one class an example, whose p is a `OneHotCategorical` `[B, K]`.
 
     From shapes alone: nothing is computed.
+
+    Example:
+        >>> model = hv.models.CaGeM(clusters=3, latents=(1, 1), hidden=2, likelihood=hv.Bernoulli())
+        >>> x = jnp.ones((2, 4))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
+        >>> hv.diagnostics.class_levels(model, variables, x)  # z2, y, z1
+        (1,)
     """
     found: list[int] = []
 
@@ -57,6 +64,11 @@ def class_use(probabilities: ArrayLike) -> ClassUse:
 
     The probabilities are means over draws of what y is inferred from, so that the information is that of y itself.
     Raises ValueError without examples.
+
+    Example:
+        >>> use = hv.diagnostics.class_use(np.eye(2))  # two examples, each sure of its own class
+        >>> round(use.information, 3), round(use.used, 3)  # log 2 nats, two classes
+        (0.693, 2.0)
     """
     q = np.asarray(probabilities, np.float64)
     if q.ndim != 2 or not len(q):
@@ -75,6 +87,10 @@ def class_accuracy(probabilities: ArrayLike, labels: ArrayLike) -> Accuracy:
     """Accuracy of the likeliest class, `[N, K]`, as the label itself, `[N]`.
 
     Raises ValueError if labels or examples are missing.
+
+    Example:
+        >>> hv.diagnostics.class_accuracy(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0])).value
+        0.5
     """
     found, y = _checked(probabilities, labels)
     return _accuracy(found == y, y)
@@ -87,6 +103,10 @@ def clustering_accuracy(probabilities: ArrayLike, labels: ArrayLike) -> Accuracy
     beyond the number of labels are mapped to none, and are wrong.
     Source: Yang et al. (2010), "Image Clustering Using Local Discriminant Models", equation 16; Kuhn (1955).
     Raises ValueError if labels or examples are missing.
+
+    Example:
+        >>> hv.diagnostics.clustering_accuracy(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([1, 0])).value
+        1.0
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -108,7 +128,7 @@ def of_class(
     candidates: int = 4096,
     rounds: int = 16,
 ) -> tuple[Array, ...]:
-    """Draws the latents down to the class for each class in y, `[n]`: `latents=` for samples of p(x | y).
+    """Draw the latents down to the class for each class in y, `[n]`: `latents=` for samples of p(x | y).
 
     The class may depend on levels above it, so these and y are drawn from the model until each class has come up as
     often as it is asked for: at temperature 1 exact draws of p(z above | y).

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.anomaly import bound_above
 from hvae_jax.distributions import FromNoise
 from hvae_jax.objectives import importance
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Level, Model
 
 What = Literal["mean", "sample", "noise"]
@@ -56,7 +56,7 @@ def codes(
     networks draw numbers of their own. With it, the mean of a level is that given one draw of the levels above.
 
     Args:
-      key: for latents, and whatever else the model draws.
+      key: random key for latents, and whatever else the model draws.
       levels: names of levels; None takes all.
       y: labels `[B]`, for a model with classes.
       posterior_temperature: temperature of the posteriors, 0 for no noise, 1 for the posteriors themselves; None takes
@@ -64,6 +64,13 @@ def codes(
     Raises ValueError for another `what`, an unknown level, the mean of a level under a flow at another temperature than
     0 (there it is the flow's value at the mean of its base), and the noise of a level whose prior is no function of
     standard normal noise.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> found = hv.diagnostics.codes(model, variables, x, jax.random.key(2))
+        >>> {name: code.shape for name, code in found.items()}
+        {'z2': (3, 2), 'z1': (3, 1)}
     """
     if what not in ("mean", "sample", "noise"):
         raise ValueError(f"codes(what={what!r}): it has to be one of mean, sample, noise.")
@@ -115,6 +122,13 @@ def example_scores(
       chunk: largest number of draws held in memory at once.
     Source: Burda et al. (2015), equation 8; Havtorn et al. (2021), equation 10.
     Raises ValueError as `importance` and `bound_above` do.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> scores = hv.diagnostics.example_scores(model, variables, x, jax.random.key(2), draws=4)
+        >>> sorted(scores), bool((scores["iw_bound"] >= scores["elbo"] - 1e-3).all())
+        (['elbo', 'iw_bound'], True)
     """
     bound_key, above_key = jax.random.split(key)
     bound = importance(model, variables, x, bound_key, draws, chunk, y)

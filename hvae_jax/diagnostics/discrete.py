@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
 
 from hvae_jax.distributions import BernoulliLatent, OneHotCategorical
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Level, Model
 
 
@@ -20,6 +20,10 @@ class Alphabet:
       kind: "categorical" or "bernoulli".
       variables: number of independent variables.
       classes: number of classes of each; 2 for a bit.
+
+    Example:
+        >>> round(hv.diagnostics.Alphabet("categorical", variables=2, classes=10).capacity, 3)  # 2 log 10
+        4.605
     """
 
     kind: str
@@ -33,7 +37,15 @@ class Alphabet:
 
 
 def alphabets(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None = None) -> tuple[Alphabet | None, ...]:
-    """The alphabet of each level, top first, None for one that is not discrete; from shapes alone."""
+    """The alphabet of each level, top first, None for one that is not discrete; from shapes alone.
+
+    Example:
+        >>> model = hv.models.TopDownVAE((3,), levels=("bernoulli",), hidden=2, likelihood=hv.Bernoulli())
+        >>> x = jnp.ones((2, 4))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
+        >>> hv.diagnostics.alphabets(model, variables, x)
+        (Alphabet(kind='bernoulli', variables=3, classes=2),)
+    """
     found: list[Alphabet | None] = []
 
     def look(variables: Any, x: Any, y: Any) -> None:
@@ -59,6 +71,11 @@ def perplexities(alphabet: Alphabet, posterior_means: ArrayLike) -> np.ndarray:
     Args:
       posterior_means: probabilities, `[N, variables * classes]`, or those of a 1, `[N, variables]`
         (`Usage.posterior_means`).
+
+    Example:
+        >>> alphabet = hv.diagnostics.Alphabet("categorical", variables=1, classes=3)
+        >>> print(hv.diagnostics.perplexities(alphabet, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])).round(3))
+        [2.]
     """
     mean = np.asarray(posterior_means, np.float64).mean(0)
     if alphabet.kind == "bernoulli":

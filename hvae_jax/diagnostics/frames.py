@@ -12,6 +12,11 @@ def psnr(x: Images, y: Images, value_range: float) -> Float[Array, " batch"]:
 
     Args:
       value_range: R, difference of the largest and the smallest value that a pixel may have.
+
+    Example:
+        >>> x = jnp.zeros((1, 8, 8, 1))
+        >>> print(hv.diagnostics.psnr(x, x + 0.1, value_range=1.0).round(2))  # 10 log10(1/0.1^2)
+        [20.]
     """
     error = jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32)).mean((1, 2, 3))
     return 20.0 * jnp.log10(value_range) - 10.0 * jnp.log10(error)
@@ -31,6 +36,11 @@ def ssim(x: Images, y: Images, value_range: float, window: int = 7) -> Float[Arr
       window: side of the squares, at most that of the images.
     Source: Wang et al. (2004), equation 13, with uniform weights, as in scikit-image.
     Raises ValueError for a window larger than the images or below 2.
+
+    Example:
+        >>> x = jnp.arange(64.0).reshape(1, 8, 8, 1)
+        >>> print(hv.diagnostics.ssim(x, x, value_range=63.0).round(3))
+        [1.]
     """
     if not 2 <= window <= min(x.shape[1:3]):
         raise ValueError(

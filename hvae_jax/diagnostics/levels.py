@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.usage import Usage, usage_of
 from hvae_jax.distributions import FromNoise, Known
 from hvae_jax.objectives import elbo, log_weight
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Model, Trace
 
 
@@ -37,12 +37,19 @@ class Measured:
 def measured(
     model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 200, y: ArrayLike | None = None
 ) -> Measured:
-    """Averages over `draws` traces of x, one of them in memory at a time.
+    """Average over `draws` traces of x, one of them in memory at a time.
 
     Draw i has the key `fold_in(key, i)`, as in `usage` and `importance`: with the same key and number of draws they
     return the same numbers, up to rounding.
     Source: Burda et al. (2015), equation 8, for the bound; Kong (1992) for the effective sample size.
     Raises ValueError for fewer than one draw.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> found = hv.diagnostics.measured(model, variables, x, jax.random.key(2), draws=4)
+        >>> bool(jnp.allclose(found.elbo, found.usage.log_px - found.usage.rates.sum(0), atol=1e-3))
+        True
     """
     if draws < 1:
         raise ValueError(f"measured(draws={draws}): 1 or more are needed.")
@@ -82,6 +89,12 @@ def loss_without(
     NaN for a level whose z passes a flow, or whose levels above depend on it (bottom-up inference): there its place in
     the joint q(z | x) cannot be taken by the prior alone.
     Raises ValueError for fewer than one draw.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> hv.diagnostics.loss_without(model, variables, x, jax.random.key(2), draws=4).shape
+        (2, 3)
     """
     if draws < 1:
         raise ValueError(f"loss_without(draws={draws}): 1 or more are needed.")

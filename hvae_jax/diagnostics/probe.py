@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.diagnostics.usage import standard_error
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Model
 
 
@@ -35,8 +35,8 @@ class Features(NamedTuple):
 
     Attributes:
       sampled: z ~ q(z | x), `[draws, N, units]` each: what the level transmits.
-      means: mean of q, averaged over the draws of the levels above, `[N, units]` each. A function of x without noise,
-        it may determine the label however few nats the level carries: its probe says nothing of z.
+      means: mean of q, averaged over the draws of the levels above, `[N, units]` each. This is a function of x without
+        noise, which may determine the label however few nats the level carries: a probe of it says nothing about z.
     """
 
     sampled: tuple[Array, ...]
@@ -52,11 +52,18 @@ def features(
     y: ArrayLike | None = None,
     units: Sequence[ArrayLike] | None = None,
 ) -> Features:
-    """Draws the latents of x several times, as features of a probe.
+    """Draw the latents of x several times, as features of a probe.
 
     Args:
       units: indices of the units to take from each flattened level, top first; None takes all.
     Raises ValueError for fewer than one draw.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> found = hv.diagnostics.features(model, variables, x, jax.random.key(2), draws=4)
+        >>> [sample.shape for sample in found.sampled], [mean.shape for mean in found.means]
+        ([(4, 3, 2), (4, 3, 1)], [(3, 2), (3, 1)])
     """
     if draws < 1:
         raise ValueError(f"features(draws={draws}): 1 or more are needed.")
@@ -90,6 +97,11 @@ def linear_probe(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, t
       train_y, test_y: `[N]` labels.
     Source: Alain & Bengio (2016).
     Raises ValueError if labels or examples are missing, or all labels are equal.
+
+    Example:
+        >>> x, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
+        >>> hv.diagnostics.linear_probe(x, y, x, y).value
+        1.0
     """
     x, other = np.asarray(train), np.asarray(test)
     return accuracy_of(probe_right(x[None], train_y, other[None], test_y), test_y)
@@ -105,6 +117,11 @@ def probe_right(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, te
       train, test: `[draws, N, *features]`, such as one level of `Features.sampled`.
       train_y, test_y: `[N]` labels.
     Raises ValueError as `linear_probe` does.
+
+    Example:
+        >>> x, y = np.array([[[-2.0], [-1.0], [1.0], [2.0]]]), np.array([0, 0, 1, 1])  # one draw
+        >>> hv.diagnostics.probe_right(x, y, x, y).tolist()
+        [1.0, 1.0, 1.0, 1.0]
     """
     if train_y is None or test_y is None:
         raise ValueError("A probe needs labels, and this data has none in one of its splits.")
@@ -124,7 +141,13 @@ def probe_right(train: ArrayLike, train_y: ArrayLike | None, test: ArrayLike, te
 
 
 def accuracy_of(right: np.ndarray, labels: ArrayLike | None) -> Accuracy:
-    """The accuracy of `probe_right`'s answers; chance is the frequency of the most frequent label."""
+    """The accuracy of `probe_right`'s answers; chance is the frequency of the most frequent label.
+
+    Example:
+        >>> found = hv.diagnostics.accuracy_of(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0, 0, 1, 1]))
+        >>> found.value, found.chance
+        (0.75, 0.5)
+    """
     _, counts = np.unique(np.asarray(labels), return_counts=True)
     return _accuracy(right, float(counts.max() / counts.sum()))
 
@@ -136,6 +159,10 @@ def fano(accuracy: float, labels: ArrayLike) -> float:
     <= R, no probe of sampled latents can exceed what the rate of these levels and all above them allows.
     Source: Fano's inequality; Cover & Thomas (2006), theorem 2.10.1.
     Raises ValueError for an accuracy outside 0 to 1.
+
+    Example:
+        >>> round(hv.diagnostics.fano(1.0, np.array([0, 1])), 3)  # log 2: the labels are read without an error
+        0.693
     """
     if not 0 <= accuracy <= 1:
         raise ValueError(f"fano(accuracy={accuracy}): a fraction, 0 to 1.")
@@ -156,6 +183,10 @@ def clearly_best(rights: Sequence[np.ndarray], chance: float, errors: float = 2.
 
     Args:
       rights: `[N]` each, fractions of right answers of the same examples.
+
+    Example:
+        >>> hv.diagnostics.clearly_best([np.zeros(8), np.ones(8)], chance=0.5)
+        1
     """
     best = max(range(len(rights)), key=lambda i: rights[i].mean())
     others = [np.full_like(rights[best], chance), *(right for i, right in enumerate(rights) if i != best)]
@@ -169,6 +200,11 @@ def two_samples(one: ArrayLike, other: ArrayLike) -> Accuracy:
     Each of the 2n points is assigned to the set of the nearest other point.
     Source: Lopez-Paz & Oquab (2017), the 1-NN test.
     Raises ValueError unless both sets have the same number of points, 2 or more.
+
+    Example:
+        >>> one, other = np.array([[0.0], [0.1]]), np.array([[5.0], [5.1]])
+        >>> hv.diagnostics.two_samples(one, other).value
+        1.0
     """
     a, b = (np.asarray(s, np.float64).reshape(len(np.asarray(s)), -1) for s in (one, other))
     if len(a) != len(b) or len(a) < 2:

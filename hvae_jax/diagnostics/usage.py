@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.distributions import FromNoise
 from hvae_jax.objectives import log_likelihood
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Level, Model, Trace
 
 
@@ -37,9 +37,16 @@ class Usage:
 
 
 def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 16, y: ArrayLike | None = None) -> Usage:
-    """Averages `Usage` over `draws` traces of x; memory does not grow with the number of draws.
+    """Average `Usage` over `draws` traces of x; memory does not grow with the number of draws.
 
     Raises ValueError for fewer than one draw, or no example.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> found = hv.diagnostics.usage(model, variables, x, jax.random.key(2), draws=4)
+        >>> found.rates.shape, [unit_rates.shape for unit_rates in found.unit_rates]
+        ((2, 3), [(3, 2), (3, 1)])
     """
     if draws < 1:
         raise ValueError(f"usage(draws={draws}): 1 or more are needed.")
@@ -95,6 +102,10 @@ def active_units(posterior_means: Sequence[ArrayLike], threshold: float = 0.01) 
     `moving_units` show the latter.
     Source: Burda et al. (2015), section 4.3.
     Raises ValueError for fewer than two examples, which cannot vary.
+
+    Example:
+        >>> hv.diagnostics.active_units([np.array([[0.0, 3.0], [2.0, 3.0]])])  # the second mean does not vary
+        [1]
     """
     _check_examples("active_units", posterior_means, 2)
     return [int((np.asarray(means).var(axis=0) > threshold).sum()) for means in posterior_means]
@@ -104,6 +115,10 @@ def used_units(unit_rates: Sequence[ArrayLike], threshold: float = 0.01) -> list
     """Number of units of each level whose own KL, averaged over the examples, exceeds `threshold` nats.
 
     Raises ValueError for no example.
+
+    Example:
+        >>> hv.diagnostics.used_units([np.array([[0.5, 0.0], [0.7, 0.001]])])
+        [1]
     """
     _check_examples("used_units", unit_rates, 1)
     return [int((np.asarray(rates).mean(axis=0) > threshold).sum()) for rates in unit_rates]
@@ -115,6 +130,10 @@ def moving_units(offsets: Sequence[ArrayLike], threshold: float = 0.01) -> list[
     These are the active units of Burda et al. for a model whose priors move too; offsets are in standard deviations of
     p.
     Raises ValueError for fewer than two examples, which cannot vary.
+
+    Example:
+        >>> hv.diagnostics.moving_units([np.array([[0.0, 3.0], [2.0, 3.0]])])
+        [1]
     """
     _check_examples("moving_units", offsets, 2)
     return [int((np.asarray(offset).var(axis=0) > threshold).sum()) for offset in offsets]
@@ -126,6 +145,10 @@ def carrying_units(unit_rates: Sequence[ArrayLike], share: float = 0.95) -> list
     Unlike `used_units` it has no threshold in nats, above which a unit may still carry next to nothing. 0 for a level
     whose KL is 0.
     Raises ValueError for no example.
+
+    Example:
+        >>> hv.diagnostics.carrying_units([np.array([[3.0, 0.9, 0.1]])], share=0.9)  # 3.9 of 4 nats
+        [2]
     """
     _check_examples("carrying_units", unit_rates, 1)
     counts = []
@@ -145,9 +168,17 @@ def _check_examples(owner: str, parts: Sequence[ArrayLike], least: int) -> None:
 
 
 class UnitCounts:
-    """Counts active, used and moving units of a data set that comes in parts, from running means and variances.
+    """Counts of active, used and moving units of a data set that comes in parts, from running means and variances.
 
     A very deep model has hundreds of thousands of units: the posteriors of a whole split would not fit in memory.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> counts = hv.diagnostics.UnitCounts()
+        >>> counts.add(hv.diagnostics.usage(model, variables, x, jax.random.key(2), draws=4))
+        >>> counts.used()  # units of z2 and z1: none before training, when q = p
+        [0, 0]
     """
 
     def __init__(self, threshold: float = 0.01) -> None:
@@ -200,12 +231,23 @@ class _Moments:
 
 
 def cumulative(rates: ArrayLike) -> np.ndarray:
-    """Cumulative rates from the top, `[L, B]`: entry l is the rate of level l and all levels above it."""
+    """Cumulative rates from the top, `[L, B]`: entry l is the rate of level l and all levels above it.
+
+    Example:
+        >>> print(hv.diagnostics.cumulative(np.array([[1.0, 1.0], [2.0, 3.0]])))
+        [[1. 1.]
+         [3. 4.]]
+    """
     return np.cumsum(np.asarray(rates), axis=0)
 
 
 def standard_error(values: ArrayLike) -> np.ndarray:
-    """Standard error of the mean over the last axis, `[..., n]` to `[...]`: sd/sqrt(n); NaN for n = 1."""
+    """Standard error of the mean over the last axis, `[..., n]` to `[...]`: sd/sqrt(n); NaN for n = 1.
+
+    Example:
+        >>> print(hv.diagnostics.standard_error(np.array([1.0, 3.0])).round(3))  # sqrt(2)/sqrt(2)
+        1.0
+    """
     values = np.asarray(values)
     n = values.shape[-1]
     if n < 2:
@@ -222,6 +264,10 @@ def bootstrap(count: Any, parts: Sequence[ArrayLike], resamples: int = 200, seed
       resamples: number of resamples.
       seed: seed of the resampling.
     Raises ValueError for fewer than two examples.
+
+    Example:
+        >>> print(hv.diagnostics.bootstrap(hv.diagnostics.active_units, [np.zeros((4, 3))]))  # never an active unit
+        [0.]
     """
     _check_examples("bootstrap", parts, 2)
     arrays = [np.asarray(part) for part in parts]

@@ -7,14 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.distributions import FromNoise
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Model, Trace
 
 
 def made_of_noise(model: Model, variables: Any, x: ArrayLike, y: ArrayLike | None = None) -> bool:
-    """Whether every level's prior is a function of standard noise, so that walks are possible: from shapes alone."""
+    """Whether every level's prior is a function of standard noise, so that walks are possible: from shapes alone.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> hv.diagnostics.made_of_noise(model, variables, x)
+        True
+    """
     found: list[bool] = []
 
     def look(variables: Any, x: Array, y: Array | None) -> None:
@@ -39,6 +46,12 @@ def noise_of(
     For latents of the prior itself it is N(0, I), whatever the model. At posterior_temperature 0 the latents are the
     modes of their posteriors.
     Raises ValueError, naming the level, for a prior whose samples are no function of standard normal noise.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> [noise.shape for noise in hv.diagnostics.noise_of(model, variables, x, jax.random.key(2))]
+        [(3, 2), (3, 1)]
     """
     noise = []
     for level in model.apply(variables, x, key, y=y, posterior_temperature=posterior_temperature).unstack():
@@ -52,9 +65,17 @@ def noise_of(
 
 
 def from_noise(model: Model, variables: Any, noise: Sequence[Array], key: Array, y: ArrayLike | None = None) -> Trace:
-    """Decodes the latents with this noise, the inverse of `noise_of`, in one descent: a trace without x.
+    """Decode the latents with this noise, the inverse of `noise_of`, in one descent: a trace without x.
 
     Its `.latents` are the latents, its `.x_dist.mean` is E[x | z].
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> noise = jnp.zeros((3, 2)), jnp.zeros((3, 1))
+        >>> trace = hv.diagnostics.from_noise(model, variables, noise, jax.random.key(2))
+        >>> bool((trace.latents[0] == 0).all()), trace.x_dist.mean.shape  # the prior of z2 is N(0, I)
+        (True, (3, 4))
     """
     return model.apply(variables, key, len(noise[0]), y=y, noise=tuple(noise), method="decode")
 
@@ -70,7 +91,7 @@ def interpolate(
     y: ArrayLike | None = None,
     posterior_temperature: ArrayLike | None = None,
 ) -> Array:
-    """Interpolates from each x to another, `[B, steps, *event]`, along great circles in the noise of each level.
+    """Interpolate from each x to another, `[B, steps, *event]`, along great circles in the noise of each level.
 
     On a great circle noise keeps its length; a straight line would pass through noise that is improbably short.
 
@@ -81,6 +102,12 @@ def interpolate(
       posterior_temperature: temperature of the posteriors of both ends; 0 takes their modes, None is 1.
     Source: White (2016), "Sampling Generative Networks", for the circles.
     Raises ValueError for fewer than two steps, if `levels` does not have one entry per level, and as `noise_of` does.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> hv.diagnostics.interpolate(model, variables, x, -x, jax.random.key(2), steps=5).shape
+        (3, 5, 4)
     """
     if steps < 2:
         raise ValueError(f"interpolate(steps={steps}): 2 or more, the two ends.")
@@ -112,7 +139,14 @@ def _decoded(
 
 
 def on_circle(a: Array, b: Array, t: ArrayLike) -> Array:
-    """Spherical interpolation of the noise of each example, t from 0 at a to 1 at b; all of one shape, `[B, ...]`."""
+    """Spherical interpolation of the noise of each example, t from 0 at a to 1 at b; all of one shape, `[B, ...]`.
+
+    Source: White (2016), "Sampling Generative Networks".
+
+    Example:
+        >>> print(hv.diagnostics.on_circle(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]]), 0.5).round(3))
+        [[0.707 0.707]]
+    """
     flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)  # [B, units]
     lengths = jnp.linalg.norm(flat_a, axis=1) * jnp.linalg.norm(flat_b, axis=1)
     # noise of modes is 0 in a level whose posterior is its prior: any angle will do
@@ -140,6 +174,13 @@ def traverse(
       unit: index of the unit in the flattened latent of the level.
       values: noise of the unit, in standard deviations of the prior.
     Raises ValueError for a level or unit that does not exist, and as `noise_of` does.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> choice = {"level": 0, "unit": 1, "values": [-2.0, 0.0, 2.0]}
+        >>> hv.diagnostics.traverse(model, variables, x, jax.random.key(2), **choice).shape
+        (3, 3, 4)
     """
     noise = noise_of(model, variables, x, key, y)
     if not 0 <= level < len(noise):
@@ -171,6 +212,12 @@ def level_by_level(
     Args:
       counts: values of k, `[K]`, for `[B, K, *event]`; None takes all of them.
       posterior_temperature: temperature of the posteriors; 0 takes their modes, None is 1.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> hv.diagnostics.level_by_level(model, variables, x, jax.random.key(2)).shape  # k = 0, 1, 2
+        (3, 3, 4)
     """
     cold = {"temperature": jnp.zeros(model.num_levels), "posterior_temperature": posterior_temperature}
 

@@ -39,6 +39,12 @@ class Pretrained:
       variables: its best variables, as `model.apply` takes them.
       card: recipe, data, seed, numbers, licence, as far as they are known; `print(card)`.
       experiment: settings of the run that trained it.
+
+    Example:
+        >>> digits = hv.load("digits_topdown")
+        >>> x = hv.data.digits().splits["test"].x[:2]
+        >>> {name: code.shape for name, code in digits.encode(x).items()}
+        {'z2': (2, 8), 'z1': (2, 16)}
     """
 
     model: HVAE
@@ -209,6 +215,11 @@ def load(name: str | os.PathLike[str], modules: Sequence[str] = ()) -> Pretraine
     Raises FileNotFoundError for what is none of these, with the nearest model in the box and all of them, and for a run
     that has saved nothing; ValueError for files that are damaged or do not fit each other; for an address on the hub
     also ImportError without huggingface_hub, and OSError if the hub cannot be reached.
+
+    Example:
+        >>> model = hv.load("digits_topdown")
+        >>> model.event, model.model.num_levels
+        ((8, 8, 1), 2)
     """
     stored = open_stored(Path(name).expanduser(), modules)
     return Pretrained(stored.experiment.model, stored.variables, stored.card, stored.experiment)

@@ -25,6 +25,11 @@ class Devices:
       count: number of devices, over all processes; None takes all.
       fsdp: whether parameters, averages and the optimiser's state are split over the devices, for a model that does
         not fit on one.
+
+    Example:
+        >>> from hvae_jax.experiment import Devices
+        >>> Devices(count=1).fsdp
+        False
     """
 
     count: int | None = None
@@ -43,6 +48,13 @@ class Evaluation:
       size: largest number of examples held in memory at once; fewer, with a warning, where memory is short. Another
         size draws other noise.
       train_examples: number of examples of the train split that are measured, its first ones; None takes all.
+
+    Raises ValueError for a number below 1.
+
+    Example:
+        >>> from hvae_jax.experiment import Evaluation
+        >>> Evaluation(draws=1000).other_draws
+        50
     """
 
     draws: int = 500
@@ -75,6 +87,14 @@ class Experiment:
       feed: how the data gets to the devices.
       devices: devices of the run.
       seed: seed of everything random.
+
+    Raises ValueError for a name that is no single component of a path, and as its records do.
+
+    Example:
+        >>> from hvae_jax.experiment import Experiment
+        >>> mine = Experiment("mine", hv.models.TopDownVAE((2, 4), hidden=32), objective=hv.Regularised(beta=0.5))
+        >>> mine.data.name, mine.optimiser.learning_rate
+        ('digits', 0.001)
     """
 
     name: str

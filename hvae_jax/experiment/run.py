@@ -48,7 +48,7 @@ def run(
     profile: bool = False,
     tracker: str | None = None,
 ) -> Outcome:
-    """Trains, measures and draws; leaves everything in `folder`, and goes on where an earlier run ended there.
+    """Train, measure and draw; leave everything in `folder`, and go on where an earlier run ended there.
 
     Measuring and drawing are rehearsed before training. What still fails in a picture is a warning: the run has its
     result all the same. A run that is finished and measured keeps its result.

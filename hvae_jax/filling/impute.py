@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Key
 
 from hvae_jax.filling.masks import as_seen
 from hvae_jax.likelihoods.seen import fill, possible_value
 from hvae_jax.objectives.bounds import check_draws, log_weight
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import check_key, exact_under_vmap
 from hvae_jax.trace import Model, Trace
 
@@ -40,7 +40,7 @@ class Imputed:
     Attributes:
       fillings: whole x at equal distances along the chain, the last one at its end, `[keep, B, *event]`, float; what is
         seen is as it was given.
-      mean: mean of x over all steps after the warm-up, `[B, *event]`: of what is missing an estimate of
+      mean: mean of x over all steps after the warm-up, `[B, *event]`; where x is missing, an estimate of
         E[x_missing | x_seen].
       deviation: standard deviation of x over the same steps, `[B, *event]`; 0 where x is seen.
       acceptance: share of the proposals that were accepted after the warm-up, by example, `[B]`; 1 with "pseudo_gibbs".
@@ -67,12 +67,19 @@ def impute(
     warmup: int | None = None,
     keep: int = 3,
 ) -> Imputed:
-    """Fill in what is missing of x, each example by a chain of its own; a function of its arguments alone.
+    """Fill in what is missing of x, each example by a Markov chain of its own.
 
-    A chain starts at latents inferred from x with a constant where it is missing and, for `warmup` steps, accepts every
-    proposal: from there a Metropolis step may be refused for long. An example of which nothing is seen starts at a draw
-    of the prior and is never warmed up, so that all its fillings are draws of the model's p(x). An example that is seen
-    whole stays as it is.
+        x_missing ~ p(x_missing | x_seen, z)                            exact, by the likelihood
+        z' ~ q(z | x)                                                   x with its present filling
+
+    "metropolis" accepts z' with probability min(1, w(x, z')/w(x, z)), w = p(x | z) p(z)/q(z | x), so that the chain's
+    stationary distribution is p(x_missing, z | x_seen), whatever q is. "pseudo_gibbs" always accepts, which is right
+    only if q(z | x) = p(z | x).
+
+    A chain starts at latents inferred from x with a constant in place of what is missing. From there Metropolis steps
+    may be refused for long, so that the first `warmup` steps accept every proposal. An example of which nothing is seen
+    starts at a draw of the prior and is never warmed up, so that all its fillings are draws of the model's p(x). An
+    example that is seen whole stays as it is.
 
     Successive fillings are not independent: the lower the acceptance, the longer a chain stays where it is. Chains of
     the same x with other keys, or x repeated along the batch, are independent.
@@ -82,17 +89,25 @@ def impute(
       x: `[B, *event]`; values that are not seen are not read, and may be NaN.
       seen: which elements are seen, as `as_seen` takes it: by element or by pixel, for each example or for all; None
         takes what is not NaN.
-      key: of everything random.
+      key: random key of the whole chain.
       steps: length of a chain, warm-up included.
-      method: "metropolis" or "pseudo_gibbs", as above.
+      method: "metropolis" or "pseudo_gibbs", see above.
       y: labels `[B]`, for a model with classes, and of a model that infers a class, those that are known (-1: none).
       warmup: number of steps before the draws that count; None takes a tenth.
       keep: number of fillings that are returned.
     Source: Rezende et al. (2014), section F; Mattei & Frellsen (2018), algorithm 1.
-    Raises ValueError, naming what would do, for a mask of another shape, a mask under which everything is seen, a seen
+    Raises ValueError, with what is accepted, for a mask of another shape, a mask under which everything is seen, a seen
     value that the likelihood does not have, a mask under which the likelihood has no closed form
     (`Likelihood.check_seen`), a model with levels that are functions of x, and numbers of steps that do not fit each
     other.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> x = x.at[:, 3].set(jnp.nan)  # the last of four elements is missing
+        >>> filled = hv.impute(model, variables, x, None, jax.random.key(2), steps=20, keep=2)
+        >>> filled.fillings.shape, bool(jnp.isfinite(filled.fillings).all()), bool((filled.deviation[:, :3] == 0).all())
+        ((2, 3, 4), True, True)
     """
     check_key("impute", key)
     check_draws("impute", steps=steps, keep=keep)

@@ -1,7 +1,8 @@
 """Masks: which elements of x are seen, as truth values."""
 
 import numpy as np
-from jax.typing import ArrayLike
+
+from hvae_jax.runtime.annotations import ArrayLike
 
 
 def as_seen(seen: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
@@ -10,8 +11,12 @@ def as_seen(seen: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     Args:
       seen: truth values, or the numbers 0 and 1: `[B, *event]` or `[*event]`, and for images `[H, W, C]` also one value
         a pixel, `[B, H, W]`, `[H, W]`, or with a last axis of 1.
-      shape: of x, `(B, *event)`.
+      shape: shape of x, `(B, *event)`.
     Raises ValueError for another shape, naming those that fit, and for other values.
+
+    Example:
+        >>> hv.filling.as_seen(np.ones((8, 8)), (3, 8, 8, 1)).shape
+        (3, 8, 8, 1)
     """
     mask = np.asarray(seen)
     if mask.dtype != bool:
@@ -37,6 +42,10 @@ def box(event: tuple[int, ...]) -> np.ndarray:
     """The mask of one x without its middle: half the height and half the width, or half the length of a vector.
 
     An image of 8 x 8 lacks 4 x 4 pixels. Raises ValueError for a side of one element, which has no middle.
+
+    Example:
+        >>> int((~hv.filling.box((8, 8, 1))).sum())  # 4 x 4 pixels are missing
+        16
     """
     seen = np.ones(event, bool)
     sides = event[: min(2, len(event))]
@@ -47,7 +56,14 @@ def box(event: tuple[int, ...]) -> np.ndarray:
 
 
 def half(event: tuple[int, ...]) -> np.ndarray:
-    """The mask of one x without its lower half, or the latter half of a vector: all that is missing comes last."""
+    """The mask of one x without its lower half, or the latter half of a vector: all that is missing comes last.
+
+    Raises ValueError for a height, or a length, of 1.
+
+    Example:
+        >>> hv.filling.half((4,)).tolist()
+        [True, True, False, False]
+    """
     if event[0] < 2:
         raise ValueError(f"A half needs 2 or more, but one x has shape {event}.")
     seen = np.ones(event, bool)

@@ -38,11 +38,15 @@ _MOST_CLASSES = 256  # a softmax of more values is slow, and sees few examples o
 
 
 def for_data(dataset: Any) -> Likelihood:
-    """Suggests a likelihood for a `data.Dataset` by its kind of value: Bernoulli, Categorical(K) or Gaussian.
+    """Suggest a likelihood for a `data.Dataset` by its kind of value: Bernoulli, Categorical(K) or Gaussian.
 
     Whole numbers of more than 256 values are taken for counts: NegativeBinomial.
 
     Raises ValueError for another kind.
+
+    Example:
+        >>> hv.likelihoods.for_data(hv.data.digits())
+        Categorical(num_values=17, min_probability=0.0)
     """
     match dataset.kind.name:
         case "binary":

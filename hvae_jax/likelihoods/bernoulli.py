@@ -78,6 +78,11 @@ class Bernoulli(Likelihood):
 
     Both settings reproduce the scores of public codes, see `published.py`.
     Raises ValueError for another form, or for "of_p" with a min_probability.
+
+    Example:
+        >>> record = hv.Bernoulli()(jnp.zeros((1, 3, 1)))  # one logit for each of three pixels
+        >>> print(record.log_prob(jnp.ones((1, 3))).round(3))  # 3 log(1/2)
+        [-2.079]
     """
 
     min_probability: float = 0.0

@@ -99,7 +99,7 @@ class BetaRecord:
 class Beta(Likelihood):
     """Real data between 0 and 1: the logit of the mean and the log concentration for each element.
 
-    The density is 0 or infinite at the ends, which are no data unless there is a margin. Then u = margin +
+    The density is 0 or infinite at the ends, so that 0 and 1 are refused unless there is a margin. Then u = margin +
     (1 - 2 margin) x is Beta, and its mass beyond the margins is not counted, so that the density of x integrates to
     less than 1, and -log p(x) is an upper bound. Draws beyond the margins become 0 and 1.
 
@@ -110,6 +110,11 @@ class Beta(Likelihood):
         cannot grow without limit; None allows what float32 has.
 
     Raises ValueError for a margin outside [0, 1/2), or a bound that is not positive and finite.
+
+    Example:
+        >>> record = hv.likelihoods.Beta(bound=None)(jnp.zeros((1, 1, 2)))  # the logit of the mean is 0
+        >>> print(record.mean.round(3))
+        [[0.5]]
     """
 
     margin: float = 0.0

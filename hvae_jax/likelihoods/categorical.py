@@ -96,6 +96,11 @@ class Categorical(Likelihood):
         code has 1e-7 (`published.py`).
 
     Raises ValueError for fewer than two values.
+
+    Example:
+        >>> record = hv.Categorical(17)(jnp.zeros((1, 2, 17)))
+        >>> print(record.log_prob(jnp.array([[0, 16]])).round(3))  # -2 log 17
+        [-5.666]
     """
 
     num_values: int = 256

@@ -75,6 +75,11 @@ class ContinuousBernoulli(Likelihood):
 
     Source: Loaiza-Ganem & Cunningham (2019), "The continuous Bernoulli: fixing a pervasive error in variational
     autoencoders", whose lambda is sigmoid(l).
+
+    Example:
+        >>> record = hv.likelihoods.ContinuousBernoulli()(jnp.array([[[2.0], [-2.0]]]))  # two logits
+        >>> print(record.mode)
+        [[1. 0.]]
     """
 
     @property

@@ -92,6 +92,11 @@ class DiscretisedLogistic(Likelihood):
     the range wide, are closed at both ends, so that the mass beyond the ends is lost; and it clips the mean to the
     range.
     Raises ValueError for fewer than two values or another scale.
+
+    Example:
+        >>> record = hv.DiscretisedLogistic(values=4)(jnp.zeros((4, 1, 2)))
+        >>> print(jnp.exp(record.log_prob(jnp.arange(4)[:, None])).sum().round(3))  # of all four values
+        1.0
     """
 
     values: int = 256

@@ -53,6 +53,11 @@ class Gaussian(Likelihood):
         without limit; None does not clamp it.
 
     Raises ValueError for a bound that is not positive and finite.
+
+    Example:
+        >>> record = hv.Gaussian()(jnp.zeros((1, 2, 2)))  # mean 0 and log_std 0, for two elements
+        >>> print(record.log_prob(jnp.zeros((1, 2))).round(3))  # -log(2 pi)
+        [-1.838]
     """
 
     bound: float | None = 5.0

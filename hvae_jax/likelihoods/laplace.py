@@ -63,6 +63,11 @@ class Laplace(Likelihood):
         without limit; None does not clamp it.
 
     Raises ValueError for a bound that is not positive and finite.
+
+    Example:
+        >>> record = hv.likelihoods.Laplace()(jnp.zeros((1, 1, 2)))
+        >>> print(record.log_prob(jnp.ones((1, 1))).round(3))  # -|x|/s - log 2
+        [-1.693]
     """
 
     bound: float | None = 5.0

@@ -194,6 +194,10 @@ class LogisticMixture(Likelihood):
     Source: Salimans et al. (2017); "softplus_std" is Efficient-VDVAE's (Hazami et al., 2022), with beta = log 2.
     Raises ValueError for fewer than one component or two values, channels other than 1 and 3, another form or head, or
     a form of 5 bits without 32 values.
+
+    Example:
+        >>> hv.LogisticMixture(mixtures=10).parameters  # of a pixel of three colours: M + 3 * 3 M
+        100
     """
 
     mixtures: int = 10

@@ -63,7 +63,7 @@ class Missing(Likelihood):
 
     log p(x | z) is that of the seen elements, so that with the same KLs as ever the ELBO and the importance-weighted
     bound are bounds of log p(x_seen). Networks read `fill` in place of NaN. The bound holds whatever they read, and
-    whichever elements are missing; that the model is one of the whole x needs elements that are missing at random.
+    whichever elements are missing; the model is one of the whole x only if they are missing at random.
 
     An `Experiment` whose `Data` has missing values puts this around the likelihood of its model by itself.
 
@@ -74,6 +74,11 @@ class Missing(Likelihood):
     Source: Nazábal et al. (2020), equation 4, for the ELBO; Mattei & Frellsen (2019), MIWAE, equation 4, for the
     importance-weighted bound.
     Raises ValueError for a `Missing` in a `Missing`, and a fill that is not finite.
+
+    Example:
+        >>> record = hv.Missing(hv.Gaussian())(jnp.zeros((1, 2, 2)))
+        >>> print(record.log_prob(jnp.array([[0.0, jnp.nan]])).round(3))  # -log(2 pi)/2, of the seen element
+        [-0.919]
     """
 
     of: Likelihood

@@ -91,6 +91,11 @@ class NegativeBinomial(Likelihood):
 
     Source: the likelihoods of scVI (Lopez et al., 2018), "nb" and "zinb", without its library size.
     Raises ValueError for a bound that is not positive and finite.
+
+    Example:
+        >>> record = hv.likelihoods.NegativeBinomial()(jnp.zeros((1, 1, 2)))  # m = r = 1
+        >>> print(record.log_prob(jnp.array([[0]])).round(3))  # r log(r/(r + m))
+        [-0.693]
     """
 
     zeros: bool = False

@@ -145,6 +145,11 @@ class PixelCNN(Likelihood):
     Source: Alemi et al. (2018) for the use; `networks/pixelcnn.py` for the network.
     Raises ValueError for a negative receptive field, another size below 1, or a base in which channels share parameters
     or elements depend on each other.
+
+    Example:
+        >>> family = hv.PixelCNN(hv.Categorical(17), receptive_field=2, context=4)
+        >>> family.parameters  # for each element, what it reads of z
+        4
     """
 
     base: Likelihood = Bernoulli()

@@ -57,6 +57,11 @@ class Poisson(Likelihood):
         of float32.
 
     Raises ValueError for a bound that is not positive and finite.
+
+    Example:
+        >>> record = hv.likelihoods.Poisson()(jnp.zeros((1, 1, 1)))  # a rate of 1
+        >>> print(record.log_prob(jnp.array([[3]])).round(3))  # -1 - log 3!
+        [-2.792]
     """
 
     bound: float | None = 20.0

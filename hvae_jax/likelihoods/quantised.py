@@ -68,6 +68,11 @@ class Quantised(Likelihood):
 
     Source: Child (2021), its code's `data.py`.
     Raises ValueError for a step below 1.
+
+    Example:
+        >>> family = hv.likelihoods.Quantised(hv.LogisticMixture(values=32), step=8)
+        >>> family.value_range, family.of.value_range
+        ((0.0, 255.0), (0.0, 31.0))
     """
 
     of: LogisticMixture = LogisticMixture(values=32)

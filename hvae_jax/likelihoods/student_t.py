@@ -88,6 +88,11 @@ class StudentT(Likelihood):
         without limit; None does not clamp it, and bounds a by 20.
 
     Raises ValueError for degrees of 1 or less or infinitely many, and for a bound that is not positive and finite.
+
+    Example:
+        >>> record = hv.likelihoods.StudentT(degrees=3.0)(jnp.zeros((1, 1, 2)))
+        >>> print(jnp.exp(record.log_prob(jnp.zeros((1, 1)))).round(3))  # 2/(pi sqrt(3)) at the location
+        [0.368]
     """
 
     degrees: float | None = 5.0

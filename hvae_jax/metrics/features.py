@@ -19,6 +19,10 @@ def as_features(x: Any, extractor: Extractor | None = None, batch_size: int = 25
       name: name of x in errors.
     Raises ValueError for a batch_size below 1, an array without examples or of one axis, features that are not one row
     an example, that are no numbers, or not finite.
+
+    Example:
+        >>> hv.metrics.as_features(np.ones((3, 2, 2))).shape
+        (3, 4)
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but it has to be 1 or more.")

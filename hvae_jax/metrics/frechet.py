@@ -10,14 +10,19 @@ from hvae_jax.metrics.features import as_features, check_pair
 def frechet_distance(real: Any, generated: Any) -> float:
     """Squared Frechet distance of the Gaussians with the moments of two sets of features; 0 is best.
 
-    With features of an Inception network this is the FID. Covariances are divided by N - 1. The estimate is too high,
-    the more the fewer examples there are: compare equal numbers of them, more than there are features.
+    With features of an Inception network this is the FID. Covariances are divided by N - 1. The estimate is biased
+    upwards, more so with fewer examples: compare sets of equal size, larger than the number of features.
 
     Args:
       real, generated: features `[N, D]` and `[M, D]`.
 
     Source: Heusel et al. (2017), "GANs trained by a two time-scale update rule", equation 6.
     Raises ValueError as `as_features` does, for different D, and for fewer than two examples.
+
+    Example:
+        >>> real, generated = np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]])
+        >>> round(hv.metrics.frechet_distance(real, generated), 3)  # means 1 apart, equal covariances
+        1.0
     """
     real, generated = as_features(real, name="real"), as_features(generated, name="generated")
     check_pair(real, generated, 2)
@@ -34,6 +39,11 @@ def frechet_of_moments(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, c
 
     Source: Dowson & Landau (1982), "The Frechet distance between multivariate normal distributions".
     Raises ValueError for moments whose shapes do not fit each other.
+
+    Example:
+        >>> zero, one = np.zeros(1), np.ones((1, 1))
+        >>> round(hv.metrics.frechet_of_moments(zero, one, zero, 4 * one), 3)  # (2 - 1)^2, of the standard deviations
+        1.0
     """
     shape = (len(mean1), len(mean1))
     if np.shape(mean2) != shape[:1] or np.shape(cov1) != shape or np.shape(cov2) != shape:

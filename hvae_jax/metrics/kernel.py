@@ -32,9 +32,13 @@ def mmd2(x: np.ndarray, y: np.ndarray, degree: int = 3, scale: float | None = No
 
     Args:
       x, y: features `[n, D]` and `[m, D]`, two or more of each.
-      degree, scale, shift: of the kernel; scale None is 1/D.
+      degree, scale, shift: settings of the kernel; a scale of None is 1/D.
 
     Source: Gretton et al. (2012), "A kernel two-sample test", equation 3.
+
+    Example:
+        >>> round(hv.metrics.mmd2(np.zeros((2, 1)), np.ones((2, 1)), degree=1, shift=0.0), 3)  # k(a, b) = a b
+        1.0
     """
     scale = 1.0 / x.shape[1] if scale is None else scale
 
@@ -64,11 +68,16 @@ def kernel_distance(
       subsets: number of subsets, drawn anew from all examples, without repetition inside a subset.
       size: number of examples of each set in a subset, at most min(N, M); where it is that of both sets there is one
         subset.
-      degree: of the kernel.
-      seed: of the subsets.
+      degree: degree of the kernel.
+      seed: seed of the subsets.
 
     Source: Binkowski et al. (2018), "Demystifying MMD GANs", section 4: degree 3, 100 subsets of 1,000.
     Raises ValueError as `as_features` does, for different D, fewer than two examples, and numbers below 1 (size: 2).
+
+    Example:
+        >>> distance = hv.metrics.kernel_distance(np.zeros((2, 1)), np.ones((2, 1)), size=2)
+        >>> round(distance.value, 3), distance.spread  # k(0, 0) + k(1, 1) - 2 k(0, 1) = 1 + 8 - 2
+        (7.0, None)
     """
     for name, number, least in (("subsets", subsets, 1), ("size", size, 2), ("degree", degree, 1)):
         if number < least:

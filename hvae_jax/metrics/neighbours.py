@@ -47,6 +47,12 @@ def neighbours(real: Any, generated: Any, k: int = 5) -> Neighbours:
     equations 1 and 2; Naeem et al. (2020), "Reliable fidelity and diversity metrics for generative models", equations
     2 and 3.
     Raises ValueError as `as_features` does, for different D, a k below 1, and k or fewer examples.
+
+    Example:
+        >>> real = np.arange(8.0)[:, None]
+        >>> found = hv.metrics.neighbours(real, real + 100.0, k=3)  # far away, and as far from each other
+        >>> found.precision, found.recall, found.coverage
+        (0.0, 0.0, 0.0)
     """
     if k < 1:
         raise ValueError(f"k is {k}, but it has to be 1 or more.")

@@ -83,6 +83,12 @@ def score_features(
       subsets, subset_size, seed: as `subsets`, `size` and `seed` in `kernel_distance`.
 
     Raises ValueError as these do, before anything is computed.
+
+    Example:
+        >>> real = np.arange(8.0)[:, None]
+        >>> scores = hv.metrics.score_features(real, real + 2.0, k=3, subset_size=8)
+        >>> round(scores.frechet, 3), scores.neighbours.coverage  # (2 - 0)^2
+        (4.0, 1.0)
     """
     for name, number, least in (("k", k, 1), ("subsets", subsets, 1), ("subset_size", subset_size, 2)):
         if number < least:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, check_keep_top, picks
 from hvae_jax.likelihoods import Likelihood, Missing
@@ -22,6 +21,7 @@ from hvae_jax.models.arguments import (
 )
 from hvae_jax.networks.smoothed import Smoothing
 from hvae_jax.records import check_fields
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import check_key, fold_in, split
 from hvae_jax.trace import Trace
 
@@ -67,6 +67,13 @@ class HVAE(nn.Module):
     not in order, or the number of classes is negative or 1.
     Calls raise ValueError or TypeError for arguments of a wrong kind or shape, and for variables without a collection
     that the model needs.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> trace = model.apply(variables, x, jax.random.key(2))
+        >>> trace.names, [z.shape for z in trace.latents], hv.elbo(trace).shape
+        (('z2', 'z1'), [(3, 2), (3, 1)], (3,))
     """
 
     def __post_init__(self) -> None:
@@ -149,7 +156,7 @@ class HVAE(nn.Module):
         Args:
           x: `[n, *event]`, or None to sample all latents from their priors.
           n: number of examples.
-          key: for latents, dropout and whatever else the model draws.
+          key: random key for latents, dropout and whatever else the model draws.
           y: class labels `[n]`, or None.
           picks: how each latent is chosen, top first (`descent.draw` takes them).
           train: training mode.
@@ -208,6 +215,13 @@ class HVAE(nn.Module):
         """Sample the latents that are not given from their priors, for n examples; log_px of the Trace is None.
 
         In training mode the networks see the statistics of these samples, as `models.recalibrate` needs it.
+
+        Example:
+            >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+            >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+            >>> trace = model.apply(variables, jax.random.key(2), 5, temperature=0.0, method="decode")
+            >>> [z.shape for z in trace.latents], bool((trace.latents[0] == 0).all())  # the mode of N(0, I)
+            ([(5, 2), (5, 1)], True)
         """
         n = as_count(n)
         check_arguments(type(self).__name__, key, latents, noise, temperature)
@@ -226,7 +240,14 @@ class HVAE(nn.Module):
         noise: Sequence[ArrayLike | None] | None = None,
         temperature: ArrayLike = 1.0,
     ) -> Array:
-        """Generate n new x: latents as in `decode`, then a sample of p(x | z)."""
+        """Generate n new x: latents as in `decode`, then a sample of p(x | z).
+
+        Example:
+            >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+            >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+            >>> model.apply(variables, jax.random.key(2), 5, method="generate").shape
+            (5, 4)
+        """
         n = as_count(n)
         check_key(type(self).__name__, key)
         # a key of its own for x, so that latents and x are independent draws
@@ -253,6 +274,13 @@ class HVAE(nn.Module):
           draws: number of draws of the latents, whose keys are folded from `key`; None takes one, of `key` itself. The
             result is then a `Reconstruction`, of mean and deviation over the draws, in the memory of one.
         Raises ValueError for draws below 2, which have no deviation.
+
+        Example:
+            >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+            >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+            >>> mean = model.apply(variables, x, jax.random.key(2), keep_top=1, method="reconstruct")
+            >>> mean.shape  # E[x | z], z2 inferred from x and z1 drawn from its prior
+            (3, 4)
         """
         choices = {"keep_top": keep_top, "temperature": temperature, "posterior_temperature": posterior_temperature}
         if draws is None:
@@ -279,6 +307,12 @@ class HVAE(nn.Module):
         """Return a sample of all latents of x, top first, as `decode(latents=...)` takes them.
 
         At posterior_temperature 0 it is the mode of each posterior, given those above, and the same for every key.
+
+        Example:
+            >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+            >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+            >>> [z.shape for z in model.apply(variables, x, jax.random.key(2), method="encode")]
+            [(3, 2), (3, 1)]
         """
         return self(x, key, y=y, posterior_temperature=posterior_temperature).latents
 

@@ -72,6 +72,13 @@ from hvae_jax.trace import Level, Trace
 class BottomUpVAE(HVAE):
     """The article's bottom-up VAE. The defaults have 660,368 parameters on 8x8 digits of 17 values.
 
+        p(x, z) = p(x | z1) p(z1 | z2) ... p(z_L)
+        q(z | x) = q(z1 | x) q(z2 | z1) ... q(z_L | z_{L-1})        with `posteriors_see_x`, q(z_l | z_{l-1}, x)
+
+    Priors below the top depend on their level's own sample: these rates are log q - log p at the sample.
+
+    Source: J. Tomczak's article, "Two-level VAE"; Burda et al. (2015), section 3, for the log-ratio.
+
     Attributes:
       latents: size of each latent vector, top first, for any number of levels. By default z2 has 8, z1 has 16, as in
         the article's top-down code.
@@ -111,6 +118,12 @@ class BottomUpVAE(HVAE):
     Raises ValueError if a size is below 1, there is one class, the number of networks does not fit the number of
     levels, there are labels and a top prior, or network, initialisation or dtype is not known; and for smoothing of a
     learned top prior or of networks that draw.
+
+    Example:
+        >>> model = hv.models.BottomUpVAE((8, 16))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 8, 8, 1), int), jax.random.key(1))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        660368
     """
 
     latents: tuple[int, ...] = (8, 16)

@@ -91,6 +91,11 @@ class Labelled:
 class CaGeM(HVAE):
     """The cluster-aware generative model. Its levels, top first: z2, y (one-hot, `[B, clusters]`), z1.
 
+        p(x, y, z) = p(z2) p(y | z2) p(z1 | y, z2) p(x | z1)          p(z2) = N(0, I), y one of K classes
+        q(y, z | x) = q(z1 | x) q(y | z1, x) q(z2 | z1, y)
+
+    Source: Maaloe, Fraccaro & Winther (2017); the module's docstring says what is chosen here.
+
     A call may have `y`, labels `[B]` with -1 where there is none: the level y is then known where there is a label.
 
     Attributes:
@@ -113,6 +118,11 @@ class CaGeM(HVAE):
       remat: whether the backward pass recomputes each network's activations instead of storing them.
 
     Raises ValueError if a size is below 1, there are fewer than two classes, or other than two Gaussian latents.
+
+    Example:
+        >>> model = hv.models.CaGeM(clusters=10, latents=(8, 16))
+        >>> model.num_levels, model.clusters  # z2, y, z1
+        (3, 10)
     """
 
     clusters: int = 10

@@ -46,6 +46,11 @@ ConvMerge = Literal["concat", "concat_linear", "precision", "residual"]
 class ConvLadderVAE(HVAE):
     """The Ladder VAE with feature maps as latents. The defaults have 3,209,153 parameters on 28x28 binary images.
 
+        p(x, z) = p(x | z1) p(z1 | z2, ...) ... p(z_L)
+        q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z1 | z2, ..., x)
+
+    Source: A. Dittadi's code (addtt/ladder-vae-pytorch), after Soenderby et al. (2016).
+
     x is padded with zeros to a multiple of the downsampling factor (`multiple`); the output is cropped to `image`.
 
     Attributes:
@@ -79,6 +84,10 @@ class ConvLadderVAE(HVAE):
     Raises ValueError if latents and downsample differ in length, there are more halvings than blocks or than the image
     allows, a size is below 1, scale is not positive, the likelihood does not take the image's channels, or merge or
     dtype is not known.
+
+    Example:
+        >>> hv.models.ConvLadderVAE().num_levels
+        3
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -238,6 +247,10 @@ def addtt_mnist(layers: int = 3) -> ConvLadderVAE:
 
     Trained with FreeBits(0.5, "level", "sample"), or 1.0 above six layers, and Adamax at 3e-4, batch size 64. Published
     on static MNIST: -ELBO 82.14, 80.74 and 80.50 nats, and 79.24, 78.52 and 78.30 with 1000 importance samples.
+
+    Example:
+        >>> hv.models.addtt_mnist(12).num_levels
+        12
     """
     return ConvLadderVAE(latents=(32,) * layers, downsample=_thirds(layers), clamp=None)
 
@@ -246,6 +259,10 @@ def addtt_cifar10(layers: int = 3) -> ConvLadderVAE:
     """The published model of 32x32 colour images, with 3, 6 or 15 layers; any multiple of 3 works.
 
     Trained as `addtt_mnist`. Published on CIFAR-10: -ELBO 3.59, 3.44 and 3.35 bits per dimension.
+
+    Example:
+        >>> hv.models.addtt_cifar10(15).num_levels
+        15
     """
     return ConvLadderVAE(
         image=(32, 32, 3),

@@ -31,7 +31,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.descent import Pick, draw
 from hvae_jax.distributions import Known, Normal
@@ -43,12 +42,19 @@ from hvae_jax.networks.maps import Head, Maps
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import depth_to_space, enlarge, space_to_depth
 from hvae_jax.records import check_sizes
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import split
 from hvae_jax.trace import Level, Trace
 
 
 class GreedyVAE(HVAE):
     """The Greedy Hierarchical VAE of images, or of the next frame of a clip. Module k is "modulek" in paths.
+
+        log p(x' | x) >= E_q[log p(x' | z_k, x)] - KL(q(z_k | x') || p(z_k | x))
+
+    with x' the next frame and x the frames before it.
+
+    Source: Wu et al. (2021), section 3.
 
     A clip is a strip: its frames side by side in one image, `[B, H, frames * W, C]`, so that data, pictures and
     likelihoods are those of images. The frames before the last are the observed level "past", whose prior is a table of
@@ -74,6 +80,11 @@ class GreedyVAE(HVAE):
 
     Raises ValueError if a size is below 1, the image's sides are no multiples, or the likelihood does not take the
     image's channels.
+
+    Example:
+        >>> model = hv.models.GreedyVAE(image=(8, 16, 1), frames=2, modules=3)
+        >>> model.num_levels, model.truncated(1).modules  # "past" and z
+        (2, 1)
     """
 
     image: tuple[int, int, int] = (8, 8, 1)
@@ -306,6 +317,14 @@ def roll_out(
       temperature: temperature of the prior of z.
     Returns: the predicted frames as a strip, `[B, H, steps W, C]`.
     Raises ValueError for a model of images, and for a past of another shape.
+
+    Example:
+        >>> model = hv.models.GreedyVAE(image=(4, 8, 1), frames=2, width=4, latents=1)
+        >>> past = jnp.zeros((1, 4, 4, 1), int)
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4, 8, 1), int), jax.random.key(1))
+        >>> run = lambda variables: hv.models.roll_out(model, variables, past, jax.random.key(2), steps=3)
+        >>> jax.eval_shape(run, variables).shape  # three frames side by side
+        (1, 4, 12, 1)
     """
     past = jnp.asarray(past)
     wanted = (model.image[0], model.image[1] - model.frame, model.image[2])

@@ -70,6 +70,14 @@ class _Deterministic(nn.Module):
 class LadderVAE(HVAE):
     """The Ladder VAE. The defaults are the paper's five levels for MNIST.
 
+        p(x, z) = p(x | z1) p(z1 | z2) ... p(z_L)
+        q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z1 | z2, x)
+        1/var_q = 1/var_l + 1/var_p,    m_q = var_q (m_l/var_l + m_p/var_p)
+
+    with the evidence N(m_l, var_l) of x alone and the prior N(m_p, var_p).
+
+    Source: Soenderby et al. (2016), equations 17 to 19, and their code where the paper is silent.
+
     Attributes:
       latents: size of each latent vector, top first.
       hidden: width of the bottom-up and the top-down network of each level, top first.
@@ -89,6 +97,10 @@ class LadderVAE(HVAE):
         about a third more arithmetic.
 
     Raises ValueError if latents and hidden differ in length, a size is below 1, or merge or dtype is not known.
+
+    Example:
+        >>> hv.models.LadderVAE().num_levels
+        5
     """
 
     latents: tuple[int, ...] = (4, 8, 16, 32, 64)
@@ -174,5 +186,10 @@ class LadderVAE(HVAE):
 
 
 def casperkaae_mnist() -> LadderVAE:
-    """The three levels of the command in the code's README; the paper's numbers come from five."""
+    """The three levels of the command in the code's README; the paper's numbers come from five.
+
+    Example:
+        >>> hv.models.casperkaae_mnist().num_levels
+        3
+    """
     return LadderVAE(latents=(16, 32, 64), hidden=(128, 256, 512), share=False, only_mu_up=True, clamp=None)

@@ -66,6 +66,10 @@ class Evidence(NamedTuple):
 class LinearVAE(HVAE):
     """A hierarchy of linear maps and Gaussians, for real data: the oracle for bounds, rates and collapse.
 
+        z_L ~ N(0, I),    z_l ~ N(z_{l+1} A_l + b_l, diag s_l^2),    x ~ N(z_1 A_0 + b_0, s_0^2 I)      (row vectors)
+
+    Source: Tipping & Bishop (1999) for probabilistic PCA; Lucas et al. (2019) for the linear VAE.
+
     Attributes:
       latents: size of each latent vector, top first.
       inference: q(z_l | z_{l+1}, x). "linear": linear in x and z_{l+1}, with learned maps and a learned diagonal
@@ -89,6 +93,13 @@ class LinearVAE(HVAE):
     Raises ValueError if a size is below 1, the noise or a scale is not positive and finite, the number of scales is not
     that of the levels below the top, or there are isometries that one level does not have or that sizes do not allow;
     and for smoothing beside another inference than "linear".
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2,), inference="exact"), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> log_w = hv.log_weight(model.apply(variables, x, jax.random.key(2)))
+        >>> bool(np.allclose(log_w, hv.models.ClosedForm(model, variables).log_px(x), atol=1e-3))  # log p(x)
+        True
     """
 
     latents: tuple[int, ...] = (2, 2)

@@ -38,9 +38,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jax.typing import ArrayLike
 
 from hvae_jax.models.linear import LinearVAE
+from hvae_jax.runtime.annotations import ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,13 @@ class Collapse:
         The threshold is 1.
       rates: nats that the level and all above it have together at the optimum, in each direction, `[d_l]` each:
         max(0, log ratio)/2, or as above under smoothing.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((1,), noise=1.0), jnp.ones((3, 2))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> found = hv.models.ClosedForm(model, variables).collapse(4 * np.eye(2))
+        >>> found.ratios[0].round(3), found.rates[0].round(3)  # 4/1 is above the threshold: log(4)/2 nats
+        (array([4.]), array([0.693]))
     """
 
     ratios: tuple[np.ndarray, ...]
@@ -92,6 +99,13 @@ class ClosedForm:
       joint: joint distribution of (z_L, ..., z_1, x), top first.
 
     Raises ValueError for another model, or variables of another one.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> exact = hv.models.ClosedForm(model, variables)
+        >>> bool((exact.log_px(x) >= exact.elbo(x)).all()), exact.rates(x).shape
+        (True, (2, 3))
     """
 
     def __init__(self, model: LinearVAE, variables: Mapping[str, Any]) -> None:
@@ -251,7 +265,7 @@ class ClosedForm:
         """Which latents live on data with this covariance, by the theorem at the top of this file.
 
         Args:
-          covariance: of the data, `[D, D]`.
+          covariance: covariance of the data, `[D, D]`.
           beta: weight of all rates in the objective.
         Raises ValueError for a covariance of another shape, a beta that is not positive and finite, and for a smoothed
         model other than two levels with isometric maps, fixed scales and a decoder that is not smoothed.

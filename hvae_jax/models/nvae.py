@@ -139,6 +139,11 @@ class DownGroup(nn.Module):
 class NVAE(HVAE):
     """NVAE, for images of any size that the resolutions divide, with one channel or colours.
 
+        p(x, z) = p(x | z) p(z_L) prod_l p(z_l | z_>l)          every z_l a feature map
+        q(z | x) = q(z_L | x) prod_l q(z_l | z_>l, x)
+
+    Source: Vahdat & Kautz (2020), "NVAE: A Deep Hierarchical Variational Autoencoder", and their published models.
+
     Levels are named after the height of their feature maps: "top", then "z4.0", "z4.1", ...; the runs are "z4", "z8".
 
     Attributes:
@@ -166,6 +171,11 @@ class NVAE(HVAE):
       remat: whether the backward pass recomputes the activations of each group and cell.
 
     Raises ValueError if a size is below 1, there are no groups, or the resolutions do not divide the image.
+
+    Example:
+        >>> model = hv.models.NVAE(groups=(5, 10))
+        >>> model.num_levels
+        15
     """
 
     image: tuple[int, int, int] = (32, 32, 3)
@@ -347,6 +357,10 @@ def halving_groups(finest: int, resolutions: int, least: int = 1) -> tuple[int, 
 
     Source: "ada_groups" of the published code.
     Raises ValueError for numbers below 1, or fewer groups than `least`.
+
+    Example:
+        >>> hv.models.halving_groups(20, 3)
+        (5, 10, 20)
     """
     if min(finest, resolutions, least) < 1 or least > finest:
         raise ValueError(

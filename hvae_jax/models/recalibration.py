@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.models.base import HVAE
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import split
 
 
@@ -30,13 +30,20 @@ def recalibrate(
     variables that were given stay as they are.
 
     Args:
-      key: for the samples.
+      key: random key for the samples.
       temperature: temperature of the priors, `[]` or `[L]`, top first: the one that samples are to be drawn with.
       y: class labels `[batch]`, for a model with classes.
 
     Source: Vahdat & Kautz (2020), section 4, whose published code does 500 steps.
     Raises ValueError for a model without batch statistics, fewer than one step, or statistics that become infinite or
     NaN, which then are not returned.
+
+    Example:
+        >>> model = hv.models.TopDownVAE((1,), hidden=2, likelihood=hv.Bernoulli())
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((2, 4)), jax.random.key(1))
+        >>> variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), variables)
+        >>> sorted(hv.models.recalibrate(model, variables, jax.random.key(2), steps=2, batch=2))
+        ['batch_stats', 'params']
     """
     if not jax.tree.leaves(variables.get("batch_stats", {})):
         raise ValueError(f"{type(model).__name__} keeps no batch statistics: there is nothing to recalibrate.")

@@ -54,6 +54,11 @@ class AveragePool(Reduction):
       factor: side of the squares; it has to divide height and width.
 
     Raises ValueError for a factor below 1.
+
+    Example:
+        >>> y = hv.models.AveragePool(2)(jnp.arange(4).reshape(1, 2, 2, 1))
+        >>> y.shape, int(y.squeeze())  # 1.5, rounded up
+        ((1, 1, 1, 1), 2)
     """
 
     factor: int = 2
@@ -87,6 +92,10 @@ class BilinearHalf(Reduction):
 
     Weights (1, 3, 3, 1)/8 along columns, then along rows, each rounded to the nearest whole number, halves up. Beyond
     the edges there is nothing: the first and the last of these have (3, 3, 1)/7 and (1, 3, 3)/7.
+
+    Example:
+        >>> hv.models.BilinearHalf().shape((28, 28, 1))
+        (14, 14, 1)
     """
 
     def __call__(self, x: Array) -> Array:
@@ -125,6 +134,10 @@ class LeadingBits(Reduction):
       of: number of bits of a value of x; 8 for 0..255, 5 for the digits' 0..16.
 
     Raises ValueError unless 1 <= bits < of.
+
+    Example:
+        >>> hv.models.LeadingBits(bits=3, of=8)(jnp.array([[[[255]]]])).item()
+        7
     """
 
     bits: int = 3
@@ -155,6 +168,10 @@ class Grey(Reduction):
     """Luma of three colours, 0.299 R + 0.587 G + 0.114 B, rounded to the nearest whole number, halves up.
 
     Source: ITU-R BT.601.
+
+    Example:
+        >>> hv.models.Grey()(jnp.array([255, 0, 0]).reshape(1, 1, 1, 3)).item()  # 0.299 * 255 = 76.2
+        76
     """
 
     def __call__(self, x: Array) -> Array:
@@ -183,6 +200,11 @@ class Sobel(Reduction):
       of: number of values V of an element of x.
 
     Raises ValueError for fewer than 2 values, more than 256 of the sketch, or more than 65,536 of x.
+
+    Example:
+        >>> sketch = hv.models.Sobel(levels=4, of=256)
+        >>> sketch.shape((32, 32, 3)), sketch.values(256)
+        ((32, 32, 1), 4)
     """
 
     levels: int = 4

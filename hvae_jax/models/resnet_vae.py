@@ -135,6 +135,11 @@ class DescentBlock(nn.Module):
 class ResNetVAE(HVAE):
     """The ResNet VAE, with or without inverse autoregressive flow, for images.
 
+        p(x, z) = p(x | h_0) prod_l p(z_l | z_>l)
+        q(z | x) = prod_l q(z_l | z_>l, x)        from the top, each through a flow of its own
+
+    Source: Kingma et al. (2016), section 6.2 and appendix, and their two codes.
+
     The first convolution halves the image, and so does the first block of every resolution but the finest: with two
     resolutions, 32x32 has latents of 8x8 and of 16x16. Levels are named by their side and counted from the top:
     "z8.0", "z8.1", ..., "z16.0".
@@ -157,6 +162,10 @@ class ResNetVAE(HVAE):
     Raises ValueError if `blocks` and `latents` differ in length, a size is below 1, the image cannot be halved as
     often as needed, the flow's form is unknown, or a width in `flow_hidden` is neither a multiple nor a divisor of a
     number in `latents`.
+
+    Example:
+        >>> hv.models.ResNetVAE(image=(32, 32, 3), blocks=(2, 3), latents=(8, 8)).num_levels
+        5
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -293,6 +302,12 @@ def iaf_cifar10(unroll: int = 1, remat: bool = False) -> ResNetVAE:
 
     38,638,887 parameters. Published: 3.15 bits per dimension, 3.111 with 10,000 importance samples, trained with
     FreeBits(0.1, "channel", "batch"), Adamax at 0.002, batch size 256 and an EMA of the parameters at 0.999.
+
+    Source: Kingma et al. (2016), their code for CIFAR-10.
+
+    Example:
+        >>> hv.models.iaf_cifar10().flow
+        'published'
     """
     return ResNetVAE(
         image=(32, 32, 3),
@@ -311,12 +326,21 @@ def iaf_cifar10_two_resolutions(unroll: int = 1, remat: bool = False) -> ResNetV
     """The published Theano run on CIFAR-10: 10 blocks at 8x8 and 10 at 16x16, otherwise as `iaf_cifar10`.
 
     38,638,887 parameters. Published: 3.28 bits per dimension with FreeBits(0.25, "channel", "batch").
+
+    Example:
+        >>> hv.models.iaf_cifar10_two_resolutions().blocks
+        (10, 10)
     """
     return iaf_cifar10(unroll, remat).clone(blocks=(10, 10), latents=(32, 32))
 
 
 def iaf_cifar10_small() -> ResNetVAE:
-    """A small `iaf_cifar10`: 4 blocks, z of 8 channels, h of 32. 292,775 parameters."""
+    """A small `iaf_cifar10`: 4 blocks, z of 8 channels, h of 32. 292,775 parameters.
+
+    Example:
+        >>> hv.models.iaf_cifar10_small().num_levels
+        4
+    """
     return iaf_cifar10(unroll=4).clone(blocks=(4,), latents=(8,), width=32, flow_hidden=(32,))
 
 
@@ -324,5 +348,9 @@ def iaf_mnist_small() -> ResNetVAE:
     """A small model for binary images of 28x28: 2 blocks at 7x7 and 2 at 14x14, z of 4 channels, h of 32.
 
     247,842 parameters. Not in the paper, whose models for MNIST have a single latent vector.
+
+    Example:
+        >>> hv.models.iaf_mnist_small().num_levels
+        4
     """
     return ResNetVAE(blocks=(2, 2), latents=(4, 4), width=32, flow_hidden=(32,), unroll=2)

@@ -62,6 +62,11 @@ from hvae_jax.trace import Level, Trace
 class SelfSupervisedVAE(HVAE):
     """The self-supervised VAE. The defaults are for 8x8 digits, of which y is the rounded 4x4 mean.
 
+        p(x, y, z, u) = p(u) p(y | u) p(z | y, u) p(x | y, z)
+        q(y, z, u | x) = [y = d(x)] q(u | y) q(z | x, y)
+
+    Source: Gatopoulos & Tomczak (2021), section 3; the article's figure 7.
+
     Attributes:
       image: shape of one x, `(H, W, C)`.
       reductions: d_1, ..., d_K from x up: the first takes x to y_1, the next y_1 to y_2.
@@ -78,6 +83,11 @@ class SelfSupervisedVAE(HVAE):
     Raises ValueError if there is no d, a d is not discrete or does not take its image, the number of latents or
     likelihoods of y does not fit the number of d's, a size is below 1, scale is not positive, the likelihood is not of
     whole numbers or does not take the image's channels, or the networks cannot take the shapes.
+
+    Example:
+        >>> model = hv.models.SelfSupervisedVAE()
+        >>> model.num_levels, sorted(model.observed)  # u, y and z
+        (3, ['y'])
     """
 
     image: tuple[int, int, int] = (8, 8, 1)
@@ -260,6 +270,12 @@ def srvae_cifar10() -> SelfSupervisedVAE:
     """The published model of 32x32 colour images: y of 16x16, u and z of 8x8x16, 1000 components at the top.
 
     Trained with Adamax at 2e-3, batches of 32, 2000 epochs, a validation split of 15%.
+
+    Source: Gatopoulos & Tomczak (2021), their code (ioangatop/srVAE).
+
+    Example:
+        >>> hv.models.srvae_cifar10().num_levels
+        3
     """
     return SelfSupervisedVAE(
         image=(32, 32, 3),

@@ -100,6 +100,10 @@ class DenseNetworks(SelfSupervisedNetworks):
       dtype: precision of products and activations; None is that of the parameters.
 
     Raises ValueError for a size below 1.
+
+    Example:
+        >>> hv.models.SelfSupervisedVAE(networks=hv.models.DenseNetworks(hidden=32)).networks.depth
+        1
     """
 
     hidden: int = 256
@@ -220,6 +224,10 @@ class DenselyConnectedNetworks(SelfSupervisedNetworks):
 
     Source: ioangatop/srVAE, `densenet16x32.py`.
     Raises ValueError for a size below 1.
+
+    Example:
+        >>> hv.models.DenselyConnectedNetworks.small(growth=4, steps=1).p_x_z
+        (4, 1)
     """
 
     q_u_size: tuple[int, int] = (64, 3)

@@ -38,6 +38,11 @@ def resized(
       depth: number of levels, all resolutions together.
     Raises ValueError for a model of another class, a side that cannot be halved so, less than one level a resolution
     and a width below 4.
+
+    Example:
+        >>> model = hv.models.resized(hv.models.vdvae_digits(), side=16, depth=15)
+        >>> model.image, model.num_levels
+        ((16, 16, 1), 15)
     """
     if not isinstance(model, VDVAE | EfficientVDVAE | NVAE):
         raise ValueError(

@@ -51,6 +51,12 @@ from hvae_jax.trace import Level, Trace
 class TopDownVAE(HVAE):
     """The article's top-down VAE. The defaults are its networks: 721,808 parameters on 8x8 digits of 17 values.
 
+        p(x, z) = p(x | z1) p(z1 | z2) ... p(z_L)
+        q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z1 | z2, x)
+        q(z_l | z_{l+1}, x) = N(m_l + dm_l, var_l exp(d log var_l))        an offset from the prior N(m_l, var_l)
+
+    Source: J. Tomczak's article and its code; Vahdat & Kautz (2020) for the offsets.
+
     Attributes:
       latents: size of each latent vector, top first. In the article z2 has 8, z1 has 16. The number of bits or of
         variables in a discrete level.
@@ -95,6 +101,12 @@ class TopDownVAE(HVAE):
     families that is not that of levels, fewer than two categories, a relaxation that is not positive and finite, and a
     top prior beside a discrete top level; and for smoothing of discrete levels, a learned top prior or networks that
     draw.
+
+    Example:
+        >>> model = hv.models.TopDownVAE((8, 16))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 8, 8, 1), int), jax.random.key(1))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        721808
     """
 
     latents: tuple[int, ...] = (8, 16)

@@ -35,6 +35,10 @@ from hvae_jax.trace import Trace
 class VAE(HVAE):
     """The VAE of one latent vector. The defaults have 440,416 parameters on 8x8 digits of 17 values.
 
+        p(x, z1) = p(x | z1) p(z1),    q(z1 | x) = N(m(x), diag var(x))
+
+    Source: Kingma & Welling (2014), equations 3, 9 and 10.
+
     The default networks are those of J. Tomczak's one-level code, with the width of the article's top-down model and
     the latents of its z1: 64 -> 256 -> 256 -> 32 and 16 -> 256 -> 256 -> 64*17 with leaky ReLUs. The article's own
     layers are `activation=sigmoid_gelu, normalise=True`.
@@ -74,6 +78,12 @@ class VAE(HVAE):
 
     Raises ValueError if a size is below 1, there is one class, there are labels and a top prior, or network,
     initialisation or dtype is not known.
+
+    Example:
+        >>> model = hv.models.VAE(latents=16)
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 8, 8, 1), int), jax.random.key(1))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        440416
     """
 
     latents: int = 16

@@ -70,6 +70,11 @@ class ConvEncoder(nn.Module):
       dtype: dtype of products, activations and the output; None is the dtype of the parameters.
 
     Raises ValueError if x is not a batch of images, or their height or width is not a multiple of 4.
+
+    Example:
+        >>> run = lambda x: hv.networks.ConvEncoder(width=8).init_with_output(jax.random.key(0), x, train=False)[0]
+        >>> jax.eval_shape(run, jnp.ones((3, 8, 8, 1))).shape  # 2 x 2 pixels of 16 channels
+        (3, 64)
     """
 
     width: int = 32
@@ -105,6 +110,12 @@ class ConvDecoder(nn.Module):
       channels: number of the image's channels that share one set of parameters.
 
     Raises ValueError if the shape is not that of an image, it is not known yet, or `channels` does not divide C.
+
+    Example:
+        >>> decoder = hv.networks.ConvDecoder(parameters=17, image=(8, 8, 1))
+        >>> run = lambda h: decoder.init_with_output(jax.random.key(0), h, train=False)[0]
+        >>> jax.eval_shape(run, jnp.ones((3, 32))).shape
+        (3, 8, 8, 1, 17)
     """
 
     parameters: int

@@ -48,6 +48,11 @@ class Dense(nn.Module):
       dtype: dtype of the product and the output; None is what x and the kernel promote to. The bias is added in float32
         either way, so that its gradient, a sum over the batch, is summed in float32.
       initialisation: initialiser of kernel and bias.
+
+    Example:
+        >>> y, variables = hv.networks.Dense(2).init_with_output(jax.random.key(0), jnp.ones((3, 4)))
+        >>> y.shape, variables["params"]["kernel"].shape
+        ((3, 2), (4, 2))
     """
 
     features: int
@@ -78,6 +83,12 @@ class BatchNorm(nn.Module):
       epsilon: number added to the variance.
 
     Source: Ioffe & Szegedy (2015), algorithms 1 and 2.
+
+    Example:
+        >>> x = jnp.array([[1.0], [3.0]])
+        >>> normalised, _ = hv.networks.BatchNorm().init_with_output(jax.random.key(0), x, train=True)
+        >>> print(normalised.round(3).ravel())  # (x - 2)/1
+        [-1.  1.]
     """
 
     momentum: float = 0.9
@@ -124,6 +135,14 @@ class MLP(nn.Module):
       normalise: whether a `BatchNorm` follows each hidden activation.
       dtype: dtype of products, activations and the output; None is the dtype of the parameters.
       initialisation: initialiser of every kernel and bias.
+
+    Raises ValueError for a setting of another type than its annotation.
+
+    Example:
+        >>> network = hv.networks.MLP(hidden=(8, 8), features=2)
+        >>> run = lambda x: network.init_with_output(jax.random.key(0), x, train=False)[0]
+        >>> jax.eval_shape(run, jnp.ones((3, 4, 4))).shape
+        (3, 2)
     """
 
     hidden: tuple[int, ...]
@@ -189,6 +208,12 @@ class Readout(nn.Module):
       initialisation: initialiser of kernel and bias.
 
     Raises ValueError if the last axis of x is not a multiple of `channels`, or its shape is not known yet.
+
+    Example:
+        >>> readout = hv.networks.Readout(parameters=17)
+        >>> run = lambda h: readout.init_with_output(jax.random.key(0), h, event=(8, 8, 1))[0]
+        >>> jax.eval_shape(run, jnp.ones((3, 32))).shape
+        (3, 8, 8, 1, 17)
     """
 
     parameters: int

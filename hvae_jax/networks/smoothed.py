@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from hvae_jax.networks.computing import Drawing
 from hvae_jax.networks.mlp import join
 from hvae_jax.records import check_fields, check_sizes, checked
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import fused, split
 
 # Collection of variables, never saved, whose `rho` takes the place of the model's setting in a pass: it may be traced.
@@ -88,6 +88,10 @@ class Above(NamedTuple):
 class Smoothed(Drawing):
     """f_S of a network: the mean of its outputs at `draws` points around z, in place of its output at z.
 
+        f_S(z) = 1/S sum_i f(m + s (rho u + sqrt(1 - rho^2) eps_i)),    u = (z - m)/s,    eps_i ~ N(0, I)
+
+    Source: Pervez & Gavves (2021).
+
     It has no parameters of its own. As a replacement of a prior's network, such as
     `TopDownVAE(prior=(Smoothed(MLP((64,), 32), rho=0.8),))`, it gets m and s from the model; called with an array, it
     takes z ~ N(0, I). In training mode batch norm sees all points of a batch. A model splits a key off for it whatever
@@ -99,6 +103,12 @@ class Smoothed(Drawing):
       draws: S, number of eps for each z, 1 or more.
 
     Raises ValueError for a rho outside [0, 1] or fewer than one draw.
+
+    Example:
+        >>> network = hv.models.Smoothed(hv.networks.MLP((8,), 2), rho=0.8, draws=4)
+        >>> model = hv.models.TopDownVAE((1, 1), prior=(network,))
+        >>> model.prior[0].draws
+        4
     """
 
     network: nn.Module
@@ -129,6 +139,10 @@ class Smoothed(Drawing):
 class Smoothing:
     """A model's setting: the networks that compute the priors of its lower levels are f_S in place of f.
 
+        f_S(z) = 1/S sum_i f(m + s (rho u + sqrt(1 - rho^2) eps_i)),    u = (z - m)/s,    eps_i ~ N(0, I)
+
+    m and s are those of z's prior. Source: Pervez & Gavves (2021).
+
     Where a posterior is an offset from its prior, as in `TopDownVAE`, it moves with the same f_S, with the same eps.
     Every forward pass draws its own eps, in evaluation and generation as in training: f_S is the model.
 
@@ -151,6 +165,11 @@ class Smoothing:
       decoder: whether the network from z1 to the parameters of p(x | z1) is smoothed too.
 
     Raises ValueError for a rho outside [0, 1] or fewer than one draw.
+
+    Example:
+        >>> model = hv.models.LinearVAE((2, 1), smoothing=hv.models.Smoothing(rho=0.5, draws=4))
+        >>> model.smoothing.rho
+        0.5
     """
 
     rho: float = 1.0

@@ -60,6 +60,11 @@ class Affine(Augmentation):
     Source: Sinha & Dieng (2021), and their code.
     Raises ValueError for an angle outside 0 to 180, a shift outside 0 to 1, scales that are not above 0 and in order,
     and for an x that is no batch of images.
+
+    Example:
+        >>> turn = hv.objectives.Affine(rotation=0.0, shift=0.0, scale=(1.0, 1.0))
+        >>> print(turn(jnp.arange(4.0).reshape(1, 2, 2, 1), jax.random.key(0)).reshape(4).round(3))  # the identity
+        [0. 1. 2. 3.]
     """
 
     rotation: float = 15.0
@@ -99,6 +104,12 @@ class Flip(Augmentation):
       vertical: whether top and bottom are exchanged.
 
     Raises ValueError for neither, and for an x that is no batch of images.
+
+    Example:
+        >>> x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+        >>> flipped = hv.objectives.Flip()(x, jax.random.key(0))
+        >>> bool((flipped == x).all() | (flipped == x[:, :, ::-1]).all())
+        True
     """
 
     horizontal: bool = True
@@ -126,6 +137,11 @@ class Brightness(Augmentation):
       low, high: range of the values of x: 0 and 16 for the digits. What is brighter than `high` becomes `high`.
 
     Raises ValueError for a change outside 0 to 1, or a range that is not in order and finite.
+
+    Example:
+        >>> brighter = hv.objectives.Brightness(change=0.2, high=16.0)(jnp.full((1, 2, 2, 1), 10.0), jax.random.key(0))
+        >>> bool(jnp.all((8.0 <= brighter) & (brighter <= 12.0)))
+        True
     """
 
     change: float = 0.2

@@ -25,7 +25,16 @@ class Balance(Protocol):
 @dataclasses.dataclass(frozen=True)
 @checked
 class Unbalanced:
-    """gamma_l = 1."""
+    """gamma_l = 1.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> print(hv.objectives.Unbalanced()(trace, jnp.array(0), jnp.ones(1)))
+        [1.]
+    """
 
     def __call__(self, trace: Trace, step: Array, warm_up: Array) -> Array:
         """Ones, `[L]`."""
@@ -50,6 +59,14 @@ class NVAEBalance:
     twice as wide as the one before: the same as (side / smallest side)^2.
     Raises ValueError if epsilon is not positive (all rates may be 0), and at a model's first trace for a level whose KL
     has no closed form.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> print(hv.objectives.NVAEBalance()(trace, jnp.array(0), jnp.full(1, 0.5)))  # over the mean of one level
+        [1.]
     """
 
     epsilon: float = 0.01
@@ -79,6 +96,14 @@ class GammaBalance:
 
     Source: Efficient-VDVAE (Hazami et al., 2022), its code's `scaled_gamma` with `gamma_max_steps`.
     Raises ValueError for negative steps, and at a model's first trace for a level whose KL has no closed form.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> print(hv.objectives.GammaBalance()(trace, jnp.array(0), jnp.ones(1)))  # one level has all of the rate
+        [1.]
     """
 
     steps: int = 10_000

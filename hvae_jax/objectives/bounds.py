@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float, Key
 
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.prng import check_key, exact_under_vmap
 from hvae_jax.trace import Model, Trace
 
@@ -21,6 +21,14 @@ def elbo(trace: Trace) -> Float[Array, " batch"]:
 
     Source: the article's ELBO; Kingma & Welling (2014), equation 3.
     Raises ValueError or TypeError as `log_likelihood` does.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> print(hv.elbo(trace).round(3))  # -2.773 - 1
+        [-3.773]
     """
     return log_likelihood(trace) - trace.rates.sum(0)
 
@@ -30,6 +38,13 @@ def log_weight(trace: Trace) -> Float[Array, " batch"]:
 
     Source: Burda et al. (2015), equation 5.
     Raises ValueError or TypeError as `log_likelihood` does.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2,), inference="exact"), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> draws = [hv.log_weight(model.apply(variables, x, jax.random.key(seed))) for seed in (2, 3)]
+        >>> bool(jnp.allclose(*draws, atol=1e-3))  # where q is the posterior itself, every weight is p(x)
+        True
     """
     return log_likelihood(trace) - trace.ratios.sum(0)
 
@@ -39,6 +54,14 @@ def log_likelihood(trace: Trace) -> Float[Array, " batch"]:
 
     Raises TypeError for what is no Trace, such as the pair of a Trace and updates, and ValueError for a trace without x
     or a vmapped one.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> print(hv.objectives.log_likelihood(trace).round(3))
+        [-2.773]
     """
     if not isinstance(trace, Trace):
         was = f"of type {type(trace).__name__}"
@@ -100,6 +123,13 @@ def importance(
     Source: Burda et al. (2015), equation 8; effective sample size after Kong (1992).
     Raises ValueError if k or chunk is not a whole number of 1 or more; a traced k is not checked. Raises TypeError for
     arguments in another order.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2,), inference="exact"), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> estimates = hv.importance(model, variables, x, jax.random.key(2), k=4, chunk=2)
+        >>> print(estimates.effective_sample_size.round(2))  # q is the posterior itself: all weights are equal
+        [4. 4. 4.]
     """
     _check_call(model, variables, key)
     check_draws("importance", chunk=chunk)
@@ -200,5 +230,13 @@ def iwae(
     chunk: int = 50,
     y: ArrayLike | None = None,
 ) -> Float[Array, " batch"]:
-    """The IWAE bound log (1/K) sum_k w_k per example, nats: `importance(...).bound`, with the same arguments."""
+    """The IWAE bound log (1/K) sum_k w_k per example, nats: `importance(...).bound`, with the same arguments.
+
+    Example:
+        >>> model, x = hv.models.LinearVAE((2,), inference="exact"), jnp.ones((3, 4))
+        >>> variables = model.init(jax.random.key(0), x, jax.random.key(1))
+        >>> bound = hv.iwae(model, variables, x, jax.random.key(2), k=4, chunk=2)
+        >>> bool(np.allclose(bound, hv.models.ClosedForm(model, variables).log_px(x), atol=1e-3))  # log p(x)
+        True
+    """
     return importance(model, variables, x, key, k, chunk, y).bound

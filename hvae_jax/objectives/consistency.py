@@ -35,7 +35,10 @@ _OWN = 0x636F6E73  # folded into the key, so that the base's noise at x is what 
 @dataclasses.dataclass(frozen=True)
 @checked
 class Consistency(Around):
-    """A loss of x and of x~, with the term of this module's formula, for every model and around every objective.
+    """A loss of x and of x~ with a KL between their posteriors, for every model and around every objective.
+
+        loss = loss(x) + loss(x~) + sum_l w_l(t) C_l                  x~ ~ t(x~ | x), the augmentation
+        C_l = E KL(q_l(. | z_>l, x~) || q_l(. | z_>l, x))             z_>l ~ q(. | x~); mean over the batch, nats
 
     A weight of 0, `Constant(0.0)`, is the control: the same augmentation without the term.
 
@@ -61,6 +64,18 @@ class Consistency(Around):
     Raises ValueError at a model's first trace for an augmentation that changes shape or dtype, a number of weights that
     differs from that of levels, a level whose posterior has no density, naming it, and a model whose levels are all
     functions of x; before training, by `check`, for an augmentation whose values the likelihood does not allow.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> objective = hv.objectives.Consistency(augment=(), weight=hv.objectives.Constant(0.1))
+        >>> arguments = {}, hv.Batch(x), jax.random.key(0), jnp.array(0), ()
+        >>> forward = lambda *_, **__: (trace, {})  # in place of a model's pass
+        >>> _, metrics, _, _ = objective(forward, *arguments)
+        >>> print(metrics["consistency"])  # x~ = x has the same posteriors
+        0.0
     """
 
     base: Objective = NegativeELBO()

@@ -88,6 +88,15 @@ def enumerate_classes(forward: Forward, variables: Any, x: Array, key: Array, le
       forward: as an objective gets it; it is given the class by `latents=`.
     Returns: the classes, and the updated collections, averaged over the classes.
     Raises ValueError for a level that does not exist or is no class, and for more than `MOST_CLASSES` values.
+
+    Example:
+        >>> model = hv.models.CaGeM(clusters=3, latents=(1, 1), hidden=2, likelihood=hv.Bernoulli())
+        >>> x = jnp.ones((2, 4))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
+        >>> forward = lambda *arguments, **choices: (model.apply(*arguments, **choices), {})
+        >>> run = lambda variables: hv.objectives.enumerate_classes(forward, variables, x, jax.random.key(2))[0].joint()
+        >>> jax.eval_shape(run, variables).shape  # S(x, c) of three classes and two examples
+        (3, 2)
     """
     shapes, _ = jax.eval_shape(lambda: forward(variables, x, key))
     at, like = _class_of(shapes, level)
@@ -111,6 +120,9 @@ def enumerate_classes(forward: Forward, variables: Any, x: Array, key: Array, le
 class Enumerated(Objective):
     """loss = -mean_B (S(x, y) where there is a label, else U(x)) - alpha mean_labelled log q(y | x), nats.
 
+        S(x, c) = log p(x | z) - sum over the other levels of rate_l + log p(c | .)        one pass with y = c given
+        U(x) = sum_c q(c | x) (S(x, c) - log q(c | x))                                     <= log p(x)
+
     The sum over the classes is exact: no gradient passes through a sample of the class. Labels are those of the batch,
     -1 where there is none; without any the loss is -mean U(x). The last mean is over the labelled examples of the batch
     alone, so that alpha does not depend on how few they are; it is 0 for a batch without. If a batch is computed in
@@ -128,6 +140,16 @@ class Enumerated(Objective):
     Source: Kingma et al. (2014), equations 8 and 9, whose alpha multiplies a sum over labelled examples. The paper of
     CaGeM has such a term too.
     Raises ValueError for a negative alpha, and at a model's first trace as `enumerate_classes` does.
+
+    Example:
+        >>> model = hv.models.CaGeM(clusters=3, latents=(1, 1), hidden=2, likelihood=hv.Bernoulli())
+        >>> x = jnp.ones((2, 4))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
+        >>> forward = lambda *arguments, **choices: (model.apply(*arguments, **choices), {})
+        >>> arguments = hv.Batch(x, jnp.array([0, -1])), jax.random.key(2), jnp.array(0), ()
+        >>> run = lambda variables: hv.objectives.Enumerated()(forward, variables, *arguments)[1]
+        >>> sorted(jax.eval_shape(run, variables))
+        ['class_entropy', 'class_log_q', 'elbo', 'labelled', 'log_px', 'marginal', 'rates']
     """
 
     alpha: float = 1.0

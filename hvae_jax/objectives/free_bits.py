@@ -42,6 +42,15 @@ class FreeBits:
     Raises ValueError for negative nats or another group or average; at a model's first trace for "channel" with a
     vector latent, for "channel" or "element" with a joint density, and if the number of values in `nats` differs from
     the number of levels.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> rates, metrics = hv.FreeBits(2.0)(trace, jnp.array(0))
+        >>> print(rates, metrics["free_bits_pinned"])  # max(2, 1): the level lies below its free bits
+        [2.] 1.0
     """
 
     nats: PerLevel = 0.0

@@ -47,6 +47,14 @@ class Distortion:
 
     Source: Rezende & Viola (2018), section 4, with the likelihood as the constraint.
     Raises ValueError if the target is not finite.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> print(hv.objectives.Distortion(target=0.5)(trace, x).round(3))  # 2.773 - 4 * 0.5
+        [0.773]
     """
 
     target: float
@@ -73,6 +81,14 @@ class SquaredError:
 
     Source: Rezende & Viola (2018), table 1, the reconstruction error.
     Raises ValueError for a negative kappa, and at a model's first trace if its likelihood has no mean.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> print(hv.objectives.SquaredError(kappa=0.5)(trace, x).round(3))  # four of (1 - 1/2)^2 - 0.5^2
+        [0.]
     """
 
     kappa: float
@@ -137,6 +153,18 @@ class GECO(Objective):
     batch mean of C/D; `constraint_average`, A/D, both in the constraint's units per element of x.
     Source: Rezende & Viola (2018), algorithm 1; the clips after the GENESIS and Taming-VAEs (denproc) codes.
     Raises ValueError for no constraint, two constraints of one name, or a setting outside its range.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> objective = hv.GECO((hv.objectives.Distortion(target=0.5),))
+        >>> arguments = {}, hv.Batch(x), jax.random.key(0), jnp.array(0), objective.init({})
+        >>> forward = lambda *_, **__: (trace, {})  # in place of a model's pass
+        >>> loss, metrics, _, _ = objective(forward, *arguments)
+        >>> print(metrics["lambda"].round(3), metrics["constraint"].round(3))  # log 2 - 0.5 nats an element too many
+        1.0 0.193
     """
 
     constraints: tuple[Constraint, ...]

@@ -50,6 +50,15 @@ class ImportanceWeighted(Objective):
     Bauer & Mnih (2021) for hierarchies: the dependence of q on the latents above is part of the path.
     Raises ValueError if k is not a whole number of 1 or more, for another gradient, and at a model's first trace for
     "stl" or "dreg" with a level that is not reparameterised, such as a categorical one.
+
+    Example:
+        >>> model, batch = hv.models.LinearVAE((2,)), hv.Batch(jnp.ones((3, 4)))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), batch.x, jax.random.key(1))
+        >>> forward = lambda *arguments, **choices: (model.apply(*arguments, **choices), {})
+        >>> arguments = batch, jax.random.key(2), jnp.array(0), ()
+        >>> run = lambda variables: hv.ImportanceWeighted(k=4, gradient="dreg")(forward, variables, *arguments)[1]
+        >>> sorted(jax.eval_shape(run, variables))
+        ['effective_sample_size', 'elbo', 'iwae', 'log_px', 'rates']
     """
 
     k: int = 5

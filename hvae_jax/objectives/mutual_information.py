@@ -59,7 +59,9 @@ class _Autoregressive(Protocol):
 @dataclasses.dataclass(frozen=True)
 @checked
 class MutualInformation(Around):
-    """loss = base loss + weight |I_r - target|, nats, with I_r of this module's formula on a sample of the model.
+    """loss = base loss + weight |I_r - target|, nats, with I_r estimated on a sample of the model.
+
+        I_r = E log r(z | x) - E log p(z) <= I(x; z),    z ~ p(z), x ~ p(x | z)        nats
 
     Each call draws as many z and x from the model as the batch has examples, in evaluation mode (`generated`). r is a
     network of the objective's own: for each level an MLP that reads x and the levels above. Of a Gaussian level it
@@ -102,6 +104,10 @@ class MutualInformation(Around):
     are no levels, for a level with a prior that is neither a function of Gaussian noise nor discrete with its logits,
     such as an observed level, and for "straight_through" with a likelihood that has no mean. Warns of a target that
     discrete levels cannot hold.
+
+    Example:
+        >>> hv.objectives.MutualInformation(target=2.0, levels=("z2",)).trains("objective/mutual_information/z2/kernel")
+        True
     """
 
     target: float

@@ -45,8 +45,9 @@ class Covariance:
     classes of one variable are left out, because they sum to 1. H_i is the entropy of a discrete variable over the
     batch, that of the mean probabilities; nats. It is largest if all values are equally frequent.
 
-    The scale counts: below the top, where priors are learned, means may be of any size, and a large weight makes them
-    small before it makes them uncorrelated. The top level has a prior of a fixed scale in most models.
+    The penalty depends on the scale of the means. Below the top, where priors are learned, means may be of any size,
+    and a large weight makes them small before it makes them uncorrelated. The top level has a prior of a fixed scale in
+    most models.
 
     Attributes:
       levels: names of the levels, such as ("z1",); () takes all but those that are a function of x.
@@ -58,6 +59,13 @@ class Covariance:
     Raises ValueError for a negative entropy; at a model's first trace for a level that does not exist (with the names
     of those that do), has no density of its own or, under a flow, no known mean, has more than `MOST_UNITS` units, and
     for an entropy without a discrete level.
+
+    Example:
+        >>> q, p = hv.Normal(jnp.array([[1.0, 1.0], [-1.0, -1.0]]), jnp.zeros((2, 2))), hv.Normal.standard((2, 2))
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(jnp.zeros(2), (level,), hv.Bernoulli()(jnp.zeros((2, 4, 1))))
+        >>> print(hv.objectives.Covariance()(trace).round(3))  # C_12^2 + C_21^2 = 1 + 1
+        2.0
     """
 
     levels: tuple[str, ...] = ()
@@ -148,9 +156,9 @@ def _minus_x_log_x(p: Array) -> Array:
 class Penalty(Around):
     """loss = base loss + w(t) f(trace), f a function of the trace of x.
 
-    The trace is the base's own if the base makes one pass of x, else a further one with the same key. With batch
-    statistics in f: under `jit` they are of the whole batch, on whatever devices; if a batch is computed in parts
-    (microbatches), or on each device by itself, they are computed from each part, and the mean is taken.
+    The trace is the base's own if the base makes one pass of x, else a further one with the same key. Batch statistics
+    in f are of the whole batch under `jit`, whatever the devices. If a batch is computed in parts (microbatches), or on
+    each device by itself, f is computed of each part, and the mean is taken.
 
     Attributes:
       base: objective that the term is added to.
@@ -160,6 +168,17 @@ class Penalty(Around):
     Metrics: the base's; f, without its weight, under its name; `NAME_weight`.
     Raises ValueError at a model's first trace if f is no single number or has the name of one of the base's metrics,
     and as f does.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> objective = hv.objectives.Penalty(weight=hv.objectives.Constant(0.1))
+        >>> forward = lambda *_, **__: (trace, {})  # in place of a model's pass
+        >>> _, metrics, _, _ = objective(forward, {}, hv.Batch(x), jax.random.key(0), jnp.array(0), ())
+        >>> print(metrics["covariance"], metrics["covariance_weight"].round(3))  # one example does not vary
+        0.0 0.1
     """
 
     base: Objective = NegativeELBO()
@@ -199,6 +218,17 @@ class Decorrelated(Around):
     Metrics: the base's; `covariance`, the bracket, and `covariance_weight`.
     Source: Tomczak (2016), carried over.
     Raises ValueError as `Covariance` does.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> objective = hv.objectives.Decorrelated(levels=("z",))
+        >>> forward = lambda *_, **__: (trace, {})  # in place of a model's pass
+        >>> loss, *_ = objective(forward, {}, hv.Batch(x), jax.random.key(0), jnp.array(0), ())
+        >>> print(loss.round(3))  # 3.773, and no covariance over one example
+        3.773
     """
 
     base: Objective = NegativeELBO()

@@ -24,6 +24,17 @@ class PrintedELBO(Objective):
     Metrics: the bare ones, of the true ELBO; `printed_elbo`, minus the loss; `printed_rate/LEVEL`.
     Source: the article's equation for the two-level VAE.
     Raises ValueError at a model's first trace for a level whose KL has no closed form.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> objective = hv.objectives.PrintedELBO()
+        >>> forward = lambda *_, **__: (trace, {})  # in place of a model's pass
+        >>> loss, *_ = objective(forward, {}, hv.Batch(x), jax.random.key(0), jnp.array(0), ())
+        >>> print(loss.round(3))  # 2.773 + 1
+        3.773
     """
 
     def __call__(

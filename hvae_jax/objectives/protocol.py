@@ -26,6 +26,11 @@ class Batch:
     Attributes:
       x: examples, `[B, *event]`.
       y: labels, `[B]`; None if the data has none.
+
+    Example:
+        >>> batch = hv.Batch(x=jnp.zeros((3, 8, 8, 1)), y=jnp.array([0, 1, 2]))
+        >>> len(batch.x), len(batch.y)
+        (3, 3)
     """
 
     x: Array
@@ -182,7 +187,17 @@ def recalling(forward: Forward, variables: Any, batch: Batch, key: Array, found:
 
 
 def bare_metrics(trace: Trace) -> dict[str, Array]:
-    """Batch means in nats, never scaled or regularised: `elbo`, `log_px`, and `rates`, `[L]`, top first."""
+    """Batch means in nats, never scaled or regularised: `elbo`, `log_px`, and `rates`, `[L]`, top first.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> metrics = hv.objectives.bare_metrics(trace)
+        >>> print(*(metrics[name].round(3) for name in ("elbo", "log_px", "rates")))
+        -3.773 -2.773 [1.]
+    """
     return {"elbo": elbo(trace).mean(), "log_px": log_likelihood(trace).mean(), "rates": trace.rates.mean(1)}
 
 
@@ -213,7 +228,18 @@ def check_closed(owner: str, trace: Trace, instead: str) -> None:
 @dataclasses.dataclass(frozen=True)
 @checked
 class NegativeELBO(Objective):
-    """loss = -mean elbo: the article's objective."""
+    """loss = -mean elbo: the article's objective.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> forward = lambda *_, **__: (trace, {})  # in place of a model's pass
+        >>> loss, *_ = hv.NegativeELBO()(forward, {}, hv.Batch(x), jax.random.key(0), jnp.array(0), ())
+        >>> print(loss.round(3))  # 2.773 + 1
+        3.773
+    """
 
     def __call__(
         self, forward: Forward, variables: Any, batch: Batch, key: Array, step: Array, state: Any

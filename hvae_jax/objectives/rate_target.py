@@ -31,6 +31,16 @@ class RateTarget(Objective):
     Source: Alemi et al. (2018), min D + |sigma - R|; with a schedule and a weight, Burgess et al. (2018), equation 8.
     Raises ValueError for a negative target or weight, and at a model's first trace if the number of targets differs
     from the number of levels.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> forward = lambda *_, **__: (trace, {})  # in place of a model's pass
+        >>> loss, *_ = hv.RateTarget(3.0)(forward, {}, hv.Batch(x), jax.random.key(0), jnp.array(0), ())
+        >>> print(loss.round(3))  # 2.773 + |1 - 3|
+        4.773
     """
 
     target: PerLevel

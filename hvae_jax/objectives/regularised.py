@@ -43,6 +43,15 @@ class Regularised(Objective):
     Efficient-VDVAE's Regularised(warm_up=Linear(20, 5041, floor=1e-4), balance=GammaBalance(10_000)).
     Raises ValueError for a negative beta, and at a model's first trace if a setting's number of values differs from the
     number of levels.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> rate, _ = hv.Regularised(beta=2.0, warm_up=hv.objectives.Linear(0, 100)).rate(trace, jnp.array(50))
+        >>> print(rate.round(3))  # beta w(t) R = 2 * 0.5 * 1
+        1.0
     """
 
     beta: PerLevel = 1.0

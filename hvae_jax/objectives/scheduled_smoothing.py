@@ -5,13 +5,13 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.networks.smoothed import COLLECTION
 from hvae_jax.objectives.around import Around
 from hvae_jax.objectives.protocol import Batch, Forward, NegativeELBO, Objective
 from hvae_jax.objectives.schedules import Constant, Linear, Schedule
 from hvae_jax.records import checked
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.trace import Trace
 
 
@@ -30,6 +30,11 @@ class ScheduledSmoothing(Around):
     Metrics: those of the base, at rho(t), and `rho`.
     Raises ValueError for a schedule whose settings `value`, `initial`, `final` or `floor` are several numbers or lie
     outside [0, 1]; and at the first trace for a model without the setting.
+
+    Example:
+        >>> objective = hv.objectives.ScheduledSmoothing(rho=hv.objectives.Linear(0, 100, initial=0.5))
+        >>> print(objective.rho(jnp.array(50)))  # from 0.5 to 1, the plain model
+        0.75
     """
 
     base: Objective = NegativeELBO()
@@ -55,7 +60,17 @@ class ScheduledSmoothing(Around):
 
 
 def smoothed_by(forward: Forward, rho: ArrayLike) -> Forward:
-    """The forward pass of the model at another rho than that of its setting, which may be traced."""
+    """The forward pass of the model at another rho than that of its setting, which may be traced.
+
+    Example:
+        >>> x, x_dist = jnp.ones((1, 4)), hv.Bernoulli()(jnp.zeros((1, 4, 1)))  # log p(x | z) = -4 log 2 = -2.773
+        >>> q, p = hv.Normal(jnp.ones((1, 2)), jnp.zeros((1, 2))), hv.Normal.standard((1, 2))  # a KL of 2/2
+        >>> level = hv.descent.draw(jax.random.key(0), p, q, hv.descent.Pick(jnp.ones(())))
+        >>> trace = hv.Trace(x_dist.log_prob(x), (level,), x_dist)
+        >>> forward = lambda variables, x, key: (trace, variables)  # in place of a model's pass, to see its variables
+        >>> hv.objectives.smoothed_by(forward, 0.5)({"params": {}}, x, jax.random.key(0))[1]
+        {'params': {}, 'smoothing': {'rho': 0.5}}
+    """
 
     def at_rho(variables: Any, x: Array, key: Array, **choices: Any) -> tuple[Trace, Any]:
         return forward({**variables, COLLECTION: {"rho": rho}}, x, key, **choices)

@@ -37,6 +37,10 @@ class Constant:
       value: the value at every step.
 
     Raises ValueError for a negative value.
+
+    Example:
+        >>> print(hv.objectives.Constant(0.5)(jnp.array(1000)))
+        0.5
     """
 
     value: PerLevel = 1.0
@@ -64,6 +68,10 @@ class Linear:
     floor=1e-4), Efficient-VDVAE's is Linear(20, 5041, floor=1e-4), (s - 21)/5021 at its step s, whose first is 1 in its
     PyTorch code.
     Raises ValueError for an end before its start, a negative value, or settings with different numbers of levels.
+
+    Example:
+        >>> print(hv.objectives.Linear(0, 100)(jnp.array([0, 50, 200])))
+        [0.  0.5 1. ]
     """
 
     start: PerLevel = 0.0
@@ -90,6 +98,10 @@ class Cosine:
 
     Source: half a period of Loshchilov & Hutter (2017), equation 5, from `initial` to `final`.
     Raises ValueError as `Linear` does.
+
+    Example:
+        >>> print(hv.objectives.Cosine(0, 100)(jnp.array([0, 50, 100])).round(3))
+        [0.  0.5 1. ]
     """
 
     start: PerLevel = 0.0
@@ -121,6 +133,10 @@ class Cyclical:
 
     Source: Fu et al. (2019), section 4; the defaults are theirs (4 cycles, a rise of one half).
     Raises ValueError as `Linear` does, and for start = end, less than one cycle or a rise outside (0, 1].
+
+    Example:
+        >>> print(hv.objectives.Cyclical(0, 400)(jnp.array([0, 25, 50, 100])).round(3))  # periods of 100, a rise of 50
+        [0.  0.5 1.  0. ]
     """
 
     start: PerLevel = 0.0
@@ -156,6 +172,11 @@ class Product:
     Efficient-VDVAE's learning rate rises over 100 steps and falls to a fifth, as a cosine, from step 50,000 to 800,000:
     Product((Linear(-1, 99), Cosine(50_000, 800_000, initial=1.0, final=0.2))).
     Raises ValueError for no factors.
+
+    Example:
+        >>> rise, fall = hv.objectives.Linear(0, 100), hv.objectives.Exponential(0.99)
+        >>> print(hv.objectives.Product((rise, fall))(jnp.array(50)).round(3))  # 0.5 * 0.99^50
+        0.303
     """
 
     factors: tuple[Schedule, ...] = (Constant(),)
@@ -180,6 +201,10 @@ class Tripling:
 
     Source: Burda et al. (2015), section 5: eight stages of 3^i epochs, 3,280 in all.
     Raises ValueError for less than one step, or fewer than two stages.
+
+    Example:
+        >>> print(hv.objectives.Tripling(steps=3280)(jnp.array(3279)).round(3))  # the last of eight stages
+        0.1
     """
 
     steps: int = 3280
@@ -208,6 +233,10 @@ class Exponential:
       floor: lower bound of the value.
 
     Raises ValueError for a rate outside (0, 1] or a negative floor.
+
+    Example:
+        >>> print(hv.objectives.Exponential(0.5, floor=0.1)(jnp.array([0, 1, 10])).round(3))
+        [1.  0.5 0.1]
     """
 
     rate: float = 0.999999
@@ -238,6 +267,11 @@ class Geometric:
     Geometric(Linear(1e-4 * T, 0.3001 * T, floor=1e-4), 1.0, 0.01).
     Source: Vahdat & Kautz (2020), their code.
     Raises ValueError for a value that is not above 0.
+
+    Example:
+        >>> schedule = hv.objectives.Geometric(hv.objectives.Linear(0, 100), 1.0, 0.01)
+        >>> print(schedule(jnp.array(50)).round(3))  # sqrt(0.01)
+        0.1
     """
 
     progress: Schedule = Constant()

@@ -20,6 +20,10 @@ def stretched(record: Any, factor: float) -> Any:
       record: an objective, an optimiser, a schedule, or a tuple of such.
       factor: length of the training over the length that the schedules were written for, above 0.
     Raises ValueError for a factor that is not above 0.
+
+    Example:
+        >>> hv.objectives.stretched(hv.objectives.Linear(0, 100), 0.5).end
+        50.0
     """
     if not factor > 0:
         raise ValueError(f"stretched(factor={factor}): it has to be above 0.")

@@ -4,9 +4,13 @@ from typing import Any
 
 
 def check_sizes(record: Any, *names: str) -> None:
-    """Checks that each of these fields, a size or a tuple of sizes, holds whole numbers of 1 or more.
+    """Check that each of these fields, a size or a tuple of sizes, holds whole numbers of 1 or more.
 
     Raises ValueError for any other number, with all fields and their values, and for an empty tuple.
+
+    Example:
+        >>> from hvae_jax import records
+        >>> records.check_sizes(hv.models.Stage(8, ((64, 3, 2),)), "latents")  # 8 is a size
     """
     values = {name: getattr(record, name) for name in names}
     for name, value in values.items():

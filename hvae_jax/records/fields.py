@@ -36,6 +36,12 @@ def checked(cls: type[T]) -> type[T]:
 
     The decorator stands below `dataclasses.dataclass`, whose `__init__` calls the check, and then the class's own
     `__post_init__`.
+
+    Example:
+        >>> from hvae_jax import records
+        >>> hv.Categorical(17.5)
+        Traceback (most recent call last):
+        ValueError: Categorical(num_values=17.5): it has to be a whole number.
     """
     own = getattr(cls, "__post_init__", None)
 
@@ -52,6 +58,10 @@ def check_fields(record: Any) -> None:
     """Check each field against its annotation; turn lists into tuples and NumPy's numbers into Python's.
 
     Raises ValueError with the record's class, the field, its value and what it has to be.
+
+    Example:
+        >>> from hvae_jax import records
+        >>> records.check_fields(hv.Categorical(17))  # 17 is a whole number
     """
     for name, annotation in annotations(type(record)):
         given = getattr(record, name, None)
@@ -69,7 +79,13 @@ def check_fields(record: Any) -> None:
 
 @functools.cache
 def annotations(cls: type) -> tuple[tuple[str, Any], ...]:
-    """The fields of a record's class with their annotations, those in quotes resolved where that is possible."""
+    """The fields of a record's class with their annotations, those in quotes resolved where that is possible.
+
+    Example:
+        >>> from hvae_jax import records
+        >>> records.annotations(hv.Categorical)
+        (('num_values', <class 'int'>), ('min_probability', <class 'float'>))
+    """
     try:
         resolved = typing.get_type_hints(cls)
     except (NameError, TypeError):
@@ -82,12 +98,24 @@ def annotations(cls: type) -> tuple[tuple[str, Any], ...]:
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether a field with this annotation takes the value."""
+    """Whether a field with this annotation takes the value.
+
+    Example:
+        >>> from hvae_jax import records
+        >>> records.fits(2, int), records.fits(2.0, int)
+        (True, False)
+    """
     return _fit(value, annotation) is not _MISFIT
 
 
 def described(annotation: Any) -> str:
-    """What a field with this annotation takes, in words: "a whole number or None"."""
+    """What a field with this annotation takes, in words: "a whole number or None".
+
+    Example:
+        >>> from hvae_jax import records
+        >>> records.described(int | None)
+        'a whole number or None'
+    """
     return _or(_words(annotation))
 
 

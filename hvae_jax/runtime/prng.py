@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.extend.random import define_prng_impl
-from jax.typing import ArrayLike
+
+from hvae_jax.runtime.annotations import ArrayLike
 
 _THREEFRY = "threefry2x32"
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

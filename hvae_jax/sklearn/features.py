@@ -31,13 +31,19 @@ class HVAEFeatures(TransformerMixin, BaseEstimator):
     Attributes:
       model: name of a model in the box, path of a run folder or of a file of weights, or a `Pretrained`, which clones
         share with its compiled programs.
-      levels: names of levels, top first in any order of theirs; None takes all.
+      levels: names of levels, in any order; the features are top first. None takes all.
       what: "mean", "sample" or "noise", as `diagnostics.codes` has them.
       posterior_temperature: temperature of the posteriors, as `diagnostics.codes` has it; None takes 0 for means.
-      batch_size: number of examples computed at once. Less are filled up, so that one compilation serves all.
+      batch_size: number of examples computed at once. Smaller batches are filled up, so that one compilation serves
+        all.
       random_state: seed of samples; means depend on none.
       pretrained_: after `fit`, the model.
       levels_: after `fit`, names of the levels of the features.
+
+    Example:
+        >>> x = hv.data.digits().splits["test"].x[:2].reshape(2, -1)
+        >>> hv.sklearn.HVAEFeatures("digits_topdown", levels=["z2"], batch_size=2).fit_transform(x).shape
+        (2, 8)
     """
 
     def __init__(

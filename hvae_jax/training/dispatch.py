@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
+from typing_extensions import TypeAliasType
 
 from hvae_jax.objectives import Batch
 from hvae_jax.runtime.compilation import jit
@@ -15,7 +16,9 @@ from hvae_jax.training.state import TrainState
 from hvae_jax.training.step import Step
 
 Portion = tuple[Any, Any]  # full batches [full, batch_size, ...], the partial one [rest, ...]; None for none
-Dispatch = Callable[[TrainState, Batch | None, Portion, Array], tuple[TrainState, dict[str, Array]]]
+Dispatch = TypeAliasType(
+    "Dispatch", Callable[[TrainState, Batch | None, Portion, Array], tuple[TrainState, dict[str, Array]]]
+)
 
 
 def make_dispatch(

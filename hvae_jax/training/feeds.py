@@ -40,6 +40,13 @@ class Feeding:
       workers: number of reading and decoding processes, for data that is decoded in Python, where threads wait for each
         other; 0 reads in the training process.
       ahead: number of portions, of up to 16 MiB or one batch, read in advance; at least one a thread.
+
+    Raises ValueError for a share outside (0, 1], or a number that is too small.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> training.Feeding(share=0.25).streams(nbytes=2**30, memory=2**31)  # half of the memory
+        True
     """
 
     kind: Literal["auto", "resident", "streamed"] = "auto"

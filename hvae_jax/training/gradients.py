@@ -49,6 +49,14 @@ class Gradients:
         or so finite ones, each counted up to the threshold; None sets no such limit. The lower of two limits counts.
       skip_streak: number of skipped steps in a row after which a finite one is taken whatever its norm, scaled down to
         the threshold (and to `clip`), so that a limit that is too low slows training but cannot silently end it.
+
+    Raises ValueError for a limit that is not positive, a `skip_factor` of 1 or less, and a streak below 1.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> limits = training.Gradients(clip=1.0)
+        >>> print(limits.scale(jnp.array(4.0), jnp.array(jnp.inf)))  # a gradient of norm 4 is divided by 4
+        0.25
     """
 
     clip: float | None = None

@@ -93,13 +93,13 @@ def train(
     watching: Watching,
     provenance: Provenance,
 ) -> Outcome:
-    """Trains until patience or steps run out, stage by stage, from the last checkpoint if there is one.
+    """Train until patience or steps run out, stage by stage, from the last checkpoint if there is one.
 
     The same settings, data and key on the same devices give the same parameters bit for bit, however often the run
     was interrupted. In a run of several processes every one calls this with the same arguments.
 
     Args:
-      key: of initialisation, order of the examples, noise and validation.
+      key: random key of initialisation, order of the examples, noise and validation.
       checkpoints: those of the run folder.
     Raises ValueError for a batch that does not divide over the devices or a checkpoint of another model or other
     data; DivergedError, as `Soundness.trouble` describes it, where what stays is sound.

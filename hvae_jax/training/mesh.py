@@ -16,6 +16,11 @@ def data_mesh(devices: int | None = None) -> Mesh:
     """A mesh of the first `devices` devices of all processes, or of all if None, with the one axis "data".
 
     Raises ValueError for more devices than there are, and if the processes would have different numbers of them.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> training.data_mesh(1).axis_names
+        ('data',)
     """
     found = jax.devices()
     if devices is not None and not 1 <= devices <= len(found):

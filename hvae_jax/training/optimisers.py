@@ -34,6 +34,13 @@ class Adamax:
       weight_decay: factor of the parameters that are added to the gradient before the moments (an L2 term), as in
         PyTorch; unlike AdamW's it is scaled by the infinity norm.
       schedule: factor of the learning rate at each update; skipped steps do not count.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> optimiser = training.Adamax(learning_rate=0.1).build()
+        >>> updates, _ = optimiser.update(jnp.array([5.0]), optimiser.init(jnp.zeros(1)), jnp.zeros(1))
+        >>> print(updates.round(3))  # the first step has the length of the learning rate
+        [-0.1]
     """
 
     learning_rate: float = 1e-3
@@ -64,6 +71,13 @@ class AdamW:
       eps: added to the root of the second moment.
       weight_decay: decoupled weight decay, multiplied by the learning rate.
       schedule: factor of the learning rate at each update; skipped steps do not count.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> optimiser = training.AdamW(learning_rate=0.1).build()
+        >>> updates, _ = optimiser.update(jnp.array([5.0]), optimiser.init(jnp.zeros(1)), jnp.zeros(1))
+        >>> print(updates.round(3))
+        [-0.1]
     """
 
     learning_rate: float = 1e-3

@@ -18,6 +18,12 @@ class Plan:
       per_dispatch: largest number of steps sent to the device at once. Dispatches start over with each epoch.
       last_step: step at which training ends at the latest.
       seed: whole numbers that, with the number of the epoch, determine its order.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> plan = training.Plan(examples=1000, batch_size=64, per_dispatch=100, last_step=320)
+        >>> plan.epoch_steps, plan.ends_epoch(16)  # 15 full batches and one of 40
+        (16, True)
     """
 
     examples: int

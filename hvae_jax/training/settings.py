@@ -41,8 +41,15 @@ class Training:
       keep: number of latest checkpoints kept.
       pictures_every: steps between grids of samples and reconstructions, rounded up to the end of a dispatch; None
         draws them at the end alone.
-      max_streak: number of skipped steps in a row that ends the run; all but the first few of them had no finite loss
-        or gradient.
+      max_streak: number of skipped steps in a row that ends the run. Of these, only the first `gradients.skip_streak`
+        can have been skipped for their norm.
+
+    Raises ValueError for a number below its least value, and for `gradients.skip_streak` from `max_streak` on.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> training.Training(batch_size=64, epochs=2).plan(1000).last_step  # two epochs of 16 steps
+        32
     """
 
     batch_size: int = 64

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import optax
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.objectives import Objective
 from hvae_jax.objectives.protocol import is_own
 from hvae_jax.records import checked
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.trees import leaves_by_path
 from hvae_jax.trace import Model
 
@@ -46,6 +46,12 @@ class Stage:
         have to be the identity, as those of `models.GreedyVAE` are until they are trained. Validation runs all.
 
     Raises ValueError if a number is below 1 or a pattern is empty.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> stage = training.Stage.parse("500:trains=module2")
+        >>> stage.steps, stage.includes("module2/kernel"), stage.includes("module1/kernel")
+        (500, True, False)
     """
 
     steps: int

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from hvae_jax.objectives import Batch, Objective
 from hvae_jax.objectives.protocol import with_own, without_own
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.compilation import jit_once
 from hvae_jax.trace import Model, Trace
 from hvae_jax.training.gradients import NOTHING_USUAL
@@ -80,9 +80,16 @@ def initial_state(
     """A fresh state, as a pure function: `init_state` jits it, `jax.eval_shape` takes its shapes.
 
     Args:
-      key: of the initialisation.
+      key: random key of the initialisation.
       x, y: examples; shapes and dtypes alone count, unless the initialisation of model or objective looks at them.
       ema: whether an average of parameters and statistics is kept.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> model, x, optimiser = hv.models.LinearVAE((2,)), jnp.ones((4, 3)), training.Adamax().build()
+        >>> make = lambda key: training.initial_state(model, hv.NegativeELBO(), optimiser, key, x)
+        >>> jax.eval_shape(make, jax.random.key(0)).step.dtype  # nothing is computed
+        dtype('int32')
     """
     # The model runs once to find its shapes, and draws its latents while it does.
     init_key, sample_key = jax.random.split(key)
@@ -147,6 +154,13 @@ def init_state(
     Args:
       shardings: layout of the state on the devices, as `state_sharding` gives it; None leaves it to JAX. A state that
         is split is never whole on one device, not even while it is made.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> model, x, optimiser = hv.models.LinearVAE((2,)), jnp.ones((4, 3)), training.Adamax().build()
+        >>> state = training.init_state(model, hv.NegativeELBO(), optimiser, jax.random.key(0), x)
+        >>> int(state.step), state.ema
+        (0, None)
     """
     make = jit_once(
         lambda key, x, y: initial_state(model, objective, optimiser, key, x, y, ema), out_shardings=shardings

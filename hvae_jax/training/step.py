@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from typing_extensions import TypeAliasType
 
 from hvae_jax.objectives import Batch, Objective
 from hvae_jax.objectives.protocol import without_own
@@ -18,7 +19,7 @@ from hvae_jax.training.gradients import Gradients
 from hvae_jax.training.stages import Trains, joined, parted
 from hvae_jax.training.state import TrainState
 
-Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
+Step = TypeAliasType("Step", Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]])
 
 
 def make_step(
@@ -38,9 +39,9 @@ def make_step(
     it is the step of one device, for `jax.pmap` or `jax.shard_map`: each device folds its index into the key,
     normalises by its own batch, and gradients, metrics and batch statistics are averaged over the axis.
 
-    A step whose loss or gradients are not finite changes nothing but `step`, `skipped` and `streak`; so does one whose
-    gradient is too large for `gradients`, but that its norm is remembered. Parameters that the objective does not
-    train, or that `trains` leaves out, their averages and the statistics below the same paths keep every bit.
+    A step whose loss or gradients are not finite, or whose gradient is too large for `gradients`, changes nothing but
+    `step`, `skipped` and `streak`; in the second case its norm is remembered too. Parameters that the objective or
+    `trains` leaves out, their averages, and the statistics below the same paths keep every bit.
 
     Args:
       ema_decay: decay of the averaged parameters and statistics: min(decay, (1 + t)/(10 + t)) at update t, so that the
@@ -53,6 +54,15 @@ def make_step(
     Returns: a step whose metrics are the objective's, with `loss`, `grad_norm` (before clipping) and `skipped` (0 or
       1), all `[]` but `rates` `[L]`; and those of `Gradients.judge` where a finite step may be skipped.
     Raises ValueError for a microbatch below 1.
+
+    Example:
+        >>> from hvae_jax import training
+        >>> model, x, optimiser = hv.models.LinearVAE((2,)), jnp.ones((4, 3)), training.Adamax().build()
+        >>> state = training.init_state(model, hv.NegativeELBO(), optimiser, jax.random.key(0), x)
+        >>> step = jax.jit(training.make_step(model, hv.NegativeELBO(), optimiser))
+        >>> state, metrics = step(state, hv.Batch(x), jax.random.key(1))
+        >>> int(state.step), sorted(metrics)
+        (1, ['elbo', 'grad_norm', 'log_px', 'loss', 'rates', 'skipped'])
     """
     if microbatch is not None and microbatch < 1:
         raise ValueError(
@@ -68,13 +78,7 @@ def make_step(
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
             params = _varying(params, axis_name)
         gradient = _gradient_of(model, objective, state, params, constant)
-        if microbatch is None or batch.x.shape[0] <= microbatch:
-            grads, rest = gradient(batch, key)
-        else:
-            grads, rest = accumulate(gradient, params, batch, key, microbatch)
-        if axis_name is not None:
-            average = functools.partial(jax.lax.pmean, axis_name=axis_name)
-            grads, rest = jax.tree.map(lambda leaf: average(leaf) if _is_real(leaf) else leaf, (grads, rest))
+        grads, rest = _of_batch(gradient, params, batch, key, microbatch, axis_name)
         metrics, objective_state, updates = rest
 
         # Zeroed before the norm is taken: what is not trained neither counts towards a limit nor skips a step.
@@ -85,10 +89,7 @@ def make_step(
         verdict = limits.judge(norm, finite, state.usual_norm, state.streak)
 
         def take() -> TrainState:
-            scaled = grads
-            if limits.scales:
-                scale = limits.scale(norm, verdict.threshold)
-                scaled = jax.tree.map(lambda g: (scale * g).astype(g.dtype), grads)
+            scaled = _scaled(limits, grads, norm, verdict.threshold)
             return _updated(objective, optimiser, ema_decay, trains, state, scaled, objective_state, updates)
 
         # A conditional, not a select: on a CPU, choosing leaf by leaf costs more than the optimiser itself.
@@ -101,6 +102,33 @@ def make_step(
         return after, {**metrics, **verdict.metrics, "grad_norm": norm, "skipped": skip}
 
     return step
+
+
+def _of_batch(
+    gradient: Callable[[Batch, Array], tuple[Any, Any]],
+    params: Any,
+    batch: Batch,
+    key: Array,
+    microbatch: int | None,
+    axis_name: str | None,
+) -> tuple[Any, Any]:
+    """Gradients of a batch, computed at once or in parts, and averaged over the devices of an axis, with the rest."""
+    if microbatch is None or batch.x.shape[0] <= microbatch:
+        found = gradient(batch, key)
+    else:
+        found = accumulate(gradient, params, batch, key, microbatch)
+    if axis_name is None:
+        return found
+    average = functools.partial(jax.lax.pmean, axis_name=axis_name)
+    return jax.tree.map(lambda leaf: average(leaf) if _is_real(leaf) else leaf, found)
+
+
+def _scaled(limits: Gradients, grads: Any, norm: Array, threshold: Array) -> Any:
+    """The gradients, scaled down to the limits where there are some."""
+    if not limits.scales:
+        return grads
+    scale = limits.scale(norm, threshold)
+    return jax.tree.map(lambda g: (scale * g).astype(g.dtype), grads)
 
 
 def _gradient_of(

@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
+from typing_extensions import TypeAliasType
 
 from hvae_jax.objectives import Batch, elbo
 from hvae_jax.runtime import memory
+from hvae_jax.runtime.annotations import ArrayLike
 from hvae_jax.runtime.compilation import jit
 from hvae_jax.trace import Model
 from hvae_jax.training.feeds import Feeding, read, to_devices
 from hvae_jax.training.mesh import local_rows, replicated, rows_sharding, split_rows
 
-Validate = Callable[[Any, Array], tuple[ArrayLike, ArrayLike]]
+Validate = TypeAliasType("Validate", Callable[[Any, Array], tuple[ArrayLike, ArrayLike]])
 
 
 def make_validate(

@@ -43,12 +43,22 @@ Inference = Literal["top_down", "bottom_up"]
 class GatedLadderVAE(HVAE):
     """The Ladder VAE and the VAE of BIVA's code. The defaults have 16,524,450 parameters on 28x28 binary images.
 
+        p(x, z) = p(x | z) p(z1 | z_>1) ... p(z_L)
+        q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z1 | z_>1, x)          inference="top_down", the Ladder VAE
+        q(z | x) = q(z1 | x) q(z2 | z1, x) ... q(z_L | z_<L, x)                inference="bottom_up", the VAE
+
+    Source: V. Lievin's code (vlievin/biva-pytorch); Soenderby et al. (2016) for the Ladder VAE.
+
     Attributes:
       inference: direction of q: "top_down" or "bottom_up".
       image, stages, pad, skip, learn_top_prior, head, clamp, activation, q_dropout, p_dropout, data_dependent_init,
       likelihood, dtype, remat: as in `BIVA`.
 
     Raises ValueError as `BIVA` does, and if the inference is not known.
+
+    Example:
+        >>> hv.models.GatedLadderVAE(inference="bottom_up").num_levels
+        6
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -124,12 +134,22 @@ class GatedLadderVAE(HVAE):
 
 
 def gated_ladder_mnist(inference: Inference = "top_down") -> GatedLadderVAE:
-    """The published code's models of 28x28 binary images: 16,524,450 parameters top-down, 17,804,706 bottom-up."""
+    """The published code's models of 28x28 binary images: 16,524,450 parameters top-down, 17,804,706 bottom-up.
+
+    Example:
+        >>> hv.models.gated_ladder_mnist("bottom_up").num_levels
+        6
+    """
     return GatedLadderVAE(inference=inference, head=ScaleHead("softplus_log_var"), clamp=None)
 
 
 def gated_ladder_cifar10(inference: Inference = "top_down") -> GatedLadderVAE:
-    """The published code's models of 32x32 colour images: 59,576,896 parameters top-down."""
+    """The published code's models of 32x32 colour images: 59,576,896 parameters top-down.
+
+    Example:
+        >>> hv.models.gated_ladder_cifar10().num_levels
+        15
+    """
     return GatedLadderVAE(
         image=(32, 32, 3),
         stages=cifar10_stages(),

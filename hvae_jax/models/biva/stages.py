@@ -18,6 +18,11 @@ class Stage:
         linear layers.
 
     Raises ValueError if there are no blocks, a block does not have three numbers, or a number is below 1.
+
+    Example:
+        >>> stage = hv.models.Stage(latents=8, blocks=((64, 3, 1), (64, 3, 2)))
+        >>> stage.channels, stage.last_kernel
+        (64, 3)
     """
 
     latents: int
@@ -44,7 +49,13 @@ class Stage:
 
 
 def sides(image: tuple[int, ...], pad: int, stages: tuple[Stage, ...]) -> tuple[tuple[int, int], ...]:
-    """Return height and width of each stage's feature maps, top first as the stages are."""
+    """Return height and width of each stage's feature maps, top first as the stages are.
+
+    Example:
+        >>> from hvae_jax.models.biva import mnist_stages, sides
+        >>> sides((28, 28, 1), 0, mnist_stages())  # halved by the stage next to x, and by the top one
+        ((7, 7), (14, 14), (14, 14), (14, 14), (14, 14), (14, 14))
+    """
     rows, columns = (side + 2 * pad for side in image[:2])
     # Stages are listed top first, and resolutions follow from x at the bottom.
     found: list[tuple[int, int]] = []
@@ -82,7 +93,13 @@ def check_stages(owner: str, image: tuple[int, ...], pad: int, stages: tuple[Sta
 
 
 def mnist_stages() -> tuple[Stage, ...]:
-    """The six published stages for 28x28 images: latent vectors of 8 to 48, three blocks of 64 channels each."""
+    """The six published stages for 28x28 images: latent vectors of 8 to 48, three blocks of 64 channels each.
+
+    Example:
+        >>> from hvae_jax.models.biva import mnist_stages
+        >>> [stage.latents for stage in mnist_stages()]
+        [8, 16, 24, 32, 40, 48]
+    """
     return (
         Stage(8, ((64, 3, 1), (64, 3, 1), (64, 3, 2))),
         *(Stage(size, ((64, 3, 1),) * 3) for size in (16, 24, 32, 40)),
@@ -95,6 +112,11 @@ def cifar10_stages() -> tuple[Stage, ...]:
 
     The latents have 10 to 38 channels at 4x4, 8x8 and 16x16. The kernels to their means and log variances are as large
     as the maps.
+
+    Example:
+        >>> from hvae_jax.models.biva import cifar10_stages
+        >>> [stage.latents for stage in cifar10_stages()][:5]
+        [10, 12, 14, 16, 18]
     """
     even, halving = ((96, 3, 1),) * 3, ((96, 3, 1), (96, 3, 1), (96, 3, 2))
     return (

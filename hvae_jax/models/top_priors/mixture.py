@@ -26,6 +26,12 @@ class MixturePrior(TopPrior):
 
     Source: Tomczak & Welling (2018), "VAE with a VampPrior", where it is the mixture of Gaussians prior ("MoG").
     Raises ValueError if there is no component, or the spread is not positive and finite.
+
+    Example:
+        >>> model = hv.models.TopDownVAE((8, 16), top_prior=hv.models.MixturePrior(components=10))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 8, 8, 1), int), jax.random.key(1))
+        >>> variables["params"]["top_prior_mean"].shape
+        (10, 8)
     """
 
     components: int = 10

@@ -20,11 +20,16 @@ class RealNVPPrior(TopPrior):
 
     Attributes:
       scales: number of scales, for latents that are maps; their height and width are halved once for each but the last.
-      growth, steps: of the densely connected networks in the couplings, as in `DenselyConnectedNetworks`; for vectors,
+      growth, steps: sizes of the couplings' densely connected networks, as in `DenselyConnectedNetworks`; for vectors,
         `steps` layers of 4 * growth units.
 
     Source: Dinh et al. (2017); as the prior of a VAE, Gatopoulos & Tomczak (2021), whose numbers are the defaults.
     Raises ValueError for a size below 1.
+
+    Example:
+        >>> model = hv.models.TopDownVAE((2,), hidden=4, top_prior=hv.models.RealNVPPrior(growth=2, steps=1))
+        >>> model.top_prior.scales
+        2
     """
 
     scales: int = 2

@@ -32,6 +32,12 @@ class VampPrior(TopPrior):
 
     Source: Tomczak & Welling (2018), "VAE with a VampPrior", equation 9; section 4 for two levels.
     Raises ValueError if there is no pseudo-input.
+
+    Example:
+        >>> model = hv.models.TopDownVAE((8, 16), top_prior=hv.models.VampPrior(pseudo_inputs=5))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 8, 8, 1), int), jax.random.key(1))
+        >>> variables["params"]["pseudo_inputs"].shape  # as x
+        (5, 8, 8, 1)
     """
 
     pseudo_inputs: int = 500

@@ -24,6 +24,10 @@ def up_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[Up,
       more: settings of every `Up`.
 
     Raises ValueError naming the character at which a string does not parse.
+
+    Example:
+        >>> [(stage.side, stage.blocks, stage.pool) for stage in hv.models.up_stages("32x11,32d2,16x6", width=64)]
+        [(32, 12, 2), (16, 6, 1)]
     """
     of_side, stages = parse_widths(widths), []
     for side, mark, number in _tokens(text, "xd"):
@@ -36,7 +40,12 @@ def up_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[Up,
 
 
 def down_stages(text: str, width: int, widths: str = "", **more: Any) -> tuple[Down, ...]:
-    """The stages of a `dec_blocks` string; arguments and errors as in `up_stages`."""
+    """The stages of a `dec_blocks` string; arguments and errors as in `up_stages`.
+
+    Example:
+        >>> [(stage.side, stage.blocks, stage.mixes_in) for stage in hv.models.down_stages("1x1,4m1,4x2", width=64)]
+        [(1, 1, None), (4, 3, 1)]
+    """
     of_side, stages = parse_widths(widths), []
     for side, mark, number in _tokens(text, "xm"):
         blocks, mixes_in = (number, None) if mark == "x" else (1, number)

@@ -141,6 +141,11 @@ class ConvUnpool:
 class EfficientVDVAE(HVAE):
     """Efficient-VDVAE, for square images.
 
+    p and q factorise as in `VDVAE`. A layer's output a becomes a standard deviation, log(1 + e^(beta a))/beta with
+    beta = log 2.
+
+    Source: Hazami et al. (2022), "Efficient-VDVAE: Less is more", and its code.
+
     Levels are named as in `VDVAE`. Each block of a bottom-up stage with `skip` above 0 has a tap. A top-down stage
     reads one tap, or with `shared=False` one for each of its blocks, the latest first.
 
@@ -157,6 +162,10 @@ class EfficientVDVAE(HVAE):
       edge: kernel size of the first and last convolution of each bottleneck; None is the stage's own.
 
     Raises ValueError as `VDVAE` does, and if taps and the stages that read them do not match.
+
+    Example:
+        >>> hv.models.EfficientVDVAE().num_levels
+        7
     """
 
     image: tuple[int, int, int] = (28, 28, 1)

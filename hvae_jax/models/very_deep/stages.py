@@ -26,6 +26,10 @@ class Up:
       cells: bottlenecks in each block.
       skip: channels of the tap that each block leaves for the top-down path; 0 for no tap. Only `EfficientVDVAE`
         reads it.
+
+    Example:
+        >>> hv.models.Up(side=32, blocks=2, width=64).between  # a quarter of the width
+        16
     """
 
     side: int
@@ -60,6 +64,10 @@ class Down:
       latents: channels of z.
       posterior_middle: channels inside the posterior's bottleneck; None is `middle`.
       shared: whether all blocks read the same tap; False gives each block its own. Only `EfficientVDVAE` reads it.
+
+    Example:
+        >>> hv.models.Down(side=1, blocks=2, width=64).kernel  # 1x1 for maps of a single pixel
+        1
     """
 
     side: int

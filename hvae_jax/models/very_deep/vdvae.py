@@ -104,6 +104,11 @@ def nearest_unpool(above: Array, width: int, factor: int, name: str) -> Array:
 class VDVAE(HVAE):
     """The very deep VAE, for square images.
 
+        p(x, z) = p(x | h) prod_l p(z_l | z_>l)            every Gaussian diagonal and learned
+        q(z | x) = prod_l q(z_l | z_>l, x)                 each reads the bottom-up path at its resolution
+
+    Source: Child (2021), "Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images".
+
     Levels are named by the side of their feature maps and counted from the top: "z1.0", "z4.0", "z4.1", ...
     `up_stages` and `down_stages` parse stages from the published block strings.
 
@@ -127,6 +132,12 @@ class VDVAE(HVAE):
 
     Raises ValueError if the image is not square, stages do not follow from each other, mix in a side that is not built
     yet or do not reach the image's side, a size is below 1, or dtype or precision is not known.
+
+    Example:
+        >>> model = hv.models.VDVAE(image=(8, 8, 1), ups=hv.models.up_stages("8d8,1x1", 8),
+        ...     downs=hv.models.down_stages("1x2,8m1,8x3", 8), likelihood=hv.Categorical(17))
+        >>> model.num_levels  # 2 blocks at 1x1, 1 + 3 at 8x8
+        6
     """
 
     image: tuple[int, int, int] = (28, 28, 1)

@@ -15,6 +15,12 @@ def vdvae_cifar10(unroll: int = 1, remat: bool = False) -> VDVAE:
 
     Trained with learning rate 2e-4, batch size 32, the gradient norm (of nats per dimension) clipped at 200, steps
     skipped from a norm of 400, and EMA 0.9999, for about a million steps.
+
+    Source: Child (2021), its code's `hps.py`.
+
+    Example:
+        >>> hv.models.vdvae_cifar10().num_levels
+        43
     """
     return _published(
         32,
@@ -31,6 +37,12 @@ def vdvae_imagenet32(unroll: int = 1, remat: bool = False) -> VDVAE:
     """The published model for ImageNet 32x32: 78 blocks down, 119,280,868 parameters; 3.80 bits per dimension.
 
     Trained with learning rate 1.5e-4, batch size 256, gradient norm clipped at 200, steps skipped from 300, EMA 0.999.
+
+    Source: Child (2021), its code's `hps.py`.
+
+    Example:
+        >>> hv.models.vdvae_imagenet32().num_levels
+        78
     """
     return _published(
         32,
@@ -47,6 +59,12 @@ def vdvae_imagenet64(unroll: int = 1, remat: bool = False) -> VDVAE:
     """The published model for ImageNet 64x64: 75 blocks down, 125,005,860 parameters; 3.52 bits per dimension.
 
     Trained with learning rate 1.5e-4, batch size 128, gradient norm clipped at 220, steps skipped from 380, EMA 0.999.
+
+    Source: Child (2021), its code's `hps.py`.
+
+    Example:
+        >>> hv.models.vdvae_imagenet64().num_levels
+        75
     """
     return _published(
         64,
@@ -65,6 +83,12 @@ def vdvae_ffhq256(unroll: int = 1, remat: bool = False) -> VDVAE:
     Its 0.61 bits per dimension come from bins that overlap and from a bottom-up path that reads 8 bits; `Quantised` has
     both. Trained with learning rate 1.5e-4, batch size 32, gradient norm clipped at 130, steps skipped from 180, EMA
     0.999.
+
+    Source: Child (2021), its code's `hps.py`.
+
+    Example:
+        >>> hv.models.vdvae_ffhq256().num_levels
+        66
     """
     model = _published(
         256,
@@ -83,6 +107,12 @@ def vdvae_ffhq1024(unroll: int = 1, remat: bool = False) -> VDVAE:
 
     2.42 bits per dimension. The published weights have only 68 bottom-up blocks (`convert.vdvae`). Trained with
     learning rate 7e-5, batch size 32, gradient norm clipped at 360, steps skipped from 500, EMA 0.999.
+
+    Source: Child (2021), its code's `hps.py`.
+
+    Example:
+        >>> hv.models.vdvae_ffhq1024().num_levels
+        70
     """
     model = _published(
         1024,
@@ -120,7 +150,12 @@ def _published(
 
 
 def vdvae_digits(unroll: int = 1) -> VDVAE:
-    """A small model for the digits (8x8 pixels, 17 values): 10 blocks down, 24 channels."""
+    """A small model for the digits (8x8 pixels, 17 values): 10 blocks down, 24 channels.
+
+    Example:
+        >>> hv.models.vdvae_digits().num_levels
+        10
+    """
     return VDVAE(
         image=(8, 8, 1),
         ups=up_stages("8x2,8d2,4x2,4d4,1x1", 24),
@@ -131,7 +166,12 @@ def vdvae_digits(unroll: int = 1) -> VDVAE:
 
 
 def vdvae_mnist(unroll: int = 1) -> VDVAE:
-    """A small model for binary images of 28x28: 10 blocks down, 32 channels."""
+    """A small model for binary images of 28x28: 10 blocks down, 32 channels.
+
+    Example:
+        >>> hv.models.vdvae_mnist().num_levels
+        10
+    """
     return VDVAE(
         image=(28, 28, 1),
         ups=up_stages("28x1,28d2,14x2,14d2,7x2,7d7,1x2", 32),
@@ -142,7 +182,12 @@ def vdvae_mnist(unroll: int = 1) -> VDVAE:
 
 
 def vdvae_cifar10_small(unroll: int = 1) -> VDVAE:
-    """A small model for CIFAR-10: 15 blocks down, 48 channels."""
+    """A small model for CIFAR-10: 15 blocks down, 48 channels.
+
+    Example:
+        >>> hv.models.vdvae_cifar10_small().num_levels
+        15
+    """
     return VDVAE(
         image=(32, 32, 3),
         ups=up_stages("32x2,32d2,16x2,16d2,8x2,8d2,4x1,4d4,1x1", 48),
