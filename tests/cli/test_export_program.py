@@ -101,7 +101,7 @@ def test_a_script_without_the_library(variables: Any, capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_the_documents_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The lines of docs/using_exports.md run as they stand."""
+    """The lines of docs/guide/exports.md run as they stand."""
     model = VAE(latents=2, hidden=4, likelihood=Categorical(4))
     variables = plausible_variables(model, jnp.asarray(X), None)
     run = (Experiment("toy", model, Data("data.npz")), variables, Progress())
