@@ -109,7 +109,7 @@ def test_the_documents_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     for what in ("generate", "encode", "elbo"):
         Export(Path(), Path(f"{what}.stablehlo"), what)()
     capsys.readouterr()
-    text = (Path(__file__).parents[2] / "docs" / "using_exports.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "exports.md").read_text()
     exec(text.partition("```python")[2].partition("```")[0], {})
     assert capsys.readouterr().out.startswith("{'z1': (16, 2)} -")
 
