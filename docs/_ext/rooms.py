@@ -1,0 +1,104 @@
+"""The directive `room`: all public names of a room of the package, with the first line of each, then each in full.
+
+A room is a module or a folder; its public names are those that it defines, or that its `__init__` lists. References in
+docstrings are resolved by a name's last part, as far as it is the name of one thing.
+"""
+
+import inspect
+import types
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import make_refnode
+
+from prose import to_rst
+
+
+def names_of(module: types.ModuleType) -> list[str]:
+    """The public names of a room, in its own order."""
+    defined = []
+    for name, value in vars(module).items():
+        home = getattr(value, "__module__", None)
+        if name.startswith("_") or isinstance(value, types.ModuleType):
+            continue
+        own = home == module.__name__ or (
+            hasattr(module, "__path__") and isinstance(home, str) and home.startswith("hvae_jax.")
+        )
+        if own and (inspect.isclass(value) or callable(value)):
+            defined.append(name)
+    return defined
+
+
+def first_line(value: Any) -> str:
+    """The first sentence of a docstring."""
+    text = inspect.getdoc(value) or ""
+    return text.partition("\n\n")[0].partition("\n")[0]
+
+
+class Room(SphinxDirective):
+    """`.. room:: hvae_jax.models` documents a room; lines below it are names that are left to other pages."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Parses the generated reStructuredText in place."""
+        import importlib
+
+        path = self.arguments[0]
+        module = importlib.import_module(path)
+        elsewhere = set(" ".join(self.content).split())
+        names = [name for name in names_of(module) if name not in elsewhere]
+        lines = [f".. py:module:: {path}", "", *to_rst(inspect.getdoc(module).split("\n")), ""]
+        lines += [".. rst-class:: names", ""]
+        for name in names:
+            lines += [f":py:obj:`~{path}.{name}`", f"    {_escaped(first_line(getattr(module, name)))}"]
+        lines += [""]
+        for name in names:
+            kind = "class" if inspect.isclass(getattr(module, name)) else "function"
+            lines += [f".. auto{kind}:: {path}.{name}"]
+            if kind == "class":
+                lines += ["   :members:", "   :special-members: __call__"]
+            lines += [""]
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def _escaped(text: str) -> str:
+    return " ".join(to_rst([text])).strip() or "."
+
+
+def _resolve(app: Sphinx, env: BuildEnvironment, node: Any, content: nodes.Element) -> nodes.Element | None:
+    """A reference by the last part of a name that only one documented thing has."""
+    if node.get("refdomain") != "py":
+        return None
+    wanted = node["reftarget"].removeprefix("hv.").removeprefix("hvae_jax.")
+    domain = env.domains["py"]
+    found = [full for full in domain.objects if full == wanted or full.endswith(f".{wanted}")]
+    if len(found) > 1 and node.get("py:module"):
+        near = [full for full in found if full.startswith(f"{node['py:module']}.")]
+        found = near if len(near) == 1 else [full for full in found if full.count(".") == 2] or found
+    if len(found) != 1:
+        return None
+    entry = domain.objects[found[0]]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, found[0])
+
+
+def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out what other libraries add to records: `replace` of Flax, methods of NamedTuples."""
+    function = inspect.unwrap(obj.fget if isinstance(obj, property) and obj.fget else obj)
+    home = getattr(function, "__module__", None)
+    if home is not None and not str(home).startswith("hvae_jax") and (callable(obj) or isinstance(obj, property)):
+        return True
+    return None
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Registers the directive and the references."""
+    app.add_directive("room", Room)
+    app.connect("missing-reference", _resolve)
+    app.connect("autodoc-skip-member", _skip)
+    return {"parallel_read_safe": True}
