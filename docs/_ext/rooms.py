@@ -1,6 +1,9 @@
 """The directive `room`: all public names of a room of the package, with the first line of each, then each in full.
 
-A room is a module or a folder; its public names are those that it defines, or that its `__init__` lists. References in
+    .. room:: hvae_jax.experiment
+       :without: Feeding Training
+
+leaves the names out that another page has. A room is a module or a folder; its public names are those that it defines, or that its `__init__` lists. References in
 docstrings are resolved by a name's last part, as far as it is the name of one thing.
 """
 
@@ -40,10 +43,10 @@ def first_line(value: Any) -> str:
 
 
 class Room(SphinxDirective):
-    """`.. room:: hvae_jax.models` documents a room; lines below it are names that are left to other pages."""
+    """Documents a room."""
 
     required_arguments = 1
-    has_content = True
+    option_spec = {"without": str}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
         """Parses the generated reStructuredText in place."""
@@ -51,7 +54,7 @@ class Room(SphinxDirective):
 
         path = self.arguments[0]
         module = importlib.import_module(path)
-        elsewhere = set(" ".join(self.content).split())
+        elsewhere = set(self.options.get("without", "").split())
         names = [name for name in names_of(module) if name not in elsewhere]
         lines = [f".. py:module:: {path}", "", *to_rst(inspect.getdoc(module).split("\n")), ""]
         lines += [".. rst-class:: names", ""]
