@@ -1,4 +1,6 @@
-"""Follows every link of the built site, without a network: python docs/check_links.py docs/_build/html
+"""Follows every link of the built site, without a network.
+
+    python docs/check_links.py docs/_build/html
 
 A link within the site has to name a file, and its #part an element of it. Addresses of other hosts are counted and not
 opened; a script, a style sheet, a font or a picture from another host is an error.

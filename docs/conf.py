@@ -11,9 +11,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import notebooks
-
 import hvae_jax
+import notebooks
 
 project = "hvae_jax"
 author = "The hvae_jax authors"
@@ -37,8 +36,6 @@ highlight_language = "default"
 myst_enable_extensions = ["dollarmath", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
-suppress_warnings = ["toc.empty_glob"]  # guide/index.md takes pages by glob
-
 nb_execution_mode = "off"  # the outputs are committed; tests/test_notebooks.py runs them
 nb_number_source_lines = False
 notebooks.collect(HERE.parent / "notebooks", HERE / "notebooks")

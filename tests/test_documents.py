@@ -3,14 +3,20 @@
 import importlib
 import re
 import runpy
+import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tyro
 import yaml
+from support.places import ROOT, STUDIES, script
 
 import hvae_jax
+from hvae_jax import recipes
+from hvae_jax.cli.main import COMMANDS
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(
     path
@@ -71,19 +77,62 @@ def test_links_lead_to_files(page: Path) -> None:
         assert label or not mark, f"{target} has no text"
 
 
-def test_the_readme_is_short_and_true() -> None:
-    """At most 170 lines; every command and recipe that it names exists."""
-    from hvae_jax import recipes
-    from hvae_jax.cli import main
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """The commands in the documents' indented blocks, each with its page: words, without comments."""
+    for page in PAGES:
+        for block in re.findall(r"(?:^    .+\n)+", page.read_text(), flags=re.MULTILINE):
+            for line in block.replace("\\\n", " ").splitlines():
+                if re.match(r"    (hvae|make|python experiments)\b", line):
+                    yield page.name, shlex.split(line, comments=True)
 
+
+def test_commands_exist() -> None:
+    """Commands of hvae, recipes and presets, targets of make, and every flag of a study, as the documents have them."""
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for page, words in commands():
+        if words[0] == "make":
+            assert words[1] in targets, (page, words)
+        elif words[0] == "hvae":
+            assert words[1] in COMMANDS, (page, words)
+            if words[1] in ("train", "sweep") and words[2].islower() and words[2].isidentifier():
+                preset = words[words.index("--preset") + 1] if "--preset" in words else None
+                recipes.experiment_of(words[2], preset)
+    assert len(list(commands())) > 100
+
+
+def test_flags_of_studies_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of a study in the documents is parsed by its settings."""
+    monkeypatch.syspath_prepend(STUDIES)
+    known = {}
+    for page, words in commands():
+        if words[0] != "python" or Path(words[1]).parent != Path("experiments/studies"):
+            continue
+        if words[1] not in known:
+            known[words[1]] = script(ROOT / words[1])
+            monkeypatch.setitem(sys.modules, Path(words[1]).stem, known[words[1]])  # where tyro looks for annotations
+        if hasattr(known[words[1]], "Settings") and "NAME" not in words:
+            flat = (tyro.conf.FlagCreatePairsOff,)
+            try:
+                tyro.cli(known[words[1]].Settings, args=words[2:], config=flat)
+            except SystemExit as error:
+                raise AssertionError(f"{page}: {' '.join(words)}") from error
+    assert len(known) > 10
+
+
+def test_figures_have_their_commands() -> None:
+    """The page of figures names every picture, and `make figures` has the rows of its first table."""
+    text = (DOCS / "results" / "figures.md").read_text()
+    pictures = {path.stem for path in (ROOT / "experiments" / "figures").glob("*.png")}
+    assert {name for name in pictures if f"`{name}`" not in text} == set()
+    quick = set(re.findall(r"^\| `(\w+)` \|", text.partition("The other figures")[0], flags=re.MULTILINE))
+    assert quick == set(script(STUDIES / "figures.py").TABLE)
+
+
+def test_the_readme_is_short() -> None:
+    """It is read in ten minutes, and names every model and every command."""
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 170
-    commands = set(re.findall(r"^ *hvae ([a-z]+)", text, flags=re.MULTILINE))
-    source = Path(main.__file__).read_text()
-    assert {c for c in commands if f'"{c}"' not in source and f"{c}." not in source and f" {c} " not in source} == set()
-    assert set(re.findall(r"hvae train ([a-z_]+)", text)) <= set(recipes.names())
-    for target in re.findall(r"^make ([a-z]+)|^ +make ([a-z]+)", text, flags=re.MULTILINE):
-        assert f"\n{''.join(target)}:" in (ROOT / "Makefile").read_text()
+    assert {name for name in COMMANDS if f"hvae {name}" not in text and name not in text} == set()
 
 
 def test_one_version() -> None:

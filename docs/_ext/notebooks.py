@@ -18,7 +18,8 @@ def collect(source: Path, target: Path) -> None:
 
 
 def _for_the_site(notebook: dict) -> dict:
-    """The notebook with links relative to docs/notebooks, where ../docs is the parent folder."""
+    """The notebook with links relative to docs/notebooks, where ../docs is the parent folder; cells may hold %pip."""
+    notebook["metadata"].setdefault("language_info", {})["pygments_lexer"] = "ipython3"
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             source = "".join(cell["source"])

@@ -3,8 +3,9 @@
     .. room:: hvae_jax.experiment
        :without: Feeding Training
 
-leaves the names out that another page has. A room is a module or a folder; its public names are those that it defines, or that its `__init__` lists. References in
-docstrings are resolved by a name's last part, as far as it is the name of one thing.
+leaves the names out that another page has. A room is a module or a folder; its public names are those that it defines,
+or that its `__init__` lists. References in docstrings are resolved by a name's last part, as far as it is the name of
+one thing.
 """
 
 import inspect
@@ -12,13 +13,11 @@ import types
 from typing import Any
 
 from docutils import nodes
-from docutils.statemachine import StringList
+from prose import to_rst
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
-
-from prose import to_rst
 
 
 def names_of(module: types.ModuleType) -> list[str]:

@@ -69,9 +69,9 @@ def _process(
         found = of_function(obj, method=True)
         return (found[0], None) if found else None
     if what in ("function", "method"):
-        static = isinstance(inspect.getattr_static(obj, "__self__", None), type(None)) and what == "method"
+        static = (inspect.getattr_static(obj, "__self__", None) is None) and what == "method"
         found = of_function(obj, method=static or inspect.ismethod(obj))
-        return found if found else None
+        return found or None
     return None
 
 

@@ -1,4 +1,7 @@
-"""Training without the library's loop, on 8x8 digits: python docs/guide/own_training_loop.py"""
+"""Training without the library's loop, on 8x8 digits.
+
+python docs/guide/own_training_loop.py
+"""
 
 from functools import partial
 
@@ -14,7 +17,7 @@ from hvae_jax.training import data_mesh, init_state, initial_state, make_step
 STEPS, BATCH = 50, 64
 train, test = (jnp.asarray(hv.data.digits().splits[name].x) for name in ("train", "test"))
 batches = train[np.random.default_rng(0).integers(0, len(train), (STEPS, BATCH))]  # [STEPS, BATCH, 8, 8, 1]
-model = hv.models.VAE(latents=16, hidden=64)
+model = hv.models.TopDownVAE(latents=(4, 8), hidden=32)
 optimiser = optax.adam(1e-3)
 key = jax.random.key(0)
 bound = jax.jit(partial(hv.iwae, model, k=20, chunk=20))

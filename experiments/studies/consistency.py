@@ -2,7 +2,7 @@
 
     python experiments/studies/consistency.py                          # digits: three seeds, all objectives
     python experiments/studies/consistency.py --data.name mnist --data.binarise static --weights 0 1 \
-        --correlations --examples 2000                                 # static MNIST
+        --correlations                                                 # static MNIST
 
 Top-down VAEs of two levels, trained for the same number of steps with the same batches: on the ELBO alone; on that of x
 and of an augmented x~, which is the control (weight 0); with the consistency term, for each weight; and on the ELBO

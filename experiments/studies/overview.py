@@ -43,7 +43,7 @@ def tiled(images: np.ndarray) -> np.ndarray:
 
 def main(settings: Settings) -> None:
     """Reconstructs, samples and draws."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     trained = hv.load(settings.run)
     x = hv.data.digits().splits["test"].x[:ROWS]
@@ -53,9 +53,8 @@ def main(settings: Settings) -> None:
     samples = np.asarray(trained.sample(ROWS * ROWS, key=other)).reshape(ROWS, ROWS, *x.shape[1:3]) / 16.0
 
     columns = levels.shape[1]
-    figure, axes = plt.subplots(
-        1, 2, figsize=(9.6, 4.2), width_ratios=(columns, ROWS), layout="constrained", facecolor="white"
-    )
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained", facecolor="white")
+    axes = figure.subplots(1, 2, width_ratios=(columns, ROWS))
     for axis, images in zip(axes, (levels, samples), strict=True):
         axis.imshow(tiled(images), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_yticks([])
@@ -74,4 +73,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, description=__doc__))
