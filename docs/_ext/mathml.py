@@ -1,5 +1,6 @@
 """Formulas as MathML, which browsers draw themselves: no script, no font and no network."""
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -8,6 +9,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 _LOG = logging.getLogger(__name__)
+_AFTER_FUNCTION = re.compile("(<mi>(?:ln|log|exp)</mi>)(<m(?!o))")  # "ln p" and not "lnp"
 
 
 def _mathml(self: Any, node: nodes.Element, display: str) -> str:
@@ -15,7 +17,7 @@ def _mathml(self: Any, node: nodes.Element, display: str) -> str:
     if display == "block" and "\\\\" in latex and "\\begin" not in latex:
         latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
     try:
-        return convert(latex, display=display)
+        return _AFTER_FUNCTION.sub(r'\1<mspace width="0.17em"/>\2', convert(latex, display=display))
     except Exception as error:  # whatever the parser stumbles over is a mistake in the page
         _LOG.warning("The formula %r is not understood: %s", latex, error, location=node)
         return f"<code>{self.encode(latex)}</code>"

@@ -9,6 +9,7 @@ one thing.
 """
 
 import inspect
+import re
 import types
 from typing import Any
 
@@ -77,21 +78,42 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: Any, content: nodes.Eleme
     """A reference by the last part of a name that only one documented thing has."""
     if node.get("refdomain") != "py":
         return None
-    wanted = node["reftarget"].removeprefix("hv.").removeprefix("hvae_jax.")
-    domain = env.domains["py"]
-    found = [full for full in domain.objects if full == wanted or full.endswith(f".{wanted}")]
-    if len(found) > 1 and node.get("py:module"):
-        near = [full for full in found if full.startswith(f"{node['py:module']}.")]
-        found = near if len(near) == 1 else [full for full in found if full.count(".") == 2] or found
-    if len(found) != 1:
+    found = _found(env, node["reftarget"], node.get("py:module"))
+    if found is None:
         return None
-    entry = domain.objects[found[0]]
-    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, found[0])
+    entry = env.domains["py"].objects[found]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, found)
+
+
+def _found(env: BuildEnvironment, name: str, near: str | None = None) -> str | None:
+    """The whole name of the one documented thing whose name ends so; those of the module `near` come first."""
+    wanted = name.removeprefix("hv.").removeprefix("hvae_jax.")
+    found = [full for full in env.domains["py"].objects if full == wanted or full.endswith(f".{wanted}")]
+    if len(found) > 1:
+        close = [full for full in found if near and full.startswith(f"{near}.")]
+        found = close if len(close) == 1 else [full for full in found if full.count(".") == 2] or found
+    return found[0] if len(found) == 1 else None
+
+
+def _link_names(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Makes links of names in pages: `models.TopDownVAE`, `kl_residual`, `hv.elbo(trace)`."""
+    for literal in list(doctree.findall(nodes.literal)):
+        name = re.fullmatch(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\(.*\))?", literal.astext())
+        linked = isinstance(literal.parent, nodes.reference | nodes.title)
+        if linked or name is None or not re.search(r"[._A-Z]", name[1]):
+            continue
+        found = _found(app.env, name[1])
+        if found is not None and app.env.domains["py"].objects[found].docname != docname:
+            entry = app.env.domains["py"].objects[found]
+            link = make_refnode(app.builder, docname, entry.docname, entry.node_id, literal.deepcopy(), found)
+            literal.replace_self(link)
 
 
 def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Leaves out what other libraries add to records: `replace` of Flax, methods of NamedTuples."""
     function = inspect.unwrap(obj.fget if isinstance(obj, property) and obj.fget else obj)
+    if type(obj).__name__ == "_tuplegetter":  # a field of a NamedTuple, which the record's docstring describes
+        return True
     home = getattr(function, "__module__", None)
     if home is not None and not str(home).startswith("hvae_jax") and (callable(obj) or isinstance(obj, property)):
         return True
@@ -103,4 +125,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("room", Room)
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("doctree-resolved", _link_names)
     return {"parallel_read_safe": True}
