@@ -33,7 +33,7 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 default_role = "py:obj"
 highlight_language = "default"
 
-myst_enable_extensions = ["dollarmath", "deflist", "attrs_inline"]
+myst_enable_extensions = ["dollarmath", "attrs_block"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
 nb_execution_mode = "off"  # the outputs are committed; tests/test_notebooks.py runs them

@@ -5,7 +5,9 @@ Google's convention. Here indented blocks become literal ones, names become refe
 would take for markup are escaped.
 """
 
+import ast
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +56,16 @@ def paragraphs(lines: list[str]) -> Iterator[list[str]]:
         yield piece
 
 
+def _is_python(lines: list[str]) -> bool:
+    """Whether a block is code: it parses, and calls something or imports."""
+    text = textwrap.dedent("\n".join(lines))
+    try:
+        nodes = list(ast.walk(ast.parse(text)))
+    except SyntaxError:
+        return False
+    return any(isinstance(node, ast.Import | ast.ImportFrom | ast.Assign) for node in nodes) and "." in text
+
+
 def to_rst(lines: list[str]) -> list[str]:
     """A docstring, dedented, as reStructuredText; sections are left to napoleon."""
     out: list[str] = []
@@ -66,7 +78,7 @@ def to_rst(lines: list[str]) -> list[str]:
             out += [*(piece if not indented or section else [line.strip() for line in piece]), ""]
             continue
         if indented and section is None:
-            out += ["::", "", *piece, ""]
+            out += [".. code-block:: python" if _is_python(piece) else ".. code-block:: text", "", *piece, ""]
             continue
         if not indented and piece[-1].strip() in SECTIONS:
             section = piece[-1].strip()

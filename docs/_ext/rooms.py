@@ -8,6 +8,7 @@ or that its `__init__` lists. References in docstrings are resolved by a name's 
 one thing.
 """
 
+import importlib
 import inspect
 import re
 import types
@@ -50,24 +51,44 @@ class Room(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Parses the generated reStructuredText in place."""
-        import importlib
-
         path = self.arguments[0]
         module = importlib.import_module(path)
         elsewhere = set(self.options.get("without", "").split())
         names = [name for name in names_of(module) if name not in elsewhere]
         lines = [f".. py:module:: {path}", "", *to_rst(inspect.getdoc(module).split("\n")), ""]
-        lines += [".. rst-class:: names", ""]
+        kinds = {"Classes": [], "Functions": []}
         for name in names:
-            lines += [f":py:obj:`~{path}.{name}`", f"    {_escaped(first_line(getattr(module, name)))}"]
-        lines += [""]
-        for name in names:
-            kind = "class" if inspect.isclass(getattr(module, name)) else "function"
-            lines += [f".. auto{kind}:: {path}.{name}"]
-            if kind == "class":
-                lines += ["   :members:", "   :special-members: __call__"]
+            kinds["Classes" if inspect.isclass(getattr(module, name)) else "Functions"].append(name)
+        for kind, some in kinds.items():
+            if all(kinds.values()):
+                lines += [f".. rubric:: {kind}", ""]
+            lines += [".. rst-class:: names", ""]
+            for name in some:
+                lines += [f":py:obj:`~{path}.{name}`", f"    {_escaped(first_line(getattr(module, name)))}"]
             lines += [""]
+        homes = dict.fromkeys(getattr(module, name).__module__ for name in names)
+        for home in homes:
+            if home != path:
+                lines += _of_file(home, path)
+            for name in names:
+                if getattr(module, name).__module__ == home:
+                    lines += _in_full(f"{path}.{name}", inspect.isclass(getattr(module, name)))
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def _of_file(home: str, room: str) -> list[str]:
+    """The heading and the text of one file of a room: its formulas and sources, which the objects' own refer to."""
+    title = home.removeprefix(f"{room}.")
+    title = title if title != home else home.removeprefix("hvae_jax.")
+    doc = inspect.getdoc(importlib.import_module(home)) or ""
+    return [title, "-" * len(title), "", *to_rst(doc.split("\n")), ""]
+
+
+def _in_full(name: str, is_class: bool) -> list[str]:
+    """autodoc's directive for one object."""
+    if not is_class:
+        return [f".. autofunction:: {name}", ""]
+    return [f".. autoclass:: {name}", "   :members:", "   :special-members: __call__", ""]
 
 
 def _escaped(text: str) -> str:

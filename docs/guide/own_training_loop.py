@@ -56,7 +56,8 @@ print(f"make_step: loss {metrics['loss']:.1f}, test IW-20 {bound(state.variables
 
 # [ensemble] four seeds as one program: every leaf of the state gets a leading axis
 keys = jax.random.split(key, 4)
-states = jax.vmap(lambda key: initial_state(model, objective, optimiser, key, train[:BATCH], ema=True))(keys)
+begin = partial(initial_state, model, objective, optimiser, x=train[:BATCH], ema=True)
+states = jax.jit(jax.vmap(lambda key: begin(key=key)))(keys)
 states, metrics = jax.jit(jax.vmap(step, (0, None, 0)))(states, hv.Batch(batches[0]), keys)
 print("ensemble: losses", np.round(metrics["loss"], 1))
 
