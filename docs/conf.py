@@ -28,6 +28,7 @@ extensions = [
     "prose",
     "rooms",
     "signatures",
+    "tables",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 default_role = "py:obj"

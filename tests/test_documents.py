@@ -135,6 +135,17 @@ def test_the_readme_is_short() -> None:
     assert {name for name in COMMANDS if f"hvae {name}" not in text and name not in text} == set()
 
 
+@pytest.mark.slow
+def test_the_lines_of_the_readme_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's Python runs as it stands, and its bounds are those of the model's card."""
+    text = (ROOT / "README.md").read_text()
+    exec(text.partition("```python")[2].partition("```")[0], {})
+    *levels, bounds = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in levels] == ["z2", "z1"]
+    elbo, iw = (float(word) for word in bounds.split())
+    assert -110 < elbo < iw < -80
+
+
 def test_one_version() -> None:
     """The package, the citation and the latest part of the changelog have the same version."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
