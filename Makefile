@@ -10,7 +10,7 @@ ARGS =
 python = $(VENV)/bin/python
 install = $(python) -m pip install -qq --disable-pip-version-check --editable
 
-.PHONY: help digits test test-all test-exhaustive lint types format clean
+.PHONY: help digits test test-all test-exhaustive lint types format docs figures clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
@@ -39,8 +39,17 @@ format: $(VENV)/installed-lint ## fix what ruff can fix
 	$(python) -m ruff check --fix .
 	$(python) -m ruff format .
 
+docs: $(VENV)/installed-docs ## the site, in docs/_build/html: warnings are errors, links are followed
+	@$(python) -c 'import furo, myst_nb, sphinx' 2>/dev/null || { echo "make docs: furo, myst-nb or sphinx is missing \
+	in $(VENV): remove $(VENV)/installed-docs and run make docs with a network once." >&2; exit 1; }
+	$(python) -m sphinx -b html -W --keep-going -q docs docs/_build/html
+	$(python) docs/check_links.py docs/_build/html
+
+figures: $(VENV)/installed ## draw the figures that take less than ten minutes, in experiments/figures
+	$(python) experiments/studies/figures.py $(ARGS)
+
 clean: ## remove environments, builds and caches; runs/ stays
-	rm -rf $(VENV) .legs build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .legs build dist docs/_build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/installed: pyproject.toml | $(python)
@@ -56,6 +65,12 @@ $(VENV)/installed-tests: pyproject.toml | $(python)
 $(VENV)/installed-lint: pyproject.toml | $(python)
 	@echo "Installing hvae_jax, its linter and its type checker into $(VENV) (a minute, once)"
 	@$(install) '.[lint]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/installed-docs: pyproject.toml | $(python)
+	@echo "Installing hvae_jax and what its site needs into $(VENV) (a minute, once)"
+	@$(install) '.[docs]' || { echo "make docs needs a network once, to install the extra docs (sphinx, furo," \
+	    "myst-nb, latex2mathml, sphinx-copybutton) into $(VENV)." >&2; exit 1; }
 	@touch $(VENV)/installed $@
 
 # The first interpreter that runs (a pyenv shim may not), is new enough and can make environments. Python 3.12 and newer

@@ -49,7 +49,7 @@ from hvae_jax.objectives import log_weight as log_weight
 from hvae_jax.trace import Level as Level
 from hvae_jax.trace import Trace as Trace
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LATER = {
     "Pretrained": "hvae_jax.experiment.pretrained:Pretrained",

@@ -2,7 +2,7 @@
 
     python experiments/studies/consistency.py                          # digits: three seeds, all objectives
     python experiments/studies/consistency.py --data.name mnist --data.binarise static --weights 0 1 \
-        --correlations --examples 2000                                 # static MNIST
+        --correlations                                                 # static MNIST
     python experiments/studies/consistency.py --weights --decorrelated z2  # one level alone is decorrelated
     python experiments/studies/consistency.py --weights --decorrelated z2 --latents 16 16 --kinds bernoulli normal \
         --correlations 0.01 0.1 1 --entropy 10                             # 16 bits at the top, with their entropy

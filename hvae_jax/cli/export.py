@@ -16,7 +16,7 @@ class Export:
     """A run's best variables as one file: weights, or a program with the weights inside.
 
     NAME.safetensors holds settings and weights, which `hvae import hvae_jax` reads. NAME.stablehlo holds one program of
-    the model for any number of examples, which JAX runs without hvae_jax: docs/using_exports.md has the ten lines.
+    the model for any number of examples, which JAX runs without hvae_jax: docs/guide/exports.md has the ten lines.
 
     Attributes:
       run: the run folder, or the name of a model in the box.

@@ -101,7 +101,7 @@ def test_a_script_without_the_library(variables: Any, capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_the_documents_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The lines of docs/using_exports.md run as they stand."""
+    """The lines of docs/guide/exports.md run as they stand."""
     model = VAE(latents=2, hidden=4, likelihood=Categorical(4))
     variables = plausible_variables(model, jnp.asarray(X), None)
     run = (Experiment("toy", model, Data("data.npz")), variables, Progress())
@@ -109,7 +109,7 @@ def test_the_documents_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     for what in ("generate", "encode", "elbo"):
         Export(Path(), Path(f"{what}.stablehlo"), what)()
     capsys.readouterr()
-    text = (Path(__file__).parents[2] / "docs" / "using_exports.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "exports.md").read_text()
     exec(text.partition("```python")[2].partition("```")[0], {})
     assert capsys.readouterr().out.startswith("{'z1': (16, 2)} -")
 
