@@ -114,6 +114,8 @@ def _how(report: Mapping[str, Any]) -> list[str]:
     }
     rows = [[name, f"{effort[name]:,}", meaning] for name, meaning in meanings.items()]
     flags = " ".join(f"--effort.{name} {effort[name]}" for name in meanings)
+    other = report["bounds_above"][0].get("auroc", {}).get("data")
+    flags += f" --other {other}" if other else ""
     command = f"hvae diagnose RUN --split {report['split']} --seed {report.get('seed', 0)} --seconds None {flags}"
     return [
         '<h2 id="how">How it was measured</h2>',
