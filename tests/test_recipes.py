@@ -284,6 +284,34 @@ def test_the_collapse_study(studies: dict[str, types.ModuleType], tmp_path: Path
     assert (tmp_path / "linear_collapse.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
+def test_the_greedy_study(
+    studies: dict[str, types.ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A step of each stage: three ways to train, with what each step costs, predicted frames and their picture."""
+    study = studies["greedy"]
+    plain = study.experiment_of("greedy", "moving_digits")
+    small = dataclasses.replace(
+        plain,
+        data=Data("moving_digits:2"),
+        model=plain.model.clone(image=(16, 32, 1), frames=2, width=4, blocks=1),
+        evaluation=Evaluation(draws=2, other_draws=2, train_examples=20),
+    )
+    monkeypatch.setattr(study, "experiment_of", lambda *_: small)
+    chosen = study.Settings(tasks=("moving_digits",), modules=(2,), scale=0.001, rounds=1, folder=tmp_path)
+    study.main(chosen)
+    (row,) = json.loads((tmp_path / "greedy.json").read_text())
+    *stages, joint = (cost["trained"] for cost in row["costs"])
+    assert sum(stages) == joint and len(stages) == 2  # each parameter is trained once
+    assert list(row["runs"]) == ["greedy", "joint, equal steps", "joint, equal time"]
+    (numbers,) = row["runs"]["greedy"]
+    assert numbers["steps"] == 2 and numbers["-bound"] <= numbers["-elbo"] + 0.1 and numbers["error"] > 0
+    assert -1.0 <= numbers["predicted ssim"] <= 1.0 < numbers["unmoved psnr"]
+    out = capsys.readouterr().out
+    assert "joint, equal time" in out and "stage 2" in out
+    assert (tmp_path / "predicted_2.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_seeds_name_what_there_is(studies: dict[str, types.ModuleType]) -> None:
     """The first preset is taken unless another is named; unknown names are refused, listing the known ones."""
     seeds = studies["seeds"]

@@ -138,7 +138,7 @@ def numbers_of(folder: Path) -> dict[str, float]:
     past = rates.get("past", 0.0)
     numbers = {
         "-elbo": -elbo - past,
-        "error": result["standard_error"]["elbo"]["test"],
+        "error": result["standard_error"]["test"]["elbo"],
         "-bound": -bound - past,
         "rate": rates["z"],
         "steps": result["steps"],
