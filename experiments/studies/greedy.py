@@ -57,7 +57,7 @@ class Settings:
     Attributes:
       tasks: presets of the recipe.
       modules: numbers of modules.
-      seeds: seeds of the runs; time and memory do not depend on them.
+      seeds: seeds of the runs; time and memory do not depend on them, and none measures these alone.
       scale: factor of the presets' steps in each stage.
       rounds: steps behind the processor time of each training step, of which the least counts.
       directory: as --data.directory.
@@ -233,7 +233,7 @@ def main(chosen: Settings) -> None:
                     row["runs"].setdefault(way, []).append(numbers_of(folder))
                     write_whole(file, dumps(known))
             rows.append(row)
-            if task.startswith("moving_digits"):
+            if task.startswith("moving_digits") and chosen.seeds:
                 folder = chosen.folder / f"{name}_greedy_{chosen.seeds[0]}"
                 picture(open_run(folder), chosen.folder / f"predicted_{modules}.png")
     print(table(rows))
