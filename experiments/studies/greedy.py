@@ -40,6 +40,7 @@ from hvae_jax.report import charts
 from hvae_jax.runtime.columns import aligned
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.prng import split
 from hvae_jax.training import Stage, init_state, make_step
 from hvae_jax.training.stages import optimiser_in, trains_in
 
@@ -168,7 +169,11 @@ def predictions(opened: OpenedRun, examples: int = 500, draws: int = 16) -> dict
 
 
 def picture(opened: OpenedRun, path: Path, clips: int = 4, steps: int = 6) -> None:
-    """Draws frames predicted one from the other: for each clip its true frames, and predictions of two keys."""
+    """Draws frames predicted one from the other: for each clip its true frames, and predictions of two keys.
+
+    Predicted are modes, as the next frame is made of whole values. Beside them are the expectations of the first
+    predicted frame with the same z, which PSNR and SSIM are of.
+    """
     model: Any = opened.experiment.model
     given = model.frames - 1
     longer = dataclasses.replace(opened.experiment.data, name=f"{MOVING}:{given + steps}").load()
@@ -176,15 +181,24 @@ def picture(opened: OpenedRun, path: Path, clips: int = 4, steps: int = 6) -> No
     past = jnp.asarray(true[:, :, : given * model.frame])
     y = None if not model.classes else np.zeros((clips, steps), np.int32)
     roll = jax.jit(lambda v, k: roll_out(model, v, past, k, steps, y=y))
-    futures = [roll(opened.variables, jax.random.key(seed)) for seed in range(2)]
-    strips = np.stack([true, *(np.concatenate([past, future], axis=2) for future in futures)], axis=1)
+    drawn = [jax.random.key(seed) for seed in range(2)]
+    strips = np.stack([true, *(np.concatenate([past, roll(opened.variables, k)], axis=2) for k in drawn)], axis=1)
+
+    def expectation(variables: Any, key: Any) -> Any:
+        action = None if y is None else y[:, 0]
+        given = {"y": action, "latents": (past, None), "method": "decode"}
+        return model.apply(variables, split(key, steps)[0], clips, **given).x_dist.mean[:, :, -model.frame :]
+
+    expect, following = jax.jit(expectation), true[:, :, past.shape[2] :][:, :, : model.frame]
+    first = np.stack([following, *(expect(opened.variables, k) for k in drawn)], axis=1)
     # [clips, 3, H, F W, C] to frames [3 clips, F, H, W, C]
     frames = strips.reshape(-1, strips.shape[2], given + steps, model.frame, strips.shape[-1]).swapaxes(1, 2)
     labels = [f"{i}, given" if i <= given else str(i) for i in range(1, given + steps + 1)]
     title = f"Frames of {clips} clips; of the predictions each frame is made from the {given} before it"
     names = [name for i in range(1, clips + 1) for name in (f"clip {i}, true", "predicted", "and again")]
     shown = (0.0, opened.dataset.kind.num_values - 1.0)
-    charts.save_columns(path, {title: (frames, labels)}, shown, names)
+    panels = {title: (frames, labels), "expected": (first.reshape(-1, 1, *first.shape[2:]), [str(given + 1)])}
+    charts.save_columns(path, panels, shown, names)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
