@@ -240,6 +240,8 @@ def test_studies_make_their_models(studies: dict[str, types.ModuleType]) -> None
     assert studies["gradient_estimators"].Settings().ks == (1, 4, 16, 64)
     collapse = studies["linear_collapse"]
     assert [trial.model.num_levels for trial in collapse.trials(collapse.Settings())] == [1] * 5 + [2] * 3
+    one = {"labels": 10, "seed": 0, "accuracy": 0.671, "-ELBO": 153.59}  # of one seed, which has no spread
+    assert studies["few_labels"].table([one]).endswith("| 10 | 67.1 |  |  |  | 153.59 |  |  |  |")
     three = studies["greedy"].of_modules("digits", 3, 0.5)
     assert three.model.modules == len(three.training.stages) == 3 and three.training.stages[2].trains == ("module3",)
 
@@ -306,6 +308,37 @@ def test_the_collapse_study(studies: dict[str, types.ModuleType], tmp_path: Path
     assert all(len(row["measured"]) == len(row["predicted"]) == 3 for row in rows)
     assert capsys.readouterr().out.count("| s_") == 3
     assert (tmp_path / "linear_collapse.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_the_greedy_study(
+    studies: dict[str, types.ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of each stage on a few clips: what the steps cost, the numbers of the run, and the tables."""
+    study, clips = studies["greedy"], hv.data.moving_digits(2).splits["train"].take(slice(24)).x
+    np.savez(tmp_path / "clips.npz", x_train=clips, x_validation=clips[:4], x_test=clips[:4], num_values=17)
+    plain = study.experiment_of("greedy", "moving_digits")
+    small = dataclasses.replace(
+        plain,
+        data=Data(str(tmp_path / "clips.npz")),
+        model=plain.model.clone(image=(16, 32, 1), frames=2, width=4, blocks=1),
+        training=dataclasses.replace(plain.training, batch_size=8),
+        evaluation=Evaluation(draws=2, other_draws=2),
+    )
+    monkeypatch.setattr(study, "experiment_of", lambda *_: small)
+    greedy = study.of_modules("moving_digits", 2, 0.001)
+    costs = study.costs(greedy, 1)
+    *stages, joint = (cost["trained"] for cost in costs)
+    assert sum(stages) == joint and len(stages) == 2  # each parameter is trained once
+    found = study.runs_of(greedy, costs)
+    assert list(found) == ["greedy", "joint, equal steps", "joint, equal time"]
+    assert found["joint, equal steps"].training.steps == 2
+    hv.experiment.run(found["greedy"], tmp_path / "run")
+    numbers = study.numbers_of(tmp_path / "run")
+    assert numbers["steps"] == 2 and numbers["error"] > 0 and numbers["-elbo"] > 0
+    assert -1.0 <= numbers["predicted ssim"] <= 1.0 < numbers["unmoved psnr"]
+    said = study.table([{"task": "clips", "modules": 2, "runs": {"greedy": [numbers]}, "costs": costs}])
+    assert "stage 2" in said and f"{numbers['-elbo']:.2f}" in said
 
 
 def test_seeds_name_what_there_is(studies: dict[str, types.ModuleType]) -> None:

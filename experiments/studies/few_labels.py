@@ -200,8 +200,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         for name in COLUMNS:
             values = np.array([row[name] for row in rows if row["labels"] == labels and name in row])
             scale, digits = (100, 1) if name in PERCENT else (1, 2)
-            spread = scale * values.std(ddof=1) if len(values) > 1 else np.nan
-            cells.append(f"{scale * values.mean():.{digits}f} ± {spread:.{digits}f}" if len(values) else "")
+            spread = f" ± {scale * values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{scale * values.mean():.{digits}f}{spread}" if len(values) else "")
         lines.append(f"| {labels} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

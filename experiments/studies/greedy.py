@@ -40,6 +40,7 @@ from hvae_jax.report import charts
 from hvae_jax.runtime.columns import aligned
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
 from hvae_jax.runtime.files import write_whole
+from hvae_jax.runtime.prng import split
 from hvae_jax.training import Stage, init_state, make_step
 from hvae_jax.training.stages import optimiser_in, trains_in
 
@@ -57,7 +58,7 @@ class Settings:
     Attributes:
       tasks: presets of the recipe.
       modules: numbers of modules.
-      seeds: seeds of the runs; time and memory do not depend on them.
+      seeds: seeds of the runs; time and memory do not depend on them, and none measures these alone.
       scale: factor of the presets' steps in each stage.
       rounds: steps behind the processor time of each training step, of which the least counts.
       directory: as --data.directory.
@@ -138,7 +139,7 @@ def numbers_of(folder: Path) -> dict[str, float]:
     past = rates.get("past", 0.0)
     numbers = {
         "-elbo": -elbo - past,
-        "error": result["standard_error"]["elbo"]["test"],
+        "error": result["standard_error"]["test"]["elbo"],
         "-bound": -bound - past,
         "rate": rates["z"],
         "steps": result["steps"],
@@ -168,7 +169,11 @@ def predictions(opened: OpenedRun, examples: int = 500, draws: int = 16) -> dict
 
 
 def picture(opened: OpenedRun, path: Path, clips: int = 4, steps: int = 6) -> None:
-    """Draws frames predicted one from the other: for each clip its true frames, and predictions of two keys."""
+    """Draws frames predicted one from the other: for each clip its true frames, and predictions of two keys.
+
+    Predicted are modes, as the next frame is made of whole values. Beside them are the expectations of the first
+    predicted frame with the same z, which PSNR and SSIM are of.
+    """
     model: Any = opened.experiment.model
     given = model.frames - 1
     longer = dataclasses.replace(opened.experiment.data, name=f"{MOVING}:{given + steps}").load()
@@ -176,15 +181,24 @@ def picture(opened: OpenedRun, path: Path, clips: int = 4, steps: int = 6) -> No
     past = jnp.asarray(true[:, :, : given * model.frame])
     y = None if not model.classes else np.zeros((clips, steps), np.int32)
     roll = jax.jit(lambda v, k: roll_out(model, v, past, k, steps, y=y))
-    futures = [roll(opened.variables, jax.random.key(seed)) for seed in range(2)]
-    strips = np.stack([true, *(np.concatenate([past, future], axis=2) for future in futures)], axis=1)
+    drawn = [jax.random.key(seed) for seed in range(2)]
+    strips = np.stack([true, *(np.concatenate([past, roll(opened.variables, k)], axis=2) for k in drawn)], axis=1)
+
+    def expectation(variables: Any, key: Any) -> Any:
+        action = None if y is None else y[:, 0]
+        given = {"y": action, "latents": (past, None), "method": "decode"}
+        return model.apply(variables, split(key, steps)[0], clips, **given).x_dist.mean[:, :, -model.frame :]
+
+    expect, following = jax.jit(expectation), true[:, :, past.shape[2] :][:, :, : model.frame]
+    first = np.stack([following, *(expect(opened.variables, k) for k in drawn)], axis=1)
     # [clips, 3, H, F W, C] to frames [3 clips, F, H, W, C]
     frames = strips.reshape(-1, strips.shape[2], given + steps, model.frame, strips.shape[-1]).swapaxes(1, 2)
     labels = [f"{i}, given" if i <= given else str(i) for i in range(1, given + steps + 1)]
     title = f"Frames of {clips} clips; of the predictions each frame is made from the {given} before it"
     names = [name for i in range(1, clips + 1) for name in (f"clip {i}, true", "predicted", "and again")]
     shown = (0.0, opened.dataset.kind.num_values - 1.0)
-    charts.save_columns(path, {title: (frames, labels)}, shown, names)
+    panels = {title: (frames, labels), "expected": (first.reshape(-1, 1, *first.shape[2:]), [str(given + 1)])}
+    charts.save_columns(path, panels, shown, names)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -233,7 +247,7 @@ def main(chosen: Settings) -> None:
                     row["runs"].setdefault(way, []).append(numbers_of(folder))
                     write_whole(file, dumps(known))
             rows.append(row)
-            if task.startswith("moving_digits"):
+            if task.startswith("moving_digits") and chosen.seeds:
                 folder = chosen.folder / f"{name}_greedy_{chosen.seeds[0]}"
                 picture(open_run(folder), chosen.folder / f"predicted_{modules}.png")
     print(table(rows))

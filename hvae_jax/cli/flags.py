@@ -34,7 +34,9 @@ def unknown(arguments: Sequence[str], command: Any, experiment: Experiment, pres
 def _meant(flag: str, flags: Sequence[str], experiment: Experiment, presets: Mapping[str, Experiment]) -> str:
     name = flag.lstrip("-").replace("_", "-")
     last = name.rpartition(".")[2]
-    if near := [known for known in flags if known.endswith(f".{name}")] or _near(name, last, flags):
+    flags = [known for known in flags if known != name]  # a tuple of records has flags of its parts alone
+    ours = [known for known in flags if known.endswith(f".{name}") or known.startswith(f"{name}.")]
+    if near := ours or _near(name, last, flags):
         return f"Did you mean {' or '.join(f'--{known}' for known in near[:3])}? --help lists all."
     ends = f".{last}"
     owned = [
@@ -80,5 +82,8 @@ def _flags(record: Any, prefix: str = "") -> Iterator[str]:
         name = f"{prefix}{field.name.rstrip('_')}".replace("_", "-")
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from _flags(value, prefix if field.name in _FLAT else f"{name}.")
-        else:
-            yield name
+            continue
+        yield name
+        for i, item in enumerate(value) if isinstance(value, tuple) else ():
+            if dataclasses.is_dataclass(item) and not hasattr(item, "parse"):  # a `Stage` is one word
+                yield from _flags(item, f"{name}.{i}.")

@@ -102,7 +102,8 @@ class Sample:
                 np.savez_compressed(file, **arrays)
         else:
             shown = _given_panels(model, given, values)
-            panels = {**shown, f"{'x, ' if shown else ''}temperature {name}": x}
+            what = f"{'x, ' if shown else ''}{'' if self.label is None else f'label {self.label}, '}temperature {name}"
+            panels = {**shown, what: x}
             charts.save_grids(out, panels, columns(n), values)
         say(out)
 

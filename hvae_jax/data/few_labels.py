@@ -68,7 +68,10 @@ def _check(dataset: Dataset, train: Split, per_class: int, share: float | None) 
         )
     if per_class < 0:
         raise ValueError(f"labels={per_class}: 0 hides all labels, a positive number keeps so many of each class.")
-    if share is not None and not (0 < share < 1 and per_class):
+    if share is not None and not per_class:
         raise ValueError(
-            f"label_share={share} with labels={per_class}: it has to be between 0 and 1, and needs labels to repeat."
+            f"label_share={share} repeats labelled examples, but labels=0 keeps none. Set label_share to None, or keep "
+            "labels."
         )
+    if share is not None and not 0 < share < 1:
+        raise ValueError(f"label_share={share}: it has to be between 0 and 1.")

@@ -58,8 +58,9 @@ def evaluate(
       bounds' means over the split: examples and draws together), `effective_sample_size` (mean), `rates` by level
       with `rates_error`, `distortion`, `active_units`, `used_units`, `moving_units` by level, and, where latents are
       maps, `rates_by_side`, the sum over the levels of each resolution; of a model with a class among its latents,
-      `classes`: `information` I(x; y), `used` classes and, for labelled examples, `accuracy` and `clustering`
-      accuracy. Nats, but for bits, counts and accuracies. Beside them `pieces`: `size` and `chunk` as they were taken.
+      `classes`: `information` I(x; y), `used` classes and, if examples have labels, the number that is `labelled`,
+      their `accuracy` and `clustering` accuracy. Nats, but for bits, counts and accuracies. Beside them `pieces`:
+      `size` and `chunk` as they were taken.
     Raises ValueError for a split that does not exist, and for a `size` or `chunk` below 1.
     """
     if size < 1 or chunk < 1:
@@ -181,7 +182,8 @@ def _classes(probabilities: np.ndarray, split: Split) -> dict[str, float]:
     rows = split.labelled
     if len(rows):
         q, y = probabilities[rows], np.asarray(split.y)[rows]
-        numbers |= {"accuracy": class_accuracy(q, y).value, "clustering": clustering_accuracy(q, y).value}
+        right = {"accuracy": class_accuracy(q, y).value, "clustering": clustering_accuracy(q, y).value}
+        numbers |= {"labelled": len(rows), **right}
     return numbers
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from hvae_jax.data.images import BadImageError, read_image
 from hvae_jax.data.layout import SUFFIXES
+from hvae_jax.likelihoods import Likelihood
 from hvae_jax.trace import Model
 
 
@@ -40,14 +41,24 @@ def given_levels(model: Model, variables: Any, entries: Sequence[str], most: int
         if not np.isfinite(values).all():
             raise ValueError(f"--given {entry}: it holds numbers that are not finite.")
         if name in model.observed:
-            model.observed[name].check(values, f"--given {entry}")
-            if (values != np.round(values)).any():
-                raise ValueError(f"--given {entry}: level {name} is whole numbers. Round them as the model's d does.")
+            _check_observed(values, name, model.observed[name], f"--given {entry}")
         found[name] = values
     counts = {name: len(values) for name, values in found.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"--given: the levels have different numbers of examples, {counts}.")
     return {name: found.get(name) for name in shapes}
+
+
+def _check_observed(values: np.ndarray, name: str, family: Likelihood, entry: str) -> None:
+    """Raises ValueError for values that an observed level does not take: the model is trained, the values are wrong."""
+    low, high = family.value_range or (-np.inf, np.inf)
+    wrong = values[(values != np.round(values)) | (values < low) | (values > high)]
+    if wrong.size:
+        allowed = "whole numbers" if family.value_range is None else f"the whole numbers {low:g}..{high:g}"
+        raise ValueError(
+            f"{entry} holds {wrong[0]:g} ({wrong.size:,} such values), but level {name} takes {allowed}, as trained."
+        )
+    family.check(values, entry)
 
 
 def _shapes(model: Model, variables: Any) -> Mapping[str, tuple[int, ...]]:

@@ -32,6 +32,7 @@ class ClassNumbers(TypedDict):
     used: Number
     accuracy: NotRequired[Number]
     clustering: NotRequired[Number]
+    labelled: NotRequired[int]
 
 
 class Measured(TypedDict):

@@ -99,7 +99,9 @@ def _classes(numbers: dict[str, Any]) -> list[str]:
     for split, found in numbers.get("classes", {}).items():
         line = f"{split} classes: I(x; y) {found['information']:.2f} nats, {found['used']:.1f} in use"
         if "accuracy" in found and "clustering" in found:
-            line += f", {found['accuracy']:.1%} are the label, {found['clustering']:.1%} matched one to one"
+            # of a train split with few labels a high accuracy says little; older results have no such number
+            of = f" of {found['labelled']:,} labelled" if "labelled" in found else ""
+            line += f";{of} {found['accuracy']:.1%} are the label, {found['clustering']:.1%} matched one to one"
         lines.append(line)
     return lines
 

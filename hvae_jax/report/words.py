@@ -54,6 +54,8 @@ def _collapse(report: Mapping[str, Any]) -> list[str]:
     """What the verdicts on the levels are."""
     names, rates, losses = report["levels"], report["rates"], report["losses"]
     found = {kind: [i for i, one in enumerate(report["verdicts"]) if one == kind] for kind in _VERDICTS}
+    # an observed level costs -log p of its own value, which no level below can spare; `_observed` has its sentence
+    found["spare"] = [i for i in found["spare"] if names[i] not in report.get("observed", ())]
     said = [_VERDICTS[kind](report, levels) for kind, levels in found.items() if levels]
     if not found["collapsed"] and not found["unclear"]:
         least = min(range(len(names)), key=lambda i: rates[i]["value"])
@@ -167,10 +169,14 @@ def _observed(report: Mapping[str, Any]) -> list[str]:
     said = []
     for name in report.get("observed", ())[:NAMED]:
         i = report["levels"].index(name)
-        rate, share = report["rates"][i], -report["rates"][i]["value"] / report["elbo"]["value"]
+        rate, loss = report["rates"][i], report["losses"][i]
+        share, lost = -rate["value"] / report["elbo"]["value"], _lost([loss])
+        if loss is not None and loss["value"] < 0.0:
+            gain = estimate({**loss, "value": -loss["value"]})
+            lost = f", more than it tells of x: the ELBO gains {gain} nats if it alone is drawn from its prior"
         said.append(
             f"{name} is observed, a function of x: its rate is -log p of its own value, {estimate(rate)} nats "
-            f"({share:.0%} of -ELBO){_lost([report['losses'][i]])}."
+            f"({share:.0%} of -ELBO){lost}."
         )
     return said
 

@@ -188,7 +188,10 @@ def check_stages(
                 f"{where} trains nothing: {type(objective).__name__} does not train any of its parameters."
             )
         if stage.modules is not None:
-            running = set(paths_of(stage.model(model)))
+            try:
+                running = set(paths_of(stage.model(model)))
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
             if not running.intersection(chosen):
                 raise ValueError(
                     f"{where} trains nothing: with modules={stage.modules} none of its parameters runs, the first of "

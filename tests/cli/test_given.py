@@ -92,8 +92,11 @@ def test_other_levels(variables: Any) -> None:
         (("y=text.txt",), r"has to be an \.npz"),
         (("y=two.npz",), r"it holds \['a', 'b'\]; name the array 'y'"),
         (("y=large.npz",), r"it holds \(5, 4, 4, 1\), but level y is \(2, 2, 1\)"),
-        (("y=bright.npz",), r"y=bright.npz holds 300"),
-        (("y=half.npz",), "holds 0.5"),
+        (
+            ("y=bright.npz",),
+            r"y=bright.npz holds 300 \(20 such values\), but level y takes the whole numbers 0..255",
+        ),
+        (("y=half.npz",), r"holds 0.5 \(20 such values\), but level y takes the whole numbers 0\.\.255"),
         (("y=nothing",), "no file in it ends in"),
         (("y=wide",), r"0\.png is \(2, 3, 1\), but level y is \(2, 2, 1\): resize it"),
         (("u=pictures",), r"level u is \(2,\), which is no picture"),

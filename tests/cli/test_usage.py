@@ -7,7 +7,7 @@ import pytest
 from hvae_jax.cli import main as cli
 from hvae_jax.cli.script import main
 from hvae_jax.experiment import Experiment
-from hvae_jax.models import TopDownVAE
+from hvae_jax.models import SelfSupervisedVAE, TopDownVAE
 from hvae_jax.models.top_priors import VampPrior
 from hvae_jax.objectives import Regularised
 
@@ -48,6 +48,14 @@ def test_a_flag_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
         main(REGULARISED, ["--objective.bta", "4", "--stpes", "3"])
     first, second = capsys.readouterr().err.splitlines()
     assert "Did you mean --objective.beta?" in first and "Did you mean --steps?" in second
+
+
+def test_a_tuple_of_records(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its parts have flags, the whole has none."""
+    with pytest.raises(SystemExit, match="2"):
+        main(Experiment("observed", SelfSupervisedVAE()), ["--model.reductions", "AveragePool"])
+    error = capsys.readouterr().err
+    assert "--model.reductions is no flag here. Did you mean --model.reductions.0.factor?" in error
 
 
 @pytest.mark.parametrize("command", ["show", "sample", "evaluate", "export", "diagnose", "reconstruct"])

@@ -92,8 +92,8 @@ def test_as_settings(tmp_path: Path) -> None:
         (Dataset("bare", {"train": Split(np.zeros((3, 1)))}, integer(2), ""), 1, None, "bare has none. Leave labels"),
         (toy(), 26, None, "toy has 25 train examples of class 0. Keep at most so many"),
         (toy(), -1, None, "labels=-1: 0 hides all labels"),
-        (toy(), 1, 1.0, "label_share=1.0 with labels=1: it has to be between 0 and 1"),
-        (toy(), 0, 0.5, "needs labels to repeat"),
+        (toy(), 1, 1.0, "label_share=1.0: it has to be between 0 and 1"),
+        (toy(), 0, 0.5, "labels=0 keeps none. Set label_share to None"),
     ],
 )
 def test_what_is_refused(dataset: Dataset, labels: int, share: float | None, said: str) -> None:

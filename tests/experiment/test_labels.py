@@ -12,6 +12,7 @@ import pytest
 
 import hvae_jax as hv
 from hvae_jax.cli import main as cli
+from hvae_jax.cli import sample
 from hvae_jax.data import Dataset, Split, few_labels, integer
 from hvae_jax.experiment import Data, Evaluation, Experiment, Training, run
 from hvae_jax.experiment.checks import check_fits, check_labels
@@ -109,24 +110,34 @@ def test_a_run_measures_its_classes(folder: Path) -> None:
     found = json.loads((folder / "result.json").read_text())["classes"]
     assert set(found) == {"train", "validation"}
     for numbers in found.values():
-        assert set(numbers) == {"information", "used", "accuracy", "clustering"}
+        assert set(numbers) == {"information", "used", "labelled", "accuracy", "clustering"}
         assert 0 <= numbers["accuracy"] <= numbers["clustering"] <= 1 and 1 <= numbers["used"] <= 10
 
 
 @pytest.mark.slow
-def test_commands_on_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each works, and the report says what the class is worth."""
+def test_commands_on_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each works, and the report says what the class is worth; a picture of one class has its label in the title."""
+    titles: list[str] = []
+    draw = sample.charts.save_grids
+
+    def save_grids(path: Path, panels: dict[str, np.ndarray], *shown: Any) -> None:
+        titles.extend(panels)
+        draw(path, panels, *shown)
+
+    monkeypatch.setattr(sample.charts, "save_grids", save_grids)
     for arguments in (
         ["show"],
         ["evaluate", "--draws", "2"],
         ["reconstruct", "--keep-top", "1"],
         ["reconstruct", "--by-level"],
         ["sample", "--n", "4"],
+        ["sample", "--n", "4", "--label", "3"],
         ["sample", "--n", "4", "--label", "3", "--out", str(folder / "three.npz")],
     ):
         cli.main([arguments[0], str(folder), *arguments[1:]])
     said = capsys.readouterr().out
-    assert "validation classes: I(x; y)" in said and "matched one to one" in said
+    assert "validation classes: I(x; y)" in said and "matched one to one" in said and "of 20 labelled" in said
+    assert titles[-2:] == ["temperature 1", "label 3, temperature 1"]
     with np.load(folder / "three.npz") as made:
         assert made["x"].shape == (4, 8, 8, 1) and made["y"].tolist() == [3] * 4
     cli.main(["diagnose", str(folder), "--seconds", "1"])

@@ -30,6 +30,11 @@ def test_the_sentence_on_an_observed_level() -> None:
         "the ELBO loses 15.50 ± 0.10 nats if it alone is drawn from its prior."
     )
     assert words._observed(report | {"losses": [None, None]})[0].endswith("(25% of -ELBO).")
+    gain = {"value": -3.0, "error": 0.5}
+    spare = report | {"losses": [gain, gain], "verdicts": ["spare", "spare"]}
+    assert "more than it tells of x: the ELBO gains 3.00 ± 0.50 nats if" in words._observed(spare)[0]
+    assert ["could be spared" in one for one in words._collapse(spare)] == [False, True]
+    assert words._collapse(spare)[1].startswith("u could be spared")
     assert words._observed(report | {"observed": []}) == []
 
 

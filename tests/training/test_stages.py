@@ -100,7 +100,7 @@ class NotTrained(NegativeELBO):
         ((Stage(1, ("px",), ("px",)),), "trains nothing: `frozen` matches every path"),
         ((Stage(1, frozen=("*",)),), "trains nothing: `frozen` matches every path"),
         ((Stage(1, ("px",)),), "trains nothing: NotTrained does not train"),
-        ((Stage(1, modules=1),), "TopDownVAE is not made of modules"),
+        ((Stage(1, modules=1),), r"Stage 1 \(1:modules=1\): TopDownVAE is not made of modules"),
     ],
 )
 def test_stages_that_do_not_fit(stages: tuple[Stage, ...], why: str) -> None:
@@ -114,7 +114,7 @@ def test_modules_that_do_not_run() -> None:
     check_stages((Stage(1, ("module1",), modules=1), Stage(1, ("module2",))), greedy, NegativeELBO(), x, None, KEY)
     with pytest.raises(ValueError, match=r"with modules=1 none of its parameters runs, .* module2/"):
         check_stages((Stage(1, ("module2",), modules=1),), greedy, NegativeELBO(), x, None, KEY)
-    with pytest.raises(ValueError, match="cannot run with modules=3: 1 to 2"):
+    with pytest.raises(ValueError, match=r"Stage 1 .*: GreedyVAE\(modules=2\) cannot run with modules=3: 1 to 2"):
         check_stages((Stage(1, modules=3),), greedy, NegativeELBO(), x, None, KEY)
 
 
