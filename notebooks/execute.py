@@ -46,7 +46,6 @@ def cleaned(outputs: list[Any]) -> list[Any]:
             print(output.text, file=sys.stderr)
         elif not any("widget" in kind for kind in data):
             if "image/png" in data:
-                output.metadata = {}
                 output.data = {"image/png": reduced(data["image/png"]), "text/plain": "<picture>"}
             kept.append(output)
     return kept
