@@ -10,7 +10,7 @@ ARGS =
 python = $(VENV)/bin/python
 install = $(python) -m pip install -qq --disable-pip-version-check --editable
 
-.PHONY: help digits test test-all test-exhaustive lint types format docs figures clean
+.PHONY: help digits test test-all test-exhaustive notebooks lint types format docs figures clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
@@ -27,6 +27,9 @@ test-all: $(VENV)/installed-tests ## the test-suite with its slow tests
 
 test-exhaustive: $(VENV)/installed-tests ## all of it, also what repeats slow tests for every row and seed
 	$(python) -m pytest -n 2 --exhaustive $(ARGS)
+
+notebooks: $(VENV)/installed-tests ## execute the notebooks and keep their outputs; ARGS="02 07" for some
+	$(python) notebooks/execute.py $(ARGS)
 
 lint: $(VENV)/installed-lint ## ruff: rules and format
 	$(python) -m ruff check .

@@ -67,12 +67,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Runs a file's tests in one process, to share compilations and fixtures; each contract row is its own group."""
+    """Runs a file's tests in one process, to share compilations; contract rows and notebooks go one by one."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
+            if file.endswith("test_notebooks.py"):
+                return nodeid
             return test.partition("-")[0] if test.startswith("test_contract[") else file
 
     config.option.loadscopereorder = False  # the order of collection, the longest first
