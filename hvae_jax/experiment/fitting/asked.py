@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,17 +26,20 @@ class Question:
       devices: number of chips.
       compiles: whether the chip's compiler is asked, rather than the shapes alone.
       modules: modules beside hvae_jax that the experiment's settings may name.
+      seconds: seconds after which the compiler is stopped; None waits.
     """
 
     chip: Chip
     devices: int = 1
     compiles: bool = True
     modules: tuple[str, ...] = ()
+    seconds: float | None = None
 
     def ask(self, programs: Sequence[str], experiment: Experiment) -> Iterator[Verdict]:
         """The verdicts on some of `PROGRAMS`, as they come.
 
-        Raises ValueError for what `judged` refuses, and RuntimeError if the compiler ends without an answer.
+        Raises ValueError for what `judged` refuses, RuntimeError if the compiler ends without an answer, and
+        subprocess.TimeoutExpired if it is stopped.
         """
         request = {
             "programs": list(programs),
@@ -54,12 +58,19 @@ class Question:
                 stderr=complaints,
                 text=True,
             )
+            stopped = threading.Event()
+            clock = threading.Timer(self.seconds or 0.0, lambda: (stopped.set(), worker.kill()))
             try:
+                if self.seconds is not None:
+                    clock.start()
                 yield from _verdicts(worker, request)
             finally:
+                clock.cancel()
                 if worker.poll() is None:
                     worker.kill()
                 worker.wait()
+            if stopped.is_set():
+                raise subprocess.TimeoutExpired(worker.args, self.seconds or 0.0)
             complaints.seek(0)
             if worker.returncode:
                 last = complaints.read().strip().splitlines()[-1:] or [f"exit status {worker.returncode}"]

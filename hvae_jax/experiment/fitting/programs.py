@@ -1,5 +1,6 @@
 """The programs of a run, traced on shapes: a training step, an evaluation, samples."""
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,8 +22,9 @@ SAMPLES = 64
 """Samples that are drawn at once, as `hvae sample` does by default."""
 
 
+@functools.lru_cache(maxsize=1)
 def traced(program: str, experiment: Experiment, example: Example, mesh: Mesh) -> Any:
-    """One of `PROGRAMS`, as `jax.jit(...).trace(...)` gives it.
+    """One of `PROGRAMS`, as `jax.jit(...).trace(...)` gives it; the last one is kept, for another chip.
 
     Raises ValueError for a batch or a microbatch that does not divide over the devices.
     """
