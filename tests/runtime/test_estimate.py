@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import Array
 
-from hvae_jax.runtime.estimate import estimated, flops
+from hvae_jax.runtime.estimate import estimated, flops, padding
 
 F = 4  # bytes of a float32
 
@@ -40,6 +40,11 @@ def test_a_platforms_own_branch_counts() -> None:
 
     traced = jax.make_jaxpr(product)(shape(4, 4))
     assert flops(traced, "tpu") == {"float32": 128} and flops(traced, "cpu") == {"float32": 256}
+
+
+def test_rows_of_a_tpu() -> None:
+    assert padding((256, 3), "tpu") == 1.0 and padding((3, 3, 64), "tpu") == 2.0 and padding((), "tpu") == 128.0
+    assert padding((3, 3, 64), "cuda") == 1.0
 
 
 def test_elementwise_operations_are_fused() -> None:

@@ -42,9 +42,9 @@ def judged(program: str, experiment: Experiment, example: Example, chip: Chip, d
     }
     best = 0.0
     if program == "training":  # the best variables so far are kept beside the state
-        best = _laid_out(state_of(experiment, example).variables, experiment, mesh)
+        best = _laid_out(state_of(experiment, example).variables, experiment, mesh, chip)
     if not compiles:
-        beside = best + _arguments(program, experiment, example, mesh)
+        beside = best + _arguments(program, experiment, example, mesh, chip)
         return _estimate(program, program_traced, chip, split, operations, beside, tracing)
     found = ahead.compiled_for(chip.platform, program_traced)
     moved = found.traffic
@@ -80,9 +80,9 @@ def _estimate(
     found = estimate.estimated(traced.jaxpr, chip.platform)
     results = reduced = 0.0
     if program != "training":  # the state of a step is written over the one before
-        results = math.fsum(_bytes(leaf) for leaf in jax.tree.leaves(traced.out_info)) / split
+        results = math.fsum(_bytes(leaf, chip) for leaf in jax.tree.leaves(traced.out_info)) / split
     elif split > 1:
-        reduced = math.fsum(_bytes(leaf) for leaf in jax.tree.leaves(traced.args_info[0][0].params))
+        reduced = math.fsum(_bytes(leaf, chip) for leaf in jax.tree.leaves(traced.args_info[0][0].params))
     return Verdict(
         program,
         "",
@@ -98,24 +98,26 @@ def _estimate(
     )
 
 
-def _arguments(program: str, experiment: Experiment, example: Example, mesh: Mesh) -> float:
+def _arguments(program: str, experiment: Experiment, example: Example, mesh: Mesh, chip: Chip) -> float:
     """Bytes of a program's arguments on each device."""
     state = state_of(experiment, example)
     if program == "training":
-        rows = experiment.training.batch_size / mesh.size
-        return _laid_out(state, experiment, mesh) + rows * _bytes(example.abstract(1)[0])
-    rows = experiment.evaluation.size / mesh.size if program == "evaluation" else 0
-    return math.fsum(_bytes(leaf) for leaf in jax.tree.leaves(state.variables)) + rows * _bytes(example.abstract(1)[0])
+        size, held = experiment.training.batch_size, _laid_out(state, experiment, mesh, chip)
+    else:
+        size = experiment.evaluation.size if program == "evaluation" else 0
+        held = math.fsum(_bytes(leaf, chip) for leaf in jax.tree.leaves(state.variables))
+    return held + _bytes(example.abstract(size)[0], chip) / mesh.size
 
 
-def _laid_out(tree: Any, experiment: Experiment, mesh: Mesh) -> float:
+def _laid_out(tree: Any, experiment: Experiment, mesh: Mesh, chip: Chip) -> float:
     """Bytes of a part of the training state on each device."""
     shardings = state_sharding(tree, mesh, experiment.devices.fsdp)
     return math.fsum(
-        float(leaf.dtype.itemsize * math.prod(sharding.shard_shape(leaf.shape)))
+        _bytes(jax.ShapeDtypeStruct(sharding.shard_shape(leaf.shape), leaf.dtype), chip)
         for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
     )
 
 
-def _bytes(leaf: Any) -> float:
-    return float(math.prod(leaf.shape) * leaf.dtype.itemsize)
+def _bytes(leaf: Any, chip: Chip) -> float:
+    """Bytes of an array, with what the chip's rows add to it."""
+    return math.prod(leaf.shape) * leaf.dtype.itemsize * estimate.padding(leaf.shape, chip.platform)
