@@ -117,11 +117,14 @@ def compiled_for(platform: str, traced: Any) -> Compilation:
     return Compilation(True, float(memory), float(found.temp_size_in_bytes), code, moved, seconds)
 
 
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? (?:hbm|HBM)")
+_NEEDED = (
+    re.compile(r"Used ([\d.]+)([KMGT]?)i?B? of [\d.]+[KMGT]?i?B? (?:hbm|HBM)"),
+    re.compile(r"total memory required for [^(]*\(([\d.]+)([KMGT]?)\) exceeds"),
+)
 _UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 
 
 def needed_memory(message: str) -> float:
-    """Bytes that a program would take, from the compiler's refusal; NaN if it does not say."""
-    found = _USED.search(message)
+    """Bytes that a program would take at least, from the compiler's refusal; NaN if it does not say."""
+    found = next((match for pattern in _NEEDED if (match := pattern.search(message))), None)
     return float(found[1]) * _UNITS[found[2]] if found else float("nan")

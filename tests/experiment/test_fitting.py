@@ -17,7 +17,7 @@ from hvae_jax.experiment.fitting.judge import judged
 from hvae_jax.experiment.fitting.verdict import Verdict, from_json, to_json
 from hvae_jax.models import VAE, LinearVAE, TopDownVAE, vdvae_mnist
 from hvae_jax.runtime import ahead
-from hvae_jax.runtime.chips import GIB, chip_named
+from hvae_jax.runtime.chips import GIB, chip_named, own_chip
 
 TINY = Experiment(
     "tiny", VAE(2, hidden=8), Data("digits"), training=Training(batch_size=8), evaluation=Evaluation(4, 2, 2, 16)
@@ -167,3 +167,14 @@ def test_a_process_of_its_own() -> None:
     assert dataclasses.replace(answer, trace_seconds=0.0) == pytest.approx(dataclasses.replace(here, trace_seconds=0.0))
     with pytest.raises(ValueError, match="A batch of 8 cannot be split"):
         list(Question(chip_named("h100"), 3, compiles=False).ask(["training"], TINY))
+
+
+@pytest.mark.slow
+def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled for its CPU, whose rates nobody publishes."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
+    cpu = own_chip(8e9)
+    (found,) = Question(cpu).ask(["sampling"], TINY)
+    assert found.by.startswith("XLA of jax") and found.fits(cpu) and found.compile_seconds > 0 and found.bytes > 0
+    assert math.isnan(found.bound(cpu, 1)[0])

@@ -15,6 +15,11 @@ def test_memory_from_a_refusal() -> None:
         "Used 16.43G of 15.75G hbm. Exceeded hbm capacity by 697.0M."
     )
     assert ahead.needed_memory(message) == 16.43 * 2**30
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (18.64G) exceeds "
+        "available HBM (15.75G)."
+    )
+    assert ahead.needed_memory(message) == 18.64 * 2**30
     assert math.isnan(ahead.needed_memory("RESOURCE_EXHAUSTED: something else"))
 
 

@@ -45,7 +45,7 @@ class Question:
             "programs": list(programs),
             "experiment": settings.to_json(experiment),
             "modules": list(self.modules),
-            "chip": self.chip.name,
+            "chip": dataclasses.asdict(self.chip),
             "devices": self.devices,
             "compiles": self.compiles,
         }

@@ -12,8 +12,7 @@ from hvae_jax.experiment import settings
 from hvae_jax.experiment.fitting.examples import example_of
 from hvae_jax.experiment.fitting.judge import judged
 from hvae_jax.experiment.fitting.verdict import to_json
-from hvae_jax.runtime.chips import CHIPS, own_chip
-from hvae_jax.runtime.meters import host_memory
+from hvae_jax.runtime.chips import Chip
 
 
 def main() -> None:
@@ -21,13 +20,19 @@ def main() -> None:
     asked = json.load(sys.stdin)
     try:
         experiment = settings.from_json(asked["experiment"], asked["modules"])
-        chip = CHIPS.get(asked["chip"]) or own_chip(host_memory())
+        # whole, since here the environment says nothing of the machine any more
+        chip = Chip(**asked["chip"] | {name: _tuples(asked["chip"][name]) for name in ("kinds", "layouts")})
         example = example_of(experiment)
         for program in asked["programs"]:
             verdict = judged(program, experiment, example, chip, asked["devices"], asked["compiles"])
             _answer({"verdict": to_json(verdict)})
     except (ValueError, OSError, ImportError) as error:
         _answer({"error": str(error)})
+
+
+def _tuples(value: Any) -> Any:
+    """Lists of JSON as the tuples that they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _answer(answer: dict[str, Any]) -> None:
