@@ -93,7 +93,10 @@ def verdict_on(experiment: Experiment, device: str, seconds: float) -> tuple[Ver
     try:
         return next(Question(chip, seconds=seconds).ask(["training"], experiment)), ""
     except subprocess.TimeoutExpired:
-        return next(shapes.ask(["training"], experiment)), f"estimate; not compiled in {seconds:,.0f} s"
+        note = f"estimate; not compiled in {seconds:,.0f} s"
+    except RuntimeError:  # one preset that the compiler cannot take is no reason to lose the others
+        note = "estimate; the compiler failed"
+    return next(shapes.ask(["training"], experiment)), note
 
 
 def row_of(recipe: str, preset: str, experiment: Experiment, device: str, seconds: float) -> dict[str, Any]:
