@@ -32,6 +32,7 @@ from hvae_jax.runtime.streams import steady_streams
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": of_recipes.Train,
     "sweep": of_recipes.Sweep,
+    "fit": of_recipes.Fit,
     "evaluate": Evaluate,
     "sample": Sample,
     "reconstruct": Reconstruct,

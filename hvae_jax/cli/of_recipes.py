@@ -1,4 +1,4 @@
-"""The commands whose flags depend on the recipe that they name: `hvae train` and `hvae sweep`.
+"""The commands whose flags depend on the recipe that they name: `hvae train`, `hvae sweep` and `hvae fit`.
 
 They parse their arguments themselves, and are imported when they are asked for, so that the others start as fast.
 """
@@ -37,6 +37,21 @@ class Sweep:
         sweep(self.arguments)
 
 
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Says whether a recipe or a run fits a TPU or a GPU, and how fast it can be at best; `hvae fit --help`.
+
+    Attributes:
+      arguments: name of the recipe, or the folder of the run, and flags.
+    """
+
+    arguments: tuple[str, ...] = ()
+
+    def __call__(self) -> None:
+        """Runs the command."""
+        fit(self.arguments)
+
+
 def train(arguments: Sequence[str]) -> None:
     """`hvae train` with these arguments."""
     from hvae_jax.cli.train import main
@@ -51,4 +66,11 @@ def sweep(arguments: Sequence[str]) -> None:
     main(arguments)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "sweep": sweep}
+def fit(arguments: Sequence[str]) -> None:
+    """`hvae fit` with these arguments."""
+    from hvae_jax.cli.fit import main
+
+    main(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "sweep": sweep, "fit": fit}

@@ -1,7 +1,7 @@
 """Diagnosis of the machine: versions, backend, devices, and whether an accelerator is idle."""
 
 import importlib.metadata
-import importlib.util
+import os
 import platform
 import sys
 from pathlib import Path
@@ -53,10 +53,11 @@ def idle_accelerator() -> str | None:
     """Advice if this machine has a TPU or a GPU that JAX does not use; None if all is well."""
     if jax.default_backend() != "cpu":
         return None
+    # libtpu alone says nothing: `hvae fit` has it for its compiler
     if (
         list(Path("/dev").glob("accel*"))
         or list(Path("/dev/vfio").glob("[0-9]*"))
-        or importlib.util.find_spec("libtpu")
+        or os.environ.get("TPU_ACCELERATOR_TYPE")
     ):
         return (
             "a TPU seems to be here, but JAX fell back to the CPU. Often a pip install has parted jax from libtpu: "

@@ -121,13 +121,23 @@ def check_divides(batch_size: int, mesh: Mesh, microbatch: int | None = None) ->
     """Raises ValueError if a full batch, or a microbatch of it, cannot be split evenly over the devices."""
     processes = jax.process_count()
     devices = f"{mesh.size} devices" + (f" of {processes} processes" if processes > 1 else "")
+    check_devices_divide(batch_size, mesh.size, microbatch, devices)
+
+
+def check_devices_divide(batch_size: int, count: int, microbatch: int | None = None, devices: str = "") -> None:
+    """`check_divides` of so many devices, which need not be here; no device is touched.
+
+    Args:
+      devices: the devices in words.
+    """
+    devices = devices or f"{count} devices"
     for what, size in (("batch", batch_size), ("microbatch", microbatch)):
-        if size is not None and size % mesh.size:
+        if size is not None and size % count:
             raise ValueError(
-                f"A {what} of {size} cannot be split evenly over {devices}; {_multiples(size, mesh.size)} would do."
+                f"A {what} of {size} cannot be split evenly over {devices}; {_multiples(size, count)} would do."
             )
     # Parts of unequal size are no trouble on one device, so they are refused on several alone.
-    if mesh.size > 1 and microbatch is not None and batch_size > microbatch and batch_size % microbatch:
+    if count > 1 and microbatch is not None and batch_size > microbatch and batch_size % microbatch:
         raise ValueError(
             f"A batch of {batch_size} is no whole number of microbatches of {microbatch}, so that they would not split "
             f"evenly over {devices}; a batch of {_multiples(batch_size, microbatch)} would do."
