@@ -178,3 +178,4 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = Question(cpu).ask(["sampling"], TINY)
     assert found.by.startswith("XLA of jax") and found.fits(cpu) and found.compile_seconds > 0 and found.bytes > 0
     assert math.isnan(found.bound(cpu, 1)[0])
+    assert "on this machine's CPU (7.45 GiB to use)" in words.heading("tiny", 8, cpu, 1, found.by)

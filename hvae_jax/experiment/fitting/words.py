@@ -17,7 +17,8 @@ _REASON = {
 
 def heading(name: str, batch: int, chip: Chip, devices: int, by: str) -> str:
     """The first line: what, where, and who says so."""
-    where = f"one {chip.title}" if devices == 1 else f"{devices} x {chip.title}"
+    article = "" if chip.platform == "cpu" else "one "  # "this machine's CPU"
+    where = f"{article}{chip.title}" if devices == 1 else f"{devices} x {chip.title}"
     reserved = f", {RESERVED:.0%} of its memory, which JAX takes by default" if chip.platform == "cuda" else ""
     how = f"compiled by {by}" if by else "an estimate from shapes, no compiler was asked"
     return f"{name}, batches of {batch}, on {where} ({gibibytes(chip.usable)} to use{reserved}): {how}."
