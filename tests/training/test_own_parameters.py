@@ -116,6 +116,8 @@ def test_every_stage_trains_them() -> None:
     for part in (start.state.params, start.state.ema):
         jax.tree.map(np.testing.assert_array_equal, own_of(part), own_of(state.params))
         jax.tree.map(np.testing.assert_array_equal, without_own(part), best["params"])
+    for part in (start.state.statistics, start.state.ema_statistics):
+        jax.tree.map(np.testing.assert_array_equal, part["batch_stats"], best["batch_stats"])
     moments = [path for path in leaves_by_path(start.state.opt_state) if not path.endswith("count")]
     assert len(moments) == 8 and all(OWN in path for path in moments)
 
