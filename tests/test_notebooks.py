@@ -35,10 +35,8 @@ def code(path: Path) -> list[str]:
     return ["\n".join(line for line in source.splitlines() if not line.startswith("%")) for source in cells]
 
 
-def test_their_numbers_differ() -> None:
-    numbers = [path.stem[:3] for path in NOTEBOOKS]
-    assert all(re.fullmatch(r"\d\d_", number) for number in numbers)
-    assert len(set(numbers)) == len(numbers)
+def test_there_are_eight() -> None:
+    assert [path.stem[:3] for path in NOTEBOOKS] == [f"{number:02d}_" for number in range(1, 9)]
 
 
 @pytest.mark.leg
@@ -57,7 +55,7 @@ def test_reads_well_unexecuted(path: Path) -> None:
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
     assert not PLACES.search(path.read_text())
 
 
