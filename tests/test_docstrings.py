@@ -41,6 +41,7 @@ LONGEST_ANNOTATION = 150
 LONGER = {("Experiment", "training")}  # tyro's mark on it: flags of training have no prefix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", tuple(examples(PACKAGE)), ids=lambda example: example.name)
 def test_example(example: Example) -> None:
     """An example prints what it shows."""

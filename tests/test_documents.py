@@ -25,6 +25,7 @@ PAGES = sorted(
 )
 
 
+@pytest.mark.slow
 def test_the_own_training_loop(capsys: pytest.CaptureFixture[str]) -> None:
     """The script of the page runs to its end: by hand, by make_step on all devices, as an ensemble, per device."""
     runpy.run_path(str(DOCS / "guide" / "own_training_loop.py"))

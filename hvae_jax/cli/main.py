@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from hvae_jax.cli.presets import refuse
         from hvae_jax.recipes import unknown
 
-        refuse(unknown("command", given[0], COMMANDS))
+        refuse(f"{unknown('command', given[0], COMMANDS)} hvae --help lists all.")
     with one_line(arguments):
         command = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

@@ -38,6 +38,7 @@ def test_an_exported_run_comes_back_bit_for_bit(said: Said) -> None:
     main(["show", "again"])
 
 
+@pytest.mark.slow
 def test_an_exported_file_that_was_changed(said: Said) -> None:
     """Errors name each array that does not fit, a newer format, and a file without settings."""
     np.savez("w.npz", **weights_of(smallest()))

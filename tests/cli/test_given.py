@@ -48,6 +48,7 @@ def sampled(*given: str, **choices: Any) -> np.ndarray:
         return arrays["x"]
 
 
+@pytest.mark.slow
 def test_small_pictures_become_large_ones(variables: Any) -> None:
     """Files and folders give the same x, which are those of the model with this y; --n takes the first ones."""
     expected = np.asarray(

@@ -9,7 +9,6 @@ import pytest
 from safetensors.numpy import save_file
 from support.small_weights import Said, small_presets, smallest, what_fails
 from support.state_dicts import NVAE_SMALL, of_addtt, of_biva, of_efficient, of_nvae, of_srvae, of_vdvae
-from support.tiers import tiers
 
 from hvae_jax.cli.main import main
 from hvae_jax.convert import CONVERTERS, Converter, converter_of
@@ -87,7 +86,8 @@ def weights(code: str) -> dict[str, np.ndarray]:
     return {name: np.abs(value) if name.endswith("running_var") else value for name, value in scaled.items()}
 
 
-@pytest.mark.parametrize("code", tiers(FLAGS, quick=1, slow=len(FLAGS)))
+@pytest.mark.slow
+@pytest.mark.parametrize("code", FLAGS)
 def test_a_file_becomes_a_run_that_samples(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     """An imported .npz gives samples; the import prints what weights do not determine."""
     np.savez("w.npz", **weights(code))

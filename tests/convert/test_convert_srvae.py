@@ -41,7 +41,7 @@ MIXTURE = PLAIN.clone(top_prior=MixturePrior(3, spread=0.001, clamp=None))
 
 @pytest.mark.parametrize(
     "prior",
-    tiers([MIXTURE.top_prior, NormalPrior(), RealNVPPrior(2, 2, 1), RealNVPPrior(3, 1, 2)], quick=1, slow=3),
+    tiers([MIXTURE.top_prior, NormalPrior(), RealNVPPrior(2, 2, 1), RealNVPPrior(3, 1, 2)], quick=0, slow=4),
     ids=str,
 )
 def test_the_configuration_is_read_off(prior: Any) -> None:

@@ -39,6 +39,7 @@ def found() -> dict[str, Any]:
     return jax.device_get(jax.jit(every)(plausible_variables(MODEL, SOME, None)))
 
 
+@pytest.mark.slow
 def test_codes(found: dict[str, Any]) -> None:
     """Means without noise above, or given a draw; samples are z; noise is (z - m_p)/s_p."""
     for i, name in enumerate(("z2", "z1")):

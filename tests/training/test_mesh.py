@@ -164,9 +164,10 @@ def assert_close(found: Any, expected: Any, rtol: float = 0.0) -> None:
     jax.tree.map(compare, jax.device_get(found), jax.device_get(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "fsdp"),
-    [pytest.param(8, False, marks=pytest.mark.slow, id="replicated"), pytest.param(1, False, id="one device")],
+    [pytest.param(8, False, id="replicated"), pytest.param(1, False, id="one device")],
 )
 def test_a_split_state_trains_as_a_whole_one(devices: int, fsdp: bool) -> None:
     """Parameters after twenty steps, to 1e-6; loss, gradient norm, statistics, momentum and average likewise."""

@@ -132,6 +132,7 @@ def test_a_run_that_ends_before_its_last_stage() -> None:
 STAGE = Stage(1, ("delta*", "r2", "prior1"), ("*/bias",))
 
 
+@pytest.mark.slow
 def test_what_is_frozen_keeps_every_bit_and_costs_nothing() -> None:
     """Parameters, averages and statistics, under weight decay; the others move as with an objective that freezes."""
 

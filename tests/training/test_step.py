@@ -311,7 +311,7 @@ def test_microbatches_make_the_whole_batchs_step(microbatch: int) -> None:
     ("rows", "microbatch", "parts"),
     [
         pytest.param(32, 8, [slice(j, 32, 4) for j in range(4)], marks=pytest.mark.slow),
-        (13, 5, [slice(0, 5), slice(5, 13, 2), slice(6, 13, 2)]),
+        pytest.param(13, 5, [slice(0, 5), slice(5, 13, 2), slice(6, 13, 2)], marks=pytest.mark.slow),
     ],
 )
 def test_microbatches_are_averaged(rows: int, microbatch: int, parts: list[slice]) -> None:

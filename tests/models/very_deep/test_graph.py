@@ -135,13 +135,9 @@ def row() -> Row:
     return Row(Case("third", Third(), integers(2, 2, 2, 1), every_x=every(2, 2, 2, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "promise",
-    [
-        pytest.param(contract.mean_weight_is_one, marks=pytest.mark.slow),
-        contract.given_latents_reproduce,
-        contract.weights_sum_to_one,
-    ],
+    "promise", [contract.mean_weight_is_one, contract.given_latents_reproduce, contract.weights_sum_to_one]
 )
 def test_contract(promise: Callable[[Row], None]) -> None:
     """Traces are bounds: residual posteriors and the density of the flow are accounted for."""
