@@ -141,6 +141,7 @@ def test_runs(path: Path) -> None:
 
     notebook = nbformat.read(path, as_version=4)
     pictures = str(notebook).count("image/png")
-    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # inline, as for a reader
+    # Pictures inline, and XLA as it is: as for a reader.
+    environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "XLA_FLAGS")}
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=path.parent, env=environment)
     assert str(notebook).count("image/png") == pictures
