@@ -5,12 +5,14 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from hvae_jax.experiment.folder import outlives_machine
 from hvae_jax.runtime import meters
@@ -19,7 +21,22 @@ from hvae_jax.runtime.meters import Compiled, Profiler, compiled
 pytestmark = pytest.mark.leg
 
 
-def test_compilation_is_counted_and_reading_the_cache_with_it() -> None:
+@pytest.fixture
+def empty_cache(tmp_path: Path) -> Iterator[None]:
+    """A cache of compiled programs of this test alone: that of the suite may hold its programs from a run before."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    old = [jax.config.values[name] for name in names]
+    compilation_cache.reset_cache()
+    for name, value in zip(names, (str(tmp_path), 0.0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, old, strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_compilation_is_counted() -> None:
     x = jnp.ones(7)
     before = compiled()
     jax.jit(lambda x: jnp.sin(x) + 3.0)(x)
@@ -35,25 +52,14 @@ def test_compilation_is_counted_and_reading_the_cache_with_it() -> None:
 
 
 @pytest.mark.slow
-def test_a_program_from_the_cache_is_a_hit(tmp_path: Path) -> None:
-    from jax.experimental.compilation_cache import compilation_cache
-
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    old = [jax.config.values[name] for name in names]
-    compilation_cache.reset_cache()
-    try:
-        for name, value in zip(names, (str(tmp_path), 0.0), strict=True):
-            jax.config.update(name, value)
-        spent = []
-        for _ in range(2):
-            before = compiled()
-            jax.jit(lambda x: jnp.cos(x) * 5.0)(np.ones(9, np.float32))
-            spent.append(compiled() - before)
-            jax.clear_caches()
-    finally:
-        for name, value in zip(names, old, strict=True):
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
+@pytest.mark.usefixtures("empty_cache")
+def test_a_program_from_the_cache_is_a_hit() -> None:
+    spent = []
+    for _ in range(2):
+        before = compiled()
+        jax.jit(lambda x: jnp.cos(x) * 5.0)(np.ones(9, np.float32))
+        spent.append(compiled() - before)
+        jax.clear_caches()
     assert spent[0].cache_hits == 0 and spent[1].cache_hits == spent[1].programs >= 1
 
 
