@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from hvae_jax.data.dataset import MISSING, Dataset
 from hvae_jax.experiment.records import Experiment
-from hvae_jax.likelihoods import for_data
+from hvae_jax.likelihoods import Categorical, for_data
 from hvae_jax.objectives import Enumerated, Objective
 from hvae_jax.objectives.enumerated import check_count
 from hvae_jax.trace import Model
@@ -26,13 +26,17 @@ LARGEST_NUMBER = 2**31 - 1
 SLOW_DEPTH = 100
 """Depth from which on a network takes minutes to trace and compile, layer by layer."""
 
+_SPARE = 4  # times as many values as needed, from which on a likelihood is warned of
 _EXAMPLES = 64  # that an objective looks at
 _PARTS = ("depth", "layers", "blocks", "cells", "flow_steps", "unroll", "threads", "workers", "ahead")
 _ENDLESS = ("steps", "epochs", "patience")  # limits and intervals that need never be reached
 
 
 def check_fits(model: Model, dataset: Dataset) -> None:
-    """Raises ValueError, naming what would fit, if the model's image, likelihood or labels do not fit the data."""
+    """Raises ValueError, naming what would fit, if the model's image, likelihood or labels do not fit the data.
+
+    Warns of a `Categorical` with several times as many values as the data has.
+    """
     image, event = model.image, dataset.event
     if image is not None and tuple(image) != event:
         remedy = "Take another preset, or set model.image and what reaches it; --data.size scales some data sets."
@@ -52,6 +56,7 @@ def check_fits(model: Model, dataset: Dataset) -> None:
                 likelihood.check(some.x, f"{dataset.name}, {name} split,")
             except ValueError as error:
                 raise ValueError(f"{error} For this data set ({dataset.kind}), {for_data(dataset)} fits.") from None
+        _check_values(likelihood, dataset)
     classes = model.classes
     if not classes:
         return
@@ -73,6 +78,17 @@ def check_fits(model: Model, dataset: Dataset) -> None:
                 f"split ({dataset.classes} labels in {next(iter(dataset.splits))}): set model.classes to "
                 f"{int(split.y.max()) + 1} or more."
             )
+
+
+def _check_values(likelihood: Any, dataset: Dataset) -> None:
+    """Warns if most outputs of a `Categorical` are for values that the data does not have."""
+    values = dataset.kind.num_values
+    if isinstance(likelihood, Categorical) and 0 < _SPARE * values <= likelihood.num_values:
+        warnings.warn(
+            f"The likelihood has {likelihood.num_values} values, but those of {dataset.name} are {values} "
+            f"({dataset.kind}): {for_data(dataset)} takes less memory and time (--likelihood categorical:{values}).",
+            stacklevel=3,
+        )
 
 
 def check_missing(model: Model, dataset: Dataset) -> None:

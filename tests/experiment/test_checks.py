@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from hvae_jax.data import BINARY, Dataset, Split
+from hvae_jax.data import BINARY, Dataset, Split, integer
 from hvae_jax.experiment import Devices, Evaluation, Experiment, Feeding, Training, abstract_state
 from hvae_jax.experiment.checks import check_fits, check_numbers, check_state_fits
 from hvae_jax.likelihoods import Categorical
@@ -60,6 +60,17 @@ def test_a_depth_that_takes_minutes_is_said_before() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_numbers(with_model(depth=20))
+
+
+def test_values_that_the_data_does_not_have() -> None:
+    """A warning with the likelihood that fits; none where the numbers are close."""
+    split = Split(np.arange(17, dtype=np.uint8).reshape(1, 17))
+    data = Dataset("mine.npz", {"train": split, "validation": split}, integer(17), "made up")
+    with pytest.warns(UserWarning, match=r"has 256 values, but those of mine\.npz are 17 .*categorical:17"):
+        check_fits(TopDownVAE(latents=(2, 3), hidden=4, likelihood=Categorical(256)), data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_fits(TopDownVAE(latents=(2, 3), hidden=4, likelihood=Categorical(20)), data)
 
 
 def test_a_grey_image_without_its_channel() -> None:
