@@ -18,6 +18,7 @@ other, and a run folder for each run. An interrupted study resumes.
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,8 @@ def main(chosen: Settings) -> None:
             for way, experiment in runs_of(greedy, cost).items():
                 for seed in chosen.seeds:
                     folder = chosen.folder / f"{name}_{way.replace(', ', '_').replace(' ', '_')}_{seed}"
-                    run(dataclasses.replace(experiment, name=folder.name, seed=seed), folder)
+                    if run(dataclasses.replace(experiment, name=folder.name, seed=seed), folder).interrupted:
+                        sys.exit(f"Interrupted in {folder}. The same command goes on from there.")
                     row["runs"].setdefault(way, []).append(numbers_of(folder))
                     write_whole(file, dumps(known))
             rows.append(row)

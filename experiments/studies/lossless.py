@@ -20,6 +20,7 @@ import io
 import json
 import lzma
 import math
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -243,7 +244,8 @@ def main(chosen: Settings) -> None:
         if task not in chosen.tasks:
             continue
         folder = chosen.folder / task
-        run(experiment, folder)
+        if run(experiment, folder).interrupted:
+            sys.exit(f"Interrupted in {folder}. The same command goes on from there.")
         opened = open_run(folder)
         numbers[task] = measured(opened, EXAMPLES[task], chosen)
         print(task, numbers[task], flush=True)
