@@ -58,7 +58,7 @@ def pack(
     Raises ValueError for another name, a folder that is there already, weights larger than `most_bytes` or beyond the
     range of the dtype; and as `open_run` does. Nothing is written then.
     """
-    from safetensors.numpy import save_file
+    from safetensors import numpy as safetensors
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"A model in the box is named by lower-case letters, digits and _, and not {name!r}.")
@@ -83,7 +83,8 @@ def pack(
     with replacing(folder) as partial:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(arrays, partial / box.WEIGHTS)
+        # save_file makes a file that its owner alone can read
+        (partial / box.WEIGHTS).write_bytes(safetensors.save(arrays))
         settings.save(partial / box.SETTINGS, stored.experiment)
         card = dataclasses.replace(
             stored.card,
