@@ -86,7 +86,7 @@ class BatchNorm(nn.Module):
     example: 32 standard deviations for vectors, 1024 for 32x32 maps. Nothing in a batch of n values lies further from
     its mean (Samuelson, 1968), so that the layers above never saw more in training. Without it, a unit that is silent
     on all training examples and active on another one gives hundreds of standard deviations, and nonsense behind them.
-    Values within these bounds are normalised as published, to the bit.
+    Values within these bounds are normalised as published.
 
     Attributes:
       momentum: fraction of the old running statistics that is kept at each step.
