@@ -12,6 +12,7 @@ from support.cases import case, integers
 from hvae_jax.likelihoods import Bernoulli, Categorical
 from hvae_jax.models import HVAE, TopDownVAE
 from hvae_jax.networks.mlp import MLP, BatchNorm
+from hvae_jax.objectives import elbo
 
 KEY, OTHER_KEY = jax.random.split(jax.random.key(0))
 MODEL = TopDownVAE(latents=(2, 3), hidden=5, likelihood=Categorical(4))
@@ -151,6 +152,43 @@ def test_batch_norm_far_from_zero() -> None:
     y, _ = BatchNorm().init_with_output(KEY, x, train=True)
     centred = np.arange(8.0) / 8 - 3.5 / 8
     np.testing.assert_allclose(y[:, 0], centred / np.sqrt(np.mean(centred**2) + 1e-5), rtol=1e-4)
+
+
+def test_evaluation_goes_no_further_out_than_a_batch_can() -> None:
+    """One of 1,024 examples that alone differs is sqrt(1023) from the mean; so is the most that evaluation makes."""
+    layer, one = BatchNorm(), jnp.zeros((1024, 1)).at[0].set(70.0)
+    y, _ = layer.init_with_output(KEY, one, train=True)
+    np.testing.assert_allclose(y.max(), np.sqrt(1023), rtol=1e-4)
+    silent = layer.init(KEY, one, train=False)
+    silent["batch_stats"]["var"] = jnp.array([1e-12])
+    near, far = jnp.array([[0.05], [-0.05]]), jnp.array([[7.0], [-7.0]])
+    np.testing.assert_allclose(layer.apply(silent, near, train=False), near / np.sqrt(1e-5), rtol=1e-5)
+    np.testing.assert_allclose(layer.apply(silent, far, train=False).ravel(), np.sqrt(1023) * np.array([1, -1]), 1e-5)
+    # maps have four times as many values in a batch
+    maps = layer.apply(silent, jnp.full((2, 2, 2, 1), 7.0), train=False)
+    np.testing.assert_allclose(maps.max(), np.sqrt(4 * 1024 - 1), rtol=1e-5)
+
+
+def test_a_unit_silent_in_training_does_not_decide_validation() -> None:
+    """The ELBO of a picture that wakes a unit which was silent throughout training stays near that of the others."""
+    x = X.at[:, 1, 1].set(0)  # the pixel that the unit reads
+    fresh = variables()
+    dense = fresh["params"]["r1"]["linear_0"]
+    kernel = dense["kernel"].at[:, 0].set(jnp.array([0.0, 0.0, 0.0, 100.0]))
+    params = {**fresh["params"], "r1": {**fresh["params"]["r1"]}}
+    params["r1"]["linear_0"] = {"kernel": kernel, "bias": dense["bias"].at[0].set(-100.0)}
+
+    @jax.jit
+    def step(statistics: Any) -> Any:
+        return MODEL.apply({"params": params, **statistics}, x, KEY, train=True, mutable=["batch_stats"])[1]
+
+    statistics = {"batch_stats": fresh["batch_stats"]}
+    for _ in range(150):
+        statistics = step(statistics)
+    assert statistics["batch_stats"]["r1"]["norm_0"]["var"][0] < 1e-6
+    pictures = x.at[0, 1, 1].set(3)
+    bounds = elbo(jax.jit(MODEL.apply)({"params": params, **statistics}, pictures, KEY))
+    assert bounds[0] > 100 * bounds[1:].min()
 
 
 def test_networks_take_images_and_integers() -> None:
