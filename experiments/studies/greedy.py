@@ -154,9 +154,9 @@ def predictions(opened: OpenedRun, examples: int = 500, draws: int = 16) -> dict
     model: Any = opened.experiment.model
     split = opened.dataset.splits["test"].take(slice(examples)).for_classes(model.classes)
     x, width, high = jnp.asarray(split.x), model.frame, opened.dataset.kind.num_values - 1.0
-    predict = jax.jit(lambda v, k: model.apply(v, x, k, y=split.y, keep_top=1, method="reconstruct"))
+    predict = jax.jit(lambda v, x, k: model.apply(v, x, k, y=split.y, keep_top=1, method="reconstruct"))
     # one draw of z, as a frame is predicted; the mean over draws has the smallest expected error
-    drawn = [predict(opened.variables, key)[:, :, -width:] for key in jax.random.split(jax.random.key(0), draws)]
+    drawn = [predict(opened.variables, x, key)[:, :, -width:] for key in jax.random.split(jax.random.key(0), draws)]
     guess, average = drawn[0], jnp.stack(drawn).mean(0)
     true, before = x[:, :, -width:], x[:, :, -2 * width : -width]
     found = {}

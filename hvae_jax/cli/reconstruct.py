@@ -79,9 +79,9 @@ class Reconstruct:
         if self.by_level:
             counts = np.unique(np.linspace(0, levels, min(levels + 1, 12)).round().astype(int))
             inferring = self.posterior_temperature
-            by_level = jit_once(lambda v, key: level_by_level(model, v, few.x, key, few.y, counts, inferring))
+            by_level = jit_once(lambda v, x, key: level_by_level(model, v, x, key, few.y, counts, inferring))
             with memory_for("reconstructing", "Lower --n."):
-                drawn = np.asarray(by_level(run.variables, key))
+                drawn = np.asarray(by_level(run.variables, few.x, key))
             rows = np.concatenate([drawn, np.asarray(few.x)[:, None].astype(drawn.dtype)], axis=1)
             out = self.out or outputs(self.run, "level_by_level.png")
             title = f"0 to {levels} {what} kept; the image"
@@ -94,12 +94,12 @@ class Reconstruct:
         temperature = 1.0 if self.temperature is None else self.temperature
         choices = {"temperature": temperature, "posterior_temperature": self.posterior_temperature}
         reconstruct = jit_once(
-            lambda v, key: model.apply(
-                v, few.x, key, y=few.y, keep_top=keep, **choices, draws=self.draws, method="reconstruct"
+            lambda v, x, key: model.apply(
+                v, x, key, y=few.y, keep_top=keep, **choices, draws=self.draws, method="reconstruct"
             )
         )
         with memory_for("reconstructing", "Lower --n."):
-            found = jax.tree.map(np.asarray, reconstruct(run.variables, key))
+            found = jax.tree.map(np.asarray, reconstruct(run.variables, few.x, key))
         title = f"top {keep} of {levels} {what}"
         if self.draws is None:
             out = self.out or outputs(self.run, f"reconstructions_top{keep}.png")

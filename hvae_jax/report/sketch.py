@@ -29,9 +29,10 @@ class Sketch:
         self.levels = len(level_names(model, split))
         key = jax.random.fold_in(jax.random.key(seed), 2)
         self._key_samples, self._key_all, self._key_top = jax.random.split(key, 3)
-        x, y, n = split.x, split.y, len(split)
+        y, n = split.y, len(split)
         self._generate = jit_once(lambda v, k: model.apply(v, k, n, y=y, method="generate"))
-        self._reconstruct = jit_once(lambda v, k, top: model.apply(v, x, k, y=y, keep_top=top, method="reconstruct"))
+        # x is an argument, since XLA would compute whatever follows from a constant while it compiles
+        self._reconstruct = jit_once(lambda v, x, k, top: model.apply(v, x, k, y=y, keep_top=top, method="reconstruct"))
 
     def __call__(self, step: int, variables: Any, reporter: Reporter) -> None:
         """Saves the grids of one step; all processes of a run have to call it."""
@@ -54,7 +55,7 @@ class Sketch:
         """
         for images in (
             jax.eval_shape(self._generate, variables, self._key_samples),
-            jax.eval_shape(self._reconstruct, variables, self._key_all, self.levels),
+            jax.eval_shape(self._reconstruct, variables, self.x, self._key_all, self.levels),
         ):
             charts.grid_picture(np.zeros((2, *images.shape[1:]), images.dtype), 2, self.value_range)
 
@@ -65,7 +66,8 @@ class Sketch:
     def reconstructions(self, variables: Any, keep_top: int | None = None) -> np.ndarray:
         """Reconstructions of the examples, E[x | z], from all levels or from the top `keep_top` alone."""
         key = self._key_all if keep_top is None else self._key_top
-        return np.asarray(self._reconstruct(variables, key, self.levels if keep_top is None else keep_top))
+        levels = self.levels if keep_top is None else keep_top
+        return np.asarray(self._reconstruct(variables, self.x, key, levels))
 
 
 FINAL_PICTURES = ("real.png", "samples.png", "reconstructions.png", "curve.png")

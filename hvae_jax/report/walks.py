@@ -56,7 +56,8 @@ def walk_pictures(
     else:
         key_levels, key_samples = jax.random.split(key)
         labels = None if y is None else np.resize(y, EXAMPLES**2)
-        by_level = np.asarray(jit_once(lambda v: level_by_level(model, v, x, key_levels, y, counts))(variables))
+        levels = jit_once(lambda v, x: level_by_level(model, v, x, key_levels, y, counts))
+        by_level = np.asarray(levels(variables, x))
         sample = jit_once(lambda v: model.apply(v, key_samples, EXAMPLES**2, y=labels, method="generate"))
         grids = [_samples(np.asarray(sample(variables)))]
         if model.clusters:
@@ -132,7 +133,7 @@ def _decoded(
     key_x, key_prior, key_samples = jax.random.split(key, 3)
 
     @jit_once
-    def infer(variables: Any) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    def infer(variables: Any, x: Any) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """The noise of x, `[8, ...]` a level, and noise of the prior, `[8, 8, ...]`."""
         noise = noise_of(model, variables, x, key_x, y)
         keys = jax.random.split(key_prior, len(noise))
@@ -153,7 +154,7 @@ def _decoded(
     def along(values: Any, noise_at: Callable[[Any], Sequence[Any]]) -> np.ndarray:
         return np.stack([mean(noise_at(value)) for value in values], axis=1)
 
-    noise, fresh = jax.device_get(infer(variables))
+    noise, fresh = jax.device_get(infer(variables, x))
     ends = np.cumsum([0, *model.levels_per_stage])
     by_level = along(counts, lambda k: [eps * (level < ends[k]) for level, eps in enumerate(noise)])
     keys = jax.random.split(key_samples, EXAMPLES)
