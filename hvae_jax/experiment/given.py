@@ -52,9 +52,11 @@ def given_levels(model: Model, variables: Any, entries: Sequence[str], most: int
 def _check_observed(values: np.ndarray, name: str, family: Likelihood, entry: str) -> None:
     """Raises ValueError for values that an observed level does not take: the model is trained, the values are wrong."""
     low, high = family.value_range or (-np.inf, np.inf)
-    wrong = values[(values != np.round(values)) | (values < low) | (values > high)]
+    whole = values == np.round(values) if family.discrete else np.isfinite(values)
+    wrong = values[~whole | (values < low) | (values > high)]
     if wrong.size:
-        allowed = "whole numbers" if family.value_range is None else f"the whole numbers {low:g}..{high:g}"
+        kind = "whole numbers" if family.discrete else "numbers"
+        allowed = kind if family.value_range is None else f"the {kind} {low:g}..{high:g}"
         raise ValueError(
             f"{entry} holds {wrong[0]:g} ({wrong.size:,} such values), but level {name} takes {allowed}, as trained."
         )

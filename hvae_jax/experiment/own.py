@@ -274,7 +274,8 @@ class _Fit:
         likelihood = self.experiment.model.likelihood
         if likelihood is not None and likelihood.value_range is not None:
             low, high = likelihood.value_range
-            return (BINARY if high == 1 else integer(int(high) + 1)), low, high
+            whole = BINARY if high == 1 else integer(int(high) + 1)
+            return whole if likelihood.discrete else REAL, low, high
         data = self.experiment.data.load()
         return data.kind, *image_range(data)
 

@@ -57,6 +57,11 @@ class Likelihood(abc.ABC):
         return None
 
     @property
+    def discrete(self) -> bool:
+        """Whether p(x | z) is a probability of whole numbers, as by default where there is a range; else a density."""
+        return self.value_range is not None
+
+    @property
     @abc.abstractmethod
     def parameters(self) -> int:
         """Number of network outputs for each element of x, or for each `channels` elements."""

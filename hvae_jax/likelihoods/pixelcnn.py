@@ -173,6 +173,11 @@ class PixelCNN(Likelihood):
             )
 
     @property
+    def discrete(self) -> bool:
+        """As the base."""
+        return self.base.discrete
+
+    @property
     def parameters(self) -> int:
         """Number of context values."""
         return self.context

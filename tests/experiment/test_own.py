@@ -10,7 +10,16 @@ from PIL import Image
 from hvae_jax.data import from_folder
 from hvae_jax.experiment import Data, Experiment
 from hvae_jax.experiment.own import Given, given_examples, own_pictures
-from hvae_jax.likelihoods import Bernoulli, Categorical, DiscretisedLogistic, Gaussian, Likelihood
+from hvae_jax.likelihoods import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretisedLogistic,
+    Gaussian,
+    Likelihood,
+    Missing,
+)
 from hvae_jax.models import TopDownVAE
 
 RNG = np.random.default_rng(0)
@@ -65,6 +74,8 @@ def test_a_folder_is_one_split_of_the_models_shape() -> None:
         (Bernoulli(), {"binarise": "threshold"}, GREY > 127, "binarised at one half"),
         (Bernoulli(), {}, GREY > 127, "binarised at one half"),
         (Gaussian(), {}, np.rint(GREY * (16 / 255)), "0..255 scaled to 0..16"),  # the digits are whole numbers
+        (ContinuousBernoulli(), {}, GREY / np.float32(255), "0..255 scaled to 0..1"),
+        (Missing(Beta(margin=0.01)), {}, GREY / np.float32(255), "0..255 scaled to 0..1"),
     ],
     ids=lambda one: type(one).__name__,
 )

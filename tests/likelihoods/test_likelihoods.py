@@ -10,7 +10,21 @@ import pytest
 from scipy import stats
 
 from hvae_jax import data
-from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, LikelihoodRecord, for_data
+from hvae_jax.likelihoods import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    ContinuousBernoulli,
+    Gaussian,
+    Laplace,
+    Likelihood,
+    LikelihoodRecord,
+    Missing,
+    NegativeBinomial,
+    PixelCNN,
+    Poisson,
+    for_data,
+)
 
 DRAWS = 100_000
 
@@ -352,3 +366,18 @@ def test_a_gaussian_without_a_bound() -> None:
     h = jnp.array([[[0.5, -9.0], [0.5, 9.0]]])
     np.testing.assert_array_equal(Gaussian(bound=None)(h).normal.log_std, h[..., 1])
     assert (jnp.abs(Gaussian()(h).normal.log_std) < 5.0).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "discrete"),
+    [
+        *((one, True) for one in (Bernoulli(), Categorical(3), Poisson(), NegativeBinomial(), PixelCNN())),
+        *((one, False) for one in (Gaussian(), Laplace(), Beta(), ContinuousBernoulli(), PixelCNN(Gaussian()))),
+        (Missing(Poisson()), True),
+        (Missing(Beta()), False),
+    ],
+    ids=str,
+)
+def test_densities_and_probabilities(family: Likelihood, discrete: bool) -> None:
+    """A range alone does not tell: densities on [0, 1] have one, counts have none."""
+    assert family.discrete == discrete
