@@ -256,7 +256,6 @@ def test_a_bernoulli_codes_no_probabilities() -> None:
         (Quantised(), "leading bits"),
         (LogisticMixture(values=32, form="vdvae_5_bits"), "overlap"),
         (PixelCNN(Gaussian()), "needs a discrete one"),
-        (PixelCNN(DiscretisedLogistic(4, "global")), "scale='element'"),
     ],
     ids=str,
 )
