@@ -151,6 +151,13 @@ def check_bound(family: Any) -> None:
         raise ValueError(f"{name}(bound={family.bound}): it has to be positive and finite, or None for no bound.")
 
 
+def check_least(family: Any) -> None:
+    """Raises ValueError, naming the family, for a `min_probability` outside [0, 1/2)."""
+    if not 0.0 <= family.min_probability < 0.5:
+        name = type(family).__name__
+        raise ValueError(f"{name}(min_probability={family.min_probability}): it has to be 0 or more and below 1/2.")
+
+
 def check_finite(x: np.ndarray, family: str, name: str) -> None:
     """Raises ValueError for a value that is not finite.
 

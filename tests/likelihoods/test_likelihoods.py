@@ -96,7 +96,7 @@ def test_bernoulli_of_p() -> None:
     far = jnp.array([20.0, -120.0, 120.0])[:, None, None]
     np.testing.assert_allclose(log_prob_of(family(far), jnp.array([[0], [1], [1]])), [-100.0, -100.0, 0.0])
     np.testing.assert_allclose(log_prob_of(exact(far), jnp.array([[0], [1], [1]])), [-20.0, -120.0, 0.0], atol=1e-6)
-    for wrong in ({"form": "logits"}, {"form": "of_p", "min_probability": 1e-7}):
+    for wrong in ({"form": "logits"}, {"form": "of_p", "min_probability": 1e-7}, {"min_probability": -1e-7}):
         with pytest.raises(ValueError, match=r"Bernoulli\("):
             Bernoulli(**wrong)
 
@@ -342,6 +342,9 @@ def test_categorical_needs_two_values() -> None:
     """Fewer than two values are an error."""
     with pytest.raises(ValueError, match=r"num_values=1.*at least 2"):
         Categorical(1)
+    for least in (-1e-7, 0.5):
+        with pytest.raises(ValueError, match=r"Categorical\(min_probability=.*0 or more and below 1/2"):
+            Categorical(3, least)
 
 
 def test_for_data_picks_by_kind() -> None:
