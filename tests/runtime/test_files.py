@@ -23,6 +23,20 @@ def test_an_error_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_leaves_no_folder_behind(tmp_path: Path) -> None:
+    """Neither the new one nor half of it, as of a packed model."""
+
+    def half() -> None:
+        with replacing(tmp_path / "model") as partial:
+            (partial / "deep").mkdir(parents=True)
+            (partial / "deep" / "weights").write_bytes(b"1")
+            raise OSError("The disk is full.")
+
+    with pytest.raises(OSError, match="full"):
+        half()
+    assert not list(tmp_path.iterdir())
+
+
 def test_texts_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     """In a process without UTF-8; it loads this one file of the package alone."""
     program = """
