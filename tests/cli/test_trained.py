@@ -51,6 +51,9 @@ def test_codes_by_split(capsys: pytest.CaptureFixture[str]) -> None:
         np.testing.assert_array_equal(codes["labels_test"], Y[32:])
         expected = hv.load(RUN).encode(X[:24])
         np.testing.assert_allclose(codes["z1_train"], expected["z1"], rtol=1e-5)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"size is {size}, but it has to be 1 or more"):
+            hv.load(RUN).encode(X[:24], size=size)
     main(["encode", RUN, "--data", "mine", "--levels", "z1", "--what", "noise", "--out", "own.npz"])
     assert "2 pictures of mine, fitted to 4x4x1: 2 resized, 1 cropped" in capsys.readouterr().out
     with np.load("own.npz") as codes:
