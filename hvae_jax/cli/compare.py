@@ -138,7 +138,7 @@ def _numbers(result: Mapping[str, Any], split: str | None) -> dict[str, str]:
         elif name.startswith("-log p"):  # with its K in the cell: runs may have measured with different ones
             found["-log p(x) <="] = f"{value:,.2f} ± {errors['iw_bound']:.2f} (K={result['k'][of]})"
         else:
-            found[name] = f"{value:,.2f}"
+            found[name] = f"{value:,.{3 if name == 'bits/dim' else 2}f}"
     if "steps" in found:
         found["steps"] = f"{result['steps']:,}"
     return found | ({"parameters": f"{result['parameters']:,}"} if "parameters" in result else {})

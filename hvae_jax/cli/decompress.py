@@ -1,7 +1,6 @@
 """`hvae decompress`: the images of a file that `hvae compress` wrote."""
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -93,13 +92,9 @@ def _write_pictures(folder: Path, x: np.ndarray, names: Sequence[str]) -> None:
     from PIL import Image
 
     with replacing(folder) as partial:
-        try:
-            for picture, name in zip(x, names, strict=True):
-                path = partial / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(path, "PNG")
-            if folder.is_dir():
-                folder.rmdir()
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        for picture, name in zip(x, names, strict=True):
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(path, "PNG")
+        if folder.is_dir():
+            folder.rmdir()

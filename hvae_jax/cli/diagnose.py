@@ -53,6 +53,8 @@ class Diagnose:
     def __call__(self) -> None:
         """Runs the command."""
         check_out(self.out)
+        if self.pictures and self.out is not None and self.out.suffix == ".json":
+            raise ValueError(f"--out {self.out} is the page, whose JSON lies beside it: name it .html.")
         run = open_run(self.run, self.import_)
         variables, dataset = run.variables, run.dataset
         model = run.experiment.model.rolled

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hvae_jax import recipes
 from hvae_jax.cli import presets, script
-from hvae_jax.experiment import Experiment
+from hvae_jax.experiment import Experiment, box
 from hvae_jax.experiment.exits import errors_said
 from hvae_jax.experiment.fitting import changes, words
 from hvae_jax.experiment.fitting.asked import Question, compiler_of
@@ -48,20 +48,20 @@ def main(arguments: Sequence[str]) -> None:
     with errors_said():
         experiment = experiment_of(arguments[0], others, tuple(own.modules))
         chip = own_chip(host_memory()) if own.device == HERE else chip_named(own.device)
-        devices = own.devices or experiment.devices.count or 1
+        devices = own.devices if own.devices is not None else experiment.devices.count or 1
         fits = report(experiment, Question(chip, devices, modules=tuple(own.modules)), own.programs, own.estimate)
     sys.exit(0 if fits else 1)
 
 
 def experiment_of(name: str, flags: Sequence[str], modules: tuple[str, ...] = ()) -> Experiment:
-    """The experiment of a recipe, or of a run folder, with the flags of `hvae train` applied.
+    """The experiment of a recipe, a run folder or a model in the box, with the flags of `hvae train` applied.
 
     Ends the process with exit code 2, naming the nearest, for what is neither.
     """
     if name in recipes.names():
         text = recipes.docstring_of(name)
         return script.parse(recipes.presets_of(name), list(flags), text, prog=f"hvae fit {name}").experiment
-    if name.startswith("-") or ("/" not in name and not Path(name).exists()):
+    if name.startswith("-") or ("/" not in name and not Path(name).exists() and name not in box.names()):
         presets.refuse(
             recipes.unknown("recipe", name, recipes.names())
             if not name.startswith("-")

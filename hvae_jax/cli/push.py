@@ -56,5 +56,6 @@ class Push:
                 most_bytes=2**40,
                 modules=self.import_,
             )
-            write_whole(folder / "README.md", f"---\nlibrary_name: hvae_jax\n---\n\n{(folder / box.PAGE).read_text()}")
+            card = (folder / box.PAGE).read_text(encoding="utf-8")
+            write_whole(folder / "README.md", f"---\nlibrary_name: hvae_jax\n---\n\n{card}")
             say(hub.upload(folder, repository, private=self.private))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Score:
       features: an .npz with features `real` and `generated`, `[N, D]`, of data and of samples of the run: their Frechet
         and kernel distance, precision, recall, density and coverage are said too, as `hvae metrics` does of two files.
       out: file of the scores: an .npz with arrays SCORE_run, of the run's own split, and SCORE_data; or a .jsonl with a
-        line for each example.
+        line for each example, null for a score that is not finite.
       import_: modules beside hvae_jax that settings.json may name.
     """
 
@@ -114,7 +115,12 @@ class Score:
     def _given(self, trained: Pretrained, data: Sequence[str]) -> Given:
         """The examples of one side, of one split."""
         given = given_examples(
-            trained.experiment, trained.event, data, directory=self.data_directory, invert=self.invert
+            trained.experiment,
+            trained.event,
+            data,
+            examples=self.examples,
+            directory=self.data_directory,
+            invert=self.invert,
         )
         splits = given.dataset.splits
         wanted = self.split or list(splits)[-1]
@@ -122,8 +128,7 @@ class Score:
             if not data:
                 raise ValueError(f"{given.dataset.name} has no split {wanted!r}; it has {list(splits)}.")
             wanted = list(splits)[-1]
-        one = {wanted: splits[wanted].take(slice(self.examples))}
-        return Given(dataclasses.replace(given.dataset, splits=one), given.names[: self.examples])
+        return dataclasses.replace(given, dataset=dataclasses.replace(given.dataset, splits={wanted: splits[wanted]}))
 
 
 def _quality(path: Path, seed: int) -> str:
@@ -160,7 +165,9 @@ def _write(out: Path, sides: Mapping[str, Given], scores: Mapping[str, Mapping[s
                 for i in range(len(given.only)):
                     row: dict[str, Any] = {"side": side, "data": given.dataset.name, "split": split, "example": i}
                     row |= {"name": given.names[i]} if given.names else {}
-                    file.write(json.dumps(row | {name: float(values[i]) for name, values in found.items()}) + "\n")
+                    numbers = {name: float(values[i]) for name, values in found.items()}
+                    row |= {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+                    file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def _table(sides: Mapping[str, Given], scores: Mapping[str, Mapping[str, np.ndarray]], draws: int) -> str:

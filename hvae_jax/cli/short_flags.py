@@ -6,14 +6,13 @@ They are read before all other flags, whose defaults they change, as `--preset` 
 import argparse
 import dataclasses
 import inspect
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hvae_jax import likelihoods
 from hvae_jax.experiment import Experiment
-from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture, PixelCNN
+from hvae_jax.likelihoods import Bernoulli, Likelihood, LogisticMixture, Missing, PixelCNN
 from hvae_jax.models import NVAE, VDVAE, EfficientVDVAE, resized
 from hvae_jax.models.sized import described
 from hvae_jax.objectives import NegativeELBO, Objective, Regularised
@@ -23,8 +22,8 @@ from hvae_jax.recipes import unknown
 NAMES = ("beta", "free-bits", "likelihood", "side", "width", "depth")
 """The short flags."""
 
-_LEFT_OUT = ("likelihood", "quantised")
-"""The base class; and the family that needs settings of another one."""
+_LEFT_OUT = ("base", "missing", "quantised")
+"""The base class, and families around another one; an experiment puts `Missing` around a likelihood by itself."""
 
 HELP = """Short flags:
 
@@ -134,7 +133,7 @@ def family(text: str, old: Likelihood | None, image: tuple[int, ...] | None) -> 
 
     Args:
       text: such as "logistic_mixture" or "categorical:17".
-      old: the likelihood that it replaces, if there is one; a PixelCNN is around it.
+      old: the likelihood that it replaces, if there is one; a PixelCNN is around it, and has its number of values.
       image: shape of x, whose channels a mixture has; None if the model does not say.
     Raises ValueError, naming the nearest, for an unknown name, and for a number of values where there is none.
     """
@@ -143,10 +142,12 @@ def family(text: str, old: Likelihood | None, image: tuple[int, ...] | None) -> 
     if name not in known:
         raise ValueError(f"--likelihood: {unknown('likelihood', name, known)}")
     kind = known[name]
+    old = old.of if isinstance(old, Missing) else old
     if issubclass(kind, PixelCNN):
         return old if isinstance(old, PixelCNN) else PixelCNN(old or Bernoulli())
     field = next((name for name in ("num_values", "values") if name in inspect.signature(kind).parameters), None)
-    number = next((getattr(old, f) for f in ("num_values", "values") if hasattr(old, f)), None)
+    inner = old.base if isinstance(old, PixelCNN) else old
+    number = next((getattr(inner, f) for f in ("num_values", "values") if hasattr(inner, f)), None)
     if values:
         if field is None or not values.isdecimal():
             raise ValueError(f"--likelihood {text}: a number of values is behind the colon, where a family has one.")
@@ -158,10 +159,7 @@ def family(text: str, old: Likelihood | None, image: tuple[int, ...] | None) -> 
 
 
 def _families() -> dict[str, type[Likelihood]]:
-    """Families by the flag's name: LogisticMixture is logistic_mixture, PixelCNN pixelcnn."""
-    named = {re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", name).lower(): kind for name, kind in vars(likelihoods).items()}
-    return {
-        name: kind
-        for name, kind in named.items()
-        if isinstance(kind, type) and issubclass(kind, Likelihood) and name not in _LEFT_OUT
-    }
+    """Families by the flag's name, that of their file: LogisticMixture is logistic_mixture, PixelCNN pixelcnn."""
+    kinds = [kind for kind in vars(likelihoods).values() if isinstance(kind, type) and issubclass(kind, Likelihood)]
+    named = {kind.__module__.rpartition(".")[2]: kind for kind in kinds}
+    return {name: kind for name, kind in named.items() if name not in _LEFT_OUT}

@@ -113,15 +113,20 @@ class Codec:
         """Encode images.
 
         Args:
-          x: whole numbers `[N, *event]`, of any dtype.
+          x: whole numbers `[N, *event]`, of any dtype; those of another byte order than the machine's come back in its.
           names: names of the images, kept in the file; () for none.
-        Raises ValueError for values that the likelihood does not have, missing ones (NaN) among them.
+        Raises ValueError for values that the likelihood does not have, missing ones (NaN) among them, and for another
+        number of names than of images.
         """
         x = np.asarray(x)
-        if x.ndim < 2 or not len(x):
+        if x.ndim < 2 or not x.size:
             raise ValueError(f"x has shape {x.shape}, but it has to be a batch of at least one example, [N, ...].")
+        if names and len(names) != len(x):
+            raise ValueError(f"There are {len(names)} names for {len(x)} images: give one for each, or none.")
         assert self.model.likelihood is not None
         check_values(self.model.likelihood, x)
+        # as decoding makes them, bit for bit: in the machine's byte order, and without a -0.0, which is coded as 0.0
+        x = np.where(x == 0, x.dtype.type(0), x).astype(x.dtype.newbyteorder("="))
         program, order, grids = self._program(x.shape[1:], self.streams)
         stack = Stack(self.seed, self.precision)
         before, counts, blocks, bounds = stack.bits, [], [], []

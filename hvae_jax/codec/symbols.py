@@ -61,8 +61,6 @@ def check_discrete(likelihood: Likelihood | None) -> None:
             f"LogisticMixture(form={family.form!r}): its bins overlap, so that its probabilities are no code. Take "
             "form='exact'."
         )
-    if isinstance(likelihood, PixelCNN) and isinstance(family, DiscretisedLogistic) and family.scale == "global":
-        raise ValueError(f"{likelihood}: the scale of its base is a parameter of the model; take scale='element'.")
     if isinstance(family, NegativeBinomial | Poisson):
         raise ValueError(f"{family} has counts without a largest one, for which there is no code here: {served} have.")
     if not isinstance(family, Bernoulli | Categorical | DiscretisedLogistic | LogisticMixture):

@@ -76,7 +76,7 @@ def read_image(source: str | bytes, channels: int, fit: Any = None) -> np.ndarra
         try:
             image.load()
             image = ImageOps.exif_transpose(image)
-            image = _converted(image, {1: "L", 3: "RGB", 4: "RGBA"}[channels])
+            image = converted(image, {1: "L", 3: "RGB", 4: "RGBA"}[channels])
             image = image if fit is None else fit(image)
         except Exception as error:  # Pillow's decoders raise whatever they trip over
             raise BadImageError(f"cannot be decoded ({first_line(error)})") from error
@@ -204,7 +204,8 @@ def _bits(image: Any, source: str | bytes) -> int:
     return max(1 + (size & 0x7F) for size in content[sizes : sizes + 3 * channels : 3])
 
 
-def _converted(image: Any, mode: str) -> Any:
+def converted(image: Any, mode: str) -> Any:
+    """A PIL image in a mode; transparent pixels are laid on white unless the mode is RGBA."""
     from PIL import Image
 
     if mode != "RGBA" and (image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info):

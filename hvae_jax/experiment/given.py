@@ -10,6 +10,7 @@ import numpy as np
 from hvae_jax.data.images import BadImageError, read_image
 from hvae_jax.data.layout import SUFFIXES
 from hvae_jax.likelihoods import Likelihood
+from hvae_jax.runtime.npz import array_headers, check_sizes, entry_names, read_arrays
 from hvae_jax.trace import Model
 
 
@@ -33,7 +34,7 @@ def given_levels(model: Model, variables: Any, entries: Sequence[str], most: int
             raise ValueError(f"--given {entry}: the model has no level {name!r}; it has {', '.join(shapes)}.")
         if name in found:
             raise ValueError(f"--given {entry}: level {name} was given before.")
-        values = _read(Path(path), name, shapes[name])[:most]
+        values = _read(Path(path).expanduser(), name, shapes[name])[:most]
         if not len(values) or values.shape[1:] != shapes[name]:
             raise ValueError(
                 f"--given {entry}: it holds {values.shape}, but level {name} is {shapes[name]} for each example."
@@ -52,9 +53,11 @@ def given_levels(model: Model, variables: Any, entries: Sequence[str], most: int
 def _check_observed(values: np.ndarray, name: str, family: Likelihood, entry: str) -> None:
     """Raises ValueError for values that an observed level does not take: the model is trained, the values are wrong."""
     low, high = family.value_range or (-np.inf, np.inf)
-    wrong = values[(values != np.round(values)) | (values < low) | (values > high)]
+    whole = values == np.round(values) if family.discrete else np.isfinite(values)
+    wrong = values[~whole | (values < low) | (values > high)]
     if wrong.size:
-        allowed = "whole numbers" if family.value_range is None else f"the whole numbers {low:g}..{high:g}"
+        kind = "whole numbers" if family.discrete else "numbers"
+        allowed = kind if family.value_range is None else f"the {kind} {low:g}..{high:g}"
         raise ValueError(
             f"{entry} holds {wrong[0]:g} ({wrong.size:,} such values), but level {name} takes {allowed}, as trained."
         )
@@ -80,12 +83,13 @@ def _read(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
         raise FileNotFoundError(f"--given {name}={path}: there is no such file or folder.")
     if path.suffix != ".npz":
         raise ValueError(f"--given {name}={path}: a file has to be an .npz, as np.savez writes it.")
-    with np.load(path, allow_pickle=False) as arrays:
-        names = list(arrays)
-        wanted = next((one for one in (name, "x") if one in names), names[0] if len(names) == 1 else None)
-        if wanted is None:
-            raise ValueError(f"--given {name}={path}: it holds {names}; name the array {name!r}.")
-        return np.asarray(arrays[wanted])
+    names = entry_names(path)
+    wanted = next((one for one in (name, "x") if one in names), names[0] if len(names) == 1 else None)
+    if wanted is None:
+        raise ValueError(f"--given {name}={path}: it holds {names}; name the array {name!r}.")
+    headers = array_headers(path, [wanted])
+    check_sizes(path, headers)
+    return next(array for _, array in read_arrays(path, headers))
 
 
 def _pictures(folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:

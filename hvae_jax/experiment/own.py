@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hvae_jax.data.dataset import BINARY, REAL, Dataset, Kind, Split, integer
-from hvae_jax.data.images import BadImageError, CentreSquare, Header, read_header, read_image
+from hvae_jax.data.images import BadImageError, CentreSquare, Header, converted, read_header, read_image
 from hvae_jax.data.layout import found_at, split_folders
 from hvae_jax.data.prepare import binarised
 from hvae_jax.data.spec import Data
@@ -194,7 +194,8 @@ class _Fit:
         where = shown(path)
         if x.shape[1:] == self.event and self._allowed(x):
             kind, _, _ = self._values(where)
-            return Given(Dataset(where, {OWN: Split(x, labels)}, kind, f"{name} of {where}, as it is"))
+            missing = x.dtype.kind == "f" and bool(np.isnan(x).any())
+            return Given(Dataset(where, {OWN: Split(x, labels)}, kind, f"{name} of {where}, as it is", missing=missing))
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3, 4)):
             raise ValueError(
                 f"{name} in {where} has shape {x.shape} and dtype {x.dtype}. Examples of the model are {self.event}"
@@ -212,7 +213,7 @@ class _Fit:
         grey = x.ndim == 3 or x.shape[-1] == 1
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[self.channels]
         pictures = [Image.fromarray(one.reshape(one.shape[:2]) if grey else one) for one in x]
-        fitted = [np.asarray(self._resized(picture.convert(mode))) for picture in pictures]
+        fitted = [np.asarray(self._resized(converted(picture, mode))) for picture in pictures]
         shape = (len(x), self.height, self.width, self.channels)
         return np.stack(fitted).reshape(shape), y, [Header(x.shape[1], x.shape[2], grey)] * len(x), ()
 
@@ -274,19 +275,21 @@ class _Fit:
         likelihood = self.experiment.model.likelihood
         if likelihood is not None and likelihood.value_range is not None:
             low, high = likelihood.value_range
-            return (BINARY if high == 1 else integer(int(high) + 1)), low, high
+            whole = BINARY if high == 1 else integer(int(high) + 1)
+            return whole if likelihood.discrete else REAL, low, high
         data = self.experiment.data.load()
         return data.kind, *image_range(data)
 
     def _allowed(self, x: np.ndarray) -> bool:
-        """Whether the likelihood allows the values."""
+        """Whether the likelihood allows the values, NaN among them if it takes missing ones."""
         likelihood = self.experiment.model.likelihood
+        if likelihood is None:
+            return bool(np.isfinite(x).all())
         try:
-            if likelihood is not None:
-                likelihood.check(x)
+            likelihood.check(x)
         except ValueError:
             return False
-        return bool(np.isfinite(x).all())
+        return True
 
     def _wanted(self) -> str:
         likelihood = self.experiment.model.likelihood

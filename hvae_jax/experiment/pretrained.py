@@ -184,6 +184,8 @@ class Pretrained:
         self, function: Callable[..., Any], x: Any, y: Any, key: Array | None, size: int, options: dict[str, Any]
     ) -> Any:
         """A function of (model, variables, x, key, y=, options) over all examples, `size` at a time."""
+        if size < 1:
+            raise ValueError(f"size is {size}, but it has to be 1 or more.")
         x = x if hasattr(x, "fingerprint") else np.asarray(x)  # rows are read where they lie, `size` at a time
         if tuple(x.shape[1:]) != self.event or not len(x):
             raise ValueError(f"x has shape {x.shape}, but examples of {self.card.name} are [N, *{self.event}].")

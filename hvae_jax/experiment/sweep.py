@@ -193,7 +193,8 @@ def child() -> None:
 
 def _last_error(log: Path, code: int) -> str:
     """The error that a log ends with, or the exit code of its process."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
     return lines[-1].removeprefix("error: ") if lines else f"it ended with exit code {code}; see {log}"
 
 
@@ -267,7 +268,7 @@ def _cell(name: str, means: Numbers, deviations: Numbers) -> str:
     """Mean ± deviation of a number; "-" if no run has it. A single run has no deviation."""
     if name not in means:
         return "-"
-    digits = 0 if name == "steps" or abs(means[name]) >= 1000 else 2
+    digits = 3 if name == "bits/dim" else 0 if name == "steps" or abs(means[name]) >= 1000 else 2
     spread = f" ± {deviations[name]:.{digits}f}" if np.isfinite(deviations[name]) else ""
     return f"{means[name]:.{digits}f}{spread}"
 

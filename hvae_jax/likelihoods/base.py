@@ -57,6 +57,11 @@ class Likelihood(abc.ABC):
         return None
 
     @property
+    def discrete(self) -> bool:
+        """Whether p(x | z) is a probability of whole numbers, as by default where there is a range; else a density."""
+        return self.value_range is not None
+
+    @property
     @abc.abstractmethod
     def parameters(self) -> int:
         """Number of network outputs for each element of x, or for each `channels` elements."""
@@ -144,6 +149,13 @@ def check_bound(family: Any) -> None:
     if family.bound is not None and not 0.0 < family.bound < math.inf:
         name = type(family).__name__
         raise ValueError(f"{name}(bound={family.bound}): it has to be positive and finite, or None for no bound.")
+
+
+def check_least(family: Any) -> None:
+    """Raises ValueError, naming the family, for a `min_probability` outside [0, 1/2)."""
+    if not 0.0 <= family.min_probability < 0.5:
+        name = type(family).__name__
+        raise ValueError(f"{name}(min_probability={family.min_probability}): it has to be 0 or more and below 1/2.")
 
 
 def check_finite(x: np.ndarray, family: str, name: str) -> None:

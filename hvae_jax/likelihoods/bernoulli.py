@@ -11,7 +11,7 @@ from jaxtyping import Float, Key, Num
 
 from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods import published
-from hvae_jax.likelihoods.base import Likelihood, describe, softplus
+from hvae_jax.likelihoods.base import Likelihood, check_least, describe, softplus
 from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused
 
@@ -77,7 +77,7 @@ class Bernoulli(Likelihood):
         cross-entropy does.
 
     Both settings reproduce the scores of public codes, see `published.py`.
-    Raises ValueError for another form, or for "of_p" with a min_probability.
+    Raises ValueError for another form, a min_probability outside [0, 1/2), or "of_p" with one.
 
     Example:
         >>> record = hv.Bernoulli()(jnp.zeros((1, 3, 1)))  # one logit for each of three pixels
@@ -89,6 +89,7 @@ class Bernoulli(Likelihood):
     form: published.BernoulliForm = "exact"
 
     def __post_init__(self) -> None:
+        check_least(self)
         if self.form == "of_p" and self.min_probability:
             raise ValueError(f"Bernoulli(min_probability={self.min_probability}): with form='of_p' it has to be 0.")
 

@@ -131,6 +131,11 @@ class Beta(Likelihood):
         return 0.0, 1.0
 
     @property
+    def discrete(self) -> bool:
+        """False."""
+        return False
+
+    @property
     def parameters(self) -> int:
         """Logit of the mean, and log concentration."""
         return 2

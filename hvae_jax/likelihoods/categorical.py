@@ -12,7 +12,7 @@ from jaxtyping import Float, Key, Num
 
 from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods import published
-from hvae_jax.likelihoods.base import Likelihood, check_whole
+from hvae_jax.likelihoods.base import Likelihood, check_least, check_whole
 from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused
 
@@ -95,7 +95,7 @@ class Categorical(Likelihood):
       min_probability: lower bound of probabilities, which log_prob clips to [min, 1 - min]; 0 is exact, the article's
         code has 1e-7 (`published.py`).
 
-    Raises ValueError for fewer than two values.
+    Raises ValueError for fewer than two values, and for a min_probability outside [0, 1/2).
 
     Example:
         >>> record = hv.Categorical(17)(jnp.zeros((1, 2, 17)))
@@ -109,6 +109,7 @@ class Categorical(Likelihood):
     def __post_init__(self) -> None:
         if self.num_values < 2:
             raise ValueError(f"Categorical(num_values={self.num_values}): at least 2 values are needed.")
+        check_least(self)
 
     @property
     def value_range(self) -> tuple[float, float]:

@@ -88,6 +88,11 @@ class ContinuousBernoulli(Likelihood):
         return 0.0, 1.0
 
     @property
+    def discrete(self) -> bool:
+        """False."""
+        return False
+
+    @property
     def parameters(self) -> int:
         """One logit."""
         return 1

@@ -91,13 +91,16 @@ def sample_poisson(key: Key[Array, ""], log_rate: Float[Array, "..."]) -> Int[Ar
 
 
 def _inverted(key: Array, rate: Array) -> Array:
-    """The number of k with P(x <= k) <= u, u uniform."""
+    """The number of k with P(x <= k) <= u, u uniform, among those whose P(x <= k) differs from that of k - 1.
+
+    The sum of rounded terms may end below the largest u, and all further k would be counted.
+    """
     u = jax.random.uniform(fused(key), rate.shape, rate.dtype)
 
     def add(k: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        term, below, x = carry
-        below = below + term  # P(x <= k)
-        return term * rate / (k + 1).astype(rate.dtype), below, x + (u >= below)
+        term, before, x = carry
+        below = before + term  # P(x <= k)
+        return term * rate / (k + 1).astype(rate.dtype), below, x + ((u >= below) & (below > before))
 
     zero = jnp.zeros_like(rate)
     return lax.fori_loop(0, _TERMS, add, (jnp.exp(-rate), zero, zero))[2]

@@ -1,6 +1,7 @@
 """Whole numbers that lie in order, such as grey values: one logistic distribution cut into bins for each element."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -91,7 +92,8 @@ class DiscretisedLogistic(Likelihood):
     Source: Kingma et al. (2016), their code, for "global". Two details of that code are left out: its bins, 1/256 of
     the range wide, are closed at both ends, so that the mass beyond the ends is lost; and it clips the mean to the
     range.
-    Raises ValueError for fewer than two values or another scale.
+    Raises ValueError for fewer than two values, another scale, and a min_log_scale or an `added` that is not finite, or
+    the latter below 0.
 
     Example:
         >>> record = hv.DiscretisedLogistic(values=4)(jnp.zeros((4, 1, 2)))
@@ -107,6 +109,11 @@ class DiscretisedLogistic(Likelihood):
     def __post_init__(self) -> None:
         if self.values < 2:
             raise ValueError(f"DiscretisedLogistic(values={self.values}): at least 2 values are needed.")
+        if not math.isfinite(self.min_log_scale) or not 0.0 <= self.added < math.inf:
+            raise ValueError(
+                f"DiscretisedLogistic(min_log_scale={self.min_log_scale}, added={self.added}): both have to be finite, "
+                "the latter 0 or more."
+            )
 
     @property
     def value_range(self) -> tuple[float, float]:

@@ -106,6 +106,11 @@ class Missing(Likelihood):
         return self.of.value_range
 
     @property
+    def discrete(self) -> bool:
+        """As `of`."""
+        return self.of.discrete
+
+    @property
     def parameters(self) -> int:
         """Parameters of `of`."""
         return self.of.parameters

@@ -105,6 +105,11 @@ class NegativeBinomial(Likelihood):
         check_bound(self)
 
     @property
+    def discrete(self) -> bool:
+        """True: counts have no largest value."""
+        return True
+
+    @property
     def parameters(self) -> int:
         """log m and log r, and with `zeros` the logit of w."""
         return 3 if self.zeros else 2

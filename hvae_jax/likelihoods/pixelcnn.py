@@ -13,6 +13,7 @@ from jaxtyping import Float, Key, Num
 from hvae_jax.distributions import sum_event
 from hvae_jax.likelihoods.base import Likelihood, LikelihoodRecord
 from hvae_jax.likelihoods.bernoulli import Bernoulli
+from hvae_jax.likelihoods.discretised_logistic import DiscretisedLogistic
 from hvae_jax.likelihoods.seen import check_in_order, elementwise
 from hvae_jax.networks.pixelcnn import PixelCNNWeights, one_pass, pixel_by_pixel
 from hvae_jax.records import check_sizes, checked
@@ -143,8 +144,8 @@ class PixelCNN(Likelihood):
       context: number of network outputs for each element, the only dependence on z.
 
     Source: Alemi et al. (2018) for the use; `networks/pixelcnn.py` for the network.
-    Raises ValueError for a negative receptive field, another size below 1, or a base in which channels share parameters
-    or elements depend on each other.
+    Raises ValueError for a negative receptive field, another size below 1, a base in which channels share parameters or
+    elements depend on each other, or one with a parameter of its own (a global scale).
 
     Example:
         >>> family = hv.PixelCNN(hv.Categorical(17), receptive_field=2, context=4)
@@ -171,6 +172,16 @@ class PixelCNN(Likelihood):
                 f"PixelCNN(base={self.base}): the base is the likelihood of one element alone; set its channels to 1. "
                 "The order of colours is the PixelCNN's own."
             )
+        if isinstance(self.base, DiscretisedLogistic) and self.base.scale == "global":
+            raise ValueError(
+                f"PixelCNN(base={self.base}): a global scale is a parameter of the model, which the likelihood of one "
+                "element cannot have; take scale='element'."
+            )
+
+    @property
+    def discrete(self) -> bool:
+        """As the base."""
+        return self.base.discrete
 
     @property
     def parameters(self) -> int:

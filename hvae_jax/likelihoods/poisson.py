@@ -70,6 +70,11 @@ class Poisson(Likelihood):
         check_bound(self)
 
     @property
+    def discrete(self) -> bool:
+        """True: counts have no largest value."""
+        return True
+
+    @property
     def parameters(self) -> int:
         """The log rate."""
         return 1

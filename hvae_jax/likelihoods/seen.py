@@ -73,18 +73,27 @@ def elementwise(record: Any, x: Array) -> Array:
 
 
 def possible_value(family: Likelihood | None) -> float:
-    """A value that every element can take: the middle of the range, rounded down if it is wider than 1; 0 without one.
+    """A value that every element can take: the middle of the range; 0 without a range.
 
-    Of a range with one end, 1 from that end.
+    It is rounded down in a range wider than 1, and where the family refuses it, as `Categorical(2)` does one half. Of a
+    range with one end, 1 from that end.
     """
-    bounds = None if family is None else family.value_range
-    if bounds is None:
+    if family is None or family.value_range is None:
         return 0.0
-    low, high = bounds
+    low, high = family.value_range
     if not np.isfinite([low, high]).all():
         return low + 1.0 if np.isfinite(low) else high - 1.0 if np.isfinite(high) else 0.0
     middle = (low + high) / 2
-    return float(np.floor(middle)) if high - low > 1.0 else middle
+    return float(np.floor(middle)) if high - low > 1.0 or not _allows(family, middle) else middle
+
+
+def _allows(family: Likelihood, value: float) -> bool:
+    """Whether an element can have the value."""
+    try:
+        family.check(np.full((1, family.channels), value))
+    except ValueError:
+        return False
+    return True
 
 
 def check_in_order(seen: np.ndarray, owner: str, unit: str, remedy: str, name: str = "seen") -> None:

@@ -58,6 +58,9 @@ def neighbours(real: Any, generated: Any, k: int = 5) -> Neighbours:
         raise ValueError(f"k is {k}, but it has to be 1 or more.")
     real, generated = as_features(real, name="real"), as_features(generated, name="generated")
     check_pair(real, generated, k + 1)
+    # distances do not depend on it, and near the origin |a|^2 + |b|^2 - 2 a.b keeps its digits
+    centre = real.mean(0)
+    real, generated = real - centre, generated - centre
     real_radii, generated_radii = _radii(real, k), _radii(generated, k)  # squared, [N] and [M]
     precise, dense = 0, 0
     recalled, covered = (np.zeros(len(real), bool) for _ in range(2))

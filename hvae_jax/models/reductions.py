@@ -263,7 +263,7 @@ def check_discrete(d: Reduction, event: Event) -> None:
 def number_of_values(likelihood: Likelihood) -> int:
     """Number of values of an element of x. Raises ValueError for a likelihood of numbers that are not whole."""
     bounds = likelihood.value_range
-    if bounds is None:
+    if bounds is None or not likelihood.discrete:
         raise ValueError(
             f"{likelihood} is not of whole numbers in a range, which d(x) needs. Use Bernoulli, Categorical, "
             "DiscretisedLogistic or LogisticMixture."

@@ -1,5 +1,6 @@
 """A report as one HTML page that stands alone: verdict and fit first, then the levels, then all else."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -115,8 +116,9 @@ def _how(report: Mapping[str, Any]) -> list[str]:
     rows = [[name, f"{effort[name]:,}", meaning] for name, meaning in meanings.items()]
     flags = " ".join(f"--effort.{name} {effort[name]}" for name in meanings)
     other = report["bounds_above"][0].get("auroc", {}).get("data")
-    flags += f" --other {other}" if other else ""
-    command = f"hvae diagnose RUN --split {report['split']} --seed {report.get('seed', 0)} --seconds None {flags}"
+    flags += f" --other {shlex.quote(other)}" if other else ""
+    split = shlex.quote(report["split"])
+    command = f"hvae diagnose RUN --split {split} --seed {report.get('seed', 0)} --seconds None {flags}"
     return [
         '<h2 id="how">How it was measured</h2>',
         note(

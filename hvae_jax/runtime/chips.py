@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import subprocess
+from typing import NoReturn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,22 +127,27 @@ def chip_of_kind(kind: str) -> Chip | None:
     return CHIPS[max(fits)[1]] if fits else None
 
 
+def _not_known(kind: str) -> NoReturn:
+    raise ValueError(f"This machine has a {kind}, which is not in the table: give one of {', '.join(CHIPS)} instead.")
+
+
 def own_chip(memory: float) -> Chip:
     """The chip of this machine, found without opening it, so that a program that uses it is not disturbed; or its CPU.
 
     Args:
       memory: bytes of the machine, of which a CPU's programs may take all; its rates are unknown, NaN.
+    Raises ValueError for a TPU or a GPU that is not in the table.
     """
     if kind := os.environ.get("TPU_ACCELERATOR_TYPE"):  # set on Cloud TPU and Colab: v5litepod-4, v6e-1, v4-8
         family = kind.partition("-")[0]
         name = {"v5litepod": "v5e", "v5lite": "v5e"}.get(family, family)
-        if name in CHIPS:
-            return CHIPS[name]
+        return CHIPS[name] if name in CHIPS else _not_known(f"TPU {name}")
     if shutil.which("nvidia-smi"):
         asked = subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False
         )
-        if (first := asked.stdout.partition("\n")[0].strip()) and (chip := chip_of_kind(first)) is not None:
-            return chip
+        kind = asked.stdout.partition("\n")[0].strip()
+        if kind and not asked.returncode:  # without its driver it prints why not
+            return chip_of_kind(kind) or _not_known(kind)
     unknown = math.nan
     return Chip("cpu", "this machine's CPU", "cpu", memory, memory, unknown, unknown, unknown, unknown, ("cpu",))

@@ -1,6 +1,7 @@
-"""Files written whole: neither a reader nor a crash ever sees half of one."""
+"""Files and folders written whole: neither a reader nor a crash ever sees half of one."""
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +12,15 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to, and renames it to `path` once the block ends without an error.
 
-    After an error `path` is as it was, and nothing lies beside it.
+    It may become a file or a folder. After an error `path` is as it was, and nothing lies beside it.
     """
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
         partial.replace(path)
     except BaseException:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

@@ -162,7 +162,8 @@ class _Reader:
         scope = self._computations.get(computation, {})
         for one in scope.values():
             kind = one.opcode.removesuffix("-start")
-            self._counts[kind] += 0 if one.opcode.endswith("-done") else times
+            if not one.opcode.endswith("-done"):
+                self._counts[kind] += times
             if kind in COLLECTIVES:
                 self._moved[kind] = self._moved.get(kind, 0.0) + times * self._result_bytes(one, scope)
             if one.opcode == "custom-call" and (target := re.search(r'custom_call_target="([^"]*)"', one.rest)):

@@ -191,7 +191,7 @@ class Tracker:
         # An id of our own rather than the service's, so that it is known before anything is sent.
         path = folder / "tracker.json"
         if path.exists():
-            identity = json.loads(path.read_text())["id"]
+            identity = json.loads(path.read_text(encoding="utf-8"))["id"]
         else:
             identity = secrets.token_hex(4)
             write_whole(path, json.dumps({"id": identity}))

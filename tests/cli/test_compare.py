@@ -42,6 +42,8 @@ def test_numbers_settings_and_curves(capsys: pytest.CaptureFixture[str]) -> None
     assert elbo.split()[2:] == ["100.00", "±", "0.50", "98.00", "±", "0.50", "-"]
     (bound,) = [line for line in lines if line.startswith("-log p(x) <=")]
     assert "98.00 ± 0.40 (K=20)" in bound and "96.00 ± 0.40 (K=20)" in bound
+    (bits,) = [line for line in lines if line.startswith("bits/dim")]
+    assert bits.split()[1:] == ["2.400", "2.400", "-"]
     assert rows["model.top_prior"] == ["NormalPrior", "VampPrior", "NormalPrior"]
     assert rows["training.init_examples"] == ["None", "100", "None"] and rows["seed"] == ["0", "3", "0"]
     assert "name" not in rows and not any(line.startswith("warning") for line in lines)

@@ -56,6 +56,11 @@ def test_without_pictures_there_are_json_and_words(
     assert "as asked for" in capsys.readouterr().err
 
 
+def test_the_page_does_not_replace_the_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"report\.json is the page, .*: name it \.html"):
+        command.Diagnose(tmp_path, out=tmp_path / "report.json")()
+
+
 def test_a_picture_that_fails_is_a_warning(
     calls: list[Effort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,8 @@ def test_what_fits_and_what_would(answers: list[Experiment], capsys: pytest.Capt
     ended("fit vdvae --preset cifar10 --model.dtype bfloat16 --programs training", 0)
     printed = capsys.readouterr().out
     assert "Smallest" not in printed and "sampling" not in printed
+    ended("fit digits_topdown --programs sampling", 0)  # a model in the box
+    assert "top_down_digits, batches of 64, on one TPU v5e" in capsys.readouterr().out
     ended("fit linear --estimate", 1)
     assert "Nothing of this makes it fit" in capsys.readouterr().out
 
@@ -55,6 +57,7 @@ def test_what_fits_and_what_would(answers: list[Experiment], capsys: pytest.Capt
     ("arguments", "code", "line"),
     [
         ("top_down --device v6", 1, "There is no device 'v6'. Did you mean v6e?"),
+        ("top_down --devices 0", 1, "There is no v5e of 0 chips: --devices can be 1, 4, 8, 16, 32, 64."),
         ("top_down --devices 3", 1, "There is no v5e of 3 chips: --devices can be 1, 4, 8, 16, 32, 64."),
         ("top_down --devices 4 --batch-size 30", 1, "A batch of 30 cannot be split evenly over 4 devices; 28 or 32"),
         ("top_down --devices 4 --microbatch 6", 1, "A microbatch of 6 cannot be split evenly over 4 devices; 4 or 8"),

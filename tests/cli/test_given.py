@@ -91,6 +91,8 @@ def test_other_levels(variables: Any) -> None:
         (("x=small.npz",), "the model has no level 'x'; it has u, y, z"),
         (("y=none.npz",), "there is no such file"),
         (("y=text.txt",), r"has to be an \.npz"),
+        (("y=text.npz",), r"text\.npz cannot be read as an \.npz"),
+        (("y=short.npz",), r"short\.npz cannot be read as an \.npz"),
         (("y=two.npz",), r"it holds \['a', 'b'\]; name the array 'y'"),
         (("y=large.npz",), r"it holds \(5, 4, 4, 1\), but level y is \(2, 2, 1\)"),
         (
@@ -111,6 +113,8 @@ def test_other_levels(variables: Any) -> None:
 def test_refusals(given: tuple[str, ...], said: str) -> None:
     """Before anything is drawn."""
     Path("text.txt").write_text("1")
+    Path("text.npz").write_text("no archive")
+    Path("short.npz").write_bytes(Path("small.npz").read_bytes()[:100])
     np.savez("two.npz", a=Y, b=Y)
     np.savez("large.npz", np.zeros((5, 4, 4, 1)))
     np.savez("bright.npz", np.full((5, 2, 2, 1), 300))

@@ -11,7 +11,16 @@ from hvae_jax.cli import script, short_flags
 from hvae_jax.cli.short_flags import family, regularised
 from hvae_jax.cli.sweep import trials_of
 from hvae_jax.experiment import Experiment
-from hvae_jax.likelihoods import Bernoulli, Categorical, DiscretisedLogistic, Gaussian, LogisticMixture, PixelCNN
+from hvae_jax.likelihoods import (
+    Bernoulli,
+    Categorical,
+    DiscretisedLogistic,
+    Gaussian,
+    LogisticMixture,
+    Missing,
+    PixelCNN,
+    StudentT,
+)
 from hvae_jax.objectives import FreeBits, ImportanceWeighted, NegativeELBO, Regularised
 
 
@@ -46,6 +55,12 @@ def test_likelihoods() -> None:
     )
     assert family("pixelcnn", Categorical(3), None) == PixelCNN(Categorical(3))
     assert family("pixelcnn", PixelCNN(Bernoulli()), None) == PixelCNN(Bernoulli())
+    assert family("student_t", Bernoulli(), None) == StudentT()
+    for around in (PixelCNN(Categorical(17)), Missing(Categorical(17)), Missing(PixelCNN(Categorical(17)))):
+        assert family("discretised_logistic", around, None) == DiscretisedLogistic(17)
+    assert family("pixelcnn", Missing(Categorical(3)), None) == PixelCNN(Categorical(3))
+    with pytest.raises(ValueError, match="no likelihood 'missing'"):  # it is one around another
+        family("missing", Bernoulli(), None)
     with pytest.raises(ValueError, match="Did you mean logistic_mixture"):
         family("logistic_mixtures", Bernoulli(), None)
     for text in ("bernoulli:3", "categorical:x"):

@@ -51,6 +51,9 @@ def test_codes_by_split(capsys: pytest.CaptureFixture[str]) -> None:
         np.testing.assert_array_equal(codes["labels_test"], Y[32:])
         expected = hv.load(RUN).encode(X[:24])
         np.testing.assert_allclose(codes["z1_train"], expected["z1"], rtol=1e-5)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"size is {size}, but it has to be 1 or more"):
+            hv.load(RUN).encode(X[:24], size=size)
     main(["encode", RUN, "--data", "mine", "--levels", "z1", "--what", "noise", "--out", "own.npz"])
     assert "2 pictures of mine, fitted to 4x4x1: 2 resized, 1 cropped" in capsys.readouterr().out
     with np.load("own.npz") as codes:
@@ -73,8 +76,12 @@ def test_scores(capsys: pytest.CaptureFixture[str]) -> None:
     assert "test of " in out and "own of mine" in out and "-log p(x) <= (K=4)" in out and "LLR>1" in out
     trained = hv.load(RUN)
     own, other = given_examples(trained.experiment, EVENT, splits=("test",)), trained.pictures("mine")
+    found["run"]["elbo"][1] = -np.inf
     score._write(Path("scores.jsonl"), {"run": own, "data": other}, found)
-    rows = [json.loads(line) for line in Path("scores.jsonl").read_text().splitlines()]
+    lines = Path("scores.jsonl").read_text().splitlines()
+    assert not any("Infinity" in line for line in lines), "no JSON"
+    rows = [json.loads(line) for line in lines]
+    assert rows[1]["elbo"] is None
     assert len(rows) == 10 and [row.get("name") for row in rows[-2:]] == ["a.png", "b.png"]
     for name, values in found["data"].items():
         np.testing.assert_allclose([row[name] for row in rows[-2:]], values, rtol=1e-6)
@@ -129,6 +136,8 @@ def test_own_pictures_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
         ("score RUN --above 3 --out x.npz", "--above is 3, but the model has 2 levels"),
         ("score RUN --draws 0 --out x.npz", "--draws is 0"),
         ("score RUN --split dev --out x.npz", "no split 'dev'"),
+        ("score RUN --examples 0 --out x.npz", "--examples is 0, but it has to be 1 or more"),
+        ("score RUN --examples -1 --out x.npz", "--examples is -1, but it has to be 1 or more"),
         ("score RUN --features data.npz --out x.npz", "data.npz has no array 'real'"),
         ("score RUN --features no.npz --out x.npz", "There is no file no.npz"),
         ("interpolate RUN --from 0 --to 99 --out x.npz", "There is no example 99"),

@@ -10,7 +10,16 @@ from PIL import Image
 from hvae_jax.data import from_folder
 from hvae_jax.experiment import Data, Experiment
 from hvae_jax.experiment.own import Given, given_examples, own_pictures
-from hvae_jax.likelihoods import Bernoulli, Categorical, DiscretisedLogistic, Gaussian, Likelihood
+from hvae_jax.likelihoods import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretisedLogistic,
+    Gaussian,
+    Likelihood,
+    Missing,
+)
 from hvae_jax.models import TopDownVAE
 
 RNG = np.random.default_rng(0)
@@ -65,6 +74,8 @@ def test_a_folder_is_one_split_of_the_models_shape() -> None:
         (Bernoulli(), {"binarise": "threshold"}, GREY > 127, "binarised at one half"),
         (Bernoulli(), {}, GREY > 127, "binarised at one half"),
         (Gaussian(), {}, np.rint(GREY * (16 / 255)), "0..255 scaled to 0..16"),  # the digits are whole numbers
+        (ContinuousBernoulli(), {}, GREY / np.float32(255), "0..255 scaled to 0..1"),
+        (Missing(Beta(margin=0.01)), {}, GREY / np.float32(255), "0..255 scaled to 0..1"),
     ],
     ids=lambda one: type(one).__name__,
 )
@@ -109,6 +120,25 @@ def test_arrays() -> None:
     np.testing.assert_array_equal(fitted("bytes.npz").only.x, fitted("mine/a.png").only.x.repeat(3, 0))
     np.savez("large.npz", x=COLOUR[None])
     np.testing.assert_array_equal(fitted("large.npz").only.x, fitted("mine/b.png").only.x)
+    clear = np.asarray(Image.open("mine/more/clear.png"))
+    assert clear.shape[-1] == 4
+    np.savez("clear.npz", x=clear[None])
+    for event in ((4, 4, 1), (4, 4, 3)):  # laid on white, as a file is
+        np.testing.assert_array_equal(
+            fitted("clear.npz", event=event).only.x, fitted("mine/more/clear.png", event=event).only.x
+        )
+
+
+def test_missing_values_of_an_array() -> None:
+    """NaN is taken as it is by a model of data with missing values, and by no other."""
+    x = np.full((2, 4, 4, 1), 3.0, np.float32)
+    x[0, 1] = np.nan
+    np.savez("holes.npz", x=x)
+    given = fitted("holes.npz", data={"hidden": 0.5})
+    np.testing.assert_array_equal(given.only.x, x)
+    assert given.dataset.missing and given.dataset.seen_dimensions("own") == 14.0
+    with pytest.raises(ValueError, match=r"holes\.npz has shape"):
+        fitted("holes.npz")
 
 
 def test_a_model_with_classes() -> None:

@@ -20,7 +20,7 @@ from hvae_jax.likelihoods import (
     PoissonRecord,
     for_data,
 )
-from hvae_jax.likelihoods.counts import LARGEST, sample_poisson
+from hvae_jax.likelihoods.counts import LARGEST, _inverted, sample_poisson
 
 RATES = (2e-9, 1e-3, 0.7, 9.0, 11.0, 300.0, 1e6)
 SIZES = (1e-3, 0.5, 10.0, 1e4, 1e8)
@@ -163,6 +163,15 @@ def test_draws_follow() -> None:
         assert distance(x, lambda k, cdf=cdf: WEIGHT + (1 - WEIGHT) * cdf(k)) < most
     assert found()["edges"].tolist() == [0, LARGEST, LARGEST]
     assert found()["zeros_x"].dtype == np.int32 and found()["zeros_x"].min() == 0
+
+
+def test_the_largest_uniform_number_draws_no_outlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded probabilities may sum to less than it: then no larger count has a probability."""
+    rates = np.linspace(0.001, 9.99, 5000, dtype=np.float32)
+    largest = np.float32(1 - 2**-23)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, largest, dtype))
+    drawn = np.asarray(_inverted(jax.random.key(0), jnp.asarray(rates)))
+    assert (drawn <= stats.poisson.isf(1e-9, rates)).all() and (drawn >= stats.poisson.isf(1e-6, rates)).all()
 
 
 def distance(x: np.ndarray, cdf: Any) -> float:

@@ -10,7 +10,21 @@ import pytest
 from scipy import stats
 
 from hvae_jax import data
-from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, LikelihoodRecord, for_data
+from hvae_jax.likelihoods import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    ContinuousBernoulli,
+    Gaussian,
+    Laplace,
+    Likelihood,
+    LikelihoodRecord,
+    Missing,
+    NegativeBinomial,
+    PixelCNN,
+    Poisson,
+    for_data,
+)
 
 DRAWS = 100_000
 
@@ -82,7 +96,7 @@ def test_bernoulli_of_p() -> None:
     far = jnp.array([20.0, -120.0, 120.0])[:, None, None]
     np.testing.assert_allclose(log_prob_of(family(far), jnp.array([[0], [1], [1]])), [-100.0, -100.0, 0.0])
     np.testing.assert_allclose(log_prob_of(exact(far), jnp.array([[0], [1], [1]])), [-20.0, -120.0, 0.0], atol=1e-6)
-    for wrong in ({"form": "logits"}, {"form": "of_p", "min_probability": 1e-7}):
+    for wrong in ({"form": "logits"}, {"form": "of_p", "min_probability": 1e-7}, {"min_probability": -1e-7}):
         with pytest.raises(ValueError, match=r"Bernoulli\("):
             Bernoulli(**wrong)
 
@@ -328,6 +342,9 @@ def test_categorical_needs_two_values() -> None:
     """Fewer than two values are an error."""
     with pytest.raises(ValueError, match=r"num_values=1.*at least 2"):
         Categorical(1)
+    for least in (-1e-7, 0.5):
+        with pytest.raises(ValueError, match=r"Categorical\(min_probability=.*0 or more and below 1/2"):
+            Categorical(3, least)
 
 
 def test_for_data_picks_by_kind() -> None:
@@ -352,3 +369,18 @@ def test_a_gaussian_without_a_bound() -> None:
     h = jnp.array([[[0.5, -9.0], [0.5, 9.0]]])
     np.testing.assert_array_equal(Gaussian(bound=None)(h).normal.log_std, h[..., 1])
     assert (jnp.abs(Gaussian()(h).normal.log_std) < 5.0).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "discrete"),
+    [
+        *((one, True) for one in (Bernoulli(), Categorical(3), Poisson(), NegativeBinomial(), PixelCNN())),
+        *((one, False) for one in (Gaussian(), Laplace(), Beta(), ContinuousBernoulli(), PixelCNN(Gaussian()))),
+        (Missing(Poisson()), True),
+        (Missing(Beta()), False),
+    ],
+    ids=str,
+)
+def test_densities_and_probabilities(family: Likelihood, discrete: bool) -> None:
+    """A range alone does not tell: densities on [0, 1] have one, counts have none."""
+    assert family.discrete == discrete

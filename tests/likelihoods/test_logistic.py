@@ -396,6 +396,8 @@ def test_a_pixelcnn_over_logistics() -> None:
     [
         (lambda: DiscretisedLogistic(1), r"values=1\): at least 2"),
         (lambda: DiscretisedLogistic(scale="pixel"), r"scale='pixel'\): it has to be 'element' or 'global'"),
+        (lambda: DiscretisedLogistic(added=-1e-7), r"added=-1e-07\): both have to be finite, the latter 0 or more"),
+        (lambda: DiscretisedLogistic(min_log_scale=float("-inf")), r"min_log_scale=-inf, .* have to be finite"),
         (lambda: LogisticMixture(0), r"mixtures=0, values=256\)"),
         (lambda: LogisticMixture(values=1), "2 values"),
         (lambda: LogisticMixture(channels=2), r"channels=2\): 1, or 3"),

@@ -11,7 +11,14 @@ import pytest
 from jax import Array
 from support.cases import equations, jitter
 
-from hvae_jax.likelihoods import Bernoulli, Categorical, Gaussian, PixelCNN, PixelCNNRecord
+from hvae_jax.likelihoods import (
+    Bernoulli,
+    Categorical,
+    DiscretisedLogistic,
+    Gaussian,
+    PixelCNN,
+    PixelCNNRecord,
+)
 from hvae_jax.models import VAE
 from hvae_jax.networks.pixelcnn import reaches
 
@@ -200,6 +207,7 @@ def test_settings_that_are_refused() -> None:
         ({"receptive_field": -1}, r"receptive_field=-1\): it has to be 0 or more"),
         ({"layers": 0}, r"layers=0, .*every size has to be"),
         ({"base": PixelCNN()}, "of one element alone"),
+        ({"base": DiscretisedLogistic(4, "global")}, "a global scale is a parameter .*; take scale='element'"),
     ):
         with pytest.raises(ValueError, match=said):
             PixelCNN(**wrong)

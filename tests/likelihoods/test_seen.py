@@ -12,11 +12,13 @@ from support.contract import plausible_variables
 
 from hvae_jax.likelihoods import (
     Bernoulli,
+    Beta,
     Categorical,
     DiscretisedLogistic,
     Gaussian,
     Likelihood,
     LogisticMixture,
+    Missing,
     PixelCNN,
     PixelCNNRecord,
     Quantised,
@@ -139,6 +141,20 @@ def test_a_possible_value(bounds: tuple[float, float] | None, value: float) -> N
 
     assert possible_value(Ranged()) == value
     assert possible_value(None) == 0.0
+
+
+@pytest.mark.parametrize(
+    "family",
+    [Categorical(2), DiscretisedLogistic(values=2), LogisticMixture(2, values=2), Bernoulli(), Beta(), Categorical(3)],
+    ids=str,
+)
+def test_a_possible_value_is_allowed(family: Likelihood) -> None:
+    """Also by families of two values, which have nothing in the middle."""
+    x = np.full((2, 3), possible_value(family))
+    family.check(x)
+    x[0, 1] = np.nan
+    Missing(family).check(x) if family.channels == 1 else None
+    assert possible_value(Missing(family)) == possible_value(family)
 
 
 def test_shared_parameters_are_refused() -> None:

@@ -154,6 +154,12 @@ def test_neighbours_of_equal_and_of_distant_sets() -> None:
     assert all(abs(value - 1) < 0.15 for value in (other.precision, other.recall, other.density, other.coverage))
 
 
+def test_neighbours_far_from_the_origin() -> None:
+    """Whole numbers moved by 2^30 have the distances that they had."""
+    x, y = (np.random.default_rng(seed).integers(0, 100, (60, 2)).astype(np.float64) for seed in (0, 1))
+    assert neighbours(x + 2.0**30, y + 2.0**30, k=3) == neighbours(x, y, k=3)
+
+
 def test_blocks_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """Distances in blocks of three rows give what one block does; offsets of a million keep their digits."""
     module = sys.modules["hvae_jax.metrics.neighbours"]  # the room has a function of that name

@@ -12,6 +12,7 @@ from scipy import ndimage
 from hvae_jax.likelihoods import (
     Bernoulli,
     Categorical,
+    ContinuousBernoulli,
     DiscretisedLogistic,
     Gaussian,
     Likelihood,
@@ -114,6 +115,7 @@ def test_a_continuous_d_is_refused() -> None:
         (lambda: Sobel(1), r"levels=1"),
         (lambda: Sobel(of=256).values(17), r"x has 17 values. Set of=17"),
         (lambda: number_of_values(Gaussian()), "not of whole numbers in a range"),
+        (lambda: number_of_values(ContinuousBernoulli()), "not of whole numbers in a range"),
         (lambda: likelihood_of_y(Gaussian(), 17, 1), "give it by y_likelihoods"),
     ],
 )

@@ -1,7 +1,9 @@
 """What the page shows: the verdict first, every number in a cell with its head, one mark for each level."""
 
+import html
 import io
 import re
+import shlex
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,18 @@ def test_a_collapsed_level_leads_to_what_may_help() -> None:
     for one in report["remedies"]:
         assert one["page"] is None or f"See <code>{one['page']}</code>" in text
     assert "remedies" not in page("a run", report_of(3))
+
+
+def test_the_command_can_be_pasted() -> None:
+    """Names of splits and files are quoted where the shell needs it."""
+    report = report_of(2) | {"split": "my test"}
+    report["bounds_above"][0]["auroc"] = number(0.5) | {"data": "other data.npz"}
+    report["bounds_above"][1]["auroc"] = number(0.5) | {"data": "other data.npz"}
+    text = html.unescape(page("a run", report))
+    (command,) = re.findall("<code>(hvae diagnose .*?)</code>", text)
+    words_of = shlex.split(command)
+    assert words_of[words_of.index("--split") + 1] == "my test"
+    assert words_of[words_of.index("--other") + 1] == "other data.npz"
 
 
 def test_every_cell_says_what_it_is() -> None:

@@ -1,6 +1,7 @@
 """The table of chips: names, topologies, and the chip of this machine."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,26 @@ def test_the_chip_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_chip(8e9).name == "v5e"
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v6e-1")
     assert own_chip(8e9).name == "v6e"
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v3-8")
+    with pytest.raises(ValueError, match=r"has a TPU v3, which is not in the table: give one of v5e, "):
+        own_chip(8e9)
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "name"),
+    [("NVIDIA H200\nNVIDIA H200", 0, "h200"), ("NVIDIA-SMI has failed: no driver", 9, "cpu"), ("Tesla T4", 0, None)],
+)
+def test_the_gpu_of_this_machine(
+    printed: str, code: int, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU whose rates are not known is no CPU."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '{printed}'\nexit {code}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
+    if name is not None:
+        assert own_chip(8e9).name == name
+        return
+    with pytest.raises(ValueError, match="This machine has a Tesla T4, which is not in the table"):
+        own_chip(8e9)

@@ -49,7 +49,7 @@ class Question:
             "devices": self.devices,
             "compiles": self.compiles,
         }
-        with tempfile.TemporaryFile("w+") as complaints:
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "hvae_jax.experiment.fitting.worker"],
                 env=environment(self.devices),

@@ -37,7 +37,6 @@ def smallest(experiment: Experiment, question: Question, needed: float) -> Itera
       needed: bytes that the experiment takes as it is, for the first size of microbatches that is tried.
     """
     for base, halves in _bases(experiment, question.devices):
-        found = base
         for change in _halved(base, question, needed) if halves else (base,):
             found = Tried(change, next(question.ask(["training"], change.experiment)))
             yield found
