@@ -72,8 +72,9 @@ $(VENV)/installed-lint: pyproject.toml | $(python)
 
 $(VENV)/installed-docs: pyproject.toml | $(python)
 	@echo "Installing hvae_jax and what its site needs into $(VENV) (a minute, once)"
-	@$(install) '.[docs]' || { echo "make docs needs a network once, to install the extra docs (sphinx, furo," \
-	    "myst-nb, latex2mathml, sphinx-copybutton) into $(VENV)." >&2; exit 1; }
+	@$(install) '.[docs]' 2>$(VENV)/pip.log || { echo "make docs needs a network once, to install the extra docs" \
+	    "(sphinx, furo, myst-nb, latex2mathml, sphinx-copybutton) into $(VENV); $(VENV)/pip.log has pip's words." >&2; \
+	    exit 1; }
 	@touch $(VENV)/installed $@
 
 # The first interpreter that runs (a pyenv shim may not), is new enough and can make environments. Python 3.12 and newer

@@ -1,6 +1,8 @@
 """What the documents promise: scripts that run, names and tests that exist, links that lead somewhere, one version."""
 
+import ast
 import importlib
+import inspect
 import re
 import runpy
 import shlex
@@ -14,8 +16,9 @@ import yaml
 from support.places import ROOT, STUDIES, script
 
 import hvae_jax
-from hvae_jax import recipes
+from hvae_jax import likelihoods, objectives, recipes
 from hvae_jax.cli.main import COMMANDS
+from hvae_jax.convert import CONVERTERS
 
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -78,13 +81,21 @@ def test_links_lead_to_files(page: Path) -> None:
         assert label or not mark, f"{target} has no text"
 
 
-def commands() -> Iterator[tuple[str, list[str]]]:
-    """The commands in the documents' indented blocks, each with its page: words, without comments."""
+def texts() -> Iterator[tuple[str, str]]:
+    """The documents, and the docstrings of recipes and of the scripts of experiments, by name."""
     for page in PAGES:
-        for block in re.findall(r"(?:^    .+\n)+", page.read_text(), flags=re.MULTILINE):
+        yield page.name, page.read_text()
+    for path in sorted((*(ROOT / "experiments").rglob("*.py"), *(ROOT / "hvae_jax" / "recipes").glob("*.py"))):
+        yield path.name, ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """The commands in the indented blocks of documents and docstrings, each with its page: words, without comments."""
+    for name, text in texts():
+        for block in re.findall(r"(?:^    .+\n)+", f"{text}\n", flags=re.MULTILINE):
             for line in block.replace("\\\n", " ").splitlines():
                 if re.match(r"    (hvae|make|python experiments)\b", line):
-                    yield page.name, shlex.split(line, comments=True)
+                    yield name, shlex.split(line, comments=True)
 
 
 def test_commands_exist() -> None:
@@ -102,7 +113,7 @@ def test_commands_exist() -> None:
 
 
 def test_flags_of_studies_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command of a study in the documents is parsed by its settings."""
+    """Every command of a study, in the documents and in its own docstring, is parsed by its settings."""
     monkeypatch.syspath_prepend(STUDIES)
     known = {}
     for page, words in commands():
@@ -127,6 +138,22 @@ def test_figures_have_their_commands() -> None:
     assert {name for name in pictures if f"`{name}`" not in text} == set()
     quick = set(re.findall(r"^\| `(\w+)` \|", text.partition("The other figures")[0], flags=re.MULTILINE))
     assert quick == set(script(STUDIES / "figures.py").TABLE)
+
+
+def test_the_readme_counts_right() -> None:
+    """Numbers in words: likelihoods apart from what goes around them, objectives, public codes."""
+    text = (ROOT / "README.md").read_text()
+    words = {6: "six", 13: "thirteen"}
+    families = {name for name, value in vars(likelihoods).items() if subclass(value, likelihoods.Likelihood)}
+    known = {name for name, value in vars(objectives).items() if subclass(value, objectives.Objective)} - {"Around"}
+    assert f"any of {words[len(families - {'Missing'})]}\n[likelihoods]" in text
+    assert f"one of {words[len(known)]}\n[objectives]" in text
+    assert text.count(f"{words[len(CONVERTERS)]} public") == 2
+
+
+def subclass(value: object, base: type) -> bool:
+    """Whether a value is a concrete class that inherits from a base."""
+    return isinstance(value, type) and issubclass(value, base) and value is not base and not inspect.isabstract(value)
 
 
 def test_the_readme_is_short() -> None:

@@ -4,17 +4,22 @@
        :without: Feeding Training
 
 leaves the names out that another page has. A room is a module or a folder; its public names are those that it defines,
-or that its `__init__` lists. References in docstrings are resolved by a name's last part, as far as it is the name of
-one thing.
+or that its `__init__` lists: classes, functions, and values such as `data.NAMES`. The option `:files:` adds the
+docstrings of the files of a folder. References in docstrings are resolved by a name's last part, as far as it is the
+name of one thing.
 """
 
+import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import types
+from collections.abc import Iterator
 from typing import Any
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from prose import to_rst
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -37,6 +42,16 @@ def names_of(module: types.ModuleType) -> list[str]:
     return defined
 
 
+def values_of(module: types.ModuleType) -> Iterator[str]:
+    """Whole names, in the files that define them, of the values that a room's `__init__` lists."""
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hvae_jax."):
+            for alias in node.names:
+                value = getattr(module, alias.name)
+                if alias.asname == alias.name and not callable(value) and not isinstance(value, types.ModuleType):
+                    yield f"{node.module}.{alias.name}"
+
+
 def first_line(value: Any) -> str:
     """The first sentence of a docstring."""
     text = inspect.getdoc(value) or ""
@@ -47,7 +62,7 @@ class Room(SphinxDirective):
     """Documents a room."""
 
     required_arguments = 1
-    option_spec = {"without": str}  # noqa: RUF012
+    option_spec = {"without": str, "files": directives.flag}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
         """Parses the generated reStructuredText in place."""
@@ -73,6 +88,13 @@ class Room(SphinxDirective):
             for name in names:
                 if getattr(module, name).__module__ == home:
                     lines += _in_full(f"{path}.{name}", inspect.isclass(getattr(module, name)))
+        values = list(values_of(module))
+        if values:
+            lines += ["values", "------", ""]
+            lines += [line for value in values for line in (f".. autodata:: {value}", "   :no-value:", "")]
+        if "files" in self.options:
+            for file in pkgutil.iter_modules(module.__path__):
+                lines += _of_file(f"{path}.{file.name}", path)
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 

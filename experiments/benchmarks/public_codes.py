@@ -6,12 +6,13 @@
 
 The Ladder VAE and BIVA are the published MNIST models, on 28x28. VDVAE, on 32x32x3, has 16 blocks on the way down and
 525,780 parameters (`vdvae`), or is the published CIFAR-10 model (`vdvae_cifar10`). NVAE, on 32x32x3, has five groups at
-8x8 and at 16x16, 32 channels and 4,228,036 parameters. Each side runs in a process of its
-own, on all cores or on one GPU. The sides take turns: in a round each does each task `repeats` times. The table has
-medians over all repeats, and the median of the ratios taken round by round. A training step is the published one, with
-its optimiser, free bits, clipping and averages, and ends when its parameters are computed. Peak memory is that of the
-process, PyTorch's since its start, ours since the end of compilation; on a GPU, that of the device. Prints the seconds
-of compilation as well, and floating-point operations as XLA counts them.
+8x8 and at 16x16, 32 channels and 4,228,036 parameters.
+
+Each side runs in a process of its own, on all cores or on one GPU. The sides take turns: in a round each does each task
+`repeats` times. The table has medians over all repeats, and the median of the ratios taken round by round. A training
+step is the published one, with its optimiser, free bits, clipping and averages, and ends when its parameters are
+computed. Peak memory is that of the process, PyTorch's since its start, ours since the end of compilation; on a GPU,
+that of the device. Prints the seconds of compilation as well, and floating-point operations as XLA counts them.
 """
 
 import ctypes

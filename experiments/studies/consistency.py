@@ -1,4 +1,4 @@
-"""Consistency regularisation and decorrelated features: fit, latents and probes with and without the terms.
+r"""Consistency regularisation and decorrelated features: fit, latents and probes with and without the terms.
 
     python experiments/studies/consistency.py                          # digits: three seeds, all objectives
     python experiments/studies/consistency.py --data.name mnist --data.binarise static --weights 0 1 \
@@ -14,8 +14,8 @@ level, and the accuracy of linear probes that read a sample of z. Beside it the 
 with the augmentation of training, and the sum of squared covariances of the posterior means.
 
 The ELBO alone is the decorrelation with a weight of 0. All runs of an objective are one program, a vmap of the training
-step over seeds and weights, from the same variables and keys for each seed. Writes the rows as JSON,
-and prints a table of means and standard deviations over the seeds.
+step over seeds and weights, from the same variables and keys for each seed. Writes the rows as JSON, and prints a table
+of means and standard deviations over the seeds.
 """
 
 import dataclasses

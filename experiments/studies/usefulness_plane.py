@@ -8,11 +8,13 @@ ELBO; the same, trained on the formula that the article prints; two levels infer
 with decoders that see none, some and all of the earlier pixels, with several seeds and for the same number of steps;
 with the decoder that sees all earlier pixels, once more with free bits as a remedy. The top-down family has the other
 remedies as well, with decoders that see none and all: beta, GECO, a target for the mutual information, smoothed
-networks, consistency, decorrelated features. Fit is the importance-weighted
-bound on the test split; usefulness is the total rate, the rate of the top level, or the accuracy of a linear probe of
-samples of all levels. By Fano's inequality that accuracy takes nats, which the rate has to provide. The probe of the
-posterior means beside it is of a function of x without noise, which no rate limits. Error bars are one standard error
-over test examples. Every measure uses the true ELBO, whatever a model was trained on.
+networks, consistency, decorrelated features.
+
+Fit is the importance-weighted bound on the test split; usefulness is the total rate, the rate of the top level, or the
+accuracy of a linear probe of samples of all levels. By Fano's inequality that accuracy takes a number of nats, which
+the rate has to provide. A second probe reads the posterior means, which are a function of x without noise, so that no
+rate limits it. Error bars are one standard error over test examples. Every measure uses the true ELBO, whatever a model
+was trained on.
 
 Writes plane.png, remedies.png, rate_distortion.png (and .svg), and plane.json with every number, into the folder, and
 prints a table of means and standard deviations over seeds. plane.json is written after each run, and an interrupted

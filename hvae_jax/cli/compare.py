@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import tyro
 
 from hvae_jax.cli.arguments import Import, check_out
-from hvae_jax.experiment import settings, tables
-from hvae_jax.experiment.reopen import read_experiment
+from hvae_jax.experiment import box, settings, tables
+from hvae_jax.experiment.reopen import open_stored, read_experiment
 from hvae_jax.experiment.several import numbers_of, validation_curve
 from hvae_jax.report.runs_chart import save_curves
 from hvae_jax.runtime.columns import aligned
@@ -26,7 +26,8 @@ class Compare:
     """Compares runs: their numbers with standard errors, the settings that differ, and their curves in one picture.
 
     Attributes:
-      runs: the run folders, two or more, finished or not.
+      runs: two or more runs: folders, finished or not, exported files, or models in the box, whose numbers are those on
+        their cards.
       split: split of the numbers; the last one (test, if there is one) by default.
       out: the picture of the validation curves; compare.png in the current folder by default.
       json: a JSON file for numbers and settings as well.
@@ -48,7 +49,7 @@ class Compare:
             raise ValueError(f"hvae compare needs two or more different run folders, and was given {given}.")
         names = short_names(self.runs)
         plain = [settings.to_json(read_experiment(run, self.import_)) for run in self.runs]
-        results = [_result(run) for run in self.runs]
+        results = [_result(run, self.import_) for run in self.runs]
         differing = differences(plain)
         say("\n".join(numbers_table(names, results, self.split)))
         if differing:
@@ -66,7 +67,7 @@ class Compare:
             ]
             write_whole(self.json, settings.dumps(found))
         if not any(curves.values()):
-            say("no run has been validated yet, so that there is no picture of curves")
+            say("no run has a validation in a metrics.jsonl, so that there is no picture of curves")
             return
         save_curves(self.out, curves)
         say(f"\nThe validation curves are in {self.out}.")
@@ -119,8 +120,13 @@ def warnings_of(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> l
     return lines
 
 
-def _result(run: Path) -> dict[str, Any]:
-    """The numbers of a run; {} for one that is not finished."""
+def _result(run: Path, modules: Sequence[str]) -> dict[str, Any]:
+    """The numbers of a run, of a stored model those on its card; {} for a run that is not finished."""
+    folder = box.resolved(run)
+    if box.is_packed(folder):
+        return box.read_card(folder).result
+    if folder.is_file():
+        return open_stored(run, modules).card.result
     path = run / "result.json"
     return tables.read(path) if path.exists() else {}
 

@@ -260,7 +260,7 @@ def _training(report: Mapping[str, Any]) -> list[str]:
         return []
     gap, n = found["gap"], f"{found['examples']:,}"
     if abs(gap["value"]) <= 2 * gap["error"]:
-        apart = f"their ELBO is {estimate(gap)} nats above that of the {report['split']} split"
+        apart = f"their ELBO minus that of the {report['split']} split is {estimate(gap)} nats"
         return [f"{n} training examples are fitted no better than unseen ones: {apart}."]
     better = "better" if gap["value"] > 0 else "worse"
     size = estimate(gap | {"value": abs(gap["value"])})

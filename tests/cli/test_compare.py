@@ -10,7 +10,7 @@ from support import pretended
 
 from hvae_jax import recipes
 from hvae_jax.cli import main as cli
-from hvae_jax.experiment import settings
+from hvae_jax.experiment import box, settings
 from hvae_jax.experiment.several import mean_and_deviation, numbers_of
 
 
@@ -51,6 +51,15 @@ def test_numbers_settings_and_curves(capsys: pytest.CaptureFixture[str]) -> None
     saved = json.loads(Path("all.json").read_text())
     assert saved[1]["result"]["elbo"]["test"] == -98.0 and not saved[2]["result"]
     assert saved[1]["settings"]["seed"] == "3"
+
+
+def test_models_in_the_box(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside a run; their numbers are those on their cards."""
+    cli.main(["compare", "runs/one", "digits_topdown", "--json", "all.json"])
+    (elbo,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("test -ELBO")]
+    result = box.read_card(box.resolved(Path("digits_topdown"))).result
+    assert elbo.split()[2:] == ["100.00", "±", "0.50", f"{-result['elbo']['test']:.2f}", "±", "0.58"]
+    assert json.loads(Path("all.json").read_text())[1]["result"]["elbo"] == result["elbo"]
 
 
 def test_what_does_not_compare_is_said(capsys: pytest.CaptureFixture[str]) -> None:
