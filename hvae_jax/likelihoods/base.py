@@ -158,20 +158,13 @@ def check_least(family: Any) -> None:
         raise ValueError(f"{name}(min_probability={family.min_probability}): it has to be 0 or more and below 1/2.")
 
 
-def check_finite(x: np.ndarray, family: str, name: str) -> None:
-    """Raises ValueError for a value that is not finite.
+def check_unit(x: np.ndarray, family: str, name: str) -> None:
+    """Raises ValueError for a value outside [0, 1].
 
     Args:
-      family: how the family is written in an experiment, "Laplace()".
+      family: how the family is written in an experiment, "Beta()".
       name: name of x in the error.
     """
-    bad = ~np.isfinite(x)
-    if bad.any():
-        raise ValueError(f"{name} holds {describe(x, bad)}, but {family} allows finite numbers only.")
-
-
-def check_unit(x: np.ndarray, family: str, name: str) -> None:
-    """Raises ValueError for a value outside [0, 1]; arguments as of `check_finite`."""
     bad = ~((x >= 0) & (x <= 1))
     if bad.any():
         raise ValueError(

@@ -2,13 +2,12 @@
 
 import dataclasses
 
-import numpy as np
 from flax import struct
 from jax import Array
 from jaxtyping import Float, Key, Num
 
-from hvae_jax.distributions import Normal, soft_clamp, sum_event
-from hvae_jax.likelihoods.base import Likelihood, check_bound, check_finite
+from hvae_jax.distributions import Normal, sum_event
+from hvae_jax.likelihoods.location_scale import LocationScale
 from hvae_jax.records import checked
 
 
@@ -45,7 +44,7 @@ class GaussianRecord:
 
 @dataclasses.dataclass(frozen=True)
 @checked
-class Gaussian(Likelihood):
+class Gaussian(LocationScale):
     """Real data: a mean and a log standard deviation for each element.
 
     Attributes:
@@ -62,19 +61,6 @@ class Gaussian(Likelihood):
 
     bound: float | None = 5.0
 
-    def __post_init__(self) -> None:
-        check_bound(self)
-
-    @property
-    def parameters(self) -> int:
-        """Mean and log_std."""
-        return 2
-
     def __call__(self, h: Array) -> GaussianRecord:
         """`[B, *event, 2]` to a record."""
-        log_std = h[..., 1] if self.bound is None else soft_clamp(h[..., 1], self.bound)
-        return GaussianRecord(Normal(h[..., 0], log_std))
-
-    def check(self, x: np.ndarray, name: str = "x") -> None:
-        """Raises ValueError for a value that is not finite."""
-        check_finite(x, "Gaussian()", name)
+        return GaussianRecord(Normal(*self.location_and_log_scale(h)))

@@ -5,13 +5,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax import Array
 from jaxtyping import Float, Key, Num
 
-from hvae_jax.distributions import finite_exp, soft_clamp, sum_event
-from hvae_jax.likelihoods.base import Likelihood, check_bound, check_finite
+from hvae_jax.distributions import finite_exp, sum_event
+from hvae_jax.likelihoods.location_scale import LocatedRecord, LocationScale
 from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused
 
@@ -19,7 +18,7 @@ _LOG_2 = math.log(2.0)
 
 
 @struct.dataclass
-class LaplaceRecord:
+class LaplaceRecord(LocatedRecord):
     """Independent Laplace variables.
 
     Attributes:
@@ -29,8 +28,6 @@ class LaplaceRecord:
 
     location: Array
     log_scale: Array
-
-    reparameterised = True
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """-sum (|x - location|/s + log s + log 2), nats."""
@@ -42,20 +39,10 @@ class LaplaceRecord:
         noise = jax.random.laplace(fused(key), self.location.shape, self.location.dtype)
         return self.location + jnp.asarray(temperature, noise.dtype) * finite_exp(self.log_scale) * noise
 
-    @property
-    def mean(self) -> Array:
-        """The location."""
-        return self.location
-
-    @property
-    def mode(self) -> Array:
-        """The location."""
-        return self.location
-
 
 @dataclasses.dataclass(frozen=True)
 @checked
-class Laplace(Likelihood):
+class Laplace(LocationScale):
     """Real data: a location and a log scale for each element. Its maximum-likelihood location is a median.
 
     Attributes:
@@ -72,19 +59,6 @@ class Laplace(Likelihood):
 
     bound: float | None = 5.0
 
-    def __post_init__(self) -> None:
-        check_bound(self)
-
-    @property
-    def parameters(self) -> int:
-        """Location and log_scale."""
-        return 2
-
     def __call__(self, h: Array) -> LaplaceRecord:
         """`[B, *event, 2]` to a record."""
-        log_scale = h[..., 1] if self.bound is None else soft_clamp(h[..., 1], self.bound)
-        return LaplaceRecord(h[..., 0], log_scale)
-
-    def check(self, x: np.ndarray, name: str = "x") -> None:
-        """Raises ValueError for a value that is not finite."""
-        check_finite(x, "Laplace()", name)
+        return LaplaceRecord(*self.location_and_log_scale(h))

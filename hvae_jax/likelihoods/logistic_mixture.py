@@ -49,15 +49,9 @@ class LogisticMixtureRecord:
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """sum over the pixels of log p(x), nats; -inf where a value is not one of 0..V-1."""
-        bins, x = self.family.bins, x.reshape(self.location.shape[:-1])  # [B, *pixels, C]
-        u = bins.centre(x).astype(self.location.dtype)
-        # The channels share the component, so their log masses add up before the sum over components.
-        log_p = jax.nn.log_softmax(self.logits)  # [B, *pixels, M]
-        for c in range(self.family.channels):
-            seen = [u[..., before, None] for before in range(c)]
-            log_p += bins.log_mass(x[..., c, None], self._locations(c, seen), self.log_scale[..., c, :])
-        allowed = bins.contain(x).all(-1)
-        return sum_event(jnp.where(allowed, jax.nn.logsumexp(log_p, axis=-1), -jnp.inf))
+        x = x.reshape(self.location.shape[:-1])  # [B, *pixels, C]
+        allowed = self.family.bins.contain(x).all(-1)
+        return sum_event(jnp.where(allowed, jax.nn.logsumexp(self._of_components(x), axis=-1), -jnp.inf))
 
     def log_prob_seen(self, x: Num[Array, "batch ..."], seen: Bool[Array, "batch ..."]) -> Float[Array, " batch"]:
         """log p(x_seen | z), nats, if within each pixel the seen channels come before the missing ones.
@@ -89,14 +83,18 @@ class LogisticMixtureRecord:
             values.append(jnp.where(seen[..., c], x[..., c], bins.nearest(u)[..., 0].astype(x.dtype)))
         return jnp.stack(values, axis=-1).reshape(shape)
 
-    def _of_components(self, x: Array, seen: Array) -> Array:
-        """log w_k + log p(seen channels | k) of each component, `[B, *pixels, M]`; x and seen are `[B, *pixels, C]`."""
+    def _of_components(self, x: Array, seen: Array | None = None) -> Array:
+        """log w_k + log p(seen channels | k) of each component, `[B, *pixels, M]`, of x and seen `[B, *pixels, C]`.
+
+        The channels share the component, so that their log masses add up before the sum over components. Without a mask
+        all are seen.
+        """
         bins, log_p = self.family.bins, jax.nn.log_softmax(self.logits)
         u = bins.centre(x).astype(self.location.dtype)
         for c in range(self.family.channels):
             before = [u[..., channel, None] for channel in range(c)]
             mass = bins.log_mass(x[..., c, None], self._locations(c, before), self.log_scale[..., c, :])
-            log_p += jnp.where(seen[..., c, None], mass, 0.0)
+            log_p += mass if seen is None else jnp.where(seen[..., c, None], mass, 0.0)
         return log_p
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Int[Array, "batch ..."]:

@@ -5,13 +5,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax import Array
 from jaxtyping import Float, Key, Num
 
 from hvae_jax.distributions import finite_exp, soft_clamp, sum_event
-from hvae_jax.likelihoods.base import Likelihood, check_bound, check_finite
+from hvae_jax.likelihoods.location_scale import LocatedRecord, LocationScale
 from hvae_jax.likelihoods.saddle_point import log_gamma_half_step
 from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused, split
@@ -21,7 +20,7 @@ _SQUARED = 1e15  # largest number whose square is taken
 
 
 @struct.dataclass
-class StudentTRecord:
+class StudentTRecord(LocatedRecord):
     """Independent Student's t variables.
 
     Attributes:
@@ -33,8 +32,6 @@ class StudentTRecord:
     location: Array
     log_scale: Array
     degrees: Array
-
-    reparameterised = True
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """log p(x | z), nats, with t = (x - location)/s.
@@ -62,20 +59,10 @@ class StudentTRecord:
         noise = normal * jnp.exp(-0.5 * log_gamma)
         return self.location + jnp.asarray(temperature, dtype) * finite_exp(self.log_scale) * noise
 
-    @property
-    def mean(self) -> Array:
-        """The location."""
-        return self.location
-
-    @property
-    def mode(self) -> Array:
-        """The location."""
-        return self.location
-
 
 @dataclasses.dataclass(frozen=True)
 @checked
-class StudentT(Likelihood):
+class StudentT(LocationScale):
     """Real data: a location and a log scale for each element, and its degrees of freedom.
 
     Far from the location the score grows as a logarithm, so that an outlier pulls on the model no more than a value
@@ -99,7 +86,7 @@ class StudentT(Likelihood):
     bound: float | None = 5.0
 
     def __post_init__(self) -> None:
-        check_bound(self)
+        super().__post_init__()
         if self.degrees is not None and not 1.0 < self.degrees < math.inf:
             raise ValueError(
                 f"StudentT(degrees={self.degrees}): it has to be finite and above 1, or None for a network output each."
@@ -112,13 +99,7 @@ class StudentT(Likelihood):
 
     def __call__(self, h: Array) -> StudentTRecord:
         """`[B, *event, parameters]` to a record."""
-        location, log_scale = h[..., 0], h[..., 1]
-        if self.bound is not None:
-            log_scale = soft_clamp(log_scale, self.bound)
+        location, log_scale = self.location_and_log_scale(h)
         if self.degrees is not None:
             return StudentTRecord(location, log_scale, jnp.full_like(location, self.degrees))
         return StudentTRecord(location, log_scale, 1.0 + jnp.exp(soft_clamp(h[..., 2], self.bound or 20.0)))
-
-    def check(self, x: np.ndarray, name: str = "x") -> None:
-        """Raises ValueError for a value that is not finite."""
-        check_finite(x, "StudentT()", name)
