@@ -1,5 +1,7 @@
 """What families of a location and a scale share, as Gaussian, Laplace and Student's t."""
 
+import abc
+
 import numpy as np
 from jax import Array
 
@@ -26,13 +28,12 @@ class LocatedRecord:
 
 
 class LocationScale(Likelihood):
-    """A family of real data: a location and the logarithm of a scale for each element.
+    """A family of real data: a location and the logarithm of a scale for each element."""
 
-    Attributes:
-      bound: bound of the logarithm, soft-clamped to (-bound, bound); None does not clamp it.
-    """
-
-    bound: float | None
+    @property
+    @abc.abstractmethod
+    def bound(self) -> float | None:
+        """Bound of the logarithm, soft-clamped to (-bound, bound); None does not clamp it. A setting of the family."""
 
     def __post_init__(self) -> None:
         check_bound(self)
