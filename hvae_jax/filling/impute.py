@@ -98,8 +98,8 @@ def impute(
     Source: Rezende et al. (2014), section F; Mattei & Frellsen (2018), algorithm 1.
     Raises ValueError, with what is accepted, for a mask of another shape, a mask under which everything is seen, a seen
     value that the likelihood does not have, a mask under which the likelihood has no closed form
-    (`Likelihood.check_seen`), a model with levels that are functions of x, and numbers of steps that do not fit each
-    other.
+    (`Likelihood.check_seen`), a model with levels that are functions of x, another number of labels than of examples,
+    and numbers of steps that do not fit each other.
 
     Example:
         >>> model, x = hv.models.LinearVAE((2, 1)), jnp.ones((3, 4))
@@ -121,6 +121,10 @@ def impute(
         )
     values, mask = _checked(model, x, seen)
     labels = None if y is None else jnp.asarray(y)
+    if labels is not None and labels.shape != values.shape[:1]:
+        raise ValueError(
+            f"impute: y has shape {labels.shape}, but a label for each of {len(values)} examples is needed."
+        )
     static = {"method": method, "steps": int(steps), "warmup": int(warmup), "keep": int(keep)}
     return _impute(model, variables, jnp.asarray(values), jnp.asarray(mask), key, labels, **static)
 

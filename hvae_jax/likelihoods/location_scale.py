@@ -1,6 +1,6 @@
 """What families of a location and a scale share, as Gaussian, Laplace and Student's t."""
 
-from typing import TYPE_CHECKING
+import abc
 
 import numpy as np
 from jax import Array
@@ -28,18 +28,12 @@ class LocatedRecord:
 
 
 class LocationScale(Likelihood):
-    """A family of real data: a location and the logarithm of a scale for each element.
+    """A family of real data: a location and the logarithm of a scale for each element."""
 
-    Attributes:
-      bound: bound of the logarithm, soft-clamped to (-bound, bound); None does not clamp it.
-    """
-
-    if TYPE_CHECKING:  # a field of each family, which cannot be set
-
-        @property
-        def bound(self) -> float | None:
-            """As above."""
-            ...
+    @property
+    @abc.abstractmethod
+    def bound(self) -> float | None:
+        """Bound of the logarithm, soft-clamped to (-bound, bound); None does not clamp it. A setting of the family."""
 
     def __post_init__(self) -> None:
         check_bound(self)

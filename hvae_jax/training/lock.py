@@ -206,7 +206,7 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
         return None
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process has a number of more than 32 bits
         return False
     except PermissionError:  # it is another user's
         pass

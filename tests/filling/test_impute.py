@@ -195,6 +195,7 @@ def test_masks() -> None:
         (VAE, np.full((2, 4), 2), half((4,)), {}, r"holds 2.0 at index \(0, 0\).*Bernoulli\(\) allows"),
         (VAE, np.ones((2, 4)), half((4,)), {"method": "gibbs"}, "one of metropolis, pseudo_gibbs"),
         (VAE, np.ones((2, 4)), half((4,)), {"steps": 3, "keep": 4}, "of 3 steps, 4 have to be left"),
+        (VAE, np.ones((2, 4)), half((4,)), {"y": np.zeros(3, int)}, "a label for each of 2 examples"),
         (VAE, np.array([["a"]]), None, {}, r"numbers \[B, \*event\] are needed"),
         (PixelCNN(), np.ones((1, 4, 4, 1)), box((4, 4, 1)), {}, "PixelCNN takes the elements of x one after the other"),
         (

@@ -64,7 +64,7 @@ def test_a_process_that_is_gone_keeps_nobody_out(tmp_path: Path) -> None:
     child.kill()
     while module._started(child.pid) != "ended":  # nobody has asked yet how it ended
         time.sleep(0.01)
-    for changes in (theirs, theirs, {"started": "1"}):
+    for changes in (theirs, theirs, {"started": "1"}, {"process": 10**30}):
         write(tmp_path, **changes)
         lock = FolderLock(tmp_path)
         lock.take()
