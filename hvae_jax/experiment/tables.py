@@ -1,6 +1,7 @@
 """A run's numbers for people: result.json, and the tables that are printed."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def table(numbers: dict[str, Any]) -> str:
         if not few:
             levels = ", ".join(f"{side} {rate:.2f}" for side, rate in numbers["rates_by_side"][split].items())
             levels += f" ({len(rates)} levels)"
-        rows.append([split, f"{-numbers['elbo'][split]:.2f} ± {error['elbo']:.2f}", bound, bits, levels])
+        spread = f" ± {error['elbo']:.2f}" if math.isfinite(error["elbo"]) else ""  # NaN for a single example
+        rows.append([split, f"{-numbers['elbo'][split]:.2f}{spread}", bound, bits, levels])
     units = "; active units in brackets" if few else ""
     note = f"nats per example, -ELBO ± its standard error; bits/dim of -log p(x){units}"
     return "\n".join((*aligned(rows, left=(0, 4)), *_classes(numbers), note))

@@ -188,7 +188,10 @@ def _decoded(
 
 
 def _by_class(model: Model, variables: Any, key: Array) -> tuple[Picture, np.ndarray]:
-    """Samples of each class that comes up in one draw of a hundred or more, the most frequent ones, one a row."""
+    """Samples of each class that comes up in one draw of a hundred or more, the most frequent ones, one a row.
+
+    Of the most frequent one alone if none is as frequent.
+    """
     key_often, key_class, key_x = jax.random.split(key, 3)
     count = 1000
 
@@ -198,7 +201,7 @@ def _by_class(model: Model, variables: Any, key: Array) -> tuple[Picture, np.nda
         return next(level.z for level in trace.levels if level.name == "y").argmax(-1)
 
     often = np.bincount(np.asarray(classes(variables)), minlength=model.clusters)
-    shown = np.sort(np.argsort(-often)[: min(MOST_CLASSES, int((often >= count / 100).sum()))])
+    shown = np.sort(np.argsort(-often)[: min(MOST_CLASSES, max(1, int((often >= count / 100).sum())))])
     y = np.repeat(shown, EXAMPLES)
     latents = of_class(model, variables, key_class, y)
     sample = jit_once(lambda v, z: model.apply(v, key_x, len(y), latents=z, method="generate"))

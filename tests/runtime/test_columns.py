@@ -32,5 +32,7 @@ def test_numbers_of_any_size_stay_apart() -> None:
     assert note == "nats per example, -ELBO ± its standard error; bits/dim of -log p(x); active units in brackets"
     cells = [split, "123456789.00 ± 12345.00", "123456780.00 (K=50000)", "123456.789"]
     assert row.split("  ")[:4] == cells and "-ELBO" in head
+    result["standard_error"][split]["elbo"] = float("nan")  # of a split of one example
+    assert "±" not in tables.table(result).splitlines()[1]
     name, rate, share, active = tables.level_table(result).splitlines()[1].split()
     assert (name, rate, share, active) == ("bottom_up12", "1234567.00", "100%", "123456789")
