@@ -14,6 +14,7 @@ from hvae_jax.experiment.fitting.asked import Question, compiler_of
 from hvae_jax.experiment.fitting.examples import example_of
 from hvae_jax.experiment.fitting.programs import PROGRAMS
 from hvae_jax.experiment.reopen import read_experiment
+from hvae_jax.experiment.suited import given_in, suited
 from hvae_jax.runtime.chips import HERE, Chip, chip_named, own_chip
 from hvae_jax.runtime.meters import host_memory
 from hvae_jax.runtime.texts import say
@@ -48,6 +49,11 @@ def main(arguments: Sequence[str]) -> None:
     with errors_said():
         experiment = experiment_of(arguments[0], others, tuple(own.modules))
         chip = own_chip(host_memory()) if own.device == HERE else chip_named(own.device)
+        if arguments[0] in recipes.names():  # a run has settings of its own
+            wanted = recipes.on_accelerators(arguments[0])
+            experiment, line = suited(experiment, chip.platform, wanted, given_in(others))
+            if line:
+                say(line)
         devices = own.devices if own.devices is not None else experiment.devices.count or 1
         fits = report(experiment, Question(chip, devices, modules=tuple(own.modules)), own.programs, own.estimate)
     sys.exit(0 if fits else 1)

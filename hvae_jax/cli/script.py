@@ -4,9 +4,10 @@ import dataclasses
 import logging
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -17,6 +18,7 @@ from hvae_jax.cli.one_line import one_line
 from hvae_jax.experiment.exits import PREEMPTED, errors_said
 from hvae_jax.experiment.records import Experiment
 from hvae_jax.experiment.run import run, say
+from hvae_jax.experiment.suited import given_in, suited
 from hvae_jax.runtime import doctor, meters
 from hvae_jax.runtime.cluster import Cluster, is_first
 from hvae_jax.runtime.compilation import keep_freed_memory, use_compilation_cache
@@ -57,6 +59,7 @@ def main(
     arguments: Sequence[str] | None = None,
     description: str | None = None,
     prog: str | None = None,
+    accelerated: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Runs the command line of an experiment script; an error becomes one clear line.
 
@@ -70,10 +73,12 @@ def main(
       arguments: command-line arguments; None takes the process's.
       description: text above --help, such as the script's docstring.
       prog: name of the command in --help; None takes the script's.
+      accelerated: settings of the model on a TPU or a GPU, by name, unless the command line gives them (`suited`).
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs errors that we print ourselves
     with errors_said():
-        number, at = _run(command := parse(experiment, arguments, description, prog))
+        words = sys.argv[1:] if arguments is None else arguments
+        number, at = _run(command := parse(experiment, words, description, prog), accelerated, given_in(words))
     if number:
         same = "The same command without --overwrite" if command.overwrite else "The same command"
         say(f"Interrupted {at}. {same} goes on from there.")
@@ -118,8 +123,13 @@ def parse(
     return dataclasses.replace(command, experiment=short.of_folder(command.experiment))
 
 
-def _run(command: Command) -> tuple[int | None, str]:
-    """Trains, measures and draws; returns the signal that interrupted it, None or 0 for none, and where that was."""
+def _run(command: Command, accelerated: Mapping[str, Any], given: Iterable[str]) -> tuple[int | None, str]:
+    """Trains, measures and draws; returns the signal that interrupted it, None or 0 for none, and where that was.
+
+    Args:
+      accelerated: as `main` takes it.
+      given: names of the model's settings that the command line gave.
+    """
     meters.compiled()  # starts the count
     # Other processes, the cache and the allocator have to be set up before JAX computes anything.
     several = command.cluster.start()
@@ -131,9 +141,13 @@ def _run(command: Command) -> tuple[int | None, str]:
         here = f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} devices"
         print(f"{here}; ends within {command.cluster.lost_timeout} s if another one is lost", flush=True)
     folder = command.folder or Path("runs") / command.experiment.name
+    begun = None if command.overwrite else folder
+    experiment, line = suited(command.experiment, jax.default_backend(), accelerated, given, begun)
+    if line:
+        say(line)
     try:
         outcome = run(
-            command.experiment,
+            experiment,
             folder,
             resume=command.resume,
             overwrite=command.overwrite,

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> None:
     if "--list" in arguments:
         say(_listed(first))
         return
-    script.main(recipes.presets_of(first), list(arguments[1:]), recipes.docstring_of(first), prog=f"hvae train {first}")
+    text, accelerated = recipes.docstring_of(first), recipes.on_accelerators(first)
+    script.main(recipes.presets_of(first), list(arguments[1:]), text, f"hvae train {first}", accelerated)
 
 
 def recipe_of(arguments: Sequence[str], command: str = "train") -> str:

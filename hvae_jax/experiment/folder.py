@@ -26,6 +26,7 @@ _NO_NUMBER = (
     "evaluation.chunk:",
     "evaluation.size:",
     *(f"training.{name}:" for name in ("save_seconds", "save_every", "keep", "pictures_every")),
+    "model.kept:",
 )
 
 # Settings that older runs do not have. At its preset's own length `schedule_steps` stretches nothing, and another

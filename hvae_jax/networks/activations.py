@@ -39,7 +39,12 @@ def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Source: Hendrycks & Gimpel (2016), section 2; `torch.nn.functional.gelu`.
     """
-    return jax.checkpoint(lambda x: x * _normal_cdf(x))(x)
+    return jax.checkpoint(stored_gelu)(x)
+
+
+def stored_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`exact_gelu` that leaves to its surroundings what the backward pass stores."""
+    return x * _normal_cdf(x)
 
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -23,6 +23,7 @@ from hvae_jax.networks.activations import exact_gelu
 from hvae_jax.networks.computing import ComputeDtype, Precision, widen
 from hvae_jax.networks.mlp import Initialisation
 from hvae_jax.networks.resample import convolve, enlarge
+from hvae_jax.networks.scan import product
 from hvae_jax.records import checked
 
 
@@ -95,13 +96,13 @@ class BottleneckConv(nn.Module):
         padding = None if self.stride == 1 else ((0, 0), (0, 0))
         settings = (self.stride, padding, style.dtype, style.precision)
         if more is None:
-            product = convolve(x, kernel, *settings)
+            out = convolve(x, kernel, *settings)
         else:
             # Two products of half the kernel each: the concatenated feature maps are never stored.
             first, second = jnp.split(kernel, [x.shape[-1]], axis=2)
-            product = convolve(x, first, *settings) + convolve(more, second, *settings)
+            out = convolve(x, first, *settings) + convolve(more, second, *settings)
         # Added in float32, so that the bias's gradient, a sum over the batch and all positions, is float32.
-        return (widen(product) + bias[None, None, None]).astype(product.dtype)
+        return product((widen(out) + bias[None, None, None]).astype(out.dtype))
 
 
 class Bottleneck(nn.Module):

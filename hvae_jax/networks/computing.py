@@ -15,6 +15,10 @@ ComputeDtype = Literal["bfloat16"] | None
 # TPU, TF32 on a GPU) unless `jax_default_matmul_precision` says otherwise, "highest" is float32. CPUs have only that.
 Precision = Literal["default", "highest"]
 
+# What a run of blocks stores for its backward pass: "all" values that this reads, or the outputs of "products" alone,
+# from which activations, Gaussians and noise are computed again.
+Kept = Literal["all", "products"]
+
 
 def widen(h: Num[Array, "..."]) -> Float[Array, "..."]:
     """h in float32 at least; every output of a network passes through it before it parametrises a distribution.

@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from flax import linen as nn
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from hvae_jax.networks.computing import Kept
+
+_PRODUCT = "product"
 
 
 def scanned(
@@ -14,6 +21,7 @@ def scanned(
     *,
     unroll: int = 1,
     remat: bool = False,
+    kept: Kept = "all",
 ) -> Any:
     """Return a module class that applies `length` equal blocks one after the other, `h = block_i(h, inputs_i)`.
 
@@ -28,10 +36,11 @@ def scanned(
       unroll: number of blocks unrolled per iteration of the loop. 1 compiles fastest; on a CPU, where XLA's
         convolutions are slow inside loops, unrolling all blocks runs several times as fast.
       remat: whether the backward pass recomputes the activations inside a block instead of storing them.
+      kept: without `remat`, what is stored of a block: "all" that its backward pass reads, or "products", what it has
+        passed to `product`, from which everything else is recomputed.
     """
     return nn.scan(
-        # the barrier against common subexpressions is not needed: none can be shared across iterations of a scan
-        nn.remat(block, prevent_cse=False) if remat else block,
+        _recomputing(block, remat, kept),
         variable_axes={True: 0},  # every collection there is
         split_rngs={"params": True},
         in_axes=tuple(in_axes),
@@ -41,6 +50,22 @@ def scanned(
         # initialisation it decides how often keys are split, and thereby the parameters that a seed gives.
         check_constancy_invariants=parent.is_initializing(),
     )
+
+
+def product(x: Array) -> Array:
+    """x, marked as worth storing for the backward pass of a run with kept="products"; else without effect."""
+    return checkpoint_name(x, _PRODUCT)
+
+
+def _recomputing(block: type[nn.Module], remat: bool, kept: Kept) -> Any:
+    """The block, of which the backward pass recomputes what is not stored."""
+    # The barrier against common subexpressions is not needed: none can be shared across iterations of a scan.
+    if remat:
+        return nn.remat(block, prevent_cse=False)
+    if kept == "all":
+        return block
+    policy = jax.checkpoint_policies.save_only_these_names(_PRODUCT)
+    return nn.remat(block, prevent_cse=False, policy=policy)
 
 
 def once(block: type[nn.Module], remat: bool) -> Any:

@@ -7,7 +7,8 @@ a recipe is imported when it is asked for.
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from hvae_jax.experiment import Experiment
 
@@ -35,6 +36,20 @@ def presets_of(recipe: str) -> dict[str, Experiment]:
     """
     _check(recipe)
     return importlib.import_module(f"{__name__}.{recipe}").presets
+
+
+def on_accelerators(recipe: str) -> Mapping[str, Any]:
+    """Settings of the recipe's models that `hvae train` takes on a TPU or a GPU unless they are given; {} for none.
+
+    Raises ValueError as `presets_of` does.
+
+    Example:
+        >>> from hvae_jax import recipes
+        >>> recipes.on_accelerators("vdvae")["dtype"]
+        'bfloat16'
+    """
+    _check(recipe)
+    return getattr(importlib.import_module(f"{__name__}.{recipe}"), "on_accelerators", {})
 
 
 def docstring_of(recipe: str) -> str:

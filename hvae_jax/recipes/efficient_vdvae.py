@@ -91,6 +91,9 @@ FACES256, FACES256_5_BITS, FACES1024 = (
     Data("faces", size=1024),
 )
 
+# as in the recipe vdvae
+on_accelerators = {"dtype": "bfloat16", "kept": "products", "unroll": 1}
+
 presets = {
     "digits": Experiment(
         name="efficient_vdvae_digits",

@@ -101,6 +101,9 @@ def small(name: str, data: Data, model: NVAE, steps: int, batch: int, dispatch: 
     )
 
 
+# Products in bfloat16; loops, which run as fast there as blocks that are written out.
+on_accelerators = {"dtype": "bfloat16", "unroll": 1}
+
 presets = {
     "digits": small("digits", Data("digits"), nvae_digits(unroll=3), steps=3_200, batch=32, dispatch=32),
     "mnist_small": small(

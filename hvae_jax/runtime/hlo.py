@@ -17,11 +17,12 @@ HOST = ("infeed", "outfeed", "send", "recv")
 _FREE = frozenset(  # neither read nor write memory themselves
     (
         *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while", "conditional"),
-        *("call", "copy-done", "all-reduce-done", "all-gather-done", "collective-permute-done", "async-done"),
-        *("async-update", "partition-id", "replica-id", "opt-barrier"),
+        *("call", "copy-done", "slice-done", "all-reduce-done", "all-gather-done", "collective-permute-done"),
+        *("async-done", "async-update", "partition-id", "replica-id", "opt-barrier"),
     )
 )
 _SLICES = ("dynamic-slice", "slice", "gather")  # read as much of the operand as they return
+_PLACES = ('"AllocateBuffer"', '"ConcatBitcast"')  # custom calls that give or rename memory, and move nothing
 _ARRAY = re.compile(r"(pred|token|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _OTHER_SPACE = re.compile(r"S\([1-9]\d*\)")
@@ -206,8 +207,13 @@ class _Reader:
         """Bytes of main memory that an instruction reads and writes."""
         operands = [scope[name] for name in one.operands if name in scope]
         if one.opcode == "copy-start":  # its result is (target, source, a semaphore)
-            target = _first_array(one.shape)
+            target = _array_of(one.shape, 0)
             return array_bytes(target) + math.fsum(array_bytes(operand.shape) for operand in operands)
+        if one.opcode == "slice-start":  # (the operand, the slice, a semaphore)
+            part = _array_of(one.shape, 1)
+            return _unplaced(part) + array_bytes(part)
+        if one.opcode == "custom-call" and any(target in one.rest for target in _PLACES):
+            return 0.0
         written = self._result_bytes(one, scope)
         if one.opcode in _SLICES:
             return 2 * written
@@ -217,7 +223,7 @@ class _Reader:
         read = math.fsum(
             self._read(inside, number, array_bytes(operand.shape)) for number, operand in enumerate(operands)
         )
-        return read + (self._written(inside, written) if inside else written)
+        return read + (self._written(inside, one.shape) if inside else written)
 
     def _result_bytes(self, one: Instruction, scope: Mapping[str, Instruction]) -> float:
         if one.opcode.endswith("-start") and one.opcode != "all-reduce-start":
@@ -231,29 +237,42 @@ class _Reader:
         parameter = next(
             (one for one in inside.values() if one.opcode == "parameter" and one.inside == str(number)), None
         )
-        if parameter is None:
-            return whole
-        users = [one for one in inside.values() if parameter.name in one.operands]
+        return whole if parameter is None else min(self._used(inside, parameter.name, whole), whole)
+
+    def _used(self, inside: Mapping[str, Instruction], name: str, whole: float) -> float:
+        """Bytes that the users of a value within a fusion read of it."""
         parts = 0.0
-        for user in users:
-            if user.opcode in _SLICES and user.operands[0] == parameter.name:
+        for user in (one for one in inside.values() if name in one.operands):
+            if user.opcode in _SLICES and user.operands[0] == name:
                 parts += _unplaced(user.shape)
-            elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
+            elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
                 continue  # what is updated in place is not read
+            elif user.opcode == "bitcast" and not user.root:
+                parts += self._used(inside, user.name, whole)
             elif user.opcode == "fusion" and (deeper := self._computations.get(user.called("calls") or "")):
-                parts += self._read(deeper, user.operands.index(parameter.name), whole)
+                parts += self._read(deeper, user.operands.index(name), whole)
             else:
                 return whole
-        return min(parts, whole) if users else 0.0
+        return parts
 
-    def _written(self, inside: Mapping[str, Instruction], whole: float) -> float:
-        """Bytes that a fusion writes: where it updates a part of an array in place, those of the part."""
+    def _written(self, inside: Mapping[str, Instruction], shape: str) -> float:
+        """Bytes that a fusion writes: of each array that it updates in place, those of the part that is updated.
+
+        Args:
+          shape: the shape of its result, an array or a tuple of them.
+        """
         root = next((one for one in inside.values() if one.root), None)
-        while root is not None and root.opcode == "bitcast" and root.operands[0] in inside:
-            root = inside[root.operands[0]]
-        if root is None or root.opcode != "dynamic-update-slice" or root.operands[1] not in inside:
-            return whole
-        return min(whole, _unplaced(inside[root.operands[1]].shape))
+        arrays = [found[0] for found in _ARRAY.finditer(shape)]
+        if root is None:
+            return array_bytes(shape)
+        if root.opcode == "fusion":
+            return self._written(self._computations.get(root.called("calls") or "", {}), shape)
+        values = [inside.get(name) for name in root.operands] if root.opcode == "tuple" else [root]
+        if len(values) != len(arrays):  # a tuple within a tuple
+            return array_bytes(shape)
+        return math.fsum(
+            min(array_bytes(array), _updated(value, inside)) for array, value in zip(arrays, values, strict=True)
+        )
 
     def _turns(self, loop: Instruction, scope: Mapping[str, Instruction]) -> int | None:
         """The number of times that a loop runs; None if the program does not say."""
@@ -287,6 +306,15 @@ class _Reader:
         return _constant(one, condition)
 
 
+def _updated(one: Instruction | None, inside: Mapping[str, Instruction]) -> float:
+    """Bytes of the part of an array that an instruction updates in place; infinite for one that writes all of it."""
+    while one is not None and one.opcode == "bitcast":
+        one = inside.get(one.operands[0])
+    if one is None or one.opcode != "dynamic-update-slice" or one.operands[1] not in inside:
+        return math.inf
+    return _unplaced(inside[one.operands[1]].shape)
+
+
 def _constant(one: Instruction | None, scope: Mapping[str, Instruction]) -> int | None:
     """The value of an instruction that is a constant, or a copy of one."""
     while one is not None and one.opcode in ("copy", "bitcast", "copy-done", "copy-start") and one.operands:
@@ -296,9 +324,10 @@ def _constant(one: Instruction | None, scope: Mapping[str, Instruction]) -> int 
     return int(one.inside)
 
 
-def _first_array(shape: str) -> str:
-    found = _ARRAY.search(shape)
-    return found[0] if found else ""
+def _array_of(shape: str, number: int) -> str:
+    """The text of one array of a shape, counted from 0; "" if there are fewer."""
+    found = [array[0] for array in _ARRAY.finditer(shape)]
+    return found[number] if number < len(found) else ""
 
 
 def _unplaced(shape: str) -> float:

@@ -45,6 +45,35 @@ ENTRY %main (h.0: f32[8,128], stack.0: f32[10,8,128]) -> f32[8,128] {
 """
 ROW = 4 * 8 * 128
 
+STACKS = """HloModule jit_g, is_scheduled=true
+
+%stored (param_0: f32[10,8,128], param_1: s32[], param_2: f32[8,128], param_3: f32[10,8,128]) -> (f32[8,128], f32[10,8,128], f32[10,8,128]) {
+  %param_0 = f32[10,8,128]{2,1,0:T(8,128)} parameter(0)
+  %param_1 = s32[] parameter(1)
+  %param_2 = f32[8,128]{1,0:T(8,128)} parameter(2)
+  %param_3 = f32[10,8,128]{2,1,0:T(8,128)} parameter(3)
+  %zero = s32[] constant(0)
+  %double = f32[8,128]{1,0:T(8,128)} add(%param_2, %param_2)
+  %row = f32[1,8,128]{2,1,0:T(8,128)} bitcast(%double)
+  %first = f32[10,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%param_0, %row, %param_1, %zero, %zero)
+  %flat = f32[10,1,8,128]{3,2,1,0:T(8,128)} bitcast(%param_3)
+  %there = f32[1,1,8,128]{3,2,1,0:T(8,128)} dynamic-slice(%flat, %param_1, %zero, %zero, %zero)
+  %again = f32[1,8,128]{2,1,0:T(8,128)} bitcast(%there)
+  %second = f32[10,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%param_3, %again, %param_1, %zero, %zero)
+  %turned = f32[10,8,128]{2,1,0:T(8,128)} bitcast(%second)
+  ROOT %all = (f32[8,128]{1,0:T(8,128)}, f32[10,8,128]{2,1,0:T(8,128)}, f32[10,8,128]{2,1,0:T(8,128)}) tuple(%double, %first, %turned)
+}
+
+ENTRY %main (stack.0: f32[10,8,128], i: s32[], h: f32[8,128], stack.1: f32[10,8,128]) -> f32[8,128] {
+  %stack.0 = f32[10,8,128]{2,1,0:T(8,128)} parameter(0)
+  %i = s32[] parameter(1)
+  %h = f32[8,128]{1,0:T(8,128)} parameter(2)
+  %stack.1 = f32[10,8,128]{2,1,0:T(8,128)} parameter(3)
+  %made = (f32[8,128]{1,0:T(8,128)S(1)}, f32[10,8,128]{2,1,0:T(8,128)}, f32[10,8,128]{2,1,0:T(8,128)}) fusion(%stack.0, %i, %h, %stack.1), kind=kLoop, calls=%stored
+  ROOT %result = f32[8,128]{1,0:T(8,128)} get-tuple-element(%made), index=0
+}
+"""  # noqa: E501
+
 
 def test_bytes_of_shapes() -> None:
     assert array_bytes("f32[3,5]{1,0}") == 60
@@ -63,6 +92,31 @@ def test_a_loop_counts_as_often_as_it_runs() -> None:
     assert found.instructions["copy"] == 10 and found.host_transfers == 0
     index = 10 * 4  # the number of the turn, which the fusion reads
     assert found.bytes == 10 * (ROW + 2 * ROW + 2 * ROW) + index
+
+
+def test_a_fusion_that_updates_several_arrays() -> None:
+    """Of each stack a row is written, of the second a row is read; the first result stays in the core's memory."""
+    index, h, written, read = 4, ROW, 2 * ROW, ROW
+    assert traffic(STACKS).bytes == index + h + written + read
+    assert traffic(STACKS.replace("S(1)", "")).bytes == index + h + written + read + ROW
+    # an array that the fusion returns whole is written whole
+    whole = STACKS.replace("dynamic-update-slice(%param_0, %row", "add(%param_0, %param_0")
+    assert traffic(whole).bytes == index + h + (ROW + 10 * ROW) + (ROW + 10 * ROW)
+
+
+def test_what_is_taken_into_the_core() -> None:
+    """A slice that is fetched beside other work is read once; memory that is only given or renamed moves nothing."""
+    fetched = """ENTRY %main (h: f32[64,128]) -> f32[8,128] {
+  %h = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %room = f32[64,128]{1,0:T(8,128)} custom-call(), custom_call_target="AllocateBuffer"
+  %slice-start = ((f32[64,128]{1,0:T(8,128)}), f32[8,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%h), slice={[0:8], [0:128]}
+  %slice-done = f32[8,128]{1,0:T(8,128)S(1)} slice-done(%slice-start)
+  ROOT %copy = f32[8,128]{1,0:T(8,128)} copy(%slice-done)
+}
+"""  # noqa: E501
+    assert traffic(fetched).bytes == ROW + ROW
+    assert traffic(fetched.replace("S(1)", "")).bytes == 2 * ROW + 2 * ROW
+    assert traffic(fetched).instructions["slice"] == 1
 
 
 def test_a_loop_without_an_end_counts_once() -> None:

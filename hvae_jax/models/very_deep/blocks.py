@@ -20,6 +20,7 @@ from hvae_jax.models.very_deep.parts import Parts
 from hvae_jax.models.very_deep.stages import Down, Up
 from hvae_jax.networks.bottleneck import Bottleneck, BottleneckConv, BottleneckStyle
 from hvae_jax.networks.computing import ComputeDtype
+from hvae_jax.networks.scan import product
 from hvae_jax.trace import Level
 
 
@@ -39,7 +40,7 @@ class UpBlock(nn.Module):
         h = given
         # residual cells: with several, only the last one's output is tapped
         for i in range(self.stage.cells):
-            h = h + self.parts.up_cell(self.stage, h, f"bottleneck_{i}")
+            h = product(h + self.parts.up_cell(self.stage, h, f"bottleneck_{i}"))
         return (h, given), self.parts.taps.tap(self.stage, h)
 
 
@@ -60,9 +61,9 @@ class DownBlock(nn.Module):
         posterior = None if tap is None else parts.posterior(stage, h, tap.astype(h.dtype), prior)
         level = draw(key, prior, posterior, pick, side=stage.side)
         # The state is what the products are computed in, perhaps bfloat16; Gaussians and z are float32 at least.
-        h = h + shift + parts.projection(stage, level.z.astype(h.dtype))
+        h = product(h + shift + parts.projection(stage, level.z.astype(h.dtype)))
         for i in range(stage.cells):
-            h = h + parts.down_cell(stage, h, f"bottleneck_{i}")  # after z, so that it mixes z into the state
+            h = product(h + parts.down_cell(stage, h, f"bottleneck_{i}"))  # after z, so that it mixes z into the state
         return h, level
 
 

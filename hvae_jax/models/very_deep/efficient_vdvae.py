@@ -32,7 +32,7 @@ from hvae_jax.models.very_deep.parts import Ascent, Parts, Reading
 from hvae_jax.models.very_deep.stage_checks import check_parsed, check_stages, name_down, name_up
 from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_levels, stacked_paths
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle, LearnedPool, LearnedUnpool
-from hvae_jax.networks.computing import ComputeDtype, Precision, widen
+from hvae_jax.networks.computing import ComputeDtype, Kept, Precision, widen
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.records import check_sizes
@@ -150,7 +150,7 @@ class EfficientVDVAE(HVAE):
     reads one tap, or with `shared=False` one for each of its blocks, the latest first.
 
     Attributes:
-      image, likelihood, classes, dtype, precision, unroll, remat: as in `VDVAE`.
+      image, likelihood, classes, dtype, precision, unroll, remat, kept: as in `VDVAE`.
       ups: stages of the bottom-up path, from x; pooled feature maps have the width of the next stage.
       downs: stages of the top-down path, from the top. Each stays at its side or upsamples the state of the stage
         before, whose side is then `mixes_in`; the first stage's `mixes_in` is the side of the learned feature maps that
@@ -193,6 +193,7 @@ class EfficientVDVAE(HVAE):
     precision: Precision = "default"
     unroll: int = 1
     remat: bool = False
+    kept: Kept = "all"
 
     def __post_init__(self) -> None:
         check_parsed(self)  # before the check of fields, which would ask for a tuple of stages
@@ -264,6 +265,7 @@ class EfficientVDVAE(HVAE):
             projection=ConvProjection(style, scale),
             unroll=self.unroll,
             remat=self.remat,
+            kept=self.kept,
         )
 
 

@@ -14,6 +14,7 @@ from jax import Array
 
 from hvae_jax.distributions import Normal
 from hvae_jax.models.very_deep.stages import Down, Up
+from hvae_jax.networks.computing import Kept
 
 
 @runtime_checkable
@@ -129,7 +130,7 @@ class Parts:
       start: state that a side begins with.
       prior, posterior: Gaussians of a level.
       projection: from z to what is added to the state.
-      unroll, remat: as in `networks.scan.scanned`.
+      unroll, remat, kept: as in `networks.scan.scanned`.
     """
 
     # types, because a scan makes the block itself
@@ -146,3 +147,4 @@ class Parts:
     projection: Projection
     unroll: int
     remat: bool
+    kept: Kept = "all"

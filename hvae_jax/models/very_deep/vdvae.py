@@ -31,11 +31,13 @@ from hvae_jax.models.very_deep.graph import ascend, descend
 from hvae_jax.models.very_deep.parts import Ascent, Parts, Reading
 from hvae_jax.models.very_deep.stage_checks import check_parsed, check_stages, name_down, name_up
 from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_levels, stacked_paths
+from hvae_jax.networks.activations import exact_gelu, stored_gelu
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
-from hvae_jax.networks.computing import ComputeDtype, Precision, widen
+from hvae_jax.networks.computing import ComputeDtype, Kept, Precision, widen
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import average_pool, enlarge
 from hvae_jax.networks.scale_head import ScaleHead
+from hvae_jax.networks.scan import product
 from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
 
@@ -59,7 +61,8 @@ class JointPrior:
         bottleneck = BottleneckOf(self.style, 0.0)  # the last kernel begins at zero: N(0, I), and no shift
         features = bottleneck.layer(stage, 2 * stage.latents + stage.width, stage.between, "prior")(h)
         moments, shift = jnp.split(features, [2 * stage.latents], axis=-1)  # 2 latents and width channels
-        return gaussian(moments, _LOG_STD, self.clamp), shift
+        # stored by themselves: with the shift they are as wide as the state
+        return gaussian(product(moments), _LOG_STD, self.clamp), shift
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +132,9 @@ class VDVAE(HVAE):
       unroll: number of blocks of a scan that are unrolled per iteration. At 1 compile time does not grow with depth; on
         a CPU, unrolling all blocks runs several times as fast.
       remat: whether the backward pass recomputes the activations of each block instead of storing them.
+      kept: what is stored of a block otherwise: "all" values that its backward pass reads, or "products", the outputs
+        of convolutions, from which everything else is computed again. That moves and takes less memory on a TPU or GPU;
+        a CPU gains nothing.
 
     Raises ValueError if the image is not square, stages do not follow from each other, mix in a side that is not built
     yet or do not reach the image's side, a size is below 1, or dtype or precision is not known.
@@ -152,6 +158,7 @@ class VDVAE(HVAE):
     precision: Precision = "default"
     unroll: int = 1
     remat: bool = False
+    kept: Kept = "all"
 
     def __post_init__(self) -> None:
         check_parsed(self)  # before the check of fields, which would ask for a tuple of stages
@@ -190,7 +197,9 @@ class VDVAE(HVAE):
         # There is no normalisation: before the readout the sum over all blocks has a learned scale and shift.
         gain = self.param("gain", nn.initializers.ones, (width,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
-        style = BottleneckStyle(dtype=self.dtype, precision=self.precision)
+        # where the blocks choose what is stored, an activation that chooses for itself would be in their way
+        activation = stored_gelu if self.kept == "products" else exact_gelu
+        style = BottleneckStyle(activation, dtype=self.dtype, precision=self.precision)
         # Zeros of JAX's default dtype would turn every state into float64 wherever that is switched on.
         parts = self._parts(style, gain.dtype)
 
@@ -233,6 +242,7 @@ class VDVAE(HVAE):
             projection=ConvProjection(style, depth_down**-0.5),
             unroll=self.unroll,
             remat=self.remat,
+            kept=self.kept,
         )
 
 

@@ -1,6 +1,7 @@
 """VDVAE: parameter counts, initialisation, depth as data, precision, labels, temperatures and errors."""
 
 import functools
+from collections import Counter
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from hvae_jax.descent import temperature_by_side
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.models import VDVAE, Down, Up, down_stages, up_stages
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
+from hvae_jax.objectives import elbo
 
 KEY = jax.random.key(0)
 TINY = VDVAE(
@@ -104,10 +106,33 @@ def test_unroll_and_remat_change_nothing() -> None:
     def gradient(model: VDVAE) -> Any:
         return jax.jit(jax.value_and_grad(lambda v: model.apply(v, X, KEY).log_px.sum()))(variables())
 
-    other = TINY.clone(unroll=3, remat=True)
-    assert other.rolled == other.clone(unroll=1)
-    assert jax.tree.map(jnp.shape, shapes(other)) == jax.tree.map(jnp.shape, shapes(TINY))
-    assert_close(gradient(other), gradient(TINY), rtol=1e-4, atol=1e-3)
+    expected = gradient(TINY)
+    for other in (TINY.clone(unroll=3, remat=True), TINY.clone(kept="products")):
+        assert other.rolled == other.clone(unroll=1)
+        assert jax.tree.map(jnp.shape, shapes(other)) == jax.tree.map(jnp.shape, shapes(TINY))
+        assert_close(gradient(other), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_kept_of_a_block() -> None:
+    """With kept="products" a block stores the outputs of convolutions, and what the next one begins with."""
+    model = TINY.clone(ups=up_stages("4x2", 8), downs=down_stages("4x3", 8, latents=3))
+    params = shapes(model)
+
+    def maps(kept: str) -> Counter[tuple[int, int]]:
+        """Numbers of feature maps that the loops store in each block, by blocks and channels."""
+
+        def loss(params: Any) -> Any:
+            return elbo(model.clone(kept=kept).apply(params, X, KEY)).sum()
+
+        residuals = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+        found = [leaf.shape for leaf in jax.tree.leaves(residuals) if leaf.shape[1:4] == (3, 4, 4)]
+        return Counter((shape[0], shape[4]) for shape in found)
+
+    # Up: its input, and three products. Down: two states, the products of three bottlenecks, two Gaussians.
+    found = maps("products")
+    assert (found[2, 8], found[2, 2]) == (1, 3)
+    assert (found[3, 8], found[3, 2], found[3, 6]) == (2, 9, 2)
+    assert sum(maps("all").values()) > 1.8 * sum(found.values())
 
 
 @pytest.mark.slow
