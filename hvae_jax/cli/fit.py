@@ -30,7 +30,7 @@ they can be at best by the chip's published rates; and, if the step does not fit
   hvae fit runs/vdvae_cifar10 --device here             a run, on this machine
 
 No data and no accelerator is needed. TPU programs are compiled by the TPU's own compiler where libtpu is installed,
-pip install 'hvae-jax[aot]', which takes minutes for a very deep VAE; a CPU's by XLA; all others are estimated from
+pip install 'jax[tpu]', which takes minutes for a very deep VAE; a CPU's by XLA; all others are estimated from
 shapes. All flags of `hvae train RECIPE` change the experiment.
 """
 
@@ -91,7 +91,7 @@ def report(experiment: Experiment, question: Question, programs: Sequence[str], 
     for line in words.remarks(verdicts, chip):
         say(line)
     if not compiles and chip.platform == "tpu" and not estimate:
-        say("pip install 'hvae-jax[aot]' has the TPU's compiler, which knows better.")
+        say("pip install 'jax[tpu]' has the TPU's compiler, which knows better.")
     training = next((one for one in verdicts if one.program == "training"), None)
     if training is None or training.fits(chip):
         return True

@@ -24,7 +24,7 @@ def coder_library() -> Any:
     try:
         library: Any = importlib.import_module("constriction")
     except ImportError as error:
-        raise ImportError("The codec needs constriction: pip install 'hvae-jax[codec]'.") from error
+        raise ImportError("The codec needs constriction: pip install 'constriction>=0.5,<0.6'.") from error
     return library.stream
 
 

@@ -113,14 +113,13 @@ def read_torch(path: Path) -> Any:
         torch: Any = importlib.import_module("torch")  # not a dependency: type checkers do not find it
     except ImportError as error:
         raise ImportError(
-            f"{path} is a PyTorch file, and PyTorch is not installed: pip install 'hvae-jax[torch]'. safetensors and "
+            f"{path} is a PyTorch file, and PyTorch is not installed: pip install 'torch>=2.6'. safetensors and "
             ".npz files are read without it."
         ) from error
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if version < _FIRST_SAFE:
         raise ImportError(
-            f"PyTorch {torch.__version__} cannot keep a pickle from running code: pip install 'hvae-jax[torch]' brings "
-            "2.6 or newer."
+            f"PyTorch {torch.__version__} cannot keep a pickle from running code: pip install 'torch>=2.6'."
         )
     _check_zip(path)
     try:

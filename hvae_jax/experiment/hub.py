@@ -90,5 +90,5 @@ def _hub(what: str) -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise ImportError(f"{what} needs huggingface_hub: pip install 'hvae-jax[hub]'.") from error
+        raise ImportError(f"{what} needs huggingface_hub: pip install 'huggingface_hub>=1.0'.") from error
     return huggingface_hub

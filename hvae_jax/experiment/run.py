@@ -173,7 +173,7 @@ def prepare(
         contents.sweep(folder)
         run_folder.check_space(folder, state, experiment.training.keep)
         if tracker is not None and importlib.util.find_spec(tracker) is None:
-            raise ImportError(f"{tracker} is not installed: pip install 'hvae-jax[{tracker}]'")
+            raise ImportError(f"{tracker} is not installed: pip install {tracker}")
         if overwrite:
             contents.clear(folder)
         contents.claim(folder)

@@ -44,7 +44,7 @@ def platform_problem() -> str | None:
         named = f"JAX_PLATFORMS is {wanted!r}, and JAX cannot use that here" if wanted else "JAX finds no device"
         return (
             f"{named}{why}. JAX_PLATFORMS=cpu takes the CPU, and without JAX_PLATFORMS it takes what there is; an "
-            "accelerator needs its package: pip install 'hvae-jax[cuda]', 'hvae-jax[cuda12]' or 'hvae-jax[tpu]'."
+            "accelerator needs its package: pip install 'jax[cuda13]', 'jax[cuda12]' or 'jax[tpu]'."
         )
     return None
 

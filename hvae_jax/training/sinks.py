@@ -187,7 +187,7 @@ class Tracker:
             self._service: Any = importlib.import_module(service)
             self._service.init  # noqa: B018  a folder "wandb", such as wandb itself leaves, passes for an empty module
         except (ImportError, AttributeError) as error:
-            raise ImportError(f"{service} is not installed: pip install 'hvae-jax[{service}]'") from error
+            raise ImportError(f"{service} is not installed: pip install {service}") from error
         # An id of our own rather than the service's, so that it is known before anything is sent.
         path = folder / "tracker.json"
         if path.exists():

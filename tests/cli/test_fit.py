@@ -44,7 +44,7 @@ def test_what_fits_and_what_would(answers: list[Experiment], capsys: pytest.Capt
     assert "vdvae_cifar10, batches of 16, on one TPU v5e (15.75 GiB to use): an estimate" in printed
     assert "training    no    20.00 GiB" in printed and "sampling    yes" in printed
     assert "Smallest change that fits: --model.dtype bfloat16" in printed
-    assert answers[0].training.batch_size == 16 and "hvae-jax[aot]" in printed
+    assert answers[0].training.batch_size == 16 and "jax[tpu]" in printed
     ended("fit vdvae --preset cifar10 --programs training", 0)
     printed = capsys.readouterr().out
     assert "Smallest" not in printed and "sampling" not in printed
