@@ -32,11 +32,10 @@ def ascend(model: nn.Module, parts: Parts, ups: Sequence[Up], downs: Sequence[Do
       h: the first feature maps, `[B, side, side, ups[0].width]`.
     """
     by_side, taps = {h.shape[1]: h}, []
-    recomputing = {"unroll": parts.unroll, "remat": parts.remat, "kept": parts.kept}
     # Feature maps pooled by the last stage have the width of the states at their side, others that of the next stage.
     widths = {stage.side: stage.width for stage in (*downs, *reversed(ups))}
     for stage, name, pool_name in zip(ups, stage_names("up", ups), stage_names("pool", ups), strict=True):
-        blocks = scanned(model, parts.up_block, stage.blocks, (), **recomputing)
+        blocks = scanned(model, parts.up_block, stage.blocks, (), **parts.scanning)
         (h, given), made = blocks(stage, parts, name=name)((h, h))
         taps += [] if made is None else list(made)  # [blocks, B, side, side, C]: one tap per block
         by_side[stage.side] = h if stage.pool == 1 else given
@@ -69,7 +68,6 @@ def descend(
       `[B, side, side, width]`.
     """
     keys, levels, at = split(key, len(picks)), [], 0
-    recomputing = {"unroll": parts.unroll, "remat": parts.remat, "kept": parts.kept}
     # without x nothing is read, and every block draws from its prior
     readings = [Reading(None, nn.broadcast)] * len(downs) if readings is None else readings
     states: dict[int, Array] = {}
@@ -86,7 +84,7 @@ def descend(
             h = h + parts.unpool(states[stage.mixes_in], stage.width, factor, unpool_name)
         here, at = slice(at, at + stage.blocks), at + stage.blocks
         axes = (axis, 0, 0)  # of the tap, the key and the pick of each block
-        blocks = scanned(model, parts.down_block, stage.blocks, axes, **recomputing)
+        blocks = scanned(model, parts.down_block, stage.blocks, axes, **parts.scanning)
         h, level = blocks(stage, parts, name=name)(h, tap, keys[here], stack(picks[here]))
         levels.append(level.replace(stacked=True, name=level_name))
         # a later stage at this side goes on from this state

@@ -148,3 +148,8 @@ class Parts:
     unroll: int
     remat: bool
     kept: Kept = "all"
+
+    @property
+    def scanning(self) -> dict[str, Any]:
+        """How the blocks of a stage are scanned: keywords of `networks.scan.scanned`."""
+        return {"unroll": self.unroll, "remat": self.remat, "kept": self.kept}
