@@ -301,5 +301,5 @@ def test_settings_out_of_range(changes: dict[str, int]) -> None:
 
 def test_constriction_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "constriction", None)
-    with pytest.raises(ImportError, match=r"pip install 'hvae-jax\[codec\]'"):
+    with pytest.raises(ImportError, match=r"The codec needs constriction: pip install 'constriction>=0\.5"):
         Codec(TOP_DOWN, {})

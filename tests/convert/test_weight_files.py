@@ -130,7 +130,7 @@ def test_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to install; the pickle is not read in any other way."""
     monkeypatch.setitem(sys.modules, "torch", None)
     Path("evil.th").write_bytes(pickle.dumps({"encoder.enc_blocks.0": Evil()}, protocol=2))
-    with pytest.raises(ImportError, match=r"PyTorch is not installed: pip install 'hvae-jax\[torch\]'"):
+    with pytest.raises(ImportError, match=r"PyTorch is not installed: pip install 'torch>=2\.6'"):
         read_arrays(Path("evil.th"))
     assert not Path("executed").exists()
 

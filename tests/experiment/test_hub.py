@@ -138,7 +138,7 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
     """How to install it."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r"hf://user/name needs huggingface_hub: pip install 'hvae-jax\[hub\]'"):
+    with pytest.raises(ImportError, match=r"hf://user/name needs huggingface_hub: pip install 'huggingface_hub>=1\.0'"):
         hv.load("hf://user/name")
     assert "`hvae push` needs huggingface_hub" in said("push", "tiny", "user/name")
     assert hub.address_of("runs/x") is None and hub.address_of(Path("hf://user/name@v1")) == "user/name@v1"
