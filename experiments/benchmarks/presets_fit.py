@@ -4,10 +4,10 @@
     python experiments/benchmarks/presets_fit.py --recipes vdvae nvae --seconds 1800
     python experiments/benchmarks/presets_fit.py --table                 the table of what there is, as Markdown
 
-A training step of every preset, as `hvae train` would run it. The TPU's compiler is asked where libtpu is installed and
-the compilation ends within `--seconds`; other rows are estimates from shapes, as those of the H100 are, and say so. A
-preset that does not fit gets a row for the smallest change that does, estimated. Rows are appended to
-`--rows` as they come, and what is there is not done again.
+A training step of every preset, as `hvae train` would run it on that chip, with the settings that it chooses there. The
+TPU's compiler is asked where libtpu is installed and the compilation ends within `--seconds`; other rows are estimates
+from shapes, as those of the H100 are, and say so. A preset that does not fit gets a row for the smallest change that
+does, estimated. Rows are appended to `--rows` as they come, and what is there is not done again.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ from hvae_jax.experiment.fitting.asked import Question, compiler_of
 from hvae_jax.experiment.fitting.examples import example_of
 from hvae_jax.experiment.fitting.judge import judged
 from hvae_jax.experiment.fitting.verdict import Verdict, from_json, to_json
+from hvae_jax.experiment.suited import suited
 from hvae_jax.runtime.chips import CHIPS, chip_named
 
 
@@ -102,6 +103,7 @@ def verdict_on(experiment: Experiment, device: str, seconds: float) -> tuple[Ver
 def row_of(recipe: str, preset: str, experiment: Experiment, device: str, seconds: float) -> dict[str, Any]:
     """A row of the table."""
     chip = chip_named(device)
+    experiment, _ = suited(experiment, chip.platform, recipes.on_accelerators(recipe))
     verdict, note = verdict_on(experiment, device, seconds)
     change = ""
     if not verdict.fits(chip):
