@@ -111,6 +111,19 @@ def check_name(name: str) -> None:
     raise ValueError(f"Unknown data set {name!r}.{hint} {_KNOWN}")
 
 
+def check_size(name: str, size: int | None) -> None:
+    """Refuse a size for data that has one of its own, a named set or an .npz: ValueError. Nothing is read.
+
+    Example:
+        >>> from hvae_jax.data.catalogue import check_size
+        >>> check_size("mnist", 16)
+        Traceback (most recent call last):
+        ValueError: size=16 is for folders of images, tfds:NAME and clips; mnist has the size it has.
+    """
+    if size is not None and frames_of(name) is None and (name in NAMES or name.endswith(".npz")):
+        raise ValueError(f"size={size} is for folders of images, tfds:NAME and clips; {name} has the size it has.")
+
+
 def _load(
     name: str, directory: str | None, size: int | None, bad_files: str, limit: int, missing: str | None
 ) -> Dataset:
@@ -120,11 +133,9 @@ def _load(
     frames = frames_of(name)
     if frames is not None:
         return moving_digits(frames, 16 if size is None else size)
-    is_named = name in NAMES
-    if not is_named and not name.endswith(".npz") and _is_path(name):
+    if name not in NAMES and not name.endswith(".npz") and _is_path(name):
         return from_folder(name, size=size, bad_files=bad_files, in_memory_bytes=limit)
-    if size is not None and (is_named or name.endswith(".npz")):
-        raise ValueError(f"size={size} is for folders of images and tfds:NAME; {name} has the size it has.")
+    check_size(name, size)
     if name == "digits":
         return digits()
     if name == COUNTS:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax.data.catalogue import check_name
+from hvae_jax.data.catalogue import check_name, check_size
 from hvae_jax.data.clips import frames_of
 from hvae_jax.data.count_table import COUNTS
 from hvae_jax.data.dataset import Split
@@ -55,10 +55,11 @@ class Example:
 def example_of(experiment: Experiment) -> Example:
     """What the experiment's examples look like; nothing is fetched.
 
-    Raises ValueError, saying what to give, for data whose shape neither its name nor the model's image says, and for an
-    unknown name, with the nearest.
+    Raises ValueError, saying what to give, for data whose shape neither its name nor the model's image says, for an
+    unknown name, with the nearest, and for a size of data that has its own.
     """
     data, model = experiment.data, experiment.model
+    check_size(data.name, data.size)
     event = model.image or _event(data)
     dtype = "float32" if data.has_missing else "int32" if data.name == COUNTS else "uint8"
     if data.name.endswith(".npz") and (found := _of_npz(Path(data.name))) is not None:
@@ -66,7 +67,7 @@ def example_of(experiment: Experiment) -> Example:
     if event is None:
         raise ValueError(
             f"Neither the model nor the name of its data, {data.name}, says what an image looks like: give "
-            "--data.size, or a path that exists."
+            f"{'the path of a file that exists' if data.name.endswith('.npz') else '--data.size'}."
         )
     return Example(tuple(event), dtype, bool(model.classes or model.clusters))
 
