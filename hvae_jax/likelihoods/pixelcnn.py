@@ -184,6 +184,11 @@ class PixelCNN(Likelihood):
         return self.base.discrete
 
     @property
+    def value_range(self) -> tuple[float, float] | None:
+        """As the base."""
+        return self.base.value_range
+
+    @property
     def parameters(self) -> int:
         """Number of context values."""
         return self.context

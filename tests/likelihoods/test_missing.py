@@ -12,7 +12,7 @@ from support import cases
 from support.contract import plausible_variables
 
 import hvae_jax as hv
-from hvae_jax.likelihoods import Bernoulli, Categorical, Missing, PixelCNN
+from hvae_jax.likelihoods import Bernoulli, Beta, Categorical, Missing, PixelCNN
 from hvae_jax.models import TopDownVAE
 from hvae_jax.objectives import (
     GECO,
@@ -116,6 +116,8 @@ def test_values() -> None:
     with pytest.raises(ValueError, match="PixelCNN takes the elements"):
         Missing(PixelCNN()).check(np.array([[np.nan, 1.0]], np.float32))
     Missing(PixelCNN()).check(np.array([[1.0, np.nan]], np.float32))
+    # a density without mass at 0: what stands for the missing ones is of the base's range
+    Missing(PixelCNN(Beta())).check(np.array([[0.5, np.nan]], np.float32))
 
 
 @pytest.mark.parametrize(
