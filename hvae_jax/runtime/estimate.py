@@ -3,6 +3,9 @@
 Operations are exact. Memory and traffic follow rules of what a compiler fuses: elementwise operations are computed
 where they are read, unless they join several arrays and are read more than once; products, convolutions, reductions
 and whatever a loop hands on have memory of their own. Small intermediate values stay on the chip and cause no traffic.
+On a TPU they take no memory either, what follows a product element by element is written in its place, and the size of
+the program is estimated from the number of its operations. docs/results/accelerators.md compares all this with the
+TPU's compiler.
 """
 
 import dataclasses
@@ -14,21 +17,38 @@ import jax
 from jax.extend import core
 
 _CALLS = ("pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+_CASTS = ("convert_element_type", "reduce_precision", "name", "copy")
+_PRODUCTS = ("dot_general", "conv_general_dilated")
 _HEAVY = frozenset(
     (
-        *("dot_general", "conv_general_dilated", "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax"),
+        *(*_PRODUCTS, "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax"),
         *("argmin", "gather", "scatter", "scatter-add", "scatter_add", "sort", "cumsum", "cumlogsumexp", "cummax"),
         *("dynamic_update_slice", "reduce_window", "reduce_window_sum", "reduce_window_max", "select_and_gather_add"),
         *("select_and_scatter_add", "cholesky", "triangular_solve", "while", "scan", "cond", "checkpoint", "remat2"),
-        *("all_gather", "psum", "custom_call", "pure_callback", "concatenate", "top_k", "reduce_precision"),
+        *("all_gather", "psum", "custom_call", "pure_callback", "top_k"),
     )
 )
 
-SMALL = 2.0**21
-"""Bytes up to which an intermediate value stays in the core's memory of a TPU, or in the cache of a GPU."""
+_SMALL_TPU, _SMALL = 2.0**24, 2.0**21
+
+
+def small(platform: str) -> float:
+    """Bytes up to which an intermediate value stays in the core's memory of a TPU, or in the cache of a GPU.
+
+    A v5e's core has 128 MiB, for all that is needed at once; an eighth of it fits what its compiler keeps there.
+    """
+    return _SMALL_TPU if platform == "tpu" else _SMALL
+
 
 LANES = 128
 """Elements of a row of a TPU's memory."""
+
+OPERATION = 4500.0
+"""Bytes of a TPU's program for each operation of a jaxpr, loops counted once: code, and tables of what it fetches.
+
+By nine presets and libtpu 0.0.42 it is 2.7 to 5.8 kB, and 0.6 kB for the smallest of them, a program of half a
+megabyte.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +58,13 @@ class Estimate:
     Attributes:
       flops: floating-point operations of matrix products and convolutions by dtype, loops in full.
       temporaries: most bytes of intermediate values at once.
+      program: bytes of the program itself; 0 where they are not known, on other platforms than a TPU.
       bytes: bytes read from and written to memory, loops in full.
     """
 
     flops: Mapping[str, float]
     temporaries: float
+    program: float
     bytes: float
 
 
@@ -51,9 +73,10 @@ def estimated(closed: core.ClosedJaxpr, platform: str) -> Estimate:
     cost = _Walk(platform).cost(closed.jaxpr)
     ends = [var for var in closed.jaxpr.outvars if not isinstance(var, core.Literal)]
     # small arguments and results cross the chip's edge once; the walk has counted the large ones
-    edges = [var for var in (*closed.jaxpr.invars, *ends) if _size(var) <= SMALL]
-    small = math.fsum(_size(var) * padding(_shape(var), platform) for var in edges)
-    return Estimate(flops(closed, platform), cost.peak, cost.moved + small)
+    room = [_size(var) * padding(_shape(var), platform) for var in (*closed.jaxpr.invars, *ends)]
+    edges = math.fsum(size for size in room if size <= small(platform))
+    program = OPERATION * _operations(closed.jaxpr, platform) if platform == "tpu" else 0.0
+    return Estimate(flops(closed, platform), cost.peak, program, cost.moved + edges)
 
 
 def padding(shape: Sequence[int], platform: str) -> float:
@@ -104,6 +127,12 @@ def _branch_of(platforms: Iterable[Any], platform: str) -> int:
         if name is not None and platform in name:
             return number
     return names.index(None) if None in names else 0
+
+
+def _operations(jaxpr: core.Jaxpr, platform: str) -> int:
+    """Number of equations that run nothing inside, loops counted once."""
+    inner = [inner_jaxprs(equation, platform) for equation in jaxpr.eqns]
+    return sum(sum(_operations(one, platform) for one in some) if some else 1 for some in inner)
 
 
 def _length(jaxpr: core.Jaxpr) -> int:
@@ -165,22 +194,26 @@ class _Value:
       size: its bytes.
       sources: what it is computed from.
       stored: whether it is in memory of its own: inputs, and results of heavy operations.
-      given: whether it is an input, which the caller holds.
+      product: whether it is the result of a matrix product or a convolution.
+      cast: whether it is another value in other numbers, no narrower ones: what reads it reads the other.
       uses: number of operations that read it.
+      place: the product in whose place it is written; None for a place of its own.
     """
 
     size: float
     sources: tuple["_Value", ...] = ()
     stored: bool = True
-    given: bool = False
+    product: bool = False
+    cast: bool = False
     uses: int = 0
+    place: "_Value | None" = None
 
 
 class _Walk:
     """Costs of jaxprs on a platform."""
 
     def __init__(self, platform: str) -> None:
-        self._platform = platform
+        self._platform, self._small = platform, small(platform)
         self._known: dict[int, tuple[core.Jaxpr, _Cost]] = {}
 
     def cost(self, jaxpr: core.Jaxpr) -> _Cost:
@@ -190,15 +223,20 @@ class _Walk:
         return self._known[id(jaxpr)][1]
 
     def _cost(self, jaxpr: core.Jaxpr) -> _Cost:
-        inputs = [_Value(_size(var), given=True) for var in (*jaxpr.invars, *jaxpr.constvars)]
+        inputs = [_Value(self._room(var)) for var in (*jaxpr.invars, *jaxpr.constvars)]
         events: list[tuple[list[_Value], list[_Value], _Cost]] = []
         scope = dict(zip((*jaxpr.invars, *jaxpr.constvars), inputs, strict=True))
         self._flatten(jaxpr, scope, events)
         outputs = [scope[var] for var in jaxpr.outvars if not isinstance(var, core.Literal)]
         for value in outputs:
             value.uses += 1
-        _decide(events, outputs)
-        return _schedule(events, {id(value) for value in outputs})
+        _decide(events, outputs, in_place=self._platform == "tpu")
+        on_chip = self._small if self._platform == "tpu" else 0.0  # a cache's contents have a place in memory too
+        return _schedule(events, {id(value) for value in outputs}, self._small, on_chip)
+
+    def _room(self, var: Any) -> float:
+        """Bytes that a value takes in memory."""
+        return _size(var) * padding(_shape(var), self._platform)
 
     def _flatten(
         self, jaxpr: core.Jaxpr, scope: dict[Any, _Value], events: list[tuple[list[_Value], list[_Value], _Cost]]
@@ -212,17 +250,19 @@ class _Walk:
             if whole and len(inner) == 1:
                 operands = equation.invars[1:] if name == "cond" else equation.invars
                 below = {
-                    var: _Value(_size(var), given=True) if isinstance(outer, core.Literal) else scope[outer]
+                    var: _Value(self._room(var)) if isinstance(outer, core.Literal) else scope[outer]
                     for var, outer in zip(inner[0].invars, operands, strict=False)
-                } | {var: _Value(_size(var), given=True) for var in inner[0].constvars}
+                } | {var: _Value(self._room(var)) for var in inner[0].constvars}
                 self._flatten(inner[0], below, events)
                 for outer, var in zip(equation.outvars, inner[0].outvars, strict=False):
                     literal = isinstance(var, core.Literal)
-                    scope[outer] = _Value(_size(outer), given=True) if literal else below[var]
+                    scope[outer] = _Value(self._room(outer)) if literal else below[var]
                 continue
             beside = self._beside(equation, inner)
             stored = name in _HEAVY or bool(inner)
-            made = [_Value(_size(var), tuple(read), stored) for var in equation.outvars]
+            product = name in _PRODUCTS
+            made = [_Value(self._room(var), tuple(read), stored, product) for var in equation.outvars]
+            made[0].cast = name in _CASTS and bool(read) and made[0].size >= read[0].size
             for value in {id(value): value for value in read}.values():
                 value.uses += 1
             scope.update(zip(equation.outvars, made, strict=True))
@@ -237,25 +277,41 @@ class _Walk:
         if equation.primitive.name == "scan":
             length = equation.params["length"]
             first, count = equation.params["num_consts"], equation.params["num_carry"]
-            stacked = [_size(var) for var in (*equation.invars[first + count :], *equation.outvars[count:])]
+            stacked = [self._room(var) for var in (*equation.invars[first + count :], *equation.outvars[count:])]
             # slices that are small in the body are parts of arrays that are not
-            moved = length * moved + sum(size for size in stacked if size > SMALL >= size / length)
+            moved = length * moved + sum(size for size in stacked if size > self._small >= size / length)
             # the carry of the next turn is written while that of this one is read
-            peak += sum(_size(var) for var in equation.invars[first : first + count])
+            carried = [self._room(var) for var in equation.invars[first : first + count]]
+            peak += sum(size for size in carried if self._platform != "tpu" or size > self._small)
         return _Cost(peak, moved)
 
 
-def _decide(events: list[tuple[list[_Value], list[_Value], _Cost]], outputs: list[_Value]) -> None:
-    """Marks elementwise values that are written to memory all the same."""
+def _decide(events: list[tuple[list[_Value], list[_Value], _Cost]], outputs: list[_Value], *, in_place: bool) -> None:
+    """Marks elementwise values that are written to memory all the same, with `in_place` in the place of a product."""
     out = {id(value) for value in outputs}
+    for read, made, _ in reversed(events):
+        if made and made[0].cast and id(made[0]) not in out:
+            read[0].uses += made[0].uses - 1
     for read, made, _ in events:
         for value in made:
             if value.stored:
                 continue
+            product = _before(read) if in_place else None
             value.sources = _roots(read)
             # joined from several arrays and read more than once: computing it anew would read them all again
             joined = len([one for one in value.sources if one.size >= value.size / 2]) > 1
-            value.stored = id(value) in out or (joined and value.uses > 1)
+            value.stored = id(value) in out or (joined and value.uses > 1 and not value.cast)
+            value.place = product if product is not None and product.size >= value.size else None
+
+
+def _before(values: Iterable[_Value]) -> _Value | None:
+    """The product that is read for one of these values alone, and for nothing else; None if there is none."""
+    for value in values:
+        if value.uses == 1 and (value.product or not value.stored):
+            found = value if value.product else value.place
+            if found is not None:
+                return found
+    return None
 
 
 def _roots(values: Iterable[_Value]) -> tuple[_Value, ...]:
@@ -267,8 +323,14 @@ def _roots(values: Iterable[_Value]) -> tuple[_Value, ...]:
     return tuple(found.values())
 
 
-def _schedule(events: list[tuple[list[_Value], list[_Value], _Cost]], outputs: set[int]) -> _Cost:
-    """Peak and traffic of the events in order; a value lives until what is computed from it has been read."""
+def _schedule(
+    events: list[tuple[list[_Value], list[_Value], _Cost]], outputs: set[int], small: float, on_chip: float
+) -> _Cost:
+    """Peak and traffic of the events in order; a value lives until what is computed from it has been read.
+
+    Args:
+      small, on_chip: bytes up to which an intermediate value moves nothing, and takes no memory.
+    """
     last: dict[int, int] = {}
     reads = [_roots(read) for read, _, _ in events]
     for number, roots in enumerate(reads):
@@ -279,12 +341,15 @@ def _schedule(events: list[tuple[list[_Value], list[_Value], _Cost]], outputs: s
     for number, (_, made, beside) in enumerate(events):
         writes = [value for value in made if value.stored]
         for value in writes:
-            if id(value) not in outputs:
+            if id(value) not in outputs and value.size > on_chip:
                 live += value.size
                 ending.setdefault(last.get(id(value), number), []).append(value)
         moved += beside.moved
         if writes and not beside.moved:
-            moved += sum(value.size for value in (*writes, *reads[number]) if value.size > SMALL)
+            places = {id(value.place): value.place for value in writes if value.place is not None}
+            passing = [value for value in writes if value.place is None]  # the others were written as products
+            passing += [value for value in reads[number] if id(value) not in places]
+            moved += sum(value.size for value in passing if value.size > small)
         peak = max(peak, live + beside.peak)
         for value in ending.pop(number, ()):
             live -= value.size

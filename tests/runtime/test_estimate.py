@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import Array
+from jax.typing import DTypeLike
 
-from hvae_jax.runtime.estimate import estimated, flops, padding
+from hvae_jax.runtime.estimate import OPERATION, estimated, flops, padding
 
 F = 4  # bytes of a float32
 
 
-def shape(*sizes: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+def shape(*sizes: int, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, dtype)
 
 
 def test_operations_of_products_and_loops() -> None:
@@ -63,7 +64,41 @@ def test_products_live_until_they_are_read() -> None:
         b = a @ a
         return (b @ b).sum()
 
-    assert estimated(jax.make_jaxpr(chain)(shape(n, n)), "tpu").temporaries == 2 * F * n * n
+    traced = jax.make_jaxpr(chain)(shape(n, n))
+    assert estimated(traced, "cuda").temporaries == 2 * F * n * n
+    assert estimated(traced, "tpu").temporaries == 0  # a megabyte each, which the core has room for
+    large = jax.make_jaxpr(chain)(shape(8 * n, 8 * n))
+    assert estimated(large, "tpu").temporaries == 2 * F * 64 * n * n
+
+
+def test_what_follows_a_product_is_written_in_its_place() -> None:
+    """On a TPU: bias and activation move nothing of their own, and neither does a cast to wider numbers."""
+    n = 2**12
+
+    def layer(x: Array, w: Array, b: Array) -> Array:
+        h = jnp.tanh((x @ w).astype(jnp.bfloat16) + b[None])
+        return (h @ w).astype(jnp.bfloat16)
+
+    arguments = [shape(n, n, dtype=jnp.bfloat16), shape(n, n, dtype=jnp.bfloat16), shape(n, dtype=jnp.bfloat16)]
+    traced = jax.make_jaxpr(layer)(*arguments)
+    half = 2 * n * n  # bytes of a matrix: read x and w, write x w, read it and w, write h
+    assert estimated(traced, "tpu").bytes == 6 * half + 2 * n
+
+    def wide(x: Array, w: Array) -> Array:
+        h = jnp.tanh(x * w).astype(jnp.float32)  # joined from two; read twice, as bfloat16
+        return h.sum(0) + (h * h).sum(0)
+
+    assert estimated(jax.make_jaxpr(wide)(*arguments[:2]), "tpu").bytes == 2 * half + half + 2 * half + 4 * n
+
+
+def test_a_tpus_program_takes_memory() -> None:
+    """In proportion to its operations, each turn of a loop being the same code."""
+
+    def loss(x: Array) -> Array:
+        return jax.lax.scan(lambda h, _: (jnp.tanh(h) * 2.0, None), x, None, length=50)[0]
+
+    traced = jax.make_jaxpr(loss)(shape(4))
+    assert estimated(traced, "tpu").program == 2 * OPERATION and estimated(traced, "cuda").program == 0
 
 
 def test_what_a_loop_hands_on_is_stacked() -> None:
@@ -73,7 +108,7 @@ def test_what_a_loop_hands_on_is_stacked() -> None:
     def loss(w: Array, x: Array) -> Array:
         return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w)[0].sum()
 
-    found = estimated(jax.make_jaxpr(jax.grad(loss))(shape(turns, n, n), shape(n, n)), "tpu")
+    found = estimated(jax.make_jaxpr(jax.grad(loss))(shape(turns, n, n), shape(n, n)), "cuda")
     assert 2 * turns * F * n * n <= found.temporaries <= 5 * turns * F * n * n
 
 

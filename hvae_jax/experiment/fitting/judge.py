@@ -86,7 +86,7 @@ def _estimate(
     return Verdict(
         program,
         "",
-        beside + results + found.temporaries / split,
+        beside + results + found.temporaries / split + found.program,
         operations,
         found.bytes / split,
         reduced,
