@@ -32,7 +32,7 @@ from hvae_jax.experiment.fitting.examples import example_of
 from hvae_jax.experiment.fitting.judge import judged
 from hvae_jax.experiment.fitting.verdict import Verdict, from_json, to_json
 from hvae_jax.experiment.suited import suited
-from hvae_jax.runtime.chips import CHIPS, chip_named
+from hvae_jax.runtime.chips import CHIPS, Chip, chip_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +140,17 @@ def markdown(rows: dict[tuple[str, str, str], dict[str, Any]]) -> str:
             compiled = f"{one.compile_seconds:,.0f} s" if math.isfinite(one.compile_seconds) else row["note"]
             lines.append(
                 f"| {recipe} {preset} | {row['batch']} | {words.gibibytes(one.memory)} | "
-                f"{'yes' if one.fits(chip) else 'with ' + row['change'] if row['change'] != 'more chips' else 'no'} | "
+                f"{_fits(one, chip, row['change'])} | "
                 f"{words.scaled(math.fsum(one.flops.values()), 'FLOP')} | {words.scaled(one.bytes, 'B')} | {pace} | "
                 f"{reason} | {compiled} |"
             )
     return "\n".join(lines)
+
+
+def _fits(verdict: Verdict, chip: Chip, change: str) -> str:
+    """Whether a preset fits, or what makes it fit."""
+    found = words.fitting(verdict, chip)
+    return f"with {change}" if found == "no" and change != "more chips" else found
 
 
 def main(settings: Settings) -> None:

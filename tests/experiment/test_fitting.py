@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hvae_jax import recipes
 from hvae_jax.experiment import Data, Devices, Evaluation, Experiment, Training
 from hvae_jax.experiment.fitting import changes, words
 from hvae_jax.experiment.fitting.asked import Question, compiler_of
@@ -68,7 +69,7 @@ def test_examples_of_an_npz(tmp_path: Path) -> None:
     """Its header is read where it is there; where neither is, the error says what to give."""
     path = tmp_path / "own.npz"
     experiment = Experiment("own", VAE(2), Data(str(path)))
-    with pytest.raises(ValueError, match=r"says what an image looks like: give --data\.size, or a path that exists"):
+    with pytest.raises(ValueError, match="says what an image looks like: give the path of a file that exists"):
         example_of(experiment)
     np.savez(path, x_train=np.zeros((3, 6, 5), np.float32))
     assert example_of(experiment) == Example((6, 5), "float32", False)
@@ -126,6 +127,9 @@ def test_changes_in_order_until_one_fits() -> None:
         "--devices.fsdp",
         "--model.dtype bfloat16 --model.remat",
     ]
+    deep = dataclasses.replace(experiment, model=recipes.presets_of("vdvae")["digits"].model)
+    assert tried(deep, 2000 * GIB)[:3] == ["--model.dtype bfloat16", "--model.kept products", "--model.remat"]
+    assert "--model.dtype bfloat16 --model.kept products" in tried(deep, 2000 * GIB)
     assert tried(dataclasses.replace(experiment, devices=Devices(fsdp=True)), 2000 * GIB, devices=4) == [
         "--model.dtype bfloat16",
         "--model.remat",
@@ -147,6 +151,11 @@ def test_words() -> None:
     assert remarks[0].startswith("evaluation: 3 all-gather a call") and "smaller pieces" in remarks[1]
     change = changes.Tried(changes.Change("--model.remat", TINY), fits)
     assert words.attempt(change, V5E, 1) == "  --model.remat: fits, 10.00 GiB, 1 steps/s at best"
+    near = dataclasses.replace(fits, by="", memory=14 * GIB)  # an estimate; of the compiler's number there is no doubt
+    assert [words.fitting(one, V5E) for one in (fits, not_so, near)] == ["yes", "no", "perhaps"]
+    assert words.fitting(dataclasses.replace(near, by="libtpu 1"), V5E) == "yes"
+    assert "perhaps: the compiler may need a fifth more than the estimate." in words.remarks([near], V5E)
+    assert "perhaps fits" in words.attempt(change._replace(verdict=near), V5E, 1)
 
 
 def test_which_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Changes that make a training step fit: bfloat16, remat, microbatches, FSDP; each alone, then together."""
+"""Changes that make a training step fit: bfloat16, products kept, remat, microbatches, FSDP; alone, then together."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -31,7 +31,8 @@ class Tried(NamedTuple):
 def smallest(experiment: Experiment, question: Question, needed: float) -> Iterator[Tried]:
     """Tries changes in order until one fits, which is the last that comes out; none if nothing can be changed.
 
-    bfloat16, remat, microbatches and FSDP, each alone; then bfloat16 and remat, with microbatches, with FSDP.
+    bfloat16, products alone kept, remat, microbatches and FSDP, each alone; then bfloat16 with products kept, bfloat16
+    with remat, these with microbatches, and with FSDP.
 
     Args:
       needed: bytes that the experiment takes as it is, for the first size of microbatches that is tried.
@@ -48,12 +49,14 @@ def _bases(experiment: Experiment, devices: int) -> Iterator[tuple[Change, bool]
     """Changes, each with whether its batch is to be cut into microbatches as well."""
     plain = Change("", experiment)
     narrow, again, split = _with_dtype(plain), _with_remat(plain), _with_fsdp(plain, devices)
-    yield from ((one, False) for one in (narrow, again) if one is not None)
+    yield from ((one, False) for one in (narrow, _with_products(plain), again) if one is not None)
     yield plain, True
     if split is not None:
         yield split, False
     together = _with_remat(narrow) if narrow is not None else None
     most = together or narrow or again
+    if narrow is not None and (kept := _with_products(narrow)) is not None:
+        yield kept, False
     if together is not None:
         yield together, False
     if most is not None:
@@ -64,6 +67,10 @@ def _bases(experiment: Experiment, devices: int) -> Iterator[tuple[Change, bool]
 
 def _with_dtype(change: Change) -> Change | None:
     return _with_setting(change, "dtype", None, "bfloat16", "--model.dtype bfloat16")
+
+
+def _with_products(change: Change) -> Change | None:
+    return _with_setting(change, "kept", "all", "products", "--model.kept products")
 
 
 def _with_remat(change: Change) -> Change | None:

@@ -32,7 +32,7 @@ def table(verdicts: Sequence[Verdict], chip: Chip, devices: int) -> str:
         rows.append(
             (
                 one.program,
-                "yes" if one.fits(chip) else "no",
+                fitting(one, chip),
                 gibibytes(one.memory),
                 scaled(math.fsum(one.flops.values()), "FLOP"),
                 scaled(one.bytes, "B"),
@@ -44,9 +44,22 @@ def table(verdicts: Sequence[Verdict], chip: Chip, devices: int) -> str:
     return "\n".join(aligned(rows, left=(0, 1, 6)))
 
 
+MARGIN = 1.2
+"""How much more memory a program may take than its estimate says: docs/results/accelerators.md has what was seen."""
+
+
+def fitting(verdict: Verdict, chip: Chip) -> str:
+    """Whether a program fits: "yes", "no", or "perhaps" by an estimate that is near the limit."""
+    if not verdict.fits(chip):
+        return "no"
+    return "yes" if verdict.by or MARGIN * verdict.memory <= chip.usable else "perhaps"
+
+
 def remarks(verdicts: Sequence[Verdict], chip: Chip) -> list[str]:
-    """Sentences on what does not fit, collectives, and transfers to the host."""
+    """Sentences on what may not or does not fit, collectives, and transfers to the host."""
     lines = []
+    if any(fitting(one, chip) == "perhaps" for one in verdicts):
+        lines.append("perhaps: the compiler may need a fifth more than the estimate.")
     for one in verdicts:
         if one.collectives:
             some = ", ".join(f"{count} {name}" for name, count in one.collectives.items())
@@ -63,7 +76,7 @@ def remarks(verdicts: Sequence[Verdict], chip: Chip) -> list[str]:
 def attempt(tried: Tried, chip: Chip, devices: int) -> str:
     """A line on a change that was tried."""
     seconds, _ = tried.verdict.bound(chip, devices)
-    said = "fits" if tried.verdict.fits(chip) else "does not fit"
+    said = {"yes": "fits", "no": "does not fit", "perhaps": "perhaps fits"}[fitting(tried.verdict, chip)]
     pace = f", {_pace('training', seconds)} at best" if tried.verdict.fits(chip) and math.isfinite(seconds) else ""
     return f"  {tried.change.flags}: {said}, {gibibytes(tried.verdict.memory)}{pace}"
 
