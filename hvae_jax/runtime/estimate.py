@@ -262,7 +262,8 @@ class _Walk:
             stored = name in _HEAVY or bool(inner)
             product = name in _PRODUCTS
             made = [_Value(self._room(var), tuple(read), stored, product) for var in equation.outvars]
-            made[0].cast = name in _CASTS and bool(read) and made[0].size >= read[0].size
+            if name in _CASTS and read:
+                made[0].cast = made[0].size >= read[0].size
             for value in {id(value): value for value in read}.values():
                 value.uses += 1
             scope.update(zip(equation.outvars, made, strict=True))

@@ -91,6 +91,16 @@ def test_what_follows_a_product_is_written_in_its_place() -> None:
     assert estimated(jax.make_jaxpr(wide)(*arguments[:2]), "tpu").bytes == 2 * half + half + 2 * half + 4 * n
 
 
+def test_operations_without_a_result() -> None:
+    """A print is an operation that makes nothing."""
+
+    def printed(x: Array) -> Array:
+        jax.debug.print("{}", x.sum())
+        return x + 1.0
+
+    assert estimated(jax.make_jaxpr(printed)(shape(4)), "tpu").program == 3 * OPERATION
+
+
 def test_a_tpus_program_takes_memory() -> None:
     """In proportion to its operations, each turn of a loop being the same code."""
 
