@@ -35,7 +35,7 @@ lint: $(VENV)/installed-lint ## ruff: rules and format
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 
-types: $(VENV)/installed-lint ## pyrefly: types
+types: $(VENV)/installed-tests $(VENV)/installed-lint ## pyrefly: types
 	$(python) -m pyrefly check --python-interpreter-path $(python)
 
 format: $(VENV)/installed-lint ## fix what ruff can fix
