@@ -277,12 +277,18 @@ class _Walk:
         peak, moved = max(cost.peak for cost in costs), math.fsum(cost.moved for cost in costs)
         if equation.primitive.name == "scan":
             length = equation.params["length"]
-            first, count = equation.params["num_consts"], equation.params["num_carry"]
-            stacked = [self._room(var) for var in (*equation.invars[first + count :], *equation.outvars[count:])]
+            (body,) = inner
+            outside = (*equation.invars, *equation.outvars)
+            within = (*body.invars, *body.outvars)
+            # one axis more outside than within: a slice a turn
+            stacked = [
+                self._room(var) for var, own in zip(outside, within, strict=True) if len(_shape(var)) > len(_shape(own))
+            ]
             # slices that are small in the body are parts of arrays that are not
             moved = length * moved + sum(size for size in stacked if size > self._small >= size / length)
             # the carry of the next turn is written while that of this one is read
-            carried = [self._room(var) for var in equation.invars[first : first + count]]
+            ends = zip(equation.outvars, body.outvars, strict=True)
+            carried = [self._room(var) for var, own in ends if len(_shape(var)) == len(_shape(own))]
             peak += sum(size for size in carried if self._platform != "tpu" or size > self._small)
         return _Cost(peak, moved)
 

@@ -88,7 +88,9 @@ def test_an_estimate() -> None:
     assert one.by == "" and one.fits(V5E) and math.isnan(one.compile_seconds) and one.collectives == {}
     assert four.flops["float32"] == one.flops["float32"] / 4
     assert four.collectives == {"all-reduce": 1} and four.collective_bytes > 4 * 64 * 8
-    assert from_json(to_json(one)) == dataclasses.replace(from_json(to_json(one)))
+    again = from_json(to_json(one))
+    assert math.isnan(again.compile_seconds)
+    assert dataclasses.replace(again, compile_seconds=0.0) == dataclasses.replace(one, compile_seconds=0.0)
     with pytest.raises(ValueError, match="A batch of 8 cannot be split evenly over 3 devices; 6 or 9 would do"):
         judged("training", TINY, example, chip_named("h100"), 3, compiles=False)
     drawn = judged("sampling", TINY, example, V5E, 1, compiles=False)
