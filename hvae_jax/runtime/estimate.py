@@ -214,6 +214,7 @@ class _Walk:
 
     def __init__(self, platform: str) -> None:
         self._platform, self._small = platform, small(platform)
+        self._on_chip = self._small if platform == "tpu" else 0.0  # a cache's contents have a place in memory too
         self._known: dict[int, tuple[core.Jaxpr, _Cost]] = {}
 
     def cost(self, jaxpr: core.Jaxpr) -> _Cost:
@@ -231,8 +232,7 @@ class _Walk:
         for value in outputs:
             value.uses += 1
         _decide(events, outputs, in_place=self._platform == "tpu")
-        on_chip = self._small if self._platform == "tpu" else 0.0  # a cache's contents have a place in memory too
-        return _schedule(events, {id(value) for value in outputs}, self._small, on_chip)
+        return _schedule(events, {id(value) for value in outputs}, self._small, self._on_chip)
 
     def _room(self, var: Any) -> float:
         """Bytes that a value takes in memory."""
@@ -289,7 +289,7 @@ class _Walk:
             # the carry of the next turn is written while that of this one is read
             ends = zip(equation.outvars, body.outvars, strict=True)
             carried = [self._room(var) for var, own in ends if len(_shape(var)) == len(_shape(own))]
-            peak += sum(size for size in carried if self._platform != "tpu" or size > self._small)
+            peak += sum(size for size in carried if size > self._on_chip)
         return _Cost(peak, moved)
 
 
@@ -353,7 +353,7 @@ def _schedule(
                 ending.setdefault(last.get(id(value), number), []).append(value)
         moved += beside.moved
         if writes and not beside.moved:
-            places = {id(value.place): value.place for value in writes if value.place is not None}
+            places = {id(value.place) for value in writes if value.place is not None}
             passing = [value for value in writes if value.place is None]  # the others were written as products
             passing += [value for value in reads[number] if id(value) not in places]
             moved += sum(value.size for value in passing if value.size > small)
