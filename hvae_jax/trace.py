@@ -3,6 +3,7 @@
 elbo = log_px - sum of rates        log_w = log_px + sum of (log_p - log_q)
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -234,7 +235,7 @@ def level_names(model: Model, data: Any) -> tuple[str, ...]:
         >>> hv.trace.level_names(hv.models.LinearVAE((2, 1)), hv.Batch(jnp.ones((3, 4))))
         ('z2', 'z1')
     """
-    return _abstract_trace(model, data).names
+    return _levels(model, data)[0]
 
 
 def level_sides(model: Model, data: Any) -> tuple[int, ...]:
@@ -244,18 +245,27 @@ def level_sides(model: Model, data: Any) -> tuple[int, ...]:
         >>> hv.trace.level_sides(hv.models.LinearVAE((2, 1)), hv.Batch(jnp.ones((3, 4))))
         (1, 1)
     """
-    return _abstract_trace(model, data).sides
+    return _levels(model, data)[1]
 
 
-def _abstract_trace(model: Model, data: Any) -> Trace:
-    """Traces one example of `data` with shapes and dtypes in place of arrays."""
-    one = [None if a is None else jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for a in (data.x, data.y)]
+def _levels(model: Model, data: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and sides of the model's levels, by a trace of one example of `data` with shapes in place of arrays."""
+    x, y = (None if a is None else jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for a in (data.x, data.y))
+    try:
+        hash(model)
+    except TypeError:  # a model with an array among its fields
+        return _traced_levels.__wrapped__(model, x, y)
+    return _traced_levels(model, x, y)
 
+
+@functools.lru_cache(maxsize=64)  # a run asks four times, and a trace of a deep model takes seconds
+def _traced_levels(model: Model, x: Any, y: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
     def trace_of(x: Array, y: Array | None) -> Trace:
         key = jax.random.key(0)
         return model.apply(model.init(key, x, key, y=y), x, key, y=y)
 
-    return jax.eval_shape(trace_of, *one)
+    trace = jax.eval_shape(trace_of, x, y)
+    return trace.names, trace.sides
 
 
 def _refuse_extra_axes(level: Level) -> None:

@@ -1,5 +1,6 @@
 """How much of its latents a model uses: rates, distortion, and the units of each level. Nats per level, top first."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 1
     if not np.shape(x)[0]:
         raise ValueError("usage needs 1 example or more, but x has none.")
 
+    @functools.partial(jax.jit, inline=True)  # traced once, for its shapes and for the scan
     def one(index: Array) -> Usage:
         return usage_of(model.apply(variables, x, jax.random.fold_in(key, index), y=y))
 
@@ -60,8 +62,10 @@ def usage(model: Model, variables: Any, x: ArrayLike, key: Array, draws: int = 1
         return jax.tree.map(jnp.add, total, one(index)), None
 
     # A scan and not a vmap over the draws, so that one trace is in memory at a time.
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: one(jnp.int32(0))))
-    total, _ = jax.lax.scan(add, zero, jnp.arange(draws))
+    indices = jnp.arange(draws)
+    shapes = jax.eval_shape(one, jax.ShapeDtypeStruct((), indices.dtype))
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zero, indices)
     return jax.tree.map(lambda leaf: leaf / draws, total)
 
 
