@@ -36,6 +36,7 @@ def ended(arguments: str, code: int) -> None:
     assert left.value.code == code
 
 
+@pytest.mark.leg
 def test_what_fits_and_what_would(answers: list[Experiment], capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1 where training does not fit as it is asked for, and 0 where it does; flags change the experiment."""
     ended("fit vdvae --preset cifar10 --batch-size 16 --model.dtype None", 1)

@@ -80,6 +80,7 @@ def test_named_data_that_does_not_exist() -> None:
         example_of(Experiment("wrong", VAE(2), Data("mnits")))
 
 
+@pytest.mark.leg
 def test_an_estimate() -> None:
     """Products of a VAE of one hidden layer; four devices share the batch, and reduce the gradients of every weight."""
     example = example_of(TINY)
