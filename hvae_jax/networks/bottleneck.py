@@ -77,11 +77,13 @@ class BottleneckConv(nn.Module):
         x: Num[Array, "batch rows columns inputs"],
         more: Num[Array, "batch rows columns inputs2"] | None = None,
         begin: Float[Array, " numbers"] | None = None,
+        ahead: Float[Array, "batch rows2 columns2 features"] | None = None,
     ) -> Float[Array, "batch rows2 columns2 features"]:
         """The convolution of x, or of x and `more` concatenated along the channels.
 
         Args:
           begin: draws from U(-1, 1) that the kernel is initialised with, flattened; None makes new ones.
+          ahead: instead of `more`, its product with its half of the kernel (`products_ahead`).
         """
         inputs = x.shape[-1] + (0 if more is None else more.shape[-1])
         style, shape = self.style, (self.size, self.size, inputs, self.features)
@@ -91,11 +93,14 @@ class BottleneckConv(nn.Module):
             numbers = jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0) if begin is None else begin
             return bound * numbers.reshape(shape)
 
-        kernel = self.param("kernel", init)
+        # with a product ahead there is a kernel, which has been read, and its shape is not known from x alone
+        kernel = self.param("kernel", init) if ahead is None else self.get_variable("params", "kernel")
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         padding = None if self.stride == 1 else ((0, 0), (0, 0))
         settings = (self.stride, padding, style.dtype, style.precision)
-        if more is None:
+        if ahead is not None:
+            out = convolve(x, kernel[:, :, : x.shape[-1]], *settings) + ahead
+        elif more is None:
             out = convolve(x, kernel, *settings)
         else:
             # Two products of half the kernel each: the concatenated feature maps are never stored.
@@ -129,8 +134,13 @@ class Bottleneck(nn.Module):
         self,
         h: Float[Array, "batch rows columns inputs"],
         more: Float[Array, "batch rows columns inputs2"] | None = None,
+        ahead: Float[Array, "batch rows columns middle"] | None = None,
     ) -> Float[Array, "batch rows columns outputs"]:
-        """f(h), or f of h and `more` concatenated along the channels."""
+        """f(h), or f of h and `more` concatenated along the channels.
+
+        Args:
+          ahead: instead of `more`, its product with its half of the first kernel (`products_ahead`).
+        """
         inputs = h.shape[-1] + (0 if more is None else more.shape[-1])
         edge = self.size if self.style.edge is None else self.style.edge
         sizes = (edge, *(self.size,) * self.layers, edge)
@@ -146,8 +156,25 @@ class Bottleneck(nn.Module):
             conv = BottleneckConv(channels[i + 1], size, scale=scale, style=self.style, name=f"conv_{i}")
             # h and `more` are activated separately: XLA then shares a(h) with another bottleneck that reads h.
             second = None if more is None or i else self.style.activation(more)
-            h = conv(self.style.activation(h), second, begin[i])
+            h = conv(self.style.activation(h), second, begin[i], None if i else ahead)
         return h
+
+
+def products_ahead(
+    more: Float[Array, "batch rows columns inputs2"],
+    kernels: Float[Array, "blocks height width inputs2 features"],
+    style: BottleneckStyle,
+) -> Float[Array, "blocks batch rows columns features"]:
+    """What `more` adds to the first convolutions of several bottlenecks that all read it: their argument `ahead`.
+
+    A run of blocks then does not read `more` in each of them, nor sum its gradients over them.
+
+    Args:
+      kernels: of the first convolutions, those inputs that are `more`'s: the last `inputs2`.
+      style: that of the bottlenecks.
+    """
+    activated = style.activation(more)
+    return jax.vmap(lambda kernel: convolve(activated, kernel, dtype=style.dtype, precision=style.precision))(kernels)
 
 
 def small_leak(h: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -13,7 +13,8 @@ It departs from that in one thing: log standard deviations are clamped (`clamp`)
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -30,9 +31,9 @@ from hvae_jax.models.very_deep.blocks import BottleneckOf, ConvProjection, DownB
 from hvae_jax.models.very_deep.graph import ascend, descend
 from hvae_jax.models.very_deep.parts import Ascent, Parts, Reading
 from hvae_jax.models.very_deep.stage_checks import check_parsed, check_stages, name_down, name_up
-from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_levels, stacked_paths
+from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_levels, stacked_paths, stage_names
 from hvae_jax.networks.activations import exact_gelu, stored_gelu
-from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle
+from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle, products_ahead
 from hvae_jax.networks.computing import ComputeDtype, Kept, Precision, widen
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import average_pool, enlarge
@@ -71,15 +72,19 @@ class JointPosterior:
 
     Attributes:
       style, clamp: as in `JointPrior`.
+      ahead: whether the tap is one of `ProductsOfSide`.
     """
 
     style: BottleneckStyle
     clamp: tuple[float, float] | None
+    ahead: bool = False
 
     def __call__(self, stage: Down, h: Array, tap: Array, prior: Normal) -> Normal:
         """q(z_l | z_>l, x)."""
         layer = BottleneckOf(self.style).layer(stage, 2 * stage.latents, stage.posterior_between, "posterior")
-        return gaussian(layer(h, tap), _LOG_STD, self.clamp)  # from width + C channels to 2 latents
+        # from width + C channels to 2 latents
+        features = layer(h, ahead=tap.reshape(*h.shape[:-1], -1)) if self.ahead else layer(h, tap)
+        return gaussian(features, _LOG_STD, self.clamp)
 
 
 class LastOfSide:
@@ -91,6 +96,34 @@ class LastOfSide:
     def read(self, found: Ascent, downs: Sequence[Down]) -> list[Reading]:
         """The feature maps `[B, side, side, C]` of each stage's side."""
         return [Reading(found.by_side[stage.side], nn.broadcast) for stage in downs]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProductsOfSide(LastOfSide):
+    """The products of `LastOfSide`'s taps with the first kernels of the posteriors that read them.
+
+    They are taken before the blocks run, for all blocks of a stage at once. A block then reads M channels, those inside
+    its posterior's bottleneck, instead of the tap, and no gradients of the tap are summed over the blocks.
+
+    Attributes:
+      style: settings of the convolutions.
+      params: the model's parameters.
+    """
+
+    style: BottleneckStyle
+    params: Mapping[str, Any]
+
+    def read(self, found: Ascent, downs: Sequence[Down]) -> list[Reading]:
+        """Of each stage `[blocks, B, 1, side^2, M]`: a 1x1 kernel may have all pixels in one row."""
+        readings = []
+        for stage, name in zip(downs, stage_names("down", downs), strict=True):
+            maps = found.by_side[stage.side]
+            # With a shape of their own the products share no buffer of zeros with what blocks store: XLA fills the one
+            # that their gradients are written into, and would fill all of them.
+            row = maps.reshape(maps.shape[0], 1, -1, maps.shape[-1])
+            kernels = self.params[name]["posterior"]["conv_0"]["kernel"]  # [blocks, 1, 1, width + C, M]
+            readings.append(Reading(products_ahead(row, kernels[:, :, :, stage.width :], self.style), 0))
+        return readings
 
 
 def mean_pool(h: Array, width: int, factor: int, name: str) -> Array:
@@ -228,17 +261,19 @@ class VDVAE(HVAE):
         """VDVAE's parts. `zeros` is the dtype of states that begin with zeros."""
         # A sum of n residual branches, each 1/sqrt(n) smaller, has the variance of one.
         depth_up, depth_down = sum(stage.blocks for stage in self.ups), self.num_levels
+        # While the model initialises there are no kernels yet; with `remat` the products would take memory.
+        ahead = self.kept == "products" and not self.remat and not self.is_initializing()
         return Parts(
             up_block=UpBlock,
             down_block=DownBlock,
             up_cell=BottleneckOf(style, depth_up**-0.5),
             down_cell=BottleneckOf(style, depth_down**-0.5),
-            taps=LastOfSide(),
+            taps=ProductsOfSide(style, self.variables["params"]) if ahead else LastOfSide(),
             pool=mean_pool,
             unpool=nearest_unpool,
             start=LearnedStart(self.no_bias_above, zeros, self.dtype),
             prior=JointPrior(style, self.clamp),
-            posterior=JointPosterior(style, self.clamp),
+            posterior=JointPosterior(style, self.clamp, ahead),
             projection=ConvProjection(style, depth_down**-0.5),
             unroll=self.unroll,
             remat=self.remat,

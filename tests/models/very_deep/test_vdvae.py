@@ -108,7 +108,8 @@ def test_unroll_and_remat_change_nothing() -> None:
         return jax.jit(jax.value_and_grad(lambda v: model.apply(v, X, KEY).log_px.sum()))(variables())
 
     expected = gradient(TINY)
-    for other in (TINY.clone(unroll=3, remat=True), TINY.clone(kept="products")):
+    products = TINY.clone(kept="products")
+    for other in (TINY.clone(unroll=3, remat=True), products, products.clone(unroll=3), products.clone(remat=True)):
         assert other.rolled == other.clone(unroll=1)
         assert jax.tree.map(jnp.shape, shapes(other)) == jax.tree.map(jnp.shape, shapes(TINY))
         assert_close(gradient(other), expected, rtol=1e-4, atol=1e-3)
@@ -134,6 +135,45 @@ def test_what_is_kept_of_a_block() -> None:
     assert (found[2, 8], found[2, 2]) == (1, 3)
     assert (found[3, 8], found[3, 2], found[3, 6]) == (2, 9, 2)
     assert sum(maps("all").values()) > 1.8 * sum(found.values())
+
+
+def test_no_block_reads_what_was_multiplied() -> None:
+    """With kept="products" the loop over the top-down blocks is given products, and not the feature maps of x."""
+    model = TINY.clone(ups=up_stages("4x2", 12), downs=down_stages("4x3", 8))
+    params = shapes(model)
+
+    def given(kept: str) -> set[tuple[int, ...]]:
+        """Shapes of the arrays that the last loop, over the top-down blocks, reads."""
+        jaxpr = jax.make_jaxpr(lambda params: model.clone(kept=kept).apply(params, X, KEY).log_px)(params)
+        loop = [one for one in jaxpr.eqns if one.primitive.name == "scan"][-1]
+        return {var.aval.shape for var in loop.invars}
+
+    tap, products = (3, 4, 4, 12), (3, 3, 1, 16, 2)
+    assert tap in given("all") and products not in given("all")
+    assert tap not in given("products") and products in given("products")
+
+
+def test_what_is_kept_changes_no_variables_and_no_calls() -> None:
+    """Initial variables, reconstructions from some levels, given latents and samples are those of kept="all"."""
+    row = case("vdvae_classes")
+    model: Any = row.model
+    products = model.clone(kept="products")
+    begun, other = (jax.jit(lambda key, m=m: m.init(key, row.x, key, y=row.y))(KEY) for m in (model, products))
+    jax.tree.map(np.testing.assert_array_equal, other, begun)
+    given = {"params": jitter(begun["params"], scale=0.3)}
+
+    def calls(model: VDVAE) -> Any:
+        trace = model.apply(given, row.x, KEY, y=row.y)
+        latents = (trace.latents[0], *(None,) * (model.num_levels - 1))
+        return (
+            trace,
+            model.apply(given, row.x, KEY, y=row.y, latents=latents, keep_top=2),
+            model.apply(given, row.x, KEY, y=row.y, keep_top=1, method="reconstruct"),
+            model.apply(given, KEY, len(row.x), y=row.y, method="generate"),
+        )
+
+    found, expected = (jax.jit(calls, static_argnums=0)(m) for m in (products, model))
+    assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
