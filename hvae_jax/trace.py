@@ -37,6 +37,7 @@ class Level:
       inferred: whether z comes from its posterior, bool `[B]`; None where it always does, and an array where the choice
         is traced or z comes from the prior.
       flow: whether z passed a flow after it was drawn from q, so that q is not its density; log_q is.
+      summed: KL per example, `[B]`, nats, where it was summed with the level; None where `rate` sums `kl`.
 
     Example:
         >>> q, p = hv.Normal(jnp.ones((3, 2)), jnp.zeros((3, 2))), hv.Normal.standard((3, 2))
@@ -56,11 +57,14 @@ class Level:
     stacked: bool = struct.field(pytree_node=False, default=False)
     inferred: Array | None = None
     flow: bool = struct.field(pytree_node=False, default=False)
+    summed: Array | None = None
 
     @property
     def rate(self) -> Array:
         """KL per example, nats, `[B]` (`[n, B]` for a run)."""
         _refuse_extra_axes(self)
+        if self.summed is not None:
+            return self.summed
         # `sum_event` takes the first axis for the batch: in a run, [n, B, ...], that is the second.
         return jax.vmap(sum_event)(self.kl) if self.stacked else sum_event(self.kl)
 

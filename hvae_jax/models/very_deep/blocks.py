@@ -60,6 +60,8 @@ class DownBlock(nn.Module):
         prior, shift = parts.prior(stage, h)
         posterior = None if tap is None else parts.posterior(stage, h, tap.astype(h.dtype), prior)
         level = draw(key, prior, posterior, pick, side=stage.side)
+        if parts.sums:
+            level = level.replace(summed=level.rate)
         # The state is what the products are computed in, perhaps bfloat16; Gaussians and z are float32 at least.
         h = product(h + shift + parts.projection(stage, level.z.astype(h.dtype)))
         for i in range(stage.cells):

@@ -131,6 +131,8 @@ class Parts:
       prior, posterior: Gaussians of a level.
       projection: from z to what is added to the state.
       unroll, remat, kept: as in `networks.scan.scanned`.
+      sums: whether a block sums the KL of its latent itself. A loss that needs nothing but sums then has no KL of each
+        element leave the blocks.
     """
 
     # types, because a scan makes the block itself
@@ -148,6 +150,7 @@ class Parts:
     unroll: int
     remat: bool
     kept: Kept = "all"
+    sums: bool = False
 
     @property
     def scanning(self) -> dict[str, Any]:

@@ -166,8 +166,9 @@ class VDVAE(HVAE):
         a CPU, unrolling all blocks runs several times as fast.
       remat: whether the backward pass recomputes the activations of each block instead of storing them.
       kept: what is stored of a block otherwise: "all" values that its backward pass reads, or "products", the outputs
-        of convolutions, from which everything else is computed again. That moves and takes less memory on a TPU or GPU;
-        a CPU gains nothing.
+        of convolutions, from which everything else is computed again. With "products" blocks also sum their KLs
+        themselves, and without `remat` what posteriors read of x is multiplied before the blocks run. All that moves
+        and takes less memory on a TPU or GPU; a CPU gains nothing.
 
     Raises ValueError if the image is not square, stages do not follow from each other, mix in a side that is not built
     yet or do not reach the image's side, a size is below 1, or dtype or precision is not known.
@@ -278,6 +279,7 @@ class VDVAE(HVAE):
             unroll=self.unroll,
             remat=self.remat,
             kept=self.kept,
+            sums=self.kept == "products",
         )
 
 

@@ -165,15 +165,17 @@ def test_what_is_kept_changes_no_variables_and_no_calls() -> None:
     def calls(model: VDVAE) -> Any:
         trace = model.apply(given, row.x, KEY, y=row.y)
         latents = (trace.latents[0], *(None,) * (model.num_levels - 1))
-        return (
-            trace,
-            model.apply(given, row.x, KEY, y=row.y, latents=latents, keep_top=2),
-            model.apply(given, row.x, KEY, y=row.y, keep_top=1, method="reconstruct"),
-            model.apply(given, KEY, len(row.x), y=row.y, method="generate"),
-        )
+        kept = model.apply(given, row.x, KEY, y=row.y, latents=latents, keep_top=2)
+        reconstructed = model.apply(given, row.x, KEY, y=row.y, keep_top=1, method="reconstruct")
+        drawn = model.apply(given, KEY, len(row.x), y=row.y, method="generate")
+        sums = [[level.summed for level in one.levels] for one in (trace, kept)]
+        plain = [one.replace(levels=tuple(level.replace(summed=None) for level in one.levels)) for one in (trace, kept)]
+        return (trace.rates, kept.rates, plain, reconstructed, drawn), sums
 
-    found, expected = (jax.jit(calls, static_argnums=0)(m) for m in (products, model))
+    (found, sums), (expected, none) = (jax.jit(calls, static_argnums=0)(m) for m in (products, model))
     assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not jax.tree.leaves(none)
+    assert_close(jnp.concatenate(sums[0]), found[0])
 
 
 @pytest.mark.slow
