@@ -10,7 +10,7 @@ section 4, and its code.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -77,13 +77,14 @@ class BottleneckConv(nn.Module):
         x: Num[Array, "batch rows columns inputs"],
         more: Num[Array, "batch rows columns inputs2"] | None = None,
         begin: Float[Array, " numbers"] | None = None,
-        ahead: Float[Array, "batch rows2 columns2 features"] | None = None,
+        *,
+        ahead: bool = False,
     ) -> Float[Array, "batch rows2 columns2 features"]:
         """The convolution of x, or of x and `more` concatenated along the channels.
 
         Args:
           begin: draws from U(-1, 1) that the kernel is initialised with, flattened; None makes new ones.
-          ahead: instead of `more`, its product with its half of the kernel (`products_ahead`).
+          ahead: whether x is that already but for the bias: the product with the kernel was taken elsewhere.
         """
         inputs = x.shape[-1] + (0 if more is None else more.shape[-1])
         style, shape = self.style, (self.size, self.size, inputs, self.features)
@@ -93,13 +94,12 @@ class BottleneckConv(nn.Module):
             numbers = jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0) if begin is None else begin
             return bound * numbers.reshape(shape)
 
-        # with a product ahead there is a kernel, which has been read, and its shape is not known from x alone
-        kernel = self.param("kernel", init) if ahead is None else self.get_variable("params", "kernel")
+        kernel = None if ahead else self.param("kernel", init)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         padding = None if self.stride == 1 else ((0, 0), (0, 0))
         settings = (self.stride, padding, style.dtype, style.precision)
-        if ahead is not None:
-            out = convolve(x, kernel[:, :, : x.shape[-1]], *settings) + ahead
+        if kernel is None:
+            out = x
         elif more is None:
             out = convolve(x, kernel, *settings)
         else:
@@ -134,12 +134,14 @@ class Bottleneck(nn.Module):
         self,
         h: Float[Array, "batch rows columns inputs"],
         more: Float[Array, "batch rows columns inputs2"] | None = None,
-        ahead: Float[Array, "batch rows columns middle"] | None = None,
+        *,
+        ahead: bool = False,
     ) -> Float[Array, "batch rows columns outputs"]:
         """f(h), or f of h and `more` concatenated along the channels.
 
         Args:
-          ahead: instead of `more`, its product with its half of the first kernel (`products_ahead`).
+          ahead: whether h is instead the first convolution's product with its kernel, `[B, H, W, M]`, taken elsewhere
+            (`stacked_products`, `joint_products`).
         """
         inputs = h.shape[-1] + (0 if more is None else more.shape[-1])
         edge = self.size if self.style.edge is None else self.style.edge
@@ -156,25 +158,33 @@ class Bottleneck(nn.Module):
             conv = BottleneckConv(channels[i + 1], size, scale=scale, style=self.style, name=f"conv_{i}")
             # h and `more` are activated separately: XLA then shares a(h) with another bottleneck that reads h.
             second = None if more is None or i else self.style.activation(more)
-            h = conv(self.style.activation(h), second, begin[i], None if i else ahead)
+            first_ahead = ahead and i == 0
+            h = conv(h if first_ahead else self.style.activation(h), second, begin[i], ahead=first_ahead)
         return h
 
 
-def products_ahead(
-    more: Float[Array, "batch rows columns inputs2"],
-    kernels: Float[Array, "blocks height width inputs2 features"],
+def stacked_products(
+    h: Float[Array, "batch rows columns inputs"],
+    kernels: Float[Array, "blocks height width inputs features"],
     style: BottleneckStyle,
 ) -> Float[Array, "blocks batch rows columns features"]:
-    """What `more` adds to the first convolutions of several bottlenecks that all read it: their argument `ahead`.
+    """The products of a(h) with first kernels of the blocks of a run, or with those halves of them that are for h.
 
-    A run of blocks then does not read `more` in each of them, nor sum its gradients over them.
-
-    Args:
-      kernels: of the first convolutions, those inputs that are `more`'s: the last `inputs2`.
-      style: that of the bottlenecks.
+    A block that is given its product does not read h, and no gradients of h are summed over the blocks.
     """
-    activated = style.activation(more)
+    activated = style.activation(h)
     return jax.vmap(lambda kernel: convolve(activated, kernel, dtype=style.dtype, precision=style.precision))(kernels)
+
+
+def joint_products(
+    h: Float[Array, "batch rows columns inputs"],
+    kernels: Sequence[Float[Array, "height width inputs features"]],
+    style: BottleneckStyle,
+) -> list[Float[Array, "batch rows columns features"]]:
+    """The products of a(h) with first kernels of several bottlenecks, taken as one, so that h is read once."""
+    both = jnp.concatenate(kernels, axis=-1)
+    out = convolve(style.activation(h), both, dtype=style.dtype, precision=style.precision)
+    return jnp.split(out, np.cumsum([kernel.shape[-1] for kernel in kernels])[:-1], axis=-1)
 
 
 def small_leak(h: Float[Array, "..."]) -> Float[Array, "..."]:

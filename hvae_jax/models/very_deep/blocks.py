@@ -57,11 +57,12 @@ class DownBlock(nn.Module):
     def __call__(self, h: Array, tap: Array | None, key: Array, pick: Pick) -> tuple[Array, Level]:
         stage, parts = self.stage, self.parts
         # Both Gaussians read the state before the shift; neither sees z, so that the analytic KL is right.
-        prior, shift = parts.prior(stage, h)
-        posterior = None if tap is None else parts.posterior(stage, h, tap.astype(h.dtype), prior)
+        for_prior, for_posterior = (h, h) if parts.first is None else parts.first(self, stage, h)
+        prior, shift = parts.prior(stage, for_prior)
+        posterior = None if tap is None else parts.posterior(stage, for_posterior, tap.astype(h.dtype), prior)
         level = draw(key, prior, posterior, pick, side=stage.side)
         if parts.sums:
-            level = level.replace(summed=level.rate)
+            level = dataclasses.replace(level, summed=level.rate)
         # The state is what the products are computed in, perhaps bfloat16; Gaussians and z are float32 at least.
         h = product(h + shift + parts.projection(stage, level.z.astype(h.dtype)))
         for i in range(stage.cells):

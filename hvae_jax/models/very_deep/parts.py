@@ -45,6 +45,15 @@ class Posterior(Protocol):
 
 
 @runtime_checkable
+class First(Protocol):
+    """What prior and posterior read of the top-down state, made for both at once."""
+
+    def __call__(self, block: nn.Module, stage: Down, h: Array) -> tuple[Array, Array]:
+        """h `[B, side, side, width]` to what the prior and what the posterior is called with in its place."""
+        ...
+
+
+@runtime_checkable
 class Projection(Protocol):
     """The projection of a latent into the state."""
 
@@ -131,6 +140,7 @@ class Parts:
       prior, posterior: Gaussians of a level.
       projection: from z to what is added to the state.
       unroll, remat, kept: as in `networks.scan.scanned`.
+      first: what prior and posterior read of the state; None is the state itself.
       sums: whether a block sums the KL of its latent itself. A loss that needs nothing but sums then has no KL of each
         element leave the blocks.
     """
@@ -150,6 +160,7 @@ class Parts:
     unroll: int
     remat: bool
     kept: Kept = "all"
+    first: First | None = None
     sums: bool = False
 
     @property

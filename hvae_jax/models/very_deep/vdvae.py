@@ -33,7 +33,7 @@ from hvae_jax.models.very_deep.parts import Ascent, Parts, Reading
 from hvae_jax.models.very_deep.stage_checks import check_parsed, check_stages, name_down, name_up
 from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_levels, stacked_paths, stage_names
 from hvae_jax.networks.activations import exact_gelu, stored_gelu
-from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle, products_ahead
+from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle, joint_products, stacked_products
 from hvae_jax.networks.computing import ComputeDtype, Kept, Precision, widen
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import average_pool, enlarge
@@ -52,15 +52,18 @@ class JointPrior:
     Attributes:
       style: settings of the convolutions.
       clamp: bounds of the log standard deviation; None for no bounds.
+      ahead: whether it is called with its product of `FirstProducts` in the place of h.
     """
 
     style: BottleneckStyle
     clamp: tuple[float, float] | None
+    ahead: bool = False
 
     def __call__(self, stage: Down, h: Array) -> tuple[Normal, Array]:
         """p(z_l | z_>l), and the shift `[B, side, side, width]`."""
         bottleneck = BottleneckOf(self.style, 0.0)  # the last kernel begins at zero: N(0, I), and no shift
-        features = bottleneck.layer(stage, 2 * stage.latents + stage.width, stage.between, "prior")(h)
+        layer = bottleneck.layer(stage, 2 * stage.latents + stage.width, stage.between, "prior")
+        features = layer(h, ahead=self.ahead)
         moments, shift = jnp.split(features, [2 * stage.latents], axis=-1)  # 2 latents and width channels
         # stored by themselves: with the shift they are as wide as the state
         return gaussian(product(moments), _LOG_STD, self.clamp), shift
@@ -72,7 +75,7 @@ class JointPosterior:
 
     Attributes:
       style, clamp: as in `JointPrior`.
-      ahead: whether the tap is one of `ProductsOfSide`.
+      ahead: whether it is called with products in the place of h (`FirstProducts`) and of the tap (`ProductsOfSide`).
     """
 
     style: BottleneckStyle
@@ -83,7 +86,7 @@ class JointPosterior:
         """q(z_l | z_>l, x)."""
         layer = BottleneckOf(self.style).layer(stage, 2 * stage.latents, stage.posterior_between, "posterior")
         # from width + C channels to 2 latents
-        features = layer(h, ahead=tap.reshape(*h.shape[:-1], -1)) if self.ahead else layer(h, tap)
+        features = layer(h + tap.reshape(h.shape), ahead=True) if self.ahead else layer(h, tap)
         return gaussian(features, _LOG_STD, self.clamp)
 
 
@@ -122,8 +125,26 @@ class ProductsOfSide(LastOfSide):
             # that their gradients are written into, and would fill all of them.
             row = maps.reshape(maps.shape[0], 1, -1, maps.shape[-1])
             kernels = self.params[name]["posterior"]["conv_0"]["kernel"]  # [blocks, 1, 1, width + C, M]
-            readings.append(Reading(products_ahead(row, kernels[:, :, :, stage.width :], self.style), 0))
+            readings.append(Reading(stacked_products(row, kernels[:, :, :, stage.width :], self.style), 0))
         return readings
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstProducts:
+    """The products of a block's state with the first kernels of its prior and its posterior, taken as one.
+
+    Attributes:
+      style: settings of the convolutions.
+    """
+
+    style: BottleneckStyle
+
+    def __call__(self, block: nn.Module, stage: Down, h: Array) -> tuple[Array, Array]:
+        """Products `[B, side, side, M]`, M channels inside the prior's bottleneck and M inside the posterior's."""
+        both = [block.get_variable("params", name)["conv_0"]["kernel"] for name in ("prior", "posterior")]
+        # of the posterior's, the other inputs are those of the tap
+        first, second = joint_products(h, [kernel[:, :, : stage.width] for kernel in both], self.style)
+        return first, second
 
 
 def mean_pool(h: Array, width: int, factor: int, name: str) -> Array:
@@ -167,8 +188,8 @@ class VDVAE(HVAE):
       remat: whether the backward pass recomputes the activations of each block instead of storing them.
       kept: what is stored of a block otherwise: "all" values that its backward pass reads, or "products", the outputs
         of convolutions, from which everything else is computed again. With "products" blocks also sum their KLs
-        themselves, and without `remat` what posteriors read of x is multiplied before the blocks run. All that moves
-        and takes less memory on a TPU or GPU; a CPU gains nothing.
+        themselves, and without `remat` what posteriors read of x is multiplied before the blocks run, and the state
+        for prior and posterior at once. All that moves and takes less memory on a TPU or GPU; a CPU gains nothing.
 
     Raises ValueError if the image is not square, stages do not follow from each other, mix in a side that is not built
     yet or do not reach the image's side, a size is below 1, or dtype or precision is not known.
@@ -235,7 +256,7 @@ class VDVAE(HVAE):
         activation = stored_gelu if self.kept == "products" else exact_gelu
         style = BottleneckStyle(activation, dtype=self.dtype, precision=self.precision)
         # Zeros of JAX's default dtype would turn every state into float64 wherever that is switched on.
-        parts = self._parts(style, gain.dtype)
+        parts = self._parts(style, gain.dtype, inferred=x is not None)
 
         readings = None
         if x is not None:
@@ -258,12 +279,12 @@ class VDVAE(HVAE):
         mean, deviation = self.standardise
         return (x - mean) / deviation
 
-    def _parts(self, style: BottleneckStyle, zeros: DTypeLike) -> Parts:
-        """VDVAE's parts. `zeros` is the dtype of states that begin with zeros."""
+    def _parts(self, style: BottleneckStyle, zeros: DTypeLike, inferred: bool) -> Parts:
+        """VDVAE's parts. `zeros` is the dtype of states that begin with zeros, `inferred` whether there is an x."""
         # A sum of n residual branches, each 1/sqrt(n) smaller, has the variance of one.
         depth_up, depth_down = sum(stage.blocks for stage in self.ups), self.num_levels
         # While the model initialises there are no kernels yet; with `remat` the products would take memory.
-        ahead = self.kept == "products" and not self.remat and not self.is_initializing()
+        ahead = inferred and self.kept == "products" and not self.remat and not self.is_initializing()
         return Parts(
             up_block=UpBlock,
             down_block=DownBlock,
@@ -273,12 +294,13 @@ class VDVAE(HVAE):
             pool=mean_pool,
             unpool=nearest_unpool,
             start=LearnedStart(self.no_bias_above, zeros, self.dtype),
-            prior=JointPrior(style, self.clamp),
+            prior=JointPrior(style, self.clamp, ahead),
             posterior=JointPosterior(style, self.clamp, ahead),
             projection=ConvProjection(style, depth_down**-0.5),
             unroll=self.unroll,
             remat=self.remat,
             kept=self.kept,
+            first=FirstProducts(style) if ahead else None,
             sums=self.kept == "products",
         )
 
