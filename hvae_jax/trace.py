@@ -37,7 +37,8 @@ class Level:
       inferred: whether z comes from its posterior, bool `[B]`; None where it always does, and an array where the choice
         is traced or z comes from the prior.
       flow: whether z passed a flow after it was drawn from q, so that q is not its density; log_q is.
-      summed: KL per example, `[B]`, nats, where it was summed with the level; None where `rate` sums `kl`.
+      summed: KL per example, `[B]`, nats, where it was summed with the level; None where `rate` sums `kl`. A level that
+        is given another `kl` needs another sum, or None.
 
     Example:
         >>> q, p = hv.Normal(jnp.ones((3, 2)), jnp.zeros((3, 2))), hv.Normal.standard((3, 2))
