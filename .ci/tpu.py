@@ -34,8 +34,8 @@ ROWS = (
     *("linear", "cagem", "self_supervised"),
 )
 FOREIGN = re.compile("callback|python|ffi|infeed|outfeed", re.IGNORECASE)
-NORMED = 4
-"""Most all-reduces of a normaliser over the batch: its mean and its variance, and as many on the way back."""
+NORMED = 3
+"""Most all-reduces of a normaliser over the batch: its mean, then its variance, and one on the way back."""
 GATHERS = 4
 """Most gathers of a parameter that is split over the chips: forward, backward, and what the compiler repeats."""
 

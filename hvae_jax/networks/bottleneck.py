@@ -20,10 +20,9 @@ from jax import Array
 from jaxtyping import Float, Num
 
 from hvae_jax.networks.activations import exact_gelu
-from hvae_jax.networks.computing import ComputeDtype, Precision, widen
+from hvae_jax.networks.computing import ComputeDtype, Precision, product, widen
 from hvae_jax.networks.mlp import Initialisation
 from hvae_jax.networks.resample import convolve, enlarge
-from hvae_jax.networks.scan import product
 from hvae_jax.records import checked
 
 

@@ -2,9 +2,11 @@
 
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Num
 
 # Dtype of products and activations, as a name for JSON and the command line; parameters keep theirs. None is
@@ -16,8 +18,10 @@ ComputeDtype = Literal["bfloat16"] | None
 Precision = Literal["default", "highest"]
 
 # What a run of blocks stores for its backward pass: "all" values that this reads, or the outputs of "products" alone,
-# from which activations, Gaussians and noise are computed again.
+# and the statistics of batches, from which activations, Gaussians and noise are computed again.
 Kept = Literal["all", "products"]
+
+_PRODUCT = "product"
 
 
 def widen(h: Num[Array, "..."]) -> Float[Array, "..."]:
@@ -45,7 +49,27 @@ class Drawing(nn.Module):
     """
 
 
-def call(net: nn.Module, *inputs: Any, train: bool, remat: bool = False, key: Array | None = None) -> Any:
+def product(x: Array) -> Array:
+    """x, marked as worth storing for the backward pass of what has kept="products"; else without effect."""
+    return checkpoint_name(x, _PRODUCT)
+
+
+def recomputing(target: Any, remat: bool, kept: Kept, **settings: Any) -> Any:
+    """A module class, or a function of a module, of which the backward pass recomputes what is not stored.
+
+    Args:
+      settings: of `nn.remat`.
+    """
+    if remat:
+        return nn.remat(target, **settings)
+    if kept == "all":
+        return target
+    return nn.remat(target, policy=jax.checkpoint_policies.save_only_these_names(_PRODUCT), **settings)
+
+
+def call(
+    net: nn.Module, *inputs: Any, train: bool, remat: bool = False, kept: Kept = "all", key: Array | None = None
+) -> Any:
     """Call `net(*inputs, train=train)`; with `remat` the backward pass recomputes activations instead of storing them.
 
     With `remat` only the inputs are stored, at the cost of one more forward pass. Parameters, their paths, the
@@ -56,15 +80,16 @@ def call(net: nn.Module, *inputs: Any, train: bool, remat: bool = False, key: Ar
     early as it can, and so needs as much memory as without `remat`.
 
     Args:
+      kept: without `remat`, what is stored: "all" that the backward pass reads, or what has passed through `product`.
       key: key for a network that draws; None for one that does not.
     Source: Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
     """
     if key is not None:
         inputs = (*inputs, key)
-    if not remat:
+    if not remat and kept == "all":
         return net(*inputs, train=train)
 
     def run(net: nn.Module, *inputs: Any) -> Any:
         return net(*inputs, train=train)  # train is closed over, and so static
 
-    return nn.remat(run)(net, *inputs)
+    return recomputing(run, remat, kept)(net, *inputs)

@@ -3,14 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from flax import linen as nn
-from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
-from hvae_jax.networks.computing import Kept
-
-_PRODUCT = "product"
+from hvae_jax.networks.computing import Kept, recomputing
 
 
 def scanned(
@@ -37,10 +32,11 @@ def scanned(
         convolutions are slow inside loops, unrolling all blocks runs several times as fast.
       remat: whether the backward pass recomputes the activations inside a block instead of storing them.
       kept: without `remat`, what is stored of a block: "all" that its backward pass reads, or "products", what it has
-        passed to `product`, from which everything else is recomputed.
+        passed to `computing.product`, from which everything else is recomputed.
     """
     return nn.scan(
-        _recomputing(block, remat, kept),
+        # The barrier against common subexpressions is not needed: none can be shared across iterations of a scan.
+        recomputing(block, remat, kept, prevent_cse=False),
         variable_axes={True: 0},  # every collection there is
         split_rngs={"params": True},
         in_axes=tuple(in_axes),
@@ -50,22 +46,6 @@ def scanned(
         # initialisation it decides how often keys are split, and thereby the parameters that a seed gives.
         check_constancy_invariants=parent.is_initializing(),
     )
-
-
-def product(x: Array) -> Array:
-    """x, marked as worth storing for the backward pass of a run with kept="products"; else without effect."""
-    return checkpoint_name(x, _PRODUCT)
-
-
-def _recomputing(block: type[nn.Module], remat: bool, kept: Kept) -> Any:
-    """The block, of which the backward pass recomputes what is not stored."""
-    # The barrier against common subexpressions is not needed: none can be shared across iterations of a scan.
-    if remat:
-        return nn.remat(block, prevent_cse=False)
-    if kept == "all":
-        return block
-    policy = jax.checkpoint_policies.save_only_these_names(_PRODUCT)
-    return nn.remat(block, prevent_cse=False, policy=policy)
 
 
 def once(block: type[nn.Module], remat: bool) -> Any:

@@ -19,8 +19,7 @@ from hvae_jax.descent import Pick, draw
 from hvae_jax.models.very_deep.parts import Parts
 from hvae_jax.models.very_deep.stages import Down, Up
 from hvae_jax.networks.bottleneck import Bottleneck, BottleneckConv, BottleneckStyle
-from hvae_jax.networks.computing import ComputeDtype
-from hvae_jax.networks.scan import product
+from hvae_jax.networks.computing import ComputeDtype, product
 from hvae_jax.trace import Level
 
 

@@ -34,11 +34,10 @@ from hvae_jax.models.very_deep.stage_checks import check_parsed, check_stages, n
 from hvae_jax.models.very_deep.stages import Down, Up, count_levels, sides_of_levels, stacked_paths, stage_names
 from hvae_jax.networks.activations import exact_gelu, stored_gelu
 from hvae_jax.networks.bottleneck import BottleneckConv, BottleneckStyle, joint_products, stacked_products
-from hvae_jax.networks.computing import ComputeDtype, Kept, Precision, widen
+from hvae_jax.networks.computing import ComputeDtype, Kept, Precision, product, widen
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.resample import average_pool, enlarge
 from hvae_jax.networks.scale_head import ScaleHead
-from hvae_jax.networks.scan import product
 from hvae_jax.records import check_sizes
 from hvae_jax.trace import Trace
 
