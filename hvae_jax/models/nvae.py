@@ -33,7 +33,7 @@ from hvae_jax.likelihoods import Likelihood, LogisticMixture
 from hvae_jax.models.base import HVAE
 from hvae_jax.models.pieces import check_image
 from hvae_jax.networks.cells import CellStyle, DecoderCell, EncoderCell, LogNormConv
-from hvae_jax.networks.computing import ComputeDtype, call, widen
+from hvae_jax.networks.computing import ComputeDtype, Kept, call, widen
 from hvae_jax.networks.mlp import one_hot
 from hvae_jax.networks.scan import scanned
 from hvae_jax.records import check_sizes, checked
@@ -169,6 +169,9 @@ class NVAE(HVAE):
       dtype: as in `TopDownVAE`.
       unroll: blocks unrolled per iteration of a scan, as in `VDVAE`.
       remat: whether the backward pass recomputes the activations of each group and cell.
+      kept: what is stored of them otherwise: "all" values that the backward pass reads, or "products", the outputs of
+        convolutions and the statistics of batches, from which it computes normalisations, activations, Gaussians and
+        noise again. That takes less memory and traffic on accelerators.
 
     Raises ValueError if a size is below 1, there are no groups, or the resolutions do not divide the image.
 
@@ -199,6 +202,7 @@ class NVAE(HVAE):
     dtype: ComputeDtype = None
     unroll: int = 1
     remat: bool = False
+    kept: Kept = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -258,13 +262,13 @@ class NVAE(HVAE):
             own, (rows, _) = self._settings(i), self.sides[i]
             if i:
                 grow = DecoderCell(own.width, double=True, style=own.style, name=f"grow{rows}")
-                h = call(grow, h, train=train, remat=self.remat)
+                h = call(grow, h, train=train, **self._storing)
             count -= i == 0  # the first group is done
             if not count:
                 continue
             here, at = slice(at, at + count), at + count
             axes = (nn.broadcast if taps is None else 0, 0, 0)  # of the tap, the key and the pick of each group
-            run = scanned(self, DownGroup, count, axes, unroll=self.unroll, remat=self.remat)
+            run = scanned(self, DownGroup, count, axes, unroll=self.unroll, **self._storing)
             tap = None if taps is None else taps[i]
             h, found = run(own, train, name=f"down{rows}")(h, tap, keys[here], stack(picks[here]))
             levels.append(found.replace(stacked=True, name=f"z{rows}"))
@@ -282,17 +286,17 @@ class NVAE(HVAE):
             for j in range(self.pre_cells):
                 halves = j == self.pre_cells - 1  # the last cell of a halving halves
                 cell = EncoderCell(h.shape[-1] * (1 + halves), 1 + halves, self._style, name=f"pre_{i}_{j}")
-                h = call(cell, h, train=train, remat=self.remat)
+                h = call(cell, h, train=train, **self._storing)
         taps: list[Array | None] = [None] * len(self.groups)
         for i in reversed(range(len(self.groups))):  # from the finest latents up
             own, (rows, _) = self._settings(i), self.sides[i]
-            run = scanned(self, UpGroup, self.groups[i], (), unroll=self.unroll, remat=self.remat)
+            run = scanned(self, UpGroup, self.groups[i], (), unroll=self.unroll, **self._storing)
             h, made = run(own, self.up_cells, train, name=f"up{rows}")(h)
             # The last tap is read first. At the top the last one is h, which the first group reads.
             taps[i] = (made if i else made[:-1])[::-1]
             if i:
                 shrink = EncoderCell(2 * own.width, 2, own.style, name=f"shrink{rows}")
-                h = call(shrink, h, train=train, remat=self.remat)
+                h = call(shrink, h, train=train, **self._storing)
         top = jax.nn.elu(LogNormConv(h.shape[-1], 1, style=self._style, name="top")(jax.nn.elu(h)))
         return taps, top
 
@@ -335,11 +339,16 @@ class NVAE(HVAE):
                 doubles = j == 0  # the first cell of a doubling doubles
                 width = h.shape[-1] // 2 if doubles else h.shape[-1]
                 cell = DecoderCell(width, 3, doubles, self._style, name=f"post_{i}_{j}")
-                h = call(cell, h, train=train, remat=self.remat)
+                h = call(cell, h, train=train, **self._storing)
         outputs = self.likelihood.outputs(self.image[2])
         h = widen(LogNormConv(outputs, style=self._style, name="readout")(jax.nn.elu(h)))
         inner = tuple(slice(self.pad, self.pad + side) for side in self.image[:2])
         return h[:, inner[0], inner[1]]  # without the frame
+
+    @property
+    def _storing(self) -> dict[str, Any]:
+        """What the backward pass finds stored, of groups and of cells."""
+        return {"remat": self.remat, "kept": self.kept}
 
     @property
     def _style(self) -> CellStyle:

@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Num
 
-from hvae_jax.networks.computing import ComputeDtype, prepend_axes, widen
+from hvae_jax.networks.computing import ComputeDtype, prepend_axes, product, widen
 from hvae_jax.networks.mlp import BatchNorm, Dense, uniform_fan_in
 from hvae_jax.networks.resample import convolve, depthwise, double_bilinear, enlarge
 from hvae_jax.records import checked
@@ -87,11 +87,11 @@ class LogNormConv(nn.Module):
         kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         log_norm = self.param("log_norm", lambda _: first_log_norm(kernel))
         weight = normalised(kernel, log_norm, self.style.epsilon)
-        product = convolve(x, weight, self.stride, dtype=self.style.dtype)
-        if not self.bias:
-            return product
-        bias = self.param("bias", init, (self.features,), jnp.float32)
-        return (widen(product) + prepend_axes(bias, 4)).astype(product.dtype)
+        out = convolve(x, weight, self.stride, dtype=self.style.dtype)
+        if self.bias:
+            bias = self.param("bias", init, (self.features,), jnp.float32)
+            out = (widen(out) + prepend_axes(bias, 4)).astype(out.dtype)
+        return product(out)
 
 
 def first_log_norm(kernel: Float[Array, "height width inputs outputs"]) -> Float[Array, " outputs"]:
@@ -111,7 +111,7 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "batch rows columns channels"]) -> Float[Array, "batch rows columns channels"]:
         channels = h.shape[-1]
-        mean = widen(h).mean((1, 2)).astype(h.dtype)  # [B, C]
+        mean = product(widen(h).mean((1, 2)).astype(h.dtype))  # [B, C]
         hidden = jax.nn.relu(Dense(max(channels // 16, 4), self.style.dtype, name="reduce")(mean))
         scale = jax.nn.sigmoid(Dense(channels, self.style.dtype, name="expand")(hidden))
         return h * scale[:, None, None]
@@ -209,4 +209,4 @@ class DecoderCell(nn.Module):
         init = uniform_fan_in(size**2 * inputs)
         kernel = self.param(f"{name}_kernel", init, (size, size, inputs, outputs), jnp.float32)
         apply = depthwise if size > 1 else convolve
-        return apply(h, kernel, dtype=self.style.dtype)
+        return product(apply(h, kernel, dtype=self.style.dtype))

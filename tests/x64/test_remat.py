@@ -29,12 +29,13 @@ def passed(model: NVAE, variables: Any, params: Any) -> tuple[Array, tuple[Trace
 
 
 @pytest.mark.slow
-def test_remat_changes_nothing() -> None:
+@pytest.mark.parametrize("other", [PLAIN.clone(remat=True), PLAIN.clone(kept="products")], ids=["remat", "products"])
+def test_remat_changes_nothing(other: NVAE) -> None:
     """Trace, statistics and gradient are the same to rounding."""
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), plausible_variables(PLAIN, X, None))
     plain, remat = (
         jax.jit(jax.grad(functools.partial(passed, model, variables), has_aux=True))(variables["params"])
-        for model in (PLAIN, PLAIN.clone(remat=True))
+        for model in (PLAIN, other)
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(plain[0])} == {jnp.dtype("float64")}
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-11), remat, plain)
