@@ -10,11 +10,10 @@ from typing import Any
 import jax
 
 from hvae_jax.runtime.columns import aligned
+from hvae_jax.runtime.compilation import FAST_CONVOLUTIONS
 from hvae_jax.runtime.errors import first_line
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "chex", "tensorflow-datasets")
-
-_FAST_CONVOLUTIONS = (0, 12)  # version of JAX
 
 
 def versions() -> dict[str, str]:
@@ -74,9 +73,9 @@ def slow_convolutions() -> str | None:
     Measured, 3x3 on `[48, 28, 28, 64]`, two cores: 98 GFLOP/s with JAX 0.10.2, 185 with 0.12.0.1; with gradients 98 and
     170.
     """
-    if jax.default_backend() != "cpu" or jax.__version_info__ >= _FAST_CONVOLUTIONS:
+    if jax.default_backend() != "cpu" or jax.__version_info__ >= FAST_CONVOLUTIONS:
         return None
-    newest = ".".join(map(str, _FAST_CONVOLUTIONS))
+    newest = ".".join(map(str, FAST_CONVOLUTIONS))
     how = "pip install -U jax" if sys.version_info >= (3, 12) else "an environment with Python 3.12 or newer has it"
     return f"JAX {newest} and newer are nearly twice as fast at convolutions on CPUs: {how}"
 
