@@ -167,6 +167,18 @@ def test_a_pixel_costs_the_same_in_any_image() -> None:
     assert most_in_a_pixel(4, 6) == most_in_a_pixel(12, 18)
 
 
+def test_no_key_is_made_in_the_loop() -> None:
+    """Samples and what fills an image: keys of all elements are made before it, not one for each in turn."""
+    one, x = record(PixelCNN(Bernoulli(), 1, 1, 4, 3), (4, 3, 1)), jnp.zeros((2, 4, 3, 1), jnp.uint8)
+    for draw in (one.sample, lambda key: one.fill(x, x > 0, key)):
+        made = equations(jax.make_jaxpr(draw)(KEY))
+        (loop,) = (
+            equation for equation in made if equation.primitive.name == "scan" and equation.params["length"] == 4
+        )
+        inside = {equation.primitive.name for equation in equations(loop.params["jaxpr"])}
+        assert "random_bits" in inside and "random_fold_in" not in inside
+
+
 def test_reaches() -> None:
     """The layers' reaches add up to the whole one."""
     assert reaches(7, 3) == (3, 2, 2)

@@ -101,7 +101,7 @@ def test_bfloat16_is_near_float32() -> None:
 
 @pytest.mark.slow
 def test_remat_remembers_less() -> None:
-    """The backward pass gets fewer residuals: the outputs of convolutions, or the input of each cell and group alone."""
+    """The backward pass gets fewer residuals: outputs of convolutions, or the input of each cell and group alone."""
     remembered = []
     for model in (PLAIN, KEPT, REMAT):
         loss = functools.partial(passed, model)
