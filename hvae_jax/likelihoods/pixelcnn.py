@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ from hvae_jax.likelihoods.discretised_logistic import DiscretisedLogistic
 from hvae_jax.likelihoods.seen import check_in_order, elementwise
 from hvae_jax.networks.pixelcnn import PixelCNNWeights, one_pass, pixel_by_pixel
 from hvae_jax.records import check_sizes, checked
-from hvae_jax.runtime.prng import fold_in
+from hvae_jax.runtime.prng import fold_ins
 
 
 def _image(event: tuple[int, ...]) -> tuple[int, int, int]:
@@ -119,11 +118,8 @@ class PixelCNNRecord:
         return self.conditionals(jnp.zeros(self.context.shape[:-1], self.context.dtype))
 
     def _keys(self, key: Key[Array, ""]) -> Array:
-        """A key for each element, `[D]`, all of them made before the first is drawn.
-
-        Within the loop over the elements each would be a hundred operations on single numbers.
-        """
-        return jax.vmap(partial(fold_in, key))(jnp.arange(math.prod(self.context.shape[1:-1])))
+        """A key for each element, `[D]`, all of them made before the loop over the elements."""
+        return fold_ins(key, math.prod(self.context.shape[1:-1]))
 
     def _one_by_one(self, value_of: Any) -> Array:
         """Chooses element after element, `[B, *event]`, by `value_of(record of one element, index) -> [B, 1]`."""

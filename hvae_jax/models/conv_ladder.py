@@ -18,7 +18,6 @@ two models share the merges of `distributions.py`, but no networks.
 
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from typing import Literal
 
@@ -37,7 +36,7 @@ from hvae_jax.networks.resample import crop_to, double_bilinear, pad_to_multiple
 from hvae_jax.networks.residual import BlockStyle, Merge, ResidualBlock, ResidualRun
 from hvae_jax.networks.standardise import standardised
 from hvae_jax.records import check_sizes
-from hvae_jax.runtime.prng import fold_in, split
+from hvae_jax.runtime.prng import numbered, split
 from hvae_jax.trace import Level, Trace
 
 ConvMerge = Literal["concat", "concat_linear", "precision", "residual"]
@@ -163,7 +162,7 @@ class ConvLadderVAE(HVAE):
     def _descend(self, x: Array | None, n: int, key: Array, picks: tuple[Pick, ...], train: bool) -> Trace:
         # apart, so that dropout does not change which latents are drawn
         latent_key, block_key = split(key)
-        keys = (fold_in(block_key, i) for i in itertools.count())  # for dropout: each network takes the next
+        keys = numbered(block_key)  # for dropout: each network takes the next
         # the whole way up comes first: the top level needs u_L, the last of it
         ups = {} if x is None else self._ascend(x, keys, train)
 

@@ -22,7 +22,7 @@ from jaxtyping import Float, Key, Num
 from hvae_jax.networks.computing import ComputeDtype, call
 from hvae_jax.networks.weight_norm import WeightNormConv, WeightNormDense
 from hvae_jax.records import checked
-from hvae_jax.runtime.prng import fold_in, fused
+from hvae_jax.runtime.prng import fold_ins, fused
 
 Maps = Num[Array, "batch rows columns channels"]
 
@@ -146,13 +146,13 @@ class GatedRun(nn.Module):
         self, x: Maps, skips: tuple[Array, ...] | None, key: Key[Array, ""], *, train: bool
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the last output and the queue. If `skips` is None, no block has an auxiliary input."""
-        queue = list(skips or ())
+        queue, keys = list(skips or ()), fold_ins(key, len(self.blocks))
         for i, block in enumerate(self.blocks):
             # if the queue is shorter than the run, later blocks take outputs of this run
             aux = None if skips is None else queue.pop(0)
             residual = self.residual or i > 0
             net = GatedBlock(*block, self.transposed, residual, self.style, name=f"block_{i}")
-            x = call(net, x, aux, fold_in(key, i), train=train, remat=self.remat)
+            x = call(net, x, aux, keys[i], train=train, remat=self.remat)
             queue.append(x)
         return x, tuple(queue)
 

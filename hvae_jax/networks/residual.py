@@ -24,7 +24,7 @@ from hvae_jax.networks.conv import Conv
 from hvae_jax.networks.mlp import BatchNorm
 from hvae_jax.networks.resample import TransposedConv
 from hvae_jax.records import checked
-from hvae_jax.runtime.prng import fold_in, fused
+from hvae_jax.runtime.prng import fold_ins, fused
 
 Maps = Float[Array, "batch rows columns channels"]
 
@@ -89,6 +89,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Maps, key: Key[Array, ""], *, train: bool) -> Maps:
         style, h, channels = self.style, x, x.shape[-1]
+        keys = fold_ins(key, style.order.count("d"))
         seen: collections.Counter[str] = collections.Counter()  # layers are numbered by kind: norm_0, conv_0, norm_1
         for letter in style.order:
             i = seen[letter]
@@ -100,7 +101,7 @@ class ResidualBlock(nn.Module):
             elif letter == "c":
                 h = Conv(channels, dtype=self.dtype, name=f"conv_{i}")(h)
             elif letter == "d" and train and style.dropout:
-                h = drop_channels(h, fold_in(key, i), style.dropout)
+                h = drop_channels(h, keys[i], style.dropout)
         if style.gated:
             h = gate(Conv(2 * channels, dtype=self.dtype, size=1, name="gate")(h), style.activation)
         return x + h
@@ -126,7 +127,7 @@ class ResidualRun(nn.Module):
 
     @nn.compact
     def __call__(self, x: Maps, key: Key[Array, ""], *, train: bool) -> Float[Array, "batch rows2 columns2 channels"]:
-        h, channels = x, x.shape[-1]
+        h, channels, keys = x, x.shape[-1], fold_ins(key, self.blocks)
         for i in range(self.blocks):
             if i < self.resamplings:
                 name = f"{self.direction}_{i}"
@@ -135,7 +136,7 @@ class ResidualRun(nn.Module):
                 else:
                     h = TransposedConv(channels, self.dtype, name=name)(h)
             block = ResidualBlock(self.style, self.dtype, name=f"block_{i}")
-            h = call(block, h, fold_in(key, i), train=train, remat=self.remat)
+            h = call(block, h, keys[i], train=train, remat=self.remat)
         return h
 
 

@@ -5,8 +5,7 @@ latents in its own way. Top-down blocks read the blocks of the stage above as au
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from hvae_jax.models.pieces import check_image, gaussian, learned_top_prior
 from hvae_jax.networks.computing import ComputeDtype, call, widen
 from hvae_jax.networks.gated import GatedBlock, GatedRun, GatedStyle, Head, ToMap
 from hvae_jax.networks.scale_head import ScaleHead
-from hvae_jax.runtime.prng import fold_in
+from hvae_jax.runtime.prng import numbered
 from hvae_jax.trace import Level, Trace
 
 Skips = tuple[Array, ...] | None
@@ -82,7 +81,7 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         # one counter for all networks, so that the order of the calls decides which key each gets
-        self._keys: Iterator[Array] = (fold_in(self.key, i) for i in itertools.count())
+        self._keys = numbered(self.key)
 
     def framed(self, x: Array) -> Array:
         """x as the networks see it, with a frame of zeros: `[B, H, W, C]` to `[B, H + 2 pad, W + 2 pad, C]`."""
