@@ -160,7 +160,7 @@ def row(name: str, ours: Callable[[], Any], xlas: Callable[[], Any], rounds: int
 def step_at(jit: Callable[..., Any]) -> tuple[Callable[[], Any], float]:
     """The article's training step, compiled by this `jit`, and the seconds that took."""
     model, optimiser, key = TopDownVAE((8, 16), likelihood=hv.Categorical(17)), Adamax().build(), jax.random.key(0)
-    x = np.random.default_rng(0).integers(0, 17, (64, 8, 8, 1)).astype(np.uint8)
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 17, (64, 8, 8, 1)), jnp.uint8)
     state = init_state(model, NegativeELBO(), optimiser, key, x)
     step = jit(make_step(model, NegativeELBO(), optimiser))
     start = time.perf_counter()

@@ -9,6 +9,8 @@ Source: Salimans et al. (2017), "PixelCNN++", sections 2.1 and 2.2.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,6 +25,7 @@ from hvae_jax.likelihoods import published
 from hvae_jax.likelihoods.base import Likelihood, check_whole
 from hvae_jax.likelihoods.bins import Bins
 from hvae_jax.likelihoods.seen import check_in_order
+from hvae_jax.networks.computing import stored_in_order
 from hvae_jax.networks.scale_head import ScaleHead
 from hvae_jax.records import checked
 from hvae_jax.runtime.prng import fused, split
@@ -49,29 +52,30 @@ class LogisticMixtureRecord:
 
     def log_prob(self, x: Num[Array, "batch ..."]) -> Float[Array, " batch"]:
         """sum over the pixels of log p(x), nats; -inf where a value is not one of 0..V-1."""
-        x = x.reshape(self.location.shape[:-1])  # [B, *pixels, C]
+        x = self._flat(x)
         allowed = self.family.bins.contain(x).all(-1)
-        return sum_event(jnp.where(allowed, jax.nn.logsumexp(self._of_components(x), axis=-1), -jnp.inf))
+        return sum_event(jnp.where(allowed, jax.nn.logsumexp(self._of_components(x), axis=0), -jnp.inf))
 
     def log_prob_seen(self, x: Num[Array, "batch ..."], seen: Bool[Array, "batch ..."]) -> Float[Array, " batch"]:
         """log p(x_seen | z), nats, if within each pixel the seen channels come before the missing ones.
 
         The factors of the last channels sum to 1 given those before them, so that they are left out.
         """
-        x, seen = (a.reshape(self.location.shape[:-1]) for a in (x, seen))  # [B, *pixels, C]
+        x, seen = self._flat(x), self._flat(seen)
         allowed = (self.family.bins.contain(x) | ~seen).all(-1)
-        nats = jax.nn.logsumexp(self._of_components(x, seen), axis=-1)
+        nats = jax.nn.logsumexp(self._of_components(x, seen), axis=0)
         # exactly 0, and not a rounded log of 1, for a pixel of which nothing is seen
         return sum_event(jnp.where(allowed, jnp.where(seen.any(-1), nats, 0.0), -jnp.inf))
 
     def fill(self, x: Num[Array, "batch ..."], seen: Bool[Array, "batch ..."], key: Key[Array, ""]) -> Array:
         """x with a draw of the missing channels given the seen ones: the component given those, then the others."""
         bins, shape = self.family.bins, x.shape
-        x, seen = (a.reshape(self.location.shape[:-1]) for a in (x, seen))
+        log_p = jnp.moveaxis(self._of_components(self._flat(x), self._flat(seen)), 0, -1)  # [B, P, M]
+        x, seen = (a.reshape(self.location.shape[:-1]) for a in (x, seen))  # [B, *pixels, C]
         key_component, key_values = split(key)
         gumbel = jax.random.gumbel(fused(key_component), self.logits.shape, self.logits.dtype)
         # ~ p(component | seen channels), [B, *pixels, 1, 1]
-        component = (self._of_components(x, seen) + gumbel).argmax(-1)[..., None, None]
+        component = (log_p.reshape(gumbel.shape) + gumbel).argmax(-1)[..., None, None]
         parts = (self.location, self.log_scale, self.coefficients)
         location, log_scale, coefficients = (jnp.take_along_axis(leaf, component, axis=-1) for leaf in parts)
         one = LogisticMixtureRecord(self.logits, location, log_scale, coefficients, self.family)
@@ -83,18 +87,26 @@ class LogisticMixtureRecord:
             values.append(jnp.where(seen[..., c], x[..., c], bins.nearest(u)[..., 0].astype(x.dtype)))
         return jnp.stack(values, axis=-1).reshape(shape)
 
+    def _flat(self, x: Array) -> Array:
+        """x as `[B, P, C]`, P the number of pixels."""
+        return x.reshape(self.logits.shape[0], math.prod(self.logits.shape[1:-1]), self.family.channels)
+
     def _of_components(self, x: Array, seen: Array | None = None) -> Array:
-        """log w_k + log p(seen channels | k) of each component, `[B, *pixels, M]`, of x and seen `[B, *pixels, C]`.
+        """log w_k + log p(seen channels | k) of each component, `[M, B, P]`, of x and seen `[B, P, C]`.
 
         The channels share the component, so that their log masses add up before the sum over components. Without a mask
         all are seen.
         """
-        bins, log_p = self.family.bins, jax.nn.log_softmax(self.logits)
-        u = bins.centre(x).astype(self.location.dtype)
+        bins, log_p = self.family.bins, jax.nn.log_softmax(_parts_first(self.logits, 1), axis=0)
+        leaves = (self.location, self.log_scale, self.coefficients)
+        location, log_scale, coefficients = (_parts_first(leaf, 2) for leaf in leaves)  # [C or 3, M, B, P]
+        u = bins.centre(x).astype(location.dtype)
         for c in range(self.family.channels):
-            before = [u[..., channel, None] for channel in range(c)]
-            mass = bins.log_mass(x[..., c, None], self._locations(c, before), self.log_scale[..., c, :])
-            log_p += mass if seen is None else jnp.where(seen[..., c, None], mass, 0.0)
+            shifted = location[c]
+            for before in range(c):
+                shifted += coefficients[_pair(before, c)] * u[None, ..., before]
+            mass = bins.log_mass(x[None, ..., c], shifted, log_scale[c])
+            log_p += mass if seen is None else jnp.where(seen[None, ..., c], mass, 0.0)
         return log_p
 
     def sample(self, key: Key[Array, ""], temperature: Array | float = 1.0) -> Int[Array, "batch ..."]:
@@ -162,13 +174,37 @@ class LogisticMixtureRecord:
         """Locations of the logistics of a channel, `[B, *pixels, M]`, given u of the channels before it."""
         location = self.location[..., channel, :]
         for before, u in enumerate(seen):
-            # Rows of the coefficients: red on green; red on blue, green on blue.
-            location += self.coefficients[..., channel * (channel - 1) // 2 + before, :] * u
+            location += self.coefficients[..., _pair(before, channel), :] * u
         return location
 
     def _as_x(self, x: Array) -> Array:
         """Reshapes `[B, *pixels, C]` to `[B, *event]`: independent channels are pixels of one channel each."""
         return x.reshape(*self.logits.shape[:-2], -1)
+
+
+_TILE = 128
+"""Numbers side by side that a TPU stores and computes together."""
+
+
+def _pair(before: int, channel: int) -> int:
+    """Row of the coefficients: red on green; red on blue, green on blue."""
+    return channel * (channel - 1) // 2 + before
+
+
+def _parts_first(leaf: Array, axes: int) -> Array:
+    """The last axes of `[B, *pixels, *parts]` in front, `[*parts, B, P]`.
+
+    What is computed at once are neighbouring pixels then, and not ten components.
+    """
+    parts, (batch, *pixels) = leaf.shape[-axes:], leaf.shape[:-axes]
+    return jnp.moveaxis(leaf, range(-axes, 0), range(axes)).reshape(*parts, batch, math.prod(pixels))
+
+
+def _parts_last(leaf: Array, pixels: Sequence[int]) -> Array:
+    """The inverse of `_parts_first`: where both meet nothing is moved."""
+    axes = leaf.ndim - 2
+    leaf = leaf.reshape(*leaf.shape[:-1], *pixels)
+    return jnp.moveaxis(leaf, range(axes), range(-axes, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,16 +266,19 @@ class LogisticMixture(Likelihood):
 
     def __call__(self, h: Array) -> LogisticMixtureRecord:
         """`[B, *pixels, parameters]` to a record."""
-        m = self.mixtures
-        by_channel = h[..., m:].reshape(*h.shape[:-1], self.channels, -1)  # [B, *pixels, C, 2 M or 3 M]
-        log_scale = self._log_scale(by_channel[..., m : 2 * m])
+        m, pixels, first = self.mixtures, h.shape[1:-1], _parts_first(h, 1)  # [parameters, B, P]
+        if math.prod(pixels) >= _TILE:
+            first = stored_in_order(first)
+        by_channel = first[m:].reshape(self.channels, -1, *first.shape[1:])  # [C, 2 M or 3 M, B, P]
+        log_scale = self._log_scale(by_channel[:, m : 2 * m])
+        # three channels have three pairs, one channel has none: [C, M or 0, ...] to [3 or 0, M, ...]
         pairs = self.channels * (self.channels - 1) // 2
-        # [B, *pixels, C, M or 0] to [B, *pixels, 3 or 0, M]: three channels have three pairs, one channel has none.
-        coefficients = jnp.tanh(by_channel[..., 2 * m :]).reshape(*h.shape[:-1], pairs, m)
-        location = by_channel[..., :m]
+        coefficients = jnp.tanh(by_channel[:, 2 * m :]).reshape(pairs, m, *first.shape[1:])
+        leaves = by_channel[:, :m], log_scale, coefficients
+        location, log_scale, coefficients = (_parts_last(leaf, pixels) for leaf in leaves)
         if self.form == "srvae":
             location, log_scale = published.in_unit_interval(location, log_scale, coefficients)
-        return LogisticMixtureRecord(h[..., :m], location, log_scale, coefficients, self)
+        return LogisticMixtureRecord(_parts_last(first[:m], pixels), location, log_scale, coefficients, self)
 
     def _log_scale(self, a: Array) -> Array:
         """Logarithm of the scale of a logistic; with "log_std", min_log_scale bounds a itself."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Float, Num
 
 # Dtype of products and activations, as a name for JSON and the command line; parameters keep theirs. None is
@@ -40,6 +41,29 @@ def prepend_axes(v: Num[Array, "..."], ndim: int) -> Num[Array, "..."]:
     (`jax_numpy_rank_promotion="raise"`).
     """
     return v.reshape((1,) * (ndim - v.ndim) + v.shape)
+
+
+@jax.custom_jvp
+def stored_in_order(x: Array) -> Array:
+    """x; where its gradient is computed on a TPU, x and the gradient lie in memory in the order of their axes.
+
+    A TPU stores the last axis in tiles of 128 numbers, so that ten of them take the room of 128. To transpose x is not
+    enough: XLA may take that for another name of the order that x was computed in. Programs without gradients are left
+    as they are, since `jax.export` refuses programs that ask for an order.
+    """
+    return x
+
+
+@stored_in_order.defjvp
+def _stored_in_order_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _ordered(primals[0]), _ordered(tangents[0])
+
+
+def _ordered(x: Array) -> Array:
+    def constrained(x: Array) -> Array:
+        return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+
+    return jax.lax.platform_dependent(x, tpu=constrained, default=lambda x: x)
 
 
 class Drawing(nn.Module):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import Array
+from jax import Array, export
 from scipy import stats
 
 from hvae_jax.likelihoods import (
@@ -415,3 +415,16 @@ def test_what_is_refused(make: Any, message: str) -> None:
     """Errors say what was given, what is allowed and what to do."""
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_bound_is_exported_for_every_platform() -> None:
+    """Only gradients ask a TPU for an order in memory, which `jax.export` refuses."""
+    x = jnp.zeros((2, 16, 16, 3), jnp.uint8)
+    shape = jax.ShapeDtypeStruct((2, 16, 16, 100), jnp.float32)
+
+    def log_prob(h: Array) -> Array:
+        return LogisticMixture()(h).log_prob(x)
+
+    assert export.export(jax.jit(log_prob), platforms=["cpu", "tpu", "cuda"])(shape).serialize()
+    lowered = jax.jit(jax.grad(lambda h: log_prob(h).sum())).trace(shape).lower(lowering_platforms=("tpu",))
+    assert "LayoutConstraint" in lowered.as_text()
