@@ -34,7 +34,7 @@ from hvae_jax.models import NVAE, VDVAE, down_stages, up_stages
 from hvae_jax.models.biva import biva_mnist
 from hvae_jax.models.conv_ladder import addtt_mnist
 from hvae_jax.models.very_deep.vdvae_presets import vdvae_cifar10
-from hvae_jax.networks.computing import ComputeDtype
+from hvae_jax.networks.computing import ComputeDtype, Kept
 from hvae_jax.objectives import (
     Batch,
     Constant,
@@ -67,6 +67,7 @@ class Settings:
       unroll: blocks of VDVAE, or groups of NVAE, written out per turn of a loop; 0 writes out all of them.
       dtype: VDVAE's or NVAE's compute dtype.
       remat: whether VDVAE's or NVAE's backward pass recomputes the inside of each block or group.
+      kept: what VDVAE or NVAE stores of them otherwise.
       keep_memory: call `keep_freed_memory` first, as every recipe does.
       torch_options: options of the PyTorch side, such as --torch-options=--compile or --device=cuda.
     """
@@ -81,6 +82,7 @@ class Settings:
     unroll: int = 0
     dtype: ComputeDtype = None
     remat: bool = False
+    kept: Kept = "all"
     keep_memory: bool = True
     torch_options: tuple[str, ...] = ()
 
@@ -107,13 +109,14 @@ def recipe(settings: Settings) -> tuple[Any, Objective, Any, dict[str, Any]]:
         return addtt_mnist(), Regularised(free_bits=FreeBits(0.5, "level", "sample")), Adamax(3e-4), {}
     if settings.model == "biva":
         return biva_mnist(), Regularised(free_bits=FreeBits(2.0, "level", "sample")), Adamax(2e-3), {}
+    stored: dict[str, Any] = {name: getattr(settings, name) for name in ("dtype", "remat", "kept")}
     if settings.model == "nvae":
-        model = small_nvae().clone(unroll=settings.unroll or 5, dtype=settings.dtype, remat=settings.remat)
+        model = small_nvae().clone(unroll=settings.unroll or 5, **stored)
         base = Regularised(warm_up=Constant(0.5), balance=NVAEBalance())  # half way through the warm-up
         return model, SpectralRegularised(base), Adamax(1e-3, eps=1e-3, weight_decay=3e-4), {}
     model = small_vdvae() if settings.model == "vdvae" else vdvae_cifar10()
     most = max(stage.blocks for stage in (*model.ups, *model.downs))
-    model = model.clone(unroll=settings.unroll or most, dtype=settings.dtype, remat=settings.remat)
+    model = model.clone(unroll=settings.unroll or most, **stored)
     limits = Gradients(clip=200.0 * 32 * 32 * 3)
     optimiser = AdamW(2e-4, b1=0.9, b2=0.9, weight_decay=0.01)
     return model, NegativeELBO(), optimiser, {"ema_decay": 0.9999, "gradients": limits}
